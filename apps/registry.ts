@@ -4,7 +4,7 @@
  */
 
 /** An app that ships. */
-export interface ShippedApp {
+interface ShippedApp {
   /** Path of its module in the source tree. */
   readonly module: string;
   /** Names of the options that it takes from `[apps.NAME.options]`. */

@@ -1,36 +1,36 @@
 /**
- * `--against REF`: this tree beside another commit. That is built in a work tree of its own, in a
- * temporary folder, and the two take turns, A B B A …, each turn a process that runs one benchmark of
- * its own tree. Figures of one round are a pair: what the machine does to one it mostly does to both.
+ * `--against REF`: compares this tree with another commit. The commit is built in a work tree of its own, in a
+ * temporary folder. The two take turns, A B B A …; each turn is a process that runs one benchmark of its own
+ * tree. The figures of one round are a pair, since a disturbance of the machine mostly affects both.
  *
- * Each tree runs its own benchmark, as that knows the tree's internals and options; what passes
- * between is the command line and the lines of `--json`. So a change of the load itself shows as a
- * change of the product, and a note says where `bench/` differs.
+ * Each tree runs its own benchmark, which knows that tree's internals and options. Only the command line and the
+ * lines of `--json` pass between them. So a change of the load looks like a change of the product; a note says
+ * where `bench/` differs.
  */
 
 import { linesOf, wholeNumber } from "../cli/command.ts";
 import { interval, median, type Result, type Unit } from "./harness.ts";
 
-/** Rounds, unless told: so many that the interval leaves out the extremes. */
+/** Default rounds: enough for the interval to exclude the extremes. */
 export const ROUNDS = 9;
-/** Minutes that a benchmark may take, unless told: it then has fewer rounds. */
+/** Default limit of minutes for a benchmark. If they are over it has fewer rounds. */
 export const MINUTES = 20;
-/** Rounds that may fail, as on a machine so busy that no answer comes in time; they are left out. */
+/** Rounds that may fail, for example on a busy machine. They do not count. */
 const MOST_FAILED = 2;
-/** One that takes longer hangs. */
+/** A turn that takes longer hangs. */
 const TURN_MILLIS = 1_200_000;
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
-/** What of a benchmark is run unless `--only` says otherwise; the whole of `echo` takes minutes. */
+/** The cases that run by default, where all would take minutes. */
 const USUAL: Readonly<Record<string, string>> = {
   echo: "^echo( inline)?( rtt p(50|99))?$",
   dns: "^dns( inline)?( cpu)?$",
 };
 
-/** What needs nothing of the program but its command line: this tree's is run on the other's program. */
+/** Benchmarks that use only the command line: those of this tree run the other tree's program, too. */
 const BLACK_BOX: ReadonlySet<string> = new Set(["handover", "memory"]);
 
-/** What decides how the product is loaded, as git selects files. */
+/** The files that define the load, as git pathspecs. */
 const LOADS = ["bench", ":!bench/main.ts", ":!bench/against.ts"];
 
 /** Units of which more is better. */
@@ -38,15 +38,15 @@ const HIGHER: ReadonlySet<Unit> = new Set(["kpps", "kqps", "events/s"]);
 
 /** The options of a comparison. */
 export interface AgainstOptions {
-  /** What git calls the other commit. */
+  /** The other commit, as git takes it. */
   readonly ref: string;
-  /** A file that `git apply` changes it with. */
+  /** A patch to apply to it. */
   readonly patch?: string;
   readonly rounds: number;
   readonly minutes: number;
 }
 
-/** How parseArgs knows them. */
+/** The same for parseArgs. */
 export const AGAINST_OPTIONS = {
   against: { type: "string" },
   patch: { type: "string" },
@@ -54,7 +54,7 @@ export const AGAINST_OPTIONS = {
   minutes: { type: "string" },
 } as const;
 
-/** What was given of them; null: no comparison. Throws Error where that makes no sense. */
+/** Returns the given options, or null if there is nothing to compare. Throws Error if they contradict. */
 export function againstOptions(
   { against, patch, rounds, minutes }: Partial<Record<keyof typeof AGAINST_OPTIONS, string>>,
 ): AgainstOptions | null {
@@ -63,7 +63,7 @@ export function againstOptions(
     if (alone !== undefined) throw new Error(`--${alone} goes with --against REF`);
     return null;
   }
-  // To git it would be an option.
+  // git would take it for an option.
   if (!/^[^-]/.test(against)) throw new Error(`--against takes a commit, not '${against}'`);
   const whole = (value: string, option: string) =>
     wholeNumber(value, { option, least: 1, most: 1000 });
@@ -81,15 +81,15 @@ export interface Row extends Pick<Result, "bench" | "case" | "unit"> {
   /** Medians of this tree and of the other. */
   readonly tegula: number;
   readonly against: number;
-  /** The median, over the rounds, of how many times as good this tree is: above 1 it is better. */
+  /** The median over the rounds of this tree's figure ÷ the other's, inverted for times: above 1 is better. */
   readonly ratio: number;
-  /** The interval of that median: with 95 % certainty where there are six rounds or more. */
+  /** The interval of that median, with 95 % certainty if there are six rounds or more. */
   readonly ratioLow: number;
   readonly ratioHigh: number;
   readonly rounds: number;
 }
 
-/** What both trees said in one round. */
+/** The results of both trees in one round. */
 export interface Round {
   readonly own: readonly Result[];
   readonly other: readonly Result[];
@@ -105,7 +105,7 @@ export function rowsOf(rounds: readonly Round[]): Row[] {
       .filter((pair) => pair.every(Number.isFinite));
     if (pairs.length === 0) return [];
     const better = HIGHER.has(unit) ? "higher" : "lower";
-    // Two figures of 0, as of collections of garbage, are equal.
+    // Two figures of 0 are equal, for example numbers of garbage collections.
     const ratios = pairs.map(([own, other]) =>
       own === other ? 1 : better === "higher" ? own / other : other / own
     );
@@ -149,19 +149,19 @@ export function tableOf(rows: readonly Row[], other: string): string {
 export interface Comparison extends AgainstOptions {
   /** This tree's folder. */
   readonly root: string;
-  /** More arguments of the benchmarks, as `--only REGEX`. */
+  /** More arguments for the benchmarks, such as `--only REGEX`. */
   readonly args: readonly string[];
-  /** Called once with what is compared, before the first turn. */
+  /** Called once before the first turn, with a line about the two trees. */
   begin(commits: { readonly own: string; readonly other: string; readonly note: string }): void;
   /** Called with each benchmark's rows. */
   report(rows: readonly Row[], other: string): void;
-  /** Called with what goes on. */
+  /** Called with lines about the progress. */
   progress(line: string): void;
 }
 
 /**
- * Compares the benchmarks `names`. The work tree is gone afterwards, however this ends; a signal ends
- * the process with 128 and its number.
+ * Compares the benchmarks `names`. Removes the work tree at the end, also after an error. A signal ends the
+ * process with status 128 + its number.
  */
 export async function compare(names: readonly string[], what: Comparison): Promise<void> {
   const { root, ref, patch, progress } = what;
@@ -172,7 +172,7 @@ export async function compare(names: readonly string[], what: Comparison): Promi
   const clean = () => {
     killChildren();
     new Deno.Command("rm", { args: ["-rf", folder] }).outputSync();
-    // Git forgets a work tree that is gone.
+    // git prunes a work tree that is gone.
     new Deno.Command("git", { args: ["-C", root, "worktree", "prune"] }).outputSync();
   };
   const signals = SIGNALS.map((signal, i) => {
@@ -202,7 +202,7 @@ export async function compare(names: readonly string[], what: Comparison): Promi
   }
 }
 
-/** Lets the two trees take turns at one benchmark. */
+/** Runs one benchmark on both trees by turns. */
 async function roundsOf(name: string, tree: string, what: Comparison): Promise<Round[]> {
   const { root, rounds, minutes, args, progress } = what;
   const begin = performance.now();
@@ -248,10 +248,10 @@ async function turn(
   return printed === "" ? [] : printed.split("\n").map((line) => JSON.parse(line));
 }
 
-/** Those that run, each the first of a process group. */
+/** Running turns; each leads a process group. */
 const children = new Set<Deno.ChildProcess>();
 
-/** Kills all of their groups: a turn has a shell, a task, a laboratory. */
+/** Kills all their groups: a turn has a shell, a task and a laboratory. */
 function killChildren(): void {
   for (const { pid } of children) {
     try {
@@ -262,7 +262,7 @@ function killChildren(): void {
   }
 }
 
-/** Runs a program to its end; what it printed, or an Error with what it said. */
+/** Runs a program to its end and returns its output. Throws Error with its errors. */
 async function run(
   [program, ...args]: readonly string[],
   cwd: string,

@@ -1,8 +1,8 @@
 /**
- * Nanoseconds that one datagram of a stranger costs in each table that he chooses the key of
- * (`stranger_tables.ts`): with keys that meet in one place of a table whose hash he knows but for the
- * seed, beside `random` keys, which it is to be within twice of; and `seed_known` shows what the table's
- * bounds leave to an attacker who knew the seed, too.
+ * Nanoseconds that a stranger's datagram costs in each table whose key the stranger chooses
+ * (`stranger_tables.ts`). The keys collide if the seed is guessed wrong but the hash is known; beside them are
+ * `random` keys, of which the cost is to be at most doubled. `seed_known` has keys that collide with the right
+ * seed: what the bounds of the table leave.
  */
 
 import { isWanted, measure, type Report, type Selection, timed } from "./harness.ts";
@@ -14,7 +14,7 @@ import {
 } from "./stranger_tables.ts";
 import { randomAddresses } from "./routes.ts";
 
-/** Keys, and how often all are used in one measurement: at first they are new, then in the table. */
+/** Keys, and how often each is used in one measurement. The first time they are not in the table yet. */
 const KEYS = 1024;
 const ROUNDS = 64;
 const TIMES = 8;
@@ -43,7 +43,7 @@ async function measureTable(
       const made = table.make(SEED);
       return timed(KEYS * ROUNDS, () => useAll(made, theirs))() as number;
     };
-    // A measurement takes a millisecond: where others want the processor, too, the best one tells.
+    // A measurement takes a millisecond, so the best one is without other processes on the processor.
     const contestant = () => Math.min(...Array.from({ length: TIMES }, once));
     return [who, contestant] as const;
   });
@@ -51,7 +51,7 @@ async function measureTable(
   report(await measure({ bench: "collide", case: name, unit: "ns/op", tegula, peers, runs }));
 }
 
-/** Uses all keys, as often as is measured. */
+/** Uses all keys `TIMES` times. */
 function useAll(table: OpenTable, keys: Int32Array): number {
   for (let round = 0; round < ROUNDS; round++) {
     for (let i = 0; i < keys.length; i++) table.use(keys[i]);

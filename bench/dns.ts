@@ -1,11 +1,11 @@
 /**
- * `dns`: the dns app over a veth pair (`track.ts`) beside a name server in C, NSD or else Knot, with the
- * same zone. `dns` is how many queries a second are answered with 512 in flight, `dns cpu` the time
- * that the server's process, all its threads and children, has run for each, in user mode and in the
- * kernel; `dns inline` is the app inside the net tile. `dns nxdomain` and `dns wildcard` are about names
- * that strangers made up, each another: they are not there, or there by a wildcard.
+ * `dns`: the dns app over a veth pair (`track.ts`) and a name server in C with the same zone: NSD, else Knot.
+ * `dns` is the number of queries answered in a second with 512 in flight. `dns cpu` is the processor time of the
+ * server's process for each query: all threads and children, user mode and kernel. `dns inline` is the app inside
+ * the net tile. `dns nxdomain` and `dns wildcard` ask for made-up names, each a new one, that do not exist, or
+ * exist by a wildcard.
  *
- * Before any timing dig has got the same answers from all of them, and dnsperf one to each question.
+ * Before the timing, dig has got the same answers from all servers, and dnsperf an answer to each question.
  */
 
 import { strict as assert } from "node:assert";
@@ -34,21 +34,21 @@ const LOAD_MILLIS = 1500;
 const RUNS = 9;
 const GENERATOR = "generator";
 const START_TRIES = 100;
-/** Where the questions are: as text for dnsperf, as queries for the generator. */
+/** Files with the questions: text for dnsperf, and queries for the generator. */
 const [TEXT, QUERIES] = ["/run/questions.txt", "/run/queries"];
-/** Names that are made up: where the queries are, and below which name. */
+/** Made-up names: the file with the queries, and the name above them. */
 const MADE_UP = {
   nxdomain: ["/run/nxdomain", ORIGIN],
   wildcard: ["/run/wildcard", `any.${ORIGIN}`],
 } as const;
-/** What dig asks of everyone: a host, an alias of all, one that is not there, what a host has not. */
+/** What dig asks all servers: a host, an alias, a name that does not exist, a type that a host lacks. */
 const CHECKED = [
   ...["host7 A", "host7 AAAA", "host7 MX", "host7 TXT", "nohost7 A", "x.any A", "host7 SRV"],
 ];
 
 /**
- * What one turn gives: thousand queries a second, nanoseconds of processor for each, and thousand
- * queries a second about names that are made up.
+ * Figures of one turn: thousands of queries a second, nanoseconds of processor time for each, and thousands
+ * of queries a second for made-up names.
  */
 interface Turn {
   readonly kqps?: number;
@@ -69,7 +69,7 @@ export function run(report: Report, selection: Selection): Promise<void> {
   return runInLaboratory(fileURLToPath(import.meta.url), report, selection);
 }
 
-/** What a server says to the questions of {@linkcode CHECKED}, and to all that are asked. */
+/** A server's answers to {@linkcode CHECKED}, and to all questions of the load. */
 async function answersOf(track: Track): Promise<string[]> {
   const options = "+tries=1 +timeout=3 +noall +comments +answer +authority +noedns";
   const said: string[] = [];
@@ -77,7 +77,7 @@ async function answersOf(track: Track): Promise<string[]> {
     const [name, type] = question.split(" ");
     const command = `dig @${ADDRESS} ${options} ${name}.${ORIGIN} ${type}`;
     const text = await track.ask(command.split(" "));
-    // Without the number of the query, and how many hosts are added that need not be.
+    // Without the query's ID and optional records.
     said.push(text.replace(/, id: \d+/, "").replace(/, ADDITIONAL: \d+/, ""));
   }
   const counted = await track.ask(["dnsperf", "-s", ADDRESS, "-d", TEXT, "-n", "1", "-q", "50"]);
@@ -96,7 +96,7 @@ async function isReady(track: Track): Promise<void> {
   throw new Error("a name server did not start");
 }
 
-/** Loads a name server with what gives the figures `wanted`. */
+/** Loads a name server to measure the figures `wanted`. */
 async function turn(
   track: Track,
   start: readonly string[],

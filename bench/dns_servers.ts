@@ -1,6 +1,6 @@
 /**
- * The name servers, Tegula's in either placement and the one in C beside it, each for one zone: their
- * configuration, and the command line that starts them in the foreground.
+ * The name servers for one zone: Tegula's in both placements and the one in C. Their configurations, and the
+ * command lines that start them in the foreground.
  */
 
 import { selfCommand } from "../cli/command.ts";
@@ -9,12 +9,12 @@ import { TEGULA } from "./harness.ts";
 import { INLINE } from "./placements.ts";
 import { ADDRESS, INTERFACE } from "./track.ts";
 
-/** Where the servers keep what they have: memory, and gone with the laboratory. */
+/** The servers' folder: in memory, and gone with the laboratory. */
 const FOLDER = "/run/dns";
 
 /**
- * A server in C: how it says its version when it is there, its configuration, and its command line
- * with that in a file. One process that answers, answers as short as ours, no limit on their rate.
+ * A server in C: the command that prints its version, its configuration, and its command line with that in a
+ * file. One process answers, as briefly as ours, without a rate limit.
  */
 const IN_C = [
   {

@@ -1,6 +1,6 @@
 /**
- * What the name servers serve and are asked: a zone of many hosts, and questions about them as a
- * resolver asks, with EDNS. Always the same.
+ * The zone and the questions: a zone of many hosts, and questions about them as a resolver sends them, with EDNS.
+ * They are the same in every run.
  */
 
 import packet from "dns-packet";
@@ -11,11 +11,11 @@ export const ORIGIN = "example.org";
 
 const HOSTS = 10_000;
 const QUESTIONS = 16_384;
-/** More names than a cache of answers holds for long. */
+/** Too many names for a cache of answers. */
 const MADE_UP = 65_536;
-/** What is asked of a host, and of a hundred questions how many. The rest is about no host there is. */
+/** Types of questions about hosts, and how many of a hundred. The others are about hosts that do not exist. */
 const SHARES = [["A", 60], ["AAAA", 20], ["MX", 5], ["TXT", 5]] as const;
-/** Bytes that a resolver says it takes. */
+/** The UDP size that a resolver advertises. */
 const PAYLOAD_BYTES = 1232;
 
 /** A question. */
@@ -46,7 +46,7 @@ export function zoneFile(): string {
   return lines.join("\n") + "\n";
 }
 
-/** What is asked, in this order, over and over. */
+/** The questions, in the order in which they are repeated. */
 export function questions(): Question[] {
   const random = new Random(1);
   return Array.from({ length: QUESTIONS }, () => {
@@ -60,7 +60,7 @@ export function questions(): Question[] {
   });
 }
 
-/** Questions about names right below `name` that nobody has, each another one. */
+/** Questions about names below `name` that do not exist, each about a new one. */
 export function madeUpQuestions(name: string): Question[] {
   const random = new Random(2);
   return Array.from({ length: MADE_UP }, (_, i) => {
@@ -69,7 +69,7 @@ export function madeUpQuestions(name: string): Question[] {
   });
 }
 
-/** The questions as the load generator has them: queries, each with its length before it. */
+/** The questions for the load generator: queries, each preceded by its length. */
 export function queryFile(all: readonly Question[]): Uint8Array {
   const opt = { type: "OPT", name: ".", udpPayloadSize: PAYLOAD_BYTES };
   const queries = all.map((question) =>

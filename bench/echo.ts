@@ -1,11 +1,11 @@
 /**
- * `echo`: requests over a veth pair (`track.ts`), answered by Tegula in both placements and by what it
- * stands beside, one after the other in each round. Two figures a contestant: how many requests a second
- * are answered with 512 in flight, and the round trip with one.
+ * `echo`: requests over a veth pair (`track.ts`), answered by Tegula in both placements and by its peers, one after
+ * the other in each round. Each contestant has two figures: the requests answered in a second with 512 in flight,
+ * and the round trip with one.
  *
- * Peers: `c_af_xdp` and `c_af_xdp_poll`, the same echo in C over AF_XDP, spinning and blocking in
- * poll; `c_mmsg`, C over a socket; `node`, `deno`, `bun`, their UDP sockets. `generator` is no echo but
- * what the generator sends when its requests are dropped unanswered: no contestant can be faster.
+ * Peers: `c_af_xdp` and `c_af_xdp_poll`, the same echo in C over AF_XDP, spinning and blocking in poll; `c_mmsg`,
+ * C over a socket; `node`, `deno` and `bun` with their UDP sockets. `generator` is no echo: it is the number of
+ * requests that the generator can send if they are dropped, so no contestant can be faster.
  */
 
 import { fileURLToPath } from "node:url";
@@ -25,7 +25,7 @@ const ROUND_TRIP_MILLIS = 700;
 const RUNS = 9;
 const GENERATOR = "generator";
 
-/** What one turn of one contestant gives: of what was wanted. */
+/** Figures of one turn of a contestant, as far as they were wanted. */
 type Turn = Partial<Pick<Load, Field>>;
 type Field = "kpps" | "p50" | "p99";
 
@@ -41,7 +41,7 @@ export async function run(report: Report, selection: Selection): Promise<void> {
   await runInLaboratory(fileURLToPath(import.meta.url), report, selection);
 }
 
-/** Loads an echo and measures its round trips, as far as the cases need them. */
+/** Loads an echo and measures its round trips, if the cases need them. */
 async function turn(
   track: Track,
   start: readonly string[],
@@ -57,7 +57,7 @@ async function turn(
   });
 }
 
-/** All contestants take turns, those that the cases are about and those beside them. */
+/** Tegula and its peers take turns. */
 async function race(track: Track, report: Report, selection: Selection): Promise<void> {
   const cases = CASES.filter(({ name }) => isWanted(name, selection));
   if (cases.length === 0) return;

@@ -1,6 +1,6 @@
 /**
- * The echo when there is more of everything: `echo peers N`, `echo ports N`, `echo routes N`. What they
- * stand beside is the same echo for one peer on one port with the few routes that a host has: `few`.
+ * The echo with more of everything: `echo peers N`, `echo ports N`, `echo routes N`. They are compared with `few`, the
+ * same echo for one peer on one port with the few routes of a usual host.
  */
 
 import type { Lab } from "../demo/lab.ts";
@@ -53,7 +53,7 @@ export async function measureGrowth(
 async function layFullTrack(lab: Lab, { programs }: Track): Promise<Track> {
   const track = await Track.lay(lab, programs, { name: "full" });
   const table = fullTable(ROUTES);
-  // A gateway of its own, for the path to have something to choose from.
+  // A second gateway, so that routes differ.
   const via = `via ${ADDRESS.replace(/\d+$/, "3")} dev ${INTERFACE}`;
   await track.service.batch(
     Array.from(

@@ -1,10 +1,9 @@
 /**
- * The appliance with its usual four tiles (netlink, net, app, status), looked at as a process:
+ * The process of an appliance with its usual four tiles (netlink, net, app, status):
  *
- * `idle cpu`: what of a core it uses when nothing comes, and the same with as many ports as it can serve.
- * `start`: from its start until it is ready, likewise. `echo gc scavenge` and `echo gc mark-compact`:
- * collections of garbage a minute under load, beside those of the same time without (`idle`): what is
- * allocated for each packet would show as a difference.
+ * `idle cpu`: its use of a core without traffic, also with the largest number of ports. `start`: the time from its
+ * start until it is ready, likewise. `echo gc scavenge` and `echo gc mark-compact`: garbage collections a minute
+ * under load, beside those of the same time without (`idle`). An allocation per packet would show as a difference.
  */
 
 import { setTimeout as delay } from "node:timers/promises";
@@ -17,7 +16,7 @@ import type { Track } from "./track.ts";
 
 const SECONDS = 10;
 const STARTS = 5;
-/** What a start leaves to be done. */
+/** Time for the work that a start leaves behind. */
 const SETTLE_MILLIS = 2000;
 const WINDOW = 512;
 
@@ -60,7 +59,7 @@ export async function measureGarbage(track: Track, { report, selection }: Wanted
   if (wanted.length === 0) return;
   const seconds = selection.seconds ?? SECONDS;
   const asked = { port: PORT, window: WINDOW };
-  // V8 says it on standard output, which the C library would keep until there is more.
+  // V8 writes it to standard output, which the C library would buffer.
   const start = ["stdbuf", "--output=L", ...tegula()];
   const [idle, loaded] = await track.during(start, async ({ stdout }: LabProcess) => {
     const during = async (body: () => Promise<unknown>) => {

@@ -1,5 +1,5 @@
 /**
- * What echoes: Tegula's in either placement, and the programs that it stands beside, as command lines.
+ * The echoes, as command lines: Tegula's in both placements, and its peers.
  */
 
 import { fileURLToPath } from "node:url";
@@ -10,14 +10,14 @@ import { INLINE } from "./placements.ts";
 import type { Programs } from "./programs.ts";
 import { INTERFACE } from "./track.ts";
 
-/** The port that is echoed on, and the first when there are more. */
+/** The first port of the echo. */
 export const PORT = 7;
 /** The package that Bun is taken from. */
 const BUN = "bun@1.4.5";
 const BUN_FOLDER = fileURLToPath(new URL("../build/bench/bun/", import.meta.url));
 const BUN_CPU = Deno.build.arch === "aarch64" ? "aarch64" : "x64";
 const BUN_PROGRAM = `${BUN_FOLDER}node_modules/@oven/bun-linux-${BUN_CPU}/bin/bun`;
-/** How long it may take to get it: about 100 MB. */
+/** Time limit for its download of about 100 MB. */
 const BUN_MILLIS = 120_000;
 
 /** Tegula, echoing on `ports` ports. */
@@ -27,8 +27,8 @@ export function tegula({ ports = 1, app = "echo" } = {}): string[] {
 }
 
 /**
- * All echoes by name, each of Tegula's between the two in C that it is compared with: what runs right
- * after one another meets the machine in the same mood.
+ * All echoes by name. Each of Tegula's is between the two in C that it is compared with, since the machine's
+ * speed changes over time.
  */
 export async function echoes(programs: Programs): Promise<Record<string, readonly string[]>> {
   const afXdp = [programs.echo_af_xdp, programs.object, INTERFACE, String(PORT)];
@@ -48,7 +48,7 @@ export async function echoes(programs: Programs): Promise<Record<string, readonl
   };
 }
 
-/** Whether `program` is there and starts; says so when not. */
+/** Whether `program` is installed and starts. Logs if not. */
 async function runs(program: string): Promise<boolean> {
   try {
     const command = new Deno.Command(program, { args: ["--version"], stdout: "null" });
@@ -60,7 +60,7 @@ async function runs(program: string): Promise<boolean> {
   return false;
 }
 
-/** Gets Bun by npm into build/, where it is not yet. Only outside the laboratory, which has no network. */
+/** Installs Bun into build/ by npm. Only outside of the laboratory, which has no network. */
 export async function fetchBun(): Promise<void> {
   if (await exists(BUN_PROGRAM)) return;
   const quiet = ["--no-save", "--no-package-lock", "--no-audit", "--no-fund"];

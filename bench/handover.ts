@@ -1,18 +1,17 @@
 /**
- * `handover`: what clients see when something changes while the service runs, or a part of it dies: each
- * event, under a client (`c/client.c`) that asks 1,000 times a second, and under one that asks at half
- * of the rate that the service can answer, spread over two apps. Every run is in namespaces of its own.
+ * `handover`: what clients see when something changes while the service runs, or when a part of it dies. Each event
+ * happens under a client (`c/client.c`) that sends 1,000 requests a second, and under one that sends half of the rate
+ * that the service can answer, spread over two apps. Each run has namespaces of its own.
  *
  *     lost        requests without an answer
- *     latest      how much later the latest answer came than the latest when nothing happened, to the
- *                 same client just before
+ *     latest      how much later the latest answer came than the latest without an event, for the same client
+ *                 just before
  *     gap         longest time without an answer
  *     duplicates  answers beyond the first
  *
- * The service has both processors; the client has priority on the first, and sleeps between requests.
- * Where the program under test has no such command, an older way is taken, and the row says which; an
- * event that it has no part for is named and left out. `handovers` does one a hundred times, and
- * compares what the client counted with what the service did.
+ * The service has both processors. The client has priority on the first, and sleeps between requests. If the program
+ * under test lacks a command, an older way is taken, and the row says which. An event that it cannot have is named
+ * and left out. `handovers` makes a hundred changes, and compares the client's counts with the service's.
  */
 
 import { fileURLToPath } from "node:url";
@@ -43,18 +42,18 @@ import { Track } from "./track.ts";
 
 const RUNS = 5;
 const CHANGES = 100;
-/** How often the maximum is measured. */
+/** Measurements of the maximum. */
 const MAXIMA = 3;
 /** Requests a second, of the first load and under a hundred changes. */
 const [FEW, MANY] = [1000, 20_000];
 const [PORT, PORTS] = [7, 2];
 const [WARM_MILLIS, QUIET_MILLIS, SETTLE_MILLIS] = [1500, 2000, 1500];
-/** What hangs is to be noticed within 6 seconds. */
+/** A hang is to be noticed within 6 seconds. */
 const HANG_MILLIS = 9000;
 /** As `RestartSec=` of the unit. */
 const RESTART_MILLIS = 500;
 
-/** What the client counted of one port in one phase. */
+/** The client's counts of one port in one phase. */
 interface Seen {
   readonly sent: number;
   readonly lost: number;
@@ -67,7 +66,7 @@ interface Seen {
 
 interface Phase {
   readonly name: string;
-  /** The longest that the client itself was kept from running. */
+  /** The longest time that the client itself did not run. */
   readonly held: number;
   readonly skipped: number;
   /** Of echo, and of the app that is changed or killed. */
@@ -114,7 +113,7 @@ class Scene {
     return new Scene(track, { module, said, service: await Service.start(track.service, said) });
   }
 
-  /** Says something else in the configuration, or in the app's file, and has it taken over. */
+  /** Changes the configuration or the app's file, and reloads. */
   async change(said: Partial<Said>, { file = false } = {}): Promise<string> {
     this.#said = { ...this.#said, ...said };
     this.service.configure(this.#said);
@@ -145,20 +144,20 @@ function has(name: string): Promise<boolean> {
   return known.get(name)!;
 }
 
-/** Does it, and returns by what; null where the program has no such part. */
+/** Makes the event and returns how; null if the program has no such part. */
 type Act = (scene: Scene) => Promise<string | null>;
 
 interface Event {
   readonly act: Act;
   /** Queues of the interface. */
   readonly queues?: number;
-  /** How long it is looked at afterwards, where that is longer than usual. */
+  /** How long it is observed afterwards, if longer than usual. */
   readonly settleMs?: number;
-  /** An app is killed: what counts is the other's loss, and the gap of its own. */
+  /** An app is killed: the loss of the other app counts, and the gap of its own. */
   readonly beside?: boolean;
 }
 
-/** Sends a signal to a process, where there is such a process. */
+/** Sends a signal to a process, if it exists. */
 function signalled(process: TreeProcess | undefined, signal: Deno.Signal): Promise<string | null> {
   if (process !== undefined) Deno.kill(process.pid, signal);
   return Promise.resolve(process === undefined ? null : signal);
@@ -209,7 +208,7 @@ export async function run(report: Report, selection: Selection): Promise<void> {
   await runInLaboratory(fileURLToPath(import.meta.url), report, selection);
 }
 
-/** Has a client ask through the phases of `body`, which begins them, and returns what it counted. */
+/** Runs a client while `body` begins phases, and returns its counts. */
 async function underLoad(
   { track }: Scene,
   rate: number,
@@ -230,7 +229,7 @@ async function underLoad(
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** One run of one event. Null where the program has no such part. */
+/** One run of one event. Null if the program has no such part. */
 async function once(
   programs: Programs,
   { act, queues = 1, beside = false, settleMs = SETTLE_MILLIS }: Event,
@@ -275,7 +274,7 @@ async function once(
   };
 }
 
-/** Requests a second that the service answers when it is asked as fast as it answers. */
+/** The largest number of requests that the service answers in a second. */
 async function maximum(programs: Programs): Promise<number> {
   await using lab = new Lab();
   const scene = await Scene.start(lab, programs, 1);
@@ -293,7 +292,7 @@ async function maximum(programs: Programs): Promise<number> {
   return median(rates);
 }
 
-/** What the rows of an event begin with. */
+/** The beginning of the names of an event's rows. */
 function caseOf(event: string, load: string): string {
   return `${event}, ${load}`;
 }
@@ -314,7 +313,7 @@ async function measureEvent(
       ({ by } = outcome);
       all.push(outcome.figures);
     } catch (error) {
-      // The other events have their turn still.
+      // Go on with the other events.
       console.error(`handover: ${name}: ${(error as Error).message}`);
       return report({ ...missing(name), note: "it failed" });
     }
@@ -329,7 +328,7 @@ async function measureEvent(
   }
 }
 
-/** The result of what could not be measured. */
+/** The result if it could not be measured. */
 function missing(name: string): Result {
   const nothing = new Map([[TEGULA, [NaN]]]);
   return resultOf({ bench: "handover", case: `${name}: lost`, unit: "requests" }, nothing);
@@ -342,8 +341,8 @@ function sum(counters: Readonly<Record<string, number>>, names: RegExp): number 
 }
 
 /**
- * Requests that are neither answered nor counted as dropped with a reason, or answered and not counted:
- * each step's books, from the client's sending to its answers, compared one with the next.
+ * Compares the counts of each step with those of the next, from the client's requests to its answers. Returns
+ * the requests that are neither answered nor counted as dropped, or answered and not counted.
  */
 function unaccounted(
   tiles: Readonly<Record<string, Readonly<Record<string, number>>>>,
@@ -376,7 +375,7 @@ function unaccounted(
   return wrong.reduce((total, each) => total + each, 0);
 }
 
-/** A hundred changes in a row: the books, descriptors, and memory of the last as of the first. */
+/** A hundred changes in a row: compares counts, and descriptors and memory after the last with the first. */
 async function measureHandovers(programs: Programs, report: Report): Promise<void> {
   await using lab = new Lab();
   const scene = await Scene.start(lab, programs, 1);

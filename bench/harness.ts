@@ -1,6 +1,6 @@
 /**
- * What the benchmarks are made with: contestants that take turns in one process or one set-up, so
- * that a drift of the machine meets them all, medians over the rounds, and one shape of result.
+ * The harness of all benchmarks: contestants that take turns in one process or set-up, so that a drift of the machine
+ * affects all; medians over the rounds; and one shape of results.
  */
 
 /** Units of a result. Times are per operation, rates per second, sizes in MiB. */
@@ -23,11 +23,11 @@ export interface Result {
   readonly unit: Unit;
   /** Median of Tegula's runs. */
   readonly tegula: number;
-  /** Medians of what it stands beside, by name. */
+  /** Medians of the peers, by name. */
   readonly peers: Record<string, number>;
-  /** By name, the median of Tegula's figure ÷ the peer's, of figures taken in the same round. */
+  /** By peer, the median of Tegula's figure ÷ the peer's in the same round. */
   readonly ratio: Record<string, number>;
-  /** Where that median is with 95 % certainty or more ({@linkcode interval}): from … */
+  /** The interval of that median with 95 % certainty ({@linkcode interval}): from … */
   readonly ratioLow: Record<string, number>;
   /** … to. */
   readonly ratioHigh: Record<string, number>;
@@ -35,14 +35,14 @@ export interface Result {
   readonly runs: number;
   /** (largest − smallest) / median of Tegula's runs. */
   readonly spread: number;
-  /** How it came about, where that is not the same for every program. */
+  /** How it was measured, if that depends on the program. */
   readonly note?: string;
 }
 
-/** Where a benchmark hands its results, one call a case. */
+/** Called with the result of each case. */
 export type Report = (result: Result) => void;
 
-/** What of a benchmark is wanted; what is left out: all of it. */
+/** Selects a part of a benchmark; by default all. */
 export interface Selection {
   /** Regular expression that names of cases are to match. */
   readonly only?: string;
@@ -62,28 +62,28 @@ export function isWanted(name: string, { only }: Selection): boolean {
 /** One measurement of one contestant, in the case's unit. */
 export type Contestant = () => number | Promise<number>;
 
-/** One case: what is measured, and beside what. */
+/** One case: Tegula and its peers. */
 export interface Case {
   readonly bench: string;
   readonly case: string;
   readonly unit: Unit;
   readonly tegula: Contestant;
   readonly peers?: Readonly<Record<string, Contestant>>;
-  /** Rounds that count; 5 unless told. */
+  /** Rounds that count; by default 5. */
   readonly runs?: number;
-  /** Rounds before them that do not; 1 unless told. */
+  /** Rounds before them that do not; by default 1. */
   readonly warmup?: number;
 }
 
 /** Figures of one contestant over the rounds, in the order they were taken. */
 export type Samples = ReadonlyMap<string, readonly number[]>;
 
-/** Name that Tegula's own samples stand under in {@linkcode Samples}. */
+/** The name of Tegula's samples in {@linkcode Samples}. */
 export const TEGULA = "tegula";
 
 /**
- * Lets the contestants take turns: each once a round, every second round in reverse order, so that
- * what one leaves behind (caches, a raised clock) does not always favour the same neighbour.
+ * Runs the contestants by turns, each once a round, and every second round in reverse order, so that the
+ * effects of one (caches, a raised clock) do not always favour the same other.
  */
 export async function interleave<T>(
   contestants: Readonly<Record<string, () => T | Promise<T>>>,
@@ -101,7 +101,7 @@ export async function interleave<T>(
   return samples;
 }
 
-/** Makes a result of interleaved samples, those of {@linkcode TEGULA} among them. */
+/** Makes a result of interleaved samples. */
 export function resultOf(
   what: Pick<Result, "bench" | "case" | "unit">,
   samples: Samples,
@@ -146,7 +146,7 @@ export function timed(operations: number, body: () => number): Contestant {
   };
 }
 
-/** Middle value; of an even number the mean of the two. NaN when there are none. */
+/** The median. NaN without figures. */
 export function median(figures: readonly number[]): number {
   const sorted = [...figures].sort((a, b) => a - b);
   const middle = sorted.length >>> 1;
@@ -155,9 +155,9 @@ export function median(figures: readonly number[]): number {
 }
 
 /**
- * Between which two of `figures` the median lies of what they are drawn from, with 95 % certainty or
- * more: as many figures off each end as the binomial distribution allows (the sign test's interval).
- * Less than six figures are too few for that, and smallest and largest hold it with less certainty.
+ * The interval of the median with at least 95 % certainty, by the sign test: as many figures are cut off at each
+ * end as the binomial distribution allows. With fewer than six figures it is the whole range, with less
+ * certainty.
  */
 export function interval(figures: readonly number[]): [low: number, high: number] {
   const sorted = [...figures].sort((a, b) => a - b);

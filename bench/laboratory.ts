@@ -1,13 +1,13 @@
 /**
- * Benchmarks that play on the real kernel: each is started again in namespaces of its own
- * (`../demo/lab.ts`), which the kernel takes away with all that is in them however it ends.
+ * Benchmarks on the real kernel. Each is started again in namespaces of its own (`../demo/lab.ts`), which the kernel
+ * removes at its end with all that is in them.
  */
 
 import { checkLaboratory, laboratoryCommand } from "../demo/lab.ts";
 import { linesOf } from "../cli/command.ts";
 import type { Report, Selection } from "./harness.ts";
 
-/** Runs the module at `path` in there, which does its work in {@linkcode inLaboratory}. */
+/** Runs the module at `path` in a laboratory. The module calls {@linkcode inLaboratory}. */
 export async function runInLaboratory(
   path: string,
   report: Report,
@@ -23,7 +23,7 @@ export async function runInLaboratory(
   if (!(await child.status).success) throw new Error("it failed");
 }
 
-/** The inside of {@linkcode runInLaboratory}: `body`, its results printed for the outside. */
+/** Inside of {@linkcode runInLaboratory}: runs `body`, and prints its results for the outer process. */
 export async function inLaboratory(
   body: (report: Report, selection: Selection) => Promise<void>,
 ): Promise<void> {

@@ -1,7 +1,7 @@
 /**
- * A host on a LAN, to look neighbours up on: netbase with one interface, a connected network and 1,024
- * neighbours in a table of 4,096 slots. Its writer is in a thread of its own (`lan_writer.ts`), as the
- * netlink tile is, and changes neighbours when it is told to.
+ * A host on a LAN, for lookups of neighbours: netbase with one interface, a connected network and 1,024 neighbours in a
+ * table of 4,096 slots. Its writer has a thread of its own (`lan_writer.ts`), like the netlink tile, and changes
+ * neighbours on command.
  */
 
 import { heapView, type View } from "../ffi/region.ts";
@@ -18,22 +18,22 @@ export const IFINDEX = 2;
 export const OUR_ADDRESS = 0xc6120001;
 const NET = 0xc6120000;
 const NET_LENGTH = 15;
-/** Neighbours have these addresses, one after the other. */
+/** The first of the neighbours' consecutive addresses. */
 export const FIRST_NEIGHBOR = 0xc6130000;
 export const NEIGHBORS = 1024;
 export const NEIGHBOR_SLOTS = 4096;
 
 /** Changes a second that the writer makes when it is busy. */
 export const CHANGES_PER_SECOND = 100_000;
-/** Less than this part of them is no measurement. */
+/** The least part of them that makes a measurement valid. */
 const LEAST_RATE = 0.95;
 
-/** Words by which the writer is told what to do, and counts its changes. */
+/** Words with the writer's command and its number of changes. */
 export const Word = { task: 0, changes: 1 } as const;
-/** What it is to do. */
+/** The commands. */
 export const Task = { rest: 0, change: 1, end: 2 } as const;
 
-/** What the writer is given. */
+/** The writer's setup. */
 export interface LanSetup {
   readonly netbase: View;
   /** Region of the tile that reads. */
@@ -73,7 +73,7 @@ export class Lan implements Disposable {
     return new Lan(setup, worker);
   }
 
-  /** What a net tile does before each burst: lets go of what it read, and sees what changed. */
+  /** A quiescent state, as a net tile has one before each burst. */
   turn(): void {
     this.#tile.quiescent();
     this.reader.refresh();

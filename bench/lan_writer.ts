@@ -1,6 +1,6 @@
 /**
- * The writer of `lan.ts` in its thread: gives one neighbour after another a new MAC address, in
- * batches such as a netlink tile makes, evenly spread over time.
+ * The writer of `lan.ts` in its thread. It gives one neighbour after another a new MAC address, in batches like those
+ * of a netlink tile, evenly spread over time.
  */
 
 /// <reference lib="deno.worker" />
@@ -35,8 +35,8 @@ self.onmessage = ({ data: { netbase, tile, control } }: MessageEvent<LanSetup>) 
 };
 
 /**
- * Changes neighbours for as long as it is told to, and sleeps between batches: one that spins would
- * take from the reader what processors share, and show the price of that instead.
+ * Changes neighbours until it is told to stop, and sleeps between batches. If it spun, it would slow the reader
+ * down by what processors share.
  */
 function change(writer: NetbaseWriter, words: Int32Array): void {
   const begin = performance.now();

@@ -1,20 +1,20 @@
 /**
- * The C programs that lookups stand beside (`c/lookup_dpdk.c`, `c/lookup_neighbors.c`): started with
- * tables and addresses in files, and then asked for one measurement after the other.
+ * The C programs that lookups are compared with (`c/lookup_dpdk.c`, `c/lookup_neighbors.c`). They are started with tables
+ * and addresses in files, and then asked for one measurement after another.
  */
 
 import { linesOf } from "../cli/command.ts";
 import { buildProgram, libraryOptions } from "./programs.ts";
 
-/** What a C program measured. */
+/** A measurement of a C program. */
 export interface Measured {
   /** Nanoseconds per lookup. */
   readonly nanoseconds: number;
-  /** What came of the lookups of one round: to be the same as in JavaScript. */
+  /** The sum of one round's results, to be the same as in JavaScript. */
   readonly witness: number;
 }
 
-/** One program that runs. */
+/** A running program. */
 export class LookupPeer implements AsyncDisposable {
   readonly #process: Deno.ChildProcess;
   readonly #input: WritableStreamDefaultWriter<Uint8Array>;
@@ -28,7 +28,7 @@ export class LookupPeer implements AsyncDisposable {
     this.#lines = linesOf(this.#process.stdout);
   }
 
-  /** Starts `program` with these files of words, which are gone when this returns. */
+  /** Starts `program` with these files of words, which are removed when it has read them. */
   static async start(program: string, files: readonly Uint32Array[]): Promise<LookupPeer> {
     const directory = await Deno.makeTempDir({ prefix: "tegula-bench-" });
     try {
@@ -46,7 +46,7 @@ export class LookupPeer implements AsyncDisposable {
     }
   }
 
-  /** Has it measure what `line` says. */
+  /** Makes the measurement that `line` asks for. */
   async ask(line: string): Promise<Measured> {
     await this.#input.write(new TextEncoder().encode(`${line}\n`));
     const [nanoseconds, witness] = (await this.#line()).split(" ").map(Number);
@@ -65,7 +65,7 @@ export class LookupPeer implements AsyncDisposable {
   }
 }
 
-/** Builds the program that asks DPDK; null, and a line that says so, where that is not installed. */
+/** Builds the program that uses DPDK. Null, and a line in the log, if DPDK is not installed. */
 export async function buildDpdkPeer(): Promise<string | null> {
   const options = await libraryOptions("libdpdk");
   if (options === null) {

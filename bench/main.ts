@@ -1,7 +1,6 @@
 /**
- * `deno task bench [NAME]… [--json]`: runs the benchmarks named, or all of them. With `--json` one
- * object a line and nothing else on stdout; without it a table, and a line on the machine, since a
- * figure without its machine says little.
+ * `deno task bench [NAME]… [--json]`: runs the named benchmarks, by default all. With `--json` it prints one object a
+ * line and nothing else to stdout; without it, a table and a line about the machine.
  */
 
 import { parseArgs } from "node:util";
@@ -50,11 +49,11 @@ const USAGE =
 
 interface Bench {
   run(report: Report, selection: Selection): Promise<void>;
-  /** All results as a table, where one by one they are hard to read. */
+  /** Prints all results as a table, if single rows would be hard to read. */
   tableOf?(results: readonly Result[]): string;
 }
 
-/** The benchmarks by name. Loaded when asked for: one that cannot load does not stop the others. */
+/** The benchmarks by name. Each is loaded on its own, so that a broken one does not stop the others. */
 const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   netbase: () => import("./netbase.ts"),
   path: () => import("./path.ts"),
@@ -68,7 +67,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   memory: () => import("./memory.ts"),
 };
 
-/** Where the figures come from, in one line. */
+/** One line about the machine. */
 function machineText(): string {
   const { cpu, cores, pku, clocksource, kernel, deno, v8 } = machine();
   return `${cores} × ${cpu} (pku ${pku}, clocksource ${clocksource}), ` +
@@ -86,7 +85,7 @@ function printHuman(result: Result): void {
   }
 }
 
-/** How Tegula stands to a peer: the median of ratios, and the interval that it is in. */
+/** Tegula's ratio to a peer: the median, and its interval. */
 function ratioOf({ ratio, ratioLow, ratioHigh }: Result, name: string): string {
   if (!(name in ratio)) return "";
   const [middle, low, high] = [ratio, ratioLow, ratioHigh].map((all) => all[name].toFixed(2));
@@ -97,7 +96,7 @@ function printJson(result: Result): void {
   console.log(JSON.stringify(result));
 }
 
-/** What the options select. Throws Error when they do not make sense. */
+/** The selection by the options. Throws Error if they contradict. */
 function selectionOf(values: Partial<Record<keyof Selection, string>>): Selection {
   const { only, peers, runs, seconds } = values;
   if (only !== undefined) new RegExp(only);

@@ -1,8 +1,7 @@
 /**
- * `memory`: what the program uses with one echo, with one inside the net tile, and with each app more,
- * all of its processes together, after some traffic; and how long it takes from its start to its
- * readiness. PSS counts a page that n processes share as 1/n: other Deno processes on the machine make the
- * figures smaller. The part `without files` does not depend on them.
+ * `memory`: the memory of all processes of the program with one echo, with one inside the net tile, and for each
+ * further app, after some traffic; and the time from its start until it is ready. PSS counts a page that n processes
+ * share as 1/n, so other Deno processes on the machine reduce the figures. They do not affect the part `without files`.
  */
 
 import { fileURLToPath } from "node:url";
@@ -17,7 +16,7 @@ const RUNS = 5;
 const PORT = 7;
 const MORE = 4;
 const LOAD = { window: 64, millis: 500, port: PORT } as const;
-/** What a start leaves to be done, as the collection of its garbage. */
+/** Time for the work that a start leaves behind, such as garbage collection. */
 const SETTLE_MILLIS = 1000;
 
 type Cost = Memory & { readonly startMs: number };

@@ -1,10 +1,10 @@
 /**
- * `memory lookups N`: how much heavier a process gets by N lookups of random addresses, in MiB of
- * proportional set size. A table of ten routes is the hard case: a page of netbase that a lookup is the
- * first to touch is allocated by that, which a flood of made-up sources does to all of them.
+ * `memory lookups N`: how much a process grows by N lookups of random addresses, in MiB of proportional set size. A table
+ * of ten routes is the hard case: the first lookup that touches a page of netbase allocates it, and a flood of made-up
+ * sources touches all of them.
  *
- * The process that is weighed is this file run as a program. It has netbase in a region, as tiles have,
- * and does per address what a net tile does: route, next hop, neighbour.
+ * The measured process is this file, run as a program. It has netbase in a region, as tiles have, and does what a net
+ * tile does for each address: route, next hop, neighbour.
  */
 
 import { fileURLToPath } from "node:url";
@@ -17,12 +17,12 @@ import { emptyRoute, NLM_F_CREATE } from "../netbase/route.ts";
 import { isWanted, type Report, resultOf, type Selection, TEGULA } from "./harness.ts";
 import { defaultRoute, fillRoute, prefixes, Random } from "./routes.ts";
 
-/** Lookups after which it is weighed; the second takes half a minute and runs only when asked for. */
+/** Numbers of lookups. The second takes half a minute and runs only if `--only` names it. */
 const LOOKUPS = [1e8, 1e9];
 const ROUTES = 10;
 const BURST = 64;
 
-/** Weighs and reports what is wanted; the last only where `only` chooses among the cases. */
+/** Measures and reports the wanted cases; the last one only if `only` names it. */
 export async function measureLookups(report: Report, selection: Selection): Promise<void> {
   const wanted = LOOKUPS.filter((lookups, i) =>
     isWanted(nameOf(lookups), selection) && (i === 0 || selection.only !== undefined)
@@ -46,7 +46,7 @@ function nameOf(lookups: number): string {
   return `memory lookups ${lookups}`;
 }
 
-/** Prints what this process weighs at first, and after each of these numbers of lookups. */
+/** Prints the memory of this process at first, and after each of these numbers of lookups. */
 function weigh(counts: readonly number[]): void {
   const region = openRegions().create("netbase", NETBASE_BYTES);
   const writer = new NetbaseWriter(region.writer, { readers: [], seed: 1 });
@@ -58,7 +58,7 @@ function weigh(counts: readonly number[]): void {
   writer.commit();
   const reader = new NetbaseReader(region.reader);
   const random = new Random(5);
-  // Code and what else a first lookup takes are not what grows: these touch one page.
+  // Code and data of a first lookup do not count: these touch one page.
   lookUp(reader, random, { count: 1e5, mask: 0xff });
   console.log(pss());
   let done = 0;
@@ -68,7 +68,7 @@ function weigh(counts: readonly number[]): void {
   }
 }
 
-/** Looks up `count` addresses that are random in the bits of `mask`. */
+/** Looks up `count` addresses with random bits under `mask`. */
 function lookUp(
   reader: NetbaseReader,
   random: Random,

@@ -1,10 +1,10 @@
 /**
- * `mirror`: how fast the netlink tile's mirror takes in what the kernel tells, and what the appliance
- * weighs, on the real kernel in a namespace of its own. Peers: C that reads the same and only counts,
- * `ip route show`, Deno with idle workers.
+ * `mirror`: how fast the netlink tile's mirror follows the kernel, and the memory of the appliance, on the real kernel in
+ * a namespace of its own. Peers: a C program that reads the same and only counts, `ip route show`, and Deno with idle
+ * workers.
  *
- * `sync N` is nanoseconds per route of a first full copy by a process that has just started; the change
- * latency is from before a route is given to the kernel until a reader of netbase finds it.
+ * `sync N` is nanoseconds per route of a first full copy by a process that has just started. The change latency is the
+ * time from the request to the kernel until a reader of netbase finds the new route.
  */
 
 import { fileURLToPath } from "node:url";
@@ -16,11 +16,11 @@ import { type Batch, fullTable, ip, layLinks, neighborBatch, routeBatch } from "
 import { measureMemory } from "./mirror_memory.ts";
 import { buildPrograms } from "./programs.ts";
 
-/** Events that fit the receive buffers while nobody reads. */
+/** Events that fit into the receive buffers. */
 const EVENTS = 100_000;
 /** Routes of a full internet table. */
 const FULL = 1_000_000;
-/** Routes that an appliance has elsewhere. */
+/** Routes of a usual host. */
 const FEW = 10;
 
 /** Runs the benchmark in namespaces of its own. */
@@ -28,7 +28,7 @@ export function run(report: Report, selection: Selection): Promise<void> {
   return runInLaboratory(fileURLToPath(import.meta.url), report, selection);
 }
 
-/** The benchmark itself, inside the laboratory; what is not wanted is left out as far as it takes time. */
+/** The benchmark, inside the laboratory. Skips what is not wanted if it takes time. */
 async function inside(report: Report, selection: Selection): Promise<void> {
   const wants = (...names: string[]) => names.some((name) => isWanted(name, selection));
   const { count_netlink: counter } = await buildPrograms();
@@ -87,7 +87,7 @@ async function measureSync(report: Report, counter: string): Promise<void> {
   );
 }
 
-/** What a program prints. */
+/** The output of a program. */
 async function output([program, ...args]: string[]): Promise<string> {
   const { success, stdout } = await new Deno.Command(program, { args, stderr: "inherit" }).output();
   if (!success) throw new Error(`${program} ${args.join(" ")} failed`);

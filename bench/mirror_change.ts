@@ -1,8 +1,7 @@
 /**
- * How soon a reader of netbase sees one changed route: from before the request is given to the kernel
- * until a lookup finds the new gateway. The netlink tile runs in its own thread as in the appliance,
- * asleep between changes when it is quiet; at full rate one `ip -batch` after the other keeps it, and
- * the kernel, at work.
+ * The latency of one changed route: from the request to the kernel until a lookup finds the new gateway. The netlink
+ * tile runs in its own thread as in the appliance, and sleeps between changes. At full rate one `ip -batch` after
+ * another keeps it and the kernel busy.
  */
 
 import { openHost } from "../ffi/host.ts";
@@ -25,10 +24,10 @@ const QUIET_CHANGES = 1000;
 const RUNS = 5;
 const LOADED_MILLIS = 10_000;
 const BUSY_LOOK_MILLIS = 0.1;
-/** Rest between two changes, so that the tile is asleep: at least, and up to that much more. */
+/** Pause between two changes, so that the tile sleeps: the least, and a random addition. */
 const REST_MILLIS = 1;
 const PATIENCE_MILLIS = 10_000;
-/** What of each run is told. */
+/** The reported percentiles of each run. */
 const PERCENTILES = [50, 99];
 const [QUIET, BUSY] = ["change latency", "change latency busy"];
 /** Names of all cases here. */
@@ -36,7 +35,7 @@ export const CHANGE_CASES = [QUIET, BUSY].flatMap((name) =>
   PERCENTILES.map((p) => `${name} p${p}`)
 );
 
-/** What is changed, and what keeps the kernel busy meanwhile. */
+/** The changes, and the load of the kernel meanwhile. */
 export interface ChangeSetup {
   readonly ifindex: number;
   readonly batches: readonly [Batch, Batch];
@@ -78,7 +77,7 @@ export async function startTile(start: TileStart): Promise<Worker> {
   return worker;
 }
 
-/** Reports the middle and the slow end of runs of latencies, in nanoseconds. */
+/** Reports percentiles of the latencies, in nanoseconds. */
 function tell(report: Report, name: string, runs: readonly number[][]): void {
   for (const percent of PERCENTILES) {
     const figures = runs.map((run) => percentile(run, percent) * 1e6);
@@ -95,7 +94,7 @@ function tell(report: Report, name: string, runs: readonly number[][]): void {
   }
 }
 
-/** The figure that so many percent of them are below. */
+/** A percentile. */
 export function percentile(figures: readonly number[], percent: number): number {
   const sorted = figures.toSorted((a, b) => a - b);
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * percent / 100))];
@@ -122,7 +121,7 @@ class Changes {
     this.#reader = reader;
   }
 
-  /** `count` changes with rests between them; milliseconds of each. */
+  /** Makes `count` changes with pauses. Returns the milliseconds of each. */
   many(count: number): number[] {
     return Array.from({ length: count }, () => {
       Atomics.wait(this.#rest, 0, 0, REST_MILLIS + this.#random.below(1000) / 1000);
@@ -131,8 +130,8 @@ class Changes {
   }
 
   /**
-   * One change; milliseconds until a reader sees it, which looks without pause, or with rests where a
-   * processor that spins would be missed.
+   * Makes one change. Returns the milliseconds until a reader sees it. The reader polls without a pause, or with
+   * pauses if the processor is needed.
    */
   once({ restMillis = 0 } = {}): number {
     const gateway = GATEWAY + ++this.#count % 2;

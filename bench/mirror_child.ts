@@ -1,9 +1,8 @@
 /**
- * What the mirror's benchmarks measure in a process of its own, so that nothing is compiled, cached or
- * allocated before:
+ * Measurements of the mirror in a process of its own, in which nothing has been compiled, cached or allocated:
  *
- *     mirror_child.ts sync       a mirror's first full copy; prints the milliseconds it took
- *     mirror_child.ts idle       four workers that do nothing; prints a line and waits
+ *     mirror_child.ts sync       a mirror's first full copy; prints its milliseconds
+ *     mirror_child.ts idle       four idle workers; prints a line and waits
  */
 
 import { openMirror } from "./mirror_events.ts";

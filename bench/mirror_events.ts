@@ -1,6 +1,6 @@
 /**
- * Events per second: parked in the sockets' buffers and then taken in, and live, while `ip` makes them.
- * Beside the mirror stands a C program that gets the same events and only counts them.
+ * Events per second: queued in the sockets' buffers and then applied, and live, while `ip` makes them. The peer is a C
+ * program that gets the same events and only counts them.
  */
 
 import { Lines } from "../demo/lab.ts";
@@ -14,10 +14,10 @@ import { interleave, type Report, resultOf, TEGULA } from "./harness.ts";
 import type { Batch } from "./mirror_kernel.ts";
 
 const RUNS = 5;
-/** Live events that do not come any more are not waited for. */
+/** How long to wait for live events that do not come. */
 const PATIENCE_MILLIS = 30_000;
 
-/** A mirror into a region like the appliance's, in this thread. */
+/** A mirror in this thread, into a region like the appliance's. */
 export function openMirror(): Mirror {
   const library = openNetlink();
   const region = openRegions().create("netbase", NETBASE_BYTES);
@@ -27,7 +27,7 @@ export function openMirror(): Mirror {
   });
 }
 
-/** The C program, which has joined the groups and counts when it is told to. */
+/** The C program, which has joined the groups and counts on command. */
 class Counter {
   readonly #child: Deno.ChildProcess;
   readonly #lines: Lines;
@@ -48,7 +48,7 @@ class Counter {
     return this;
   }
 
-  /** Takes `count` events; milliseconds that it took. Throws when some were lost. */
+  /** Reads `count` events and returns the milliseconds. Throws Error if some were lost. */
   async take(count: number): Promise<number> {
     const from = this.#lines.all.length;
     await this.#input.write(new TextEncoder().encode(`${count}\n`));
@@ -64,15 +64,15 @@ class Counter {
   }
 }
 
-/** One case of events that are parked: what is measured, and the changes that make them. */
+/** A case of queued events, and the changes that cause them. */
 export interface EventCase {
   readonly name: string;
-  /** Changes that take turns, so that each changes something: the kernel tells of nothing else. */
+  /** Alternating changes: the kernel sends an event only if something changes. */
   readonly batches: readonly [Batch, Batch];
   readonly counter: string;
 }
 
-/** Measures how fast parked events are taken in to netbase. */
+/** Measures how fast queued events are applied to netbase. */
 export async function measureParked(report: Report, what: EventCase): Promise<void> {
   const { name, batches, counter } = what;
   batches[0].run();
@@ -97,7 +97,7 @@ export async function measureParked(report: Report, what: EventCase): Promise<vo
   report(resultOf({ bench: "mirror", case: name, unit: "events/s" }, samples));
 }
 
-/** Takes in what is parked, which must be `count` events. */
+/** Applies the queued events, which must be `count`. */
 function settle(mirror: Mirror, count: number): number {
   const { events, overruns } = mirror;
   const begin = performance.now();
@@ -108,8 +108,8 @@ function settle(mirror: Mirror, count: number): number {
 }
 
 /**
- * Measures how many events a second can be followed while one `ip -batch` makes them: from its start to
- * when the last was taken in. `producer` is what it makes while nobody listens.
+ * Measures how many events a second can be applied while one `ip -batch` causes them: from its start until the last
+ * was applied. `producer` is its rate without a listener.
  */
 export async function measureLive(report: Report, { name, batches, counter }: EventCase) {
   batches[0].run();
@@ -134,7 +134,7 @@ export async function measureLive(report: Report, { name, batches, counter }: Ev
   report(resultOf({ bench: "mirror", case: name, unit: "events/s" }, samples));
 }
 
-/** One run of the mirror, synchronised before the clock starts. */
+/** One run of the mirror, which has synchronised before the clock starts. */
 async function liveMirror(
   timed: (follow: (batch: Batch) => Promise<unknown>) => () => Promise<number>,
 ): Promise<number> {
@@ -149,7 +149,7 @@ async function liveMirror(
   return figure;
 }
 
-/** Turns until `count` events were taken in. Throws when some were lost. */
+/** Turns until `count` events were applied. Throws Error if some were lost. */
 function follow(mirror: Mirror, count: number): void {
   const library = openNetlink();
   const polled = pollSet(mirror.descriptors);

@@ -1,6 +1,6 @@
 /**
- * The kernel's side of the mirror's benchmarks: a veth pair in the namespace that the benchmark runs in,
- * and `ip -batch` files that fill and change its tables.
+ * The kernel's side of the mirror's benchmarks: a veth pair in the benchmark's namespace, and `ip -batch` files that fill
+ * and change its tables.
  *
  *     v0 198.18.0.1/24 ───── v1       gateways 198.18.0.2 to .201; neighbours from 198.18.1.0 on
  */
@@ -8,18 +8,18 @@
 import { formatAddress, formatPrefix } from "../netbase/route.ts";
 import { prefixes } from "./routes.ts";
 
-/** The interface that everything is on. */
+/** The interface of all routes and neighbours. */
 export const INTERFACE = "v0";
-/** Its address, as the appliance is asked by. */
+/** Its address. */
 export const ADDRESS = "198.18.0.1";
 /** First gateway, host order, and how many there are. */
 export const GATEWAY = 0xc6120002;
 const GATEWAYS = 200;
 const FIRST_NEIGHBOR = 0xc6120100;
-/** Where batch files go: memory, and gone with the laboratory. */
+/** The folder of batch files: in memory, and gone with the laboratory. */
 const FOLDER = "/run";
 
-/** Runs `ip` with the words of `command` and returns what it printed. Throws when it fails. */
+/** Runs `ip` with the words of `command` and returns its output. Throws Error. */
 export function ip(command: string): string {
   const { success, stdout, stderr } = new Deno.Command("ip", {
     args: command.split(" "),
@@ -39,7 +39,7 @@ export function layLinks(): number {
   return (JSON.parse(ip(`-j link show dev ${INTERFACE}`)) as { ifindex: number }[])[0].ifindex;
 }
 
-/** Commands for one `ip`, in a file, to be given as often as one likes. */
+/** Commands for `ip`, in a file, which can be run repeatedly. */
 export class Batch {
   readonly size: number;
   readonly #path: string;
@@ -50,19 +50,19 @@ export class Batch {
     Deno.writeTextFileSync(this.#path, commands.join("\n") + "\n");
   }
 
-  /** Gives the commands and waits for the end. */
+  /** Runs the commands to their end. */
   run(): void {
     ip(`-batch ${this.#path}`);
   }
 
-  /** Begins to give the commands; settles when it has ended. */
+  /** Starts the commands. Settles at their end. */
   async start(): Promise<void> {
     const child = new Deno.Command("ip", { args: ["-batch", this.#path], stdout: "null" }).spawn();
     if (!(await child.status).success) throw new Error(`ip -batch ${this.#path} failed`);
   }
 }
 
-/** `count` neighbours that never age, with MACs of one `family`; another family is another MAC. */
+/** `count` permanent neighbours, with MACs of one `family`. */
 export function neighborBatch(count: number, family: number): Batch {
   const commands = Array.from({ length: count }, (_, i) => {
     const mac = [2, family, 0, i >>> 16, (i >>> 8) & 0xff, i & 0xff];

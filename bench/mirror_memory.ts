@@ -1,10 +1,9 @@
 /**
- * What the appliance weighs: the proportional set size (PSS) of its whole process with one net and one
- * app tile, beside bare Deno with four idle workers.
+ * The memory of the appliance: the proportional set size (PSS) of its process with one net and one app tile, beside bare
+ * Deno with four idle workers.
  *
- * PSS divides pages among the processes that map them. The benchmark is Deno too, and other Denos may
- * run on the machine, so what is weighed runs from a copy of Deno that nobody else maps: the figure is
- * what the appliance weighs where it is alone.
+ * PSS divides pages among the processes that map them. The benchmark is Deno too, and other Denos may run on the machine.
+ * So the measured processes run from a copy of Deno that nothing else maps.
  */
 
 import { fileURLToPath } from "node:url";
@@ -17,12 +16,12 @@ const RUNS = 3;
 const DENO_COPY = "/run/deno";
 const PORT = 7;
 const START_MILLIS = 60_000;
-/** Weighed when the figure has not moved by more than this between two looks, so far apart. */
+/** The PSS is steady if it changes by at most this between two polls, and their interval. */
 const STEADY_MIB = 1;
 const LOOK_MILLIS = 500;
 const MOST_LOOKS = 40;
 
-/** Weighs the appliance with the routes that the kernel has now, `routes` of them. */
+/** Measures the appliance with the kernel's present `routes` routes. */
 export async function measureMemory(report: Report, routes: number): Promise<void> {
   Deno.copyFileSync(Deno.execPath(), DENO_COPY);
   const main = fileURLToPath(new URL("../main.ts", import.meta.url));
@@ -38,7 +37,7 @@ export async function measureMemory(report: Report, routes: number): Promise<voi
   );
 }
 
-/** Starts Deno, waits for the line that says it is ready, and weighs it when it is steady. */
+/** Starts Deno, waits until it prints that it is ready, and measures it when it is steady. */
 async function weigh(args: string[], ready: string): Promise<number> {
   const process = new Deno.Command(DENO_COPY, { args, stdout: "piped", stderr: "piped" }).spawn();
   const outputs = [new Lines(process.stdout), new Lines(process.stderr)];
@@ -52,7 +51,7 @@ async function weigh(args: string[], ready: string): Promise<number> {
   return figure;
 }
 
-/** The PSS once it has come to rest. */
+/** The PSS, once it is steady. */
 async function steady(pid: number): Promise<number> {
   let before = pss(pid);
   for (let look = 0; look < MOST_LOOKS; look++) {

@@ -1,6 +1,5 @@
 /**
- * A worker that runs the netlink tile itself, in the runtime's loop, for `mirror_change.ts` and
- * `solicit.ts`.
+ * A worker that runs the netlink tile in the runtime's loop, for `mirror_change.ts` and `solicit.ts`.
  */
 
 import { heapView, type View } from "../ffi/region.ts";
@@ -12,18 +11,18 @@ import { CONTROL_BYTES, ControlReader, SNAPSHOT_BYTES } from "../tiles/runtime/c
 import { NETLINK } from "../tiles/runtime/counters.ts";
 import { runLoop, spinTurnsFor, TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile.ts";
 
-/** What the worker is sent. It answers with any message once it runs, and never stops. */
+/** The worker's setup. It answers with any message once it runs, and never stops. */
 export interface TileStart {
   readonly netbase: View;
   readonly eventfd: number;
-  /** The tile's own region, where somebody looks at it. */
+  /** The tile's region, if it is observed. */
   readonly region?: View;
   /** Of net tiles, and the interfaces that they have. */
   readonly solicits?: readonly View[];
   readonly filters?: readonly InterfaceFilter[];
 }
 
-/** What of the worker's own scope is used here. */
+/** The used part of the worker's scope. */
 interface Scope {
   onmessage: ((event: MessageEvent<TileStart>) => void) | null;
   postMessage(message: string): void;

@@ -1,7 +1,7 @@
 /**
- * Nanoseconds per lookup of a neighbour and its MAC address, in a table that is quiet and in one that a
- * second thread changes 100,000 times a second, beside the same table in C; and, likewise, from an
- * address to a finished header (`resolution.ts`).
+ * Nanoseconds per lookup of a neighbour and its MAC address, in a quiet table and in one that a second thread changes
+ * 100,000 times a second, beside the same table in C; and likewise from an address to a finished header
+ * (`resolution.ts`).
  */
 
 import { slice, u32, type View } from "../ffi/region.ts";
@@ -21,13 +21,13 @@ import { buildNeighborPeer, LookupPeer } from "./lookup_peer.ts";
 import { Resolution } from "./resolution.ts";
 import { randomAddresses } from "./routes.ts";
 
-/** Addresses, and how often they are all looked up in one measurement. */
+/** Addresses, and how often each is looked up in one measurement. */
 const ADDRESSES = 4096;
 const ROUNDS = 2048;
 const LOOKUPS = ADDRESSES * ROUNDS;
 /** Lookups of one burst of a net tile. */
 const BURST = 64;
-// V8 folds a module's own constants into the code, imported ones it does not.
+// V8 folds a module's own constants into the code, but not imported ones.
 const ON_INTERFACE = IFINDEX;
 
 /** Measures all cases that are wanted. */
@@ -71,7 +71,7 @@ async function measureTable(
   }
 }
 
-/** The neighbour table for C: log2 of its slots, the hash's key, interface, slots, and twice as many records. */
+/** The table for C: log2 of its slots, the hash's key, the interface, the slots, and twice as many records. */
 function tableOf(view: View): Uint32Array {
   const published = u32(view)[Header.neighborTable];
   const [log2, seed] = [slotsLog2Of(published), published >>> 6];
@@ -83,7 +83,7 @@ function tableOf(view: View): Uint32Array {
   return Uint32Array.from([log2, seed, ...multipliers, IFINDEX, ...slots, ...records]);
 }
 
-/** Looks all addresses up, a burst at a time, as often as is measured. */
+/** Looks up all addresses repeatedly, a burst at a time. */
 function lookUp(lan: Lan, addresses: Uint32Array): number {
   let sum = 0;
   for (let round = 0; round < ROUNDS; round++) {

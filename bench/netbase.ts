@@ -1,9 +1,9 @@
 /**
- * Nanoseconds per lookup in the tables that net tiles read, and route changes per second into them.
- * Lookups are independent, over an array of addresses in bulks of 32, as a burst of packets brings them.
+ * Nanoseconds per lookup in the tables that net tiles read, and route changes per second. Lookups are independent, over
+ * an array of addresses in bulks of 32, like those of a burst of packets.
  *
- * Peers: `bare_load`, one load at random from a table of the same size, which no table can do without;
- * DPDK's `rte_fib` and `rte_lpm`; the same neighbour table in C (`neighbors.ts`).
+ * Peers: `bare_load`, one random load from a table of the same size, which every table needs; DPDK's `rte_fib` and
+ * `rte_lpm`; the same neighbour table in C (`neighbors.ts`).
  */
 
 import { heapView, type View } from "../ffi/region.ts";
@@ -25,10 +25,10 @@ const HOT = 1024;
 const HOT_ROUNDS = 4096;
 /** Addresses that do not fit them. */
 const COLD = 1 << 22;
-/** Addresses that one call looks up, and how many at a turn of its loop. */
+/** Addresses of one call, and of one turn of its loop. */
 const BULK = 32;
 const STRIDE = 8;
-/** Route changes in one measurement, committed in batches such as a netlink tile makes. */
+/** Route changes in one measurement, and in each commit, like those of a netlink tile. */
 const CHANGES = 200_000;
 const BATCH = 64;
 
@@ -57,7 +57,7 @@ function netbaseWith(table: Uint32Array): { view: View; writer: NetbaseWriter } 
   return { view, writer };
 }
 
-/** The same routes for DPDK: destination, length and what tells next hops apart. */
+/** The same routes for DPDK: destination, length and number of the next hop. */
 function routesOf(table: Uint32Array): Uint32Array {
   const route = emptyRoute();
   const out = new Uint32Array(3 + table.length / 2 * 3);
@@ -108,14 +108,14 @@ function dpdkPeers(peer: LookupPeer, what: string, expected: number): Case["peer
   return { rte_fib: () => ask("fib"), rte_lpm: () => ask("lpm") };
 }
 
-/** What tells the next hops of all addresses, in sum. */
+/** The sum of the numbers of all next hops. */
 function sumOf(fib: FibReader, nextHops: NextHopReader, addresses: Uint32Array): number {
   return addresses.reduce((sum, to) => sum + nextHopOf(nextHops.gateway(fib.lookup(to))), 0);
 }
 
 /**
- * Looks all addresses up, a bulk at a time: a short function that V8 compiles as a whole, as it does a
- * tile's, and not from the middle of a loop that runs for seconds.
+ * Looks up all addresses, a bulk at a time. It is short so that V8 compiles it as a whole, as it does a tile's
+ * functions, and not from the middle of a long loop.
  */
 function lookUp(fib: FibReader, addresses: Uint32Array, rounds: number): number {
   let sum = 0;
@@ -125,7 +125,7 @@ function lookUp(fib: FibReader, addresses: Uint32Array, rounds: number): number 
   return sum;
 }
 
-/** Unrolled, as a C compiler does and V8 does not: a turn of a loop takes as long as a lookup. */
+/** Unrolled, because V8 does not unroll, and a turn of a loop costs as much as a lookup. */
 function lookUpBulk(fib: FibReader, addresses: Uint32Array, from: number): number {
   let sum = 0;
   for (let i = from; i < from + BULK; i += STRIDE) {
@@ -137,7 +137,7 @@ function lookUpBulk(fib: FibReader, addresses: Uint32Array, from: number): numbe
   return sum;
 }
 
-/** What no table can do without. */
+/** One load: the least that a table needs. */
 function load(table: Uint16Array, addresses: Uint32Array, rounds: number): number {
   let sum = 0;
   for (let round = 0; round < rounds; round++) {
@@ -174,7 +174,7 @@ async function measureChanges(report: Report): Promise<void> {
   );
 }
 
-/** Gives routes all over the table another gateway. */
+/** Changes the gateways of routes throughout the table. */
 function change(writer: NetbaseWriter, table: Uint32Array, shift: number): void {
   const route = emptyRoute();
   for (let i = 0; i < CHANGES; i++) {

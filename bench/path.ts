@@ -1,19 +1,18 @@
 /**
- * What a datagram costs on its way through the tiles, with frames in memory and no socket. Only the
- * rings are replaced, by arrays; they, the UMEM and all tables are as large as in the appliance, the
- * frames are the smallest of Ethernet, and the app is echo.
+ * The cost of a datagram on its way through the tiles, with frames in memory and no socket. Only the rings are replaced,
+ * by arrays. Rings, UMEM and all tables are as large as in the appliance, the frames are the smallest of Ethernet, and
+ * the app is echo.
  *
- * `path` is the way of an app that is placed inline, which has no link on it: parse → dispatch → app →
- * resolve → headers → descriptors. `path own tile` has the links between two tiles besides, and what
- * both tiles do, in one thread, and `path own tile copies` what it costs where other apps share the
- * UMEM: each payload is copied to memory of the app's own. There is one peer, one port, and ten routes; the cases after that have
- * more of one of these, and beside them stands `path` of the same rounds.
+ * `path` has an inline app, and so no link: parse → dispatch → app → resolve → headers → descriptors. `path own tile`
+ * adds the links between two tiles, and what both tiles do, in one thread. `path own tile copies` adds the copies of
+ * payloads that several apps on one UMEM need. There is one peer, one port, and ten routes. Further cases have more of
+ * one of these, and are compared with `path` of the same rounds.
  *
- * Routes tell only where destinations are spread over them, so `path routes 1000000` has 10,000 peers
- * behind gateways, each under a prefix of its own or nearly so. What the routes alone add is the
- * difference to `few_routes`, the same peers with ten routes and a default; the rest is the peers'.
+ * Routes matter only if destinations are spread over them, so `path routes 1000000` has 10,000 peers behind gateways,
+ * nearly each under a prefix of its own. The cost of the routes is the difference to `few_routes`, the same peers with
+ * ten routes and a default; the rest is that of the peers.
  *
- * V8 is told what the appliance tells it (`V8_FLAGS`), by the task that runs the benchmarks.
+ * The task that runs the benchmarks gives V8 the appliance's flags (`V8_FLAGS`).
  */
 
 import { type Case, measure, type Report, TEGULA } from "./harness.ts";
@@ -23,13 +22,13 @@ import * as plan from "../tiles/runtime/plan.ts";
 import { frameCount } from "./path_host.ts";
 import type { PathMemory, PathSetup, PathShape } from "./path_worker.ts";
 
-/** Packets of one measurement: some tenths of a second. */
+/** Packets of one measurement, which takes some tenths of a second. */
 const PACKETS = 1 << 20;
 
 const ONE: PathShape = { inline: true, peers: 1, farPeers: 0, ports: 1, routes: 10 };
 const FAR: PathShape = { ...ONE, peers: 0, farPeers: 10_000 };
 
-/** The cases that are measured beside the first, and what else they stand beside. */
+/** The further cases, and their other peers. */
 const CASES: readonly {
   readonly name: string;
   readonly setup: PathShape;
@@ -53,7 +52,7 @@ const CASES: readonly {
 
 const regions = openRegions();
 
-/** Regions, as the master makes them for a tile; they go with the worker that has them. */
+/** Regions as the master makes them for a tile. They end with their worker. */
 function makeMemory(): PathMemory {
   const region = (bytes: number) => regions.create("path", bytes).writer;
   return { umem: region(plan.umemBytes(frameCount())), routeCache: region(ROUTE_CACHE_BYTES) };
@@ -92,7 +91,7 @@ class Contestant {
   }
 }
 
-/** Starts one after the other. */
+/** Starts the paths one after another. */
 async function startAll(
   setups: Readonly<Record<string, PathShape>>,
 ): Promise<Record<string, Contestant>> {

@@ -1,6 +1,6 @@
 /**
- * The host that the path benchmark runs in: AF_XDP rings made of arrays, the requests that come in by
- * them, and a netbase that knows every peer.
+ * The host of the path benchmark: AF_XDP rings made of arrays, the requests that come by them, and a netbase with every
+ * peer.
  */
 
 import { heapView, type View } from "../ffi/region.ts";
@@ -14,7 +14,7 @@ import { ETHERNET_BYTES, fold, PACKET_HEADER_BYTES, sumWords } from "../tiles/ne
 import { FRAME_BYTES, HEADROOM_BYTES, planTiles, RING_ENTRIES } from "../tiles/runtime/plan.ts";
 import { coveredAddresses, fillRoute, prefixes, Random } from "./routes.ts";
 
-/** The attached interface, and the first port that is asked. */
+/** The attached interface, and the first port. */
 export const IFINDEX = 2;
 export const PORT = 7;
 
@@ -24,7 +24,7 @@ const library = openXsk();
 const PAYLOAD_BYTES = 18;
 const REQUEST_BYTES = ETHERNET_BYTES + PACKET_HEADER_BYTES + PAYLOAD_BYTES;
 const REQUEST_UNITS = REQUEST_BYTES >>> 1;
-/** Where the kernel puts a frame in what it was given: XDP_PACKET_HEADROOM, and the UMEM's own. */
+/** Offset of a packet in its frame: XDP_PACKET_HEADROOM, and the UMEM's headroom. */
 const FRAME_AT = 256 + HEADROOM_BYTES;
 const FRAME_MASK = ~(FRAME_BYTES - 1);
 
@@ -34,7 +34,7 @@ const NET_LENGTH = 15;
 const GATEWAYS = 200;
 const OUR_ADDRESS = 0xc6120201;
 const FIRST_PEER = 0xc6130000;
-/** The table whose prefixes far peers are under, with however many of its routes. */
+/** The table with the prefixes of far peers, of which netbase may have fewer routes. */
 const FAR_ROUTES = 1_000_000;
 
 /** As many frames as the appliance gives a net tile with one queue and one app. */
@@ -42,36 +42,36 @@ export function frameCount(): number {
   return planTiles({ queues: [1], cores: 2, apps: 1 }).frames[0];
 }
 
-/** What there is of each. */
+/** Numbers of peers, ports and routes. */
 export interface HostSize {
   /** On our own network. */
   readonly peers: number;
   /** Behind the gateways. */
   readonly farPeers: number;
   readonly ports: number;
-  /** Besides the default route. */
+  /** Without the default route. */
   readonly routes: number;
 }
 
-/** Who asks: the peers' addresses. Those of far peers are the same with any number of routes. */
+/** The peers' addresses. Those of far peers do not depend on the number of routes. */
 export function peerAddresses({ peers, farPeers }: HostSize): Uint32Array {
   const near = Array.from({ length: peers }, (_, i) => FIRST_PEER + i);
   if (farPeers === 0) return Uint32Array.from(near);
-  // Loopback's network is no source, and our own addresses neither.
+  // Not loopback, and not our own addresses.
   const far = coveredAddresses(prefixes(FAR_ROUTES), farPeers)
     .filter((address) => address >>> 24 !== 127 && (address ^ NET) >>> (32 - NET_LENGTH) !== 0);
   return Uint32Array.from([...near, ...far]);
 }
 
 /**
- * AF_XDP rings as arrays. `arrive` and what the net tile calls stand for the kernel's work: the former
- * is not to be measured, the latter is as little as can be.
+ * AF_XDP rings as arrays. `arrive` and the methods that the net tile calls do the kernel's work. The former is not
+ * measured, and the latter do as little as possible.
  */
 export class MemoryXsk implements XskSlots {
   readonly #filled = new Uint32Array(RING_ENTRIES);
   readonly #sent = new Uint32Array(RING_ENTRIES);
   readonly #umem: Uint16Array;
-  /** Requests, one behind the other, and the next to come. */
+  /** Requests in sequence, and the next one. */
   readonly #requests: Uint16Array;
   #next = 0;
   #fillHead = 0;
@@ -180,7 +180,7 @@ export class MemoryXsk implements XskSlots {
   }
 }
 
-/** Requests from each of `peers`, to a port at random each, in a random order, one behind the other. */
+/** A request from each of `peers` to a random port, in random order, in sequence. */
 export function makeRequests(peers: Uint32Array, ports: number): Uint16Array {
   const random = new Random(4);
   const count = Math.max(peers.length, ports);
@@ -200,7 +200,7 @@ export function makeRequests(peers: Uint32Array, ports: number): Uint16Array {
 function makeRequest(
   { source, port, number }: { source: number; port: number; number: number },
 ): Uint8Array {
-  // Two bytes in, so that IPv4 begins at a word.
+  // Two bytes of padding, so that the IPv4 header is aligned to a word.
   const words = new Int32Array((REQUEST_BYTES + 4) >>> 2);
   const view = new DataView(words.buffer, 2);
   const ip = ETHERNET_BYTES;
@@ -221,7 +221,7 @@ function makeRequest(
   return new Uint8Array(words.buffer, 2, REQUEST_BYTES);
 }
 
-/** A netbase with our address on a connected network, every peer or gateway as a neighbour, and routes. */
+/** A netbase with our address on a connected network, all peers or gateways as neighbours, and routes. */
 export function makeNetbase({ peers, routes }: HostSize): View {
   const view = heapView(NETBASE_BYTES);
   const writer = new NetbaseWriter(view, { readers: [], seed: 1, neighborSlots: 4 * peers + 1024 });

@@ -1,6 +1,6 @@
 /**
- * One contestant of the path benchmark in a worker of its own, as a net tile is in the appliance: so
- * V8 sees in it what it sees there, and nothing of the other cases.
+ * One contestant of the path benchmark, in a worker of its own like a net tile of the appliance, so that V8 sees nothing
+ * of the other cases.
  */
 
 import { heapView, u16, type View } from "../ffi/region.ts";
@@ -30,22 +30,22 @@ import {
   PORT,
 } from "./path_host.ts";
 
-/** What has to lie as it does in the appliance: frames and entries in their cache lines. */
+/** Memory that has to be aligned to cache lines as in the appliance. */
 export interface PathMemory {
   /** `frameCount` frames, and the large buffers. */
   readonly umem: View;
   readonly routeCache: View;
 }
 
-/** What is measured. */
+/** A case. */
 export interface PathShape extends HostSize {
-  /** Whether the app is in the net tile's loop. */
+  /** Whether the app is inline. */
   readonly inline: boolean;
-  /** Whether one in a process of its own is given copies of its payloads. */
+  /** Whether an app in its own process gets copies of its payloads. */
   readonly apart?: boolean;
 }
 
-/** What the worker is started with, its first message. */
+/** The worker's setup, its first message. */
 export interface PathSetup extends PathShape {
   readonly memory: PathMemory;
 }
@@ -62,7 +62,7 @@ const NO_TILE: TileLibrary = {
   confine: () => ({ landlock: false, observed: false }),
 };
 
-/** The echo app, wherever it is placed. */
+/** The echo app. */
 function echo(ports: readonly number[]): ServiceSetup {
   const module = import.meta.resolve("../apps/echo.ts");
   return {
@@ -75,7 +75,7 @@ function echo(ports: readonly number[]): ServiceSetup {
   };
 }
 
-/** What a net tile is told, but for its apps. */
+/** A net tile's setup without its apps. */
 function hostSetup(
   size: HostSize,
   { umem, routeCache }: PathMemory,
@@ -170,8 +170,8 @@ class Path {
   }
 
   /**
-   * Lets at least `packets` requests go in and their answers out; returns nanoseconds of each. The
-   * fill ring gets full of requests at a time, and what that takes does not count.
+   * Passes at least `packets` requests and their answers. Returns the nanoseconds of each. Requests come in batches that
+   * fill the fill ring; the time for that does not count.
    */
   run(packets: number): number {
     let millis = 0;
@@ -187,7 +187,7 @@ class Path {
       millis += performance.now() - begin;
       done += count;
     }
-    // A neighbour in use is looked at, and an app's right to send there, ten times a second.
+    // Ten times a second the neighbours in use are checked, and the app's right to send to them.
     this.#tile.housekeeping!(performance.now());
     if (this.#dropped() !== "") throw new Error(`the path dropped packets: ${this.#dropped()}`);
     return millis * 1e6 / done;
@@ -201,14 +201,14 @@ class Path {
   }
 }
 
-/** This worker's own end. */
+/** This worker's scope. */
 const worker = self as unknown as {
   onmessage: ((event: MessageEvent<PathSetup | number>) => void) | null;
   postMessage(message: number): void;
 };
 let path: Path | null = null;
 
-/** The first message makes the path, which is answered with 0; others say how many packets to run. */
+/** The first message makes the path, and is answered with 0. Further ones are numbers of packets. */
 worker.onmessage = async ({ data }) => {
   if (typeof data === "number") worker.postMessage(path!.run(data));
   else {

@@ -1,14 +1,14 @@
 /**
- * Contests in which Tegula takes part twice: with the app in a process of its own, and inside the net
- * tile. Each of its cases is about one of the two, beside everyone else.
+ * Contests in which Tegula takes part twice: with the app in a process of its own, and inside the net tile. Each case is
+ * about one of the two, beside all others.
  */
 
 import { isWanted, type Samples, type Selection, TEGULA, type Unit } from "./harness.ts";
 
-/** Tegula with the app inside the net tile's loop; {@linkcode TEGULA} has it in a process of its own. */
+/** Tegula with an inline app. {@linkcode TEGULA} has it in a process of its own. */
 export const INLINE = "tegula inline";
 
-/** A case: one figure of the turns of `own`, beside that of the others' turns. */
+/** A case: one figure of `own`, beside that of the others. */
 export interface PlacementCase<Field extends string> {
   readonly name: string;
   readonly unit: Unit;
@@ -16,7 +16,7 @@ export interface PlacementCase<Field extends string> {
   readonly own: string;
 }
 
-/** The cases of both placements, named after `bench`, each with an ending of `figures`. */
+/** The cases of both placements: the name of `bench` with each suffix of `figures`. */
 export function placementCases<Field extends string>(
   bench: string,
   figures: readonly { ending: string; unit: Unit; field: Field }[],
@@ -28,7 +28,7 @@ export function placementCases<Field extends string>(
   );
 }
 
-/** Those of `contestants` that have to run for the `cases` that are wanted. */
+/** Those of `contestants` that the wanted `cases` need. */
 export function entrants<T, Field extends string>(
   contestants: Readonly<Record<string, T>>,
   cases: readonly PlacementCase<Field>[],
@@ -44,7 +44,7 @@ export function entrants<T, Field extends string>(
   return Object.fromEntries(Object.entries(contestants).filter(([name]) => enters(name)));
 }
 
-/** The samples of one case: those who have the figure, `own` as {@linkcode TEGULA}. */
+/** The samples of one case, `own` as {@linkcode TEGULA}. */
 export function samplesOf<Field extends string>(
   turns: ReadonlyMap<string, readonly Partial<Record<Field, number>>[]>,
   { field, own }: PlacementCase<Field>,

@@ -1,12 +1,12 @@
 /**
- * Processor time of a process with all its threads and children, as `/proc` has it. Only in a laboratory, whose
- * `/proc` is its own.
+ * Processor time of a process with all its threads and children, from `/proc`. Only in a laboratory, which has a `/proc`
+ * of its own.
  */
 
-/** Ticks of a second that `/proc/PID/stat` counts in (USER_HZ, the same on all that Deno runs on). */
+/** Ticks per second in `/proc/PID/stat` (USER_HZ, the same on all systems that Deno runs on). */
 const TICKS = 100;
 
-/** Seconds that `pid` and those that it started have run, in user mode and in the kernel. */
+/** Seconds of processor time of `pid` and its descendants, in user mode and in the kernel. */
 export function processorSeconds(pid: number): number {
   const ticks = new Map<number, number>();
   const children = new Map<number, number[]>();

@@ -1,5 +1,5 @@
 /**
- * The benchmarks' own C programs: builds them, warnings as errors, as the product's are.
+ * Builds the benchmarks' C programs, with warnings as errors, like the product's.
  */
 
 import { fileURLToPath } from "node:url";
@@ -16,10 +16,10 @@ const PROGRAMS = [
   "sink",
 ] as const;
 
-/** What they share. */
+/** Their common source. */
 const SHARED = ["common.c", "queries.c"].map((name) => SOURCES + name);
 
-/** Paths of what was built. */
+/** Paths of the programs. */
 export type Programs = Readonly<Record<typeof PROGRAMS[number] | "object", string>>;
 
 /** Builds the C programs and the object file with their XDP programs. */
@@ -54,13 +54,13 @@ export async function buildProgram(name: string, options: readonly string[] = []
   return BUILD + name;
 }
 
-/** What the compiler must be told to use a library, by pkg-config; null: it is not installed. */
+/** The compiler's flags for a library, from pkg-config. Null if it is not installed. */
 export async function libraryOptions(name: string): Promise<string[] | null> {
   const printed = await run("pkg-config", ["--cflags", name]).catch(() => null);
   return printed?.trim().split(/\s+/) ?? null;
 }
 
-/** Runs a program to its end and returns what it printed; throws Error with what it complained. */
+/** Runs a program to its end and returns its output. Throws Error with its errors. */
 async function run(program: string, args: string[]): Promise<string> {
   const { success, stdout, stderr } = await new Deno.Command(program, { args }).output();
   const decoder = new TextDecoder();

@@ -1,6 +1,6 @@
 /**
- * From an address to a finished header, in bursts, by what the net tile does it with: the route cache,
- * the resolver for what is not in it, and the headers' words written into frames.
+ * From an address to a finished header, in bursts, as the net tile does it: the route cache, the resolver for what is not
+ * in it, and the headers' words written into frames.
  */
 
 import { heapView } from "../ffi/region.ts";
@@ -20,7 +20,7 @@ const PAYLOAD_BYTES = 18;
 /** The peer's port is 40,000, ours 7. */
 const PORTS = (40_000 << 16) | 7;
 
-/** What a net tile has for it. */
+/** The net tile's part of it. */
 export class Resolution {
   readonly #lan: Lan;
   readonly #cache = new RouteCache(heapView(ROUTE_CACHE_BYTES), 1);
@@ -49,7 +49,7 @@ export class Resolution {
     }
   }
 
-  /** Finishes headers to `count` addresses from the `from`-th on. Returns a word of the last. */
+  /** Writes headers to `count` addresses from the `from`-th on. Returns a word of the last. */
   burst(addresses: Int32Array, from: number, count: number): number {
     this.#lan.turn();
     const { generation } = this.#lan.reader;
@@ -62,7 +62,7 @@ export class Resolution {
     return this.#frames[0];
   }
 
-  /** Looks all up in the cache, and returns how many are not there. */
+  /** Looks up all addresses in the cache, and returns the number of misses. */
   #find(addresses: Int32Array, from: number, count: number): number {
     const packets = this.#packets;
     const cache = this.#cache;

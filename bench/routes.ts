@@ -1,6 +1,6 @@
 /**
- * Tables of routes to measure with: prefixes in the mix of lengths of a full internet table, and
- * addresses under them. The same for the same number, so that runs can be compared.
+ * Tables of routes: prefixes in the mix of lengths of a full internet table, and addresses under them. They are the same
+ * for the same number, so that runs can be compared.
  */
 
 import { emptyRoute, type Route } from "../netbase/route.ts";
@@ -24,10 +24,10 @@ const MIX: readonly (readonly [length: number, share: number])[] = [
   [32, 6],
 ];
 
-/** Gateways that routes lead to. */
+/** Gateways of the routes. */
 const GATEWAYS = 200;
 
-/** A small generator of numbers that look random (xorshift), so that a table can be made again. */
+/** A small pseudo-random generator (xorshift), so that a table can be reproduced. */
 export class Random {
   #state: number;
 
@@ -72,7 +72,7 @@ export function prefixes(count: number, seed = 1): Uint32Array {
   return out;
 }
 
-/** Fills `route` with the `i`-th of `prefixes`, by one of some gateways on interface 2. */
+/** Fills `route` with the `i`-th of `prefixes`, via one of the gateways on interface 2. */
 export function fillRoute(route: Route, table: Uint32Array, i: number, shift = 0): Route {
   route.destination = table[i * 2];
   route.prefixLength = table[i * 2 + 1];
@@ -81,7 +81,7 @@ export function fillRoute(route: Route, table: Uint32Array, i: number, shift = 0
   return route;
 }
 
-/** The default route that all else falls under. */
+/** The default route. */
 export function defaultRoute(): Route {
   return { ...emptyRoute(), gateway: 0xc61200fe, ifindex: 2 };
 }
@@ -95,7 +95,7 @@ export function coveredAddresses(table: Uint32Array, count: number, seed = 2): U
   });
 }
 
-/** `count` addresses from all of the unicast space. */
+/** `count` addresses from the whole unicast space. */
 export function randomAddresses(count: number, seed = 3): Uint32Array {
   const random = new Random(seed);
   return Uint32Array.from({ length: count }, () => unicastAddress(random));

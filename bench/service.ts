@@ -1,7 +1,7 @@
 /**
- * The program under test as its operator has it: a configuration file, a control socket, commands that
- * change it while it runs, and the processes that it is made of. Nothing here knows its internals, so it
- * may be another commit's (`TEGULA_TREE`, as `--against` sets it for these benchmarks).
+ * The program under test as its operator sees it: a configuration file, a control socket, commands that change it while it
+ * runs, and its processes. Nothing here knows its internals, so it may be another commit's (`TEGULA_TREE`, which
+ * `--against` sets for these benchmarks).
  */
 
 import { DENO_FLAGS, selfCommand } from "../cli/command.ts";
@@ -9,7 +9,7 @@ import type { LabProcess, Namespace } from "../demo/lab.ts";
 import { INTERFACE } from "./track.ts";
 
 const START_MILLIS = 30_000;
-/** How long those that were replaced may take to end. */
+/** How long replaced processes may take to end. */
 const SETTLE_MILLIS = 5000;
 
 /** The beginning of the command line of the program under test. */
@@ -24,7 +24,7 @@ export async function knows(name: string): Promise<boolean> {
   return (await new Deno.Command(program, { args: [...args, name, "--help"] }).output()).success;
 }
 
-/** Kinds of processes, by what their command lines have. */
+/** Kinds of processes, by a part of their command lines. */
 const KINDS = { appliance: "tiles/runtime/appliance", app: "tiles/app/process" } as const;
 
 /** A process of the program's tree. */
@@ -34,7 +34,7 @@ export interface TreeProcess {
   readonly command: string;
 }
 
-/** A process and all that it has started, as `/proc` shows them; only in a laboratory. */
+/** A process and its descendants, from `/proc`; only in a laboratory. */
 export function processTree(root: number): TreeProcess[] {
   const all = [...Deno.readDirSync("/proc")].filter(({ name }) => /^\d+$/.test(name))
     .flatMap(({ name }) => {
@@ -61,11 +61,11 @@ function named({ pid, command }: { pid: number; command: string }): TreeProcess 
 export interface Memory {
   /** Proportional set size: pages shared with n other processes count as 1/n. */
   readonly pss: number;
-  /** The part of it that is not backed by files: what others on the machine cannot change. */
+  /** The part of it that is not backed by files, which does not depend on other processes. */
   readonly own: number;
 }
 
-/** Memory of a process and all that it has started. */
+/** Memory of a process and its descendants. */
 export function memoryOf(root: number): Memory {
   const texts = processTree(root).map(({ pid }) =>
     Deno.readTextFileSync(`/proc/${pid}/smaps_rollup`)
@@ -77,12 +77,12 @@ export function memoryOf(root: number): Memory {
   return { pss: sum("Pss"), own: sum("Pss_Anon") + sum("Pss_Shmem") };
 }
 
-/** How many descriptors a process and all that it has started have open. */
+/** The number of open descriptors of a process and its descendants. */
 export function descriptorsOf(root: number): number {
   return processTree(root).reduce((all, { pid }) => all + descriptors(pid).length, 0);
 }
 
-/** What a process's descriptors are, as `/proc/PID/fd` names them. */
+/** The targets of a process's descriptors in `/proc/PID/fd`. */
 function descriptors(pid: number): string[] {
   return [...Deno.readDirSync(`/proc/${pid}/fd`)].flatMap(({ name }) => {
     try {
@@ -93,11 +93,11 @@ function descriptors(pid: number): string[] {
   });
 }
 
-/** What the configuration file says; the rest is the same in all benchmarks. */
+/** The variable part of the configuration file. */
 export interface Said {
   readonly listen: readonly string[];
   readonly netTiles?: number;
-  /** Paths of modules by the names of their apps, and a text that is among their options. */
+  /** Paths of modules by the names of their apps, and a text for their options. */
   readonly modules?: Readonly<Record<string, string>>;
   readonly option?: string;
   /** The prefix that is announced, and how long a service that is told to end goes on without it. */
@@ -105,7 +105,7 @@ export interface Said {
   readonly drainSeconds?: number;
 }
 
-/** A module whose app echoes; `version` makes its text another. */
+/** The module of an echo app; `version` changes its text. */
 export function echoModule(version = 0): string {
   return `// ${version}
 export default function create() {
@@ -155,7 +155,7 @@ export class Service {
     ]);
   }
 
-  /** Settles when it says that it is ready. Throws Error with what it says instead. */
+  /** Settles when it logs that it is ready. Throws Error with its last lines. */
   async ready(): Promise<void> {
     await this.#process.stderr.find("ready:", { timeoutMs: START_MILLIS });
   }
@@ -165,13 +165,13 @@ export class Service {
     write(this.#folder, said);
   }
 
-  /** Runs another of the program's commands, which asks this one by its control socket. */
+  /** Runs another command of the program, which uses the control socket. */
   async command(name: string): Promise<void> {
     const asked = [...programCommand(), name, "--control", `${this.#folder}/control.sock`];
     await this.#namespace.run(asked);
   }
 
-  /** Sends a signal and waits for a line that begins so. */
+  /** Sends a signal and waits for a line with this beginning. */
   async signal(signal: Deno.Signal, line: string): Promise<string> {
     const from = this.#process.stderr.all.length;
     this.#process.kill(signal);
@@ -205,7 +205,7 @@ export class Service {
     return processTree(this.pid).find(({ kind }) => kind === "appliance");
   }
 
-  /** The process of the app of this name: it maps a region of that name. */
+  /** The process of this app, by a region that it maps. */
   app(name: string): TreeProcess | undefined {
     const region = new RegExp(`memfd:tegula .*\\b${name}\\b`);
     return processTree(this.pid).find(({ kind, pid }) =>
@@ -213,7 +213,7 @@ export class Service {
     );
   }
 
-  /** Waits until it has no more processes than `count`: those that were replaced have ended. */
+  /** Waits until it has at most `count` processes: the replaced ones have ended. */
   async settled(count: number): Promise<void> {
     const end = performance.now() + SETTLE_MILLIS;
     while (processTree(this.pid).length > count && performance.now() < end) {

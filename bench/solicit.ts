@@ -1,13 +1,12 @@
 /**
- * `solicit`: what a flood of made-up addresses, ten million a second by one net tile, does to the
- * netlink tile and to those that it serves meanwhile, on the real kernel in namespaces of its own.
+ * `solicit`: the effects of a flood of made-up addresses, ten million a second from one net tile, on the netlink tile and on
+ * those that it serves meanwhile. On the real kernel, in namespaces of its own.
  *
  *     v0 198.18.0.1/15 ───── v1 in namespace `peer`, which has a few addresses of that prefix
  *
- * The flood is random over a /8, of which 198.18.0.0/15 is on-link; nothing leaves for the rest. Times
- * are from when something is asked for, or given to the kernel, until a reader of netbase sees it;
- * `quiet` is the same without a flood. `twice` are addresses that are asked for again after 300 ms, and
- * again until they answer, timed from the second time on.
+ * The flood is random over a /8, of which 198.18.0.0/15 is on-link; nothing is sent for the rest. Times are from a
+ * request, or a change in the kernel, until a reader of netbase sees the result; `quiet` is without a flood. `twice`
+ * are addresses that are requested again after 300 ms, and again until they answer, timed from the second request.
  */
 
 import { fileURLToPath } from "node:url";
@@ -30,7 +29,7 @@ import { pss } from "./mirror_memory.ts";
 import type { LoadOrder, LoadResult, LoadStart, ProbeName } from "./solicit_load.ts";
 
 const RUNS = 7;
-/** Rounds after which memory that is used again and again has been used. */
+/** Rounds after which reused memory has been touched. */
 const WARM = 5;
 const QUIET_MILLIS = 1_500;
 const FLOOD_MILLIS = 4_000;
@@ -39,7 +38,7 @@ const LOOK_MILLIS = 50;
 const SLASH_EIGHT = { first: 0xc6000000, bits: 24 };
 const OWN = 0xc6120001;
 const PEER = 0xc6130001;
-/** Addresses of the peer that are asked for twice, 198.19.8.0/21. */
+/** The peer's addresses that are requested twice, 198.19.8.0/21. */
 const STRANGERS = { first: 0xc6130800, count: 2048 };
 const TURNS = [PEER + 200, PEER + 201] as const;
 const [GATEWAY, KNOWN, CLIENT] = [PEER + 100, PEER + 101, PEER + 102];
@@ -49,13 +48,13 @@ export function run(report: Report, selection: Selection): Promise<void> {
   return runInLaboratory(fileURLToPath(import.meta.url), report, selection);
 }
 
-/** What one round showed. */
+/** The results of one round. */
 interface Round extends LoadResult {
   readonly millis: number;
-  /** Messages that the tile took, and requests to the kernel. */
+  /** Messages that the tile read, and requests to the kernel. */
   readonly taken: number;
   readonly sent: number;
-  /** Most entries that the kernel's table had. */
+  /** The largest number of entries in the kernel's table. */
   readonly entries: number;
 }
 
@@ -96,7 +95,7 @@ async function inside(report: Report): Promise<void> {
       });
     }
   }
-  // Without a flood the first time is enough.
+  // Without a flood the first request is enough.
   for (const percent of [50, 90]) {
     tell(`twice p${percent}`, "ns/op", nanos(flood, "twice", percent));
   }
@@ -110,7 +109,7 @@ async function inside(report: Report): Promise<void> {
 class Bench {
   readonly #worker: Worker;
   readonly #tile: TileReader;
-  /** Most entries in the kernel's table, of all namespaces together, since it was 0. */
+  /** The largest number of entries in the kernel's table, over all namespaces, since it was 0. */
   #entries = 0;
   readonly #dumper = new Dumper(openNetlink());
   readonly #tables = new NeighborTablePoll(
@@ -182,7 +181,7 @@ function layLinks(): number {
   const [{ address }] = JSON.parse(ip("-n peer -j link show dev v1")) as { address: string }[];
   ip(`neigh add ${formatAddress(KNOWN)} lladdr ${address} dev v0 nud stale`);
   ip(`route add 192.0.2.0/24 via ${formatAddress(GATEWAY)}`);
-  // Who is STALE and used is asked for at once, so that it is the tile that is measured.
+  // The kernel probes a used STALE neighbour at once, so that only the tile is measured.
   Deno.writeTextFileSync("/proc/sys/net/ipv4/neigh/v0/delay_first_probe_time", "0");
   return (JSON.parse(ip("-j link show dev v0")) as { ifindex: number }[])[0].ifindex;
 }

@@ -1,7 +1,7 @@
 /**
- * A worker that asks the netlink tile for neighbours as a net tile under attack does: random
- * addresses into its solicit link, and between them the few whose time is taken. It looks at netbase
- * without pause, so that what it tells is the netlink tile's time and the kernel's.
+ * A worker that requests neighbours from the netlink tile like a net tile under attack: random addresses in its solicit
+ * link, and between them the few whose time is measured. It polls netbase without a pause, so that the times are those of
+ * the netlink tile and the kernel.
  */
 
 import type { View } from "../ffi/region.ts";
@@ -15,7 +15,7 @@ import { MessageWriter, writeDeleteNeighbor } from "../tiles/netlink/rtnetlink.t
 import { TileReader, Waker } from "../tiles/runtime/tile.ts";
 import { Random } from "./routes.ts";
 
-/** What the worker is sent first. Addresses in host order. */
+/** The worker's setup, its first message. Addresses in host order. */
 export interface LoadStart {
   readonly link: View;
   readonly netbase: View;
@@ -23,26 +23,26 @@ export interface LoadStart {
   readonly tile: View;
   readonly eventfd: number;
   readonly ifindex: number;
-  /** Two gateways that a route goes to in turn, neither of which is touched otherwise. */
+  /** Two gateways that a route alternates between, and that are not used otherwise. */
   readonly turns: readonly [number, number];
   readonly gateway: number;
   readonly known: number;
   readonly client: number;
-  /** Those who are asked for twice, each once in its turn: from here on, so many. */
+  /** Addresses that are requested twice, each once: the first, and their number. */
   readonly strangers: { readonly first: number; readonly count: number };
 }
 
-/** What it is to do then, as often as it is told to. */
+/** A round, its further messages. */
 export interface LoadOrder {
   readonly millis: number;
-  /** Random addresses a second; Infinity: as many as it can. 0: none. */
+  /** Random addresses a second; Infinity: as many as possible. */
   readonly rate: number;
-  /** Where they are: from here on, 2 to the `bits` of them. */
+  /** Their range: the first address, and 2 to the power of `bits` addresses. */
   readonly first: number;
   readonly bits: number;
 }
 
-/** What came of it. Times in milliseconds. */
+/** The results. Times in milliseconds. */
 export interface LoadResult {
   /** Addresses put into the link. */
   readonly offered: number;
@@ -51,15 +51,15 @@ export interface LoadResult {
 
 export type ProbeName = "event" | "client" | "gateway" | "known" | "twice";
 
-/** Pushed between two looks at the clock and at netbase. */
+/** Addresses between two polls of the clock and of netbase. */
 const CHUNK = 256;
 const REST_MILLIS = 5;
-/** A net tile asks again for whom it has a datagram for. */
+/** How often a net tile repeats a request while it has a datagram. */
 const ASK_AGAIN_MILLIS = 100;
-/** A client tries again after this long. */
+/** How long a client waits before it tries again. */
 const RETRY_MILLIS = 300;
 const DESTINATION = 0xcb007100;
-/** Strangers that are asked for at a time. */
+/** Strangers that are requested at a time. */
 const STRANGERS = 16;
 const MAC = Uint8Array.of(2, 0, 0, 0, 0, 9);
 
@@ -75,21 +75,21 @@ scope.onmessage = ({ data }) => {
   else scope.postMessage(load.run(data));
 };
 
-/** Something whose time is taken again and again. */
+/** Something that is timed repeatedly. */
 interface Probe {
   readonly name: ProbeName;
-  /** Makes it unknown, or whatever comes before. */
+  /** Makes it unknown, or whatever it begins with. */
   prepare(): void;
   prepared(): boolean;
   begin(): void;
-  /** How often it is begun again until it is seen, in milliseconds; the clock starts with the first. */
+  /** How often it is repeated until its result is seen, in milliseconds. The clock starts with the first. */
   readonly again?: number;
-  /** The clock starts when it is begun again for the first time. */
+  /** Whether the clock starts with the second. */
   readonly fromSecond?: boolean;
   seen(): boolean;
 }
 
-/** Where a probe stands. */
+/** The state of a probe. */
 class Run {
   readonly times: number[] = [];
   readonly probe: Probe;
@@ -125,7 +125,7 @@ class Run {
   }
 
   #seen(now: number): void {
-    // One that came by chance, before it was asked for twice, is no figure.
+    // A result by chance, before the second request, does not count.
     if (!this.probe.fromSecond || this.#count >= 2) this.times.push(now - this.#begin);
     this.#phase = "rests";
     this.#due = now + REST_MILLIS;
@@ -223,7 +223,7 @@ class Load {
     ];
   }
 
-  /** DemandCounter for one stranger after the other: whom nobody has asked for before. */
+  /** Requests one stranger after another, each for the first time. */
   #twice(): Probe {
     const { ifindex, strangers: { first, count } } = this.#start;
     const known = () => this.#reader.neighbors.lookup(ifindex, address) >= 0;
@@ -231,7 +231,7 @@ class Load {
     return {
       name: "twice",
       prepare: () => {
-        // The one before gives back its place in the kernel's table, which all of them would fill.
+        // Deletes the one before, or they would fill the kernel's table.
         if (address > 0) this.#forget(address);
         this.#forget(address = first + this.#strangers++ % count);
       },
@@ -248,7 +248,7 @@ class Load {
     this.#send(writeDeleteNeighbor(this.#writer, { ifindex, address }));
   }
 
-  /** Makes a neighbour STALE; one that is not there needs a MAC. */
+  /** Makes a neighbour STALE. A new one needs a MAC. */
   #neighbor(address: number, mac?: Uint8Array): void {
     const flags = nl.NLM_F_REQUEST | nl.NLM_F_CREATE | nl.NLM_F_REPLACE;
     const writer = this.#writer.begin({ type: nl.RTM_NEWNEIGH, flags });

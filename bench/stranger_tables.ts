@@ -1,11 +1,10 @@
 /**
- * Every table whose keys strangers choose: by the source of datagrams, by what makes us ask for a
- * neighbour, by names in payloads. Whoever makes such a table adds it here: a test shows of each that it
- * is keyed and bounded (`tests/unit/netbase/stranger_tables_test.ts`), `collide.ts` what a use of it costs.
+ * Every table whose keys strangers choose: by the source of datagrams, by addresses that need a neighbour, by names in
+ * payloads. Add each new table here. A test shows that each is keyed and bounded
+ * (`tests/unit/netbase/stranger_tables_test.ts`), and `collide.ts` measures the cost of a use.
  *
- * Not among them, since no stranger adds to them: interfaces, routes, next hops and the XDP program's
- * filter, which hold what the kernel's configuration says. Ports index an array (`rx.ts`), and the
- * flow hash picks one of several ways and keeps nothing.
+ * Strangers add nothing to other tables: interfaces, routes, next hops and the XDP program's filter have the kernel's
+ * configuration. Ports index an array (`rx.ts`), and the flow hash selects one of several next hops and stores nothing.
  */
 
 import { Memory } from "../apps/dns/answer.ts";
@@ -42,35 +41,35 @@ import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
 
 /** A table in use. */
 export interface OpenTable {
-  /** What one datagram of a stranger has done with his key, a 32-bit word or a name made of one. */
+  /** Does what one datagram with this key causes. The key is a 32-bit word, or a name made of one. */
   use(key: number): void;
-  /** Whether the key is in it, or, where it only counts, passes for one that is. */
+  /** Whether the key is in it, or is counted as one that is. */
   has(key: number): boolean;
 }
 
 /** One kind of table. */
 export interface StrangerTable {
   readonly name: string;
-  /** The keys that it holds at most. */
+  /** The largest number of keys. */
   readonly most: number;
-  /** Words that it reads at most for one use, where it is made of typed arrays. */
+  /** The largest number of words read by one use, if it is made of typed arrays. */
   readonly mostReads: number;
   make(seed: number): OpenTable;
-  /** In which place a table of this seed looks for a key first; left out where trying does not find that. */
+  /** The first slot of a key in a table with this seed; left out if it cannot be found by trial. */
   readonly place?: (seed: number) => (key: number) => number;
-  /** Where an attacker believes it to look who knows all but the seed: the same with a known mixer. */
+  /** The same as an attacker computes it who knows everything but the seed. */
   readonly known: (key: number) => number;
 }
 
 const IFINDEX = 3;
 const OUR_ADDRESS = 0xc6120001 | 0;
 const SIZE_LOG2 = 16;
-/** So small that keys are found that meet in both rows. */
+/** Small enough to find keys that collide in both rows. */
 const SKETCH_LOG2 = 8;
 const [PLACES, NAME_PLACES] = [0xffff, 0xfff];
 const ZONE_NAMES = 5_000;
 
-/** Murmur3's finaliser, as good as any that is known. */
+/** Murmur3's finaliser, as an example of a known mixer. */
 function mixed(key: number): number {
   key = Math.imul(key ^ (key >>> 16), 0x85ebca6b);
   key = Math.imul(key ^ (key >>> 13), 0xc2b2ae35);
@@ -92,7 +91,7 @@ export function hashOfMap(key: number): number {
 
 const encoder = new TextEncoder();
 
-/** Writes a name that is made of a key into `bytes`, from `at` on, and returns where it ends. */
+/** Writes a name made of a key into `bytes` at `at`. Returns its end. */
 function writeName(key: number, bytes: Uint8Array, at: number): number {
   for (let rest = key; rest !== 0; rest >>>= 5) bytes[at++] = 0x5b + (rest & 31);
   return at;
@@ -100,7 +99,7 @@ function writeName(key: number, bytes: Uint8Array, at: number): number {
 
 const knownName = new Uint8Array(8);
 
-/** FNV's hash of a name, by which many a table of names looks. */
+/** FNV's hash of a name, which many tables of names use. */
 function knownOfName(key: number): number {
   const end = writeName(key, knownName, 0);
   let hash = 0;
@@ -115,7 +114,7 @@ function makeSolicits(seed: number): Solicits {
   return solicits;
 }
 
-/** A key of apps' tables, which bring their own. */
+/** A key of the tables of apps. */
 function threeWords(seed: number): Uint32Array<ArrayBuffer> {
   const { add, first, second } = keyOf(seed, 0);
   return Uint32Array.of(add, first, second);
@@ -167,7 +166,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
   {
     name: "neighbours that are waited for",
     most: ARP_QUEUE_LIMITS.total,
-    // One that is full of neighbours of one bucket, and what it takes to displace one of them.
+    // A table that is full of neighbours of one bucket, and the cost of displacing one of them.
     mostReads: 4 * ARP_QUEUE_LIMITS.total,
     make(seed) {
       let random = seed | 0;
@@ -191,7 +190,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
   },
   {
     name: "neighbours that were asked for",
-    // Bits of two windows: the more are in it, the more others pass for such as are.
+    // Bits of two windows: the more keys are in it, the more other keys are taken for such.
     most: Infinity,
     mostReads: 16,
     make(seed) {
@@ -213,11 +212,11 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
   {
     name: "neighbours in netbase",
     most: 1 << 17,
-    // Where a key finds no slot the table is built anew, with another seed.
+    // If a key finds no slot the table is rebuilt with another seed.
     mostReads: 200_000,
     make(seed) {
       const view = heapView(NETBASE_BYTES);
-      // Its size from the beginning: what is counted and timed is not how it grows.
+      // At full size from the beginning, so that growth is not measured.
       const writer = new NetbaseWriter(view, { readers: [], seed, neighborSlots: 1 << SIZE_LOG2 });
       const reader = new NeighborReader(view);
       const entry = { state: NUD_REACHABLE, flags: 0, macHead: 2, macTail: 0 };
@@ -277,8 +276,8 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
   },
   {
     name: "maps by neighbour",
-    // Its users bound it: the resolver's queue, and the neighbours in netbase. V8 walks a whole chain,
-    // so the seed alone keeps chains short.
+    // Its users bound it: the resolver's queue, and the neighbours in netbase. V8 walks a whole chain, so only
+    // the seed keeps chains short.
     most: Infinity,
     mostReads: Infinity,
     make(seed) {
@@ -379,7 +378,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
   },
 ];
 
-/** `count` keys that one function puts in one place, found by trying. */
+/** `count` keys that collide by one function, found by trial. */
 export function meetingKeys(place: (key: number) => number, count: number): Int32Array {
   const keys = new Int32Array(count);
   const there = place(0x1000);

@@ -1,6 +1,6 @@
 /**
- * Where benchmarks of a service play: two namespaces and the veth pair between them. The load
- * generator (C, AF_XDP) has one core, the service, Tegula's or what it stands beside, the other.
+ * The track of the benchmarks of a service: two namespaces and a veth pair between them. The load generator (C, AF_XDP) has
+ * one core, and the service, Tegula or a peer, the other.
  *
  *     generator  g0 198.18.0.1/24 ───── e0 198.18.0.2/24  service
  *       requests from 198.19.0.0/18                       198.19.0.0/16 via 198.18.0.1
@@ -9,20 +9,20 @@
 import type { Lab, LabProcess, Namespace } from "../demo/lab.ts";
 import type { Programs } from "./programs.ts";
 
-/** Address of the service, and the interface that it is on. */
+/** Address and interface of the service. */
 export const ADDRESS = "198.18.0.2";
 export const INTERFACE = "e0";
-/** The gateway to those who ask. */
+/** The gateway to the clients. */
 const GATEWAY = "198.18.0.1";
 /** Processors of the generator and of the service. */
 const GENERATOR_CPU = "0";
 const SERVICE_CPU = "1";
-/** A million routes are copied before an appliance is ready. */
+/** An appliance copies up to a million routes before it is ready. */
 const START_MILLIS = 60_000;
 
-/** What the generator prints. Round trips, in nanoseconds, are there when one was in flight. */
+/** The generator's output. It has round trips, in nanoseconds, if one request was in flight. */
 export interface Load {
-  /** Answers that came while everything warmed up. */
+  /** Answers during the warm-up. */
   readonly warm_up: number;
   readonly sent: number;
   readonly answered: number;
@@ -32,7 +32,7 @@ export interface Load {
   readonly p99?: number;
 }
 
-/** What the generator is asked for: see `c/generator.c`. */
+/** Options of the generator; see `c/generator.c`. */
 export interface Asked {
   readonly window: number;
   readonly millis: number;
@@ -78,7 +78,7 @@ export class Track {
     await generator.batch([`address add ${GATEWAY}/24 dev g0`, "link set g0 up"]);
     await service.batch([`address add ${ADDRESS}/24 dev ${INTERFACE}`, `link set ${INTERFACE} up`]);
     await service.ip(`route add 198.19.0.0/16 via ${GATEWAY}`);
-    // Resolving the gateway is not what is measured.
+    // The resolution of the gateway is not measured.
     const [{ address: gateway }] = JSON.parse(await generator.ip("-j link show dev g0"));
     await service.ip(
       `neighbor replace ${GATEWAY} lladdr ${gateway} dev ${INTERFACE} nud permanent`,
@@ -87,12 +87,12 @@ export class Track {
     return new Track({ generator, service, mac }, programs);
   }
 
-  /** Runs a program where those are who ask. */
+  /** Runs a program in the clients' namespace. */
   ask(command: readonly string[]): Promise<string> {
     return this.#generator.run(["taskset", "--cpu-list", GENERATOR_CPU, ...command]);
   }
 
-  /** Starts a service, does what there is to do with it once it says that it is ready, ends it. */
+  /** Starts a service, runs `body` once it is ready, and ends it. */
   async during<T>(
     start: readonly string[],
     body: (service: LabProcess) => Promise<T>,
@@ -112,7 +112,7 @@ export class Track {
     }
   }
 
-  /** One run of the generator. Throws Error when an answer was wrong, or there was none. */
+  /** One run of the generator. Throws Error if an answer was wrong, or if there was none. */
   async load({ window, millis, port, peers, ports, queries }: Asked): Promise<Load> {
     const { generator, object } = this.programs;
     const load: Load = JSON.parse(
@@ -128,7 +128,7 @@ export class Track {
     throw new Error(`wrong answers, or none: ${JSON.stringify(load)}`);
   }
 
-  /** Starts a client that asks at a constant rate (`c/client.c`). */
+  /** Starts a client with a constant rate (`c/client.c`). */
   client({ port, ports, rate }: { port: number; ports: number; rate: number }): LabProcess {
     const { client, object } = this.programs;
     const asked = [object, "g0", this.#mac, ADDRESS, port, ports, rate].map(String);
@@ -136,7 +136,7 @@ export class Track {
     return this.#generator.spawn(command, { stdin: "piped" });
   }
 
-  /** What the generator can send when its requests are dropped unanswered: nobody can be faster. */
+  /** The rate of the generator if its requests are dropped: the limit for all contestants. */
   async ceiling(asked: Omit<Asked, "window">): Promise<Load> {
     const { sink, object } = this.programs;
     const start = [sink, object, INTERFACE, String(asked.port)];
@@ -144,7 +144,7 @@ export class Track {
   }
 }
 
-/** Waits until a service says that it is ready, on whichever of its outputs. */
+/** Waits until a service writes that it is ready, to stdout or stderr. */
 async function ready(service: LabProcess, start: readonly string[]): Promise<void> {
   await Promise.any([
     service.stdout.find("ready", { timeoutMs: START_MILLIS }),

@@ -501,7 +501,7 @@ export interface Finding {
 }
 
 /** What a running tegula says of itself. */
-export interface Running {
+interface Running {
   readonly interfaces: readonly string[];
   /** Those of them that have AF_XDP. */
   readonly xdp: readonly string[];
@@ -519,7 +519,7 @@ const START_MILLIS = 300_000;
  * Yields a finding for each phase as it ends. `askRunning` asks the tegula that is running, by the control
  * socket that is configured.
  */
-export async function* checkStart(
+async function* checkStart(
   values: Parameters<typeof readConfig>[0],
   askRunning: (control: string | undefined) => Promise<Running | null>,
 ): AsyncGenerator<Finding> {

@@ -37,7 +37,7 @@ const MAX_NET_TILES = 64;
 const LONGEST_INTERFACE_NAME = 15;
 
 /** Ports, the app that answers on them, and how many of its instances share each. */
-export interface Listen {
+interface Listen {
   /** UDP ports, 1 to 65535. */
   readonly ports: PortRange;
   /** Name of an app that ships, or the path of a module. */
@@ -115,7 +115,7 @@ function isPlace(text: string): boolean {
 }
 
 /** The configuration of an app. */
-export type AppConfig = ReturnType<typeof toAppConfig>;
+type AppConfig = ReturnType<typeof toAppConfig>;
 
 /** The error for any value that is not `what`. */
 export function wants(what: string) {
@@ -204,7 +204,7 @@ export const appSchema = z.strictObject({
 }, wants("a table"));
 
 /** Converts what `appSchema` has parsed. Relative paths begin at `folder`. */
-export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
+function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
   const { module, options, send_to: sendTo, read, write, ...rest } = parsed;
   const { refuse_sources: refuseSources, most_per_second: mostPerSecond, ...limits } = rest;
   const { memory, state: stateBytes, ...others } = limits;
@@ -224,7 +224,7 @@ export function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
 }
 
 /** The configuration of an app that the file does not mention. */
-export const NO_APP_CONFIG = toAppConfig(appSchema.parse({}), "");
+const NO_APP_CONFIG = toAppConfig(appSchema.parse({}), "");
 
 /** Whether `module` is a name and not a path, which has a slash or a dot. */
 function isName(module: string): boolean {

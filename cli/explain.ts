@@ -123,7 +123,7 @@ function portOf(text: string, option: string): number {
 }
 
 /** The datagram. Addresses in host order; source 0: to be chosen. */
-export interface Flow {
+interface Flow {
   readonly destination: number;
   readonly source: number;
   readonly sourcePort: number;
@@ -131,7 +131,7 @@ export interface Flow {
 }
 
 /** The mirror, and what else is known. */
-export interface Facts {
+interface Facts {
   readonly reader: NetbaseReader;
   readonly rib: Rib;
   /** Interfaces that net tiles send by; null: all with Ethernet headers. */
@@ -141,7 +141,7 @@ export interface Facts {
 }
 
 /** The steps of the decision as sentences, and the outcome in the form of `route get -j`. */
-export interface Explanation {
+interface Explanation {
   readonly outcome: Entry;
   readonly steps: readonly { readonly about: string; readonly says: string }[];
 }
@@ -151,7 +151,7 @@ type Step = Explanation["steps"][number];
 type Named = Facts & { readonly nameOf: (ifindex: number) => string };
 
 /** Explains what happens to a datagram. */
-export function explain(facts: Facts, flow: Flow): Explanation {
+function explain(facts: Facts, flow: Flow): Explanation {
   const { reader } = facts;
   const named = { ...facts, nameOf: interfaceNames(reader.interfaces) };
   const decision = emptyDecision();

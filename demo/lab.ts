@@ -57,7 +57,7 @@ export async function enterLaboratory(command: readonly string[]): Promise<numbe
 }
 
 /** How a process is started in a namespace. */
-export interface SpawnOptions {
+interface SpawnOptions {
   readonly stdin?: "piped" | "null";
   readonly env?: Record<string, string>;
   /** Called with each line of its standard error. */
@@ -160,7 +160,7 @@ export class Namespace {
 }
 
 /** One end of a veth pair. */
-export interface LinkEnd {
+interface LinkEnd {
   readonly namespace: Namespace;
   readonly name: string;
   /** Addresses with prefix lengths. */

@@ -32,16 +32,16 @@ export const ECHO_PORT = 7;
 /** The appliance's address that clients send to. */
 export const HOST_ADDRESS = "198.18.0.1";
 /** The client's addresses in the subnet that it shares with the host. */
-export const NEAR_ADDRESSES = ["198.18.0.2", "198.18.0.3", "198.18.0.4"] as const;
+const NEAR_ADDRESSES = ["198.18.0.2", "198.18.0.3", "198.18.0.4"] as const;
 /** The client's address that the host reaches by its default route only. */
 export const FAR_ADDRESS = "203.0.113.2";
 /** The router's address towards the host. */
-export const ROUTER_ADDRESS = "192.0.2.2";
+const ROUTER_ADDRESS = "192.0.2.2";
 /** Source addresses of the flood, in the connected subnet. Nobody answers ARP for them. */
 const SPOOFED = { first: "198.18.64.0", prefix: "198.18.64.0/18" };
 
 /** Options of the demo. */
-export interface StageOptions {
+interface StageOptions {
   /** As for `tegula run`. */
   readonly provider: string;
   /** How long one scene's traffic lasts. */
@@ -51,14 +51,14 @@ export interface StageOptions {
 }
 
 /** A change in a scene. */
-export interface Step {
+interface Step {
   /** When, as a fraction of the scene's duration, not counting the time that steps take. */
   readonly at: number;
   act(): Promise<unknown>;
 }
 
 /** The traffic of a scene, and what happened meanwhile. */
-export type Observation = Awaited<ReturnType<typeof observe>>;
+type Observation = Awaited<ReturnType<typeof observe>>;
 
 /** The namespaces with the appliance running. */
 export type Stage = Awaited<ReturnType<typeof buildStage>>;
@@ -78,7 +78,7 @@ export async function buildStage(lab: Lab, options: StageOptions) {
  * Sends from `sources` for the duration of a scene, and until answers come back after the last of `steps`,
  * which are done meanwhile.
  */
-export async function observe(
+async function observe(
   stage: Stage,
   sources: readonly string[],
   steps: readonly Step[],
@@ -115,7 +115,7 @@ export async function observe(
 }
 
 /** One datagram from each of `sources` spoofed addresses. */
-export function floodHost(sources: number): Promise<void> {
+function floodHost(sources: number): Promise<void> {
   return flood({ first: SPOOFED.first, sources, target: HOST_ADDRESS, port: ECHO_PORT });
 }
 

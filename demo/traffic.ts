@@ -11,7 +11,7 @@ import { SETSOCKOPT, sizeBuffers } from "../ffi/sockets.ts";
 import { formatAddress, parseAddress } from "../netbase/route.ts";
 
 /** One flow: a socket bound to the local address `source`, sending to `target`; IPv4, dotted. */
-export interface Flow {
+interface Flow {
   readonly source: string;
   readonly target: string;
   readonly port: number;

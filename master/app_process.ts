@@ -1,20 +1,18 @@
 /**
- * An app's process as the master has it: starts it confined, hears what it says, watches it, and
- * starts it again when it has ended. What it says is checked and bounded; whether it lives, and how it
- * ended, the kernel says (its pidfd), and whether it makes progress its tile's region. Nothing that it
- * does concerns another.
+ * The master's side of an app's process: it starts the process confined, reads and checks its messages, watches it, and
+ * restarts it. The pidfd tells whether it lives and how it ended, and the tile's region whether it makes progress.
+ * Nothing that it does affects another process.
  *
- *     start ── ready ── go ── running ─┬─ ended: a pause, and again, on the same regions
+ *     start ── ready ── go ── running ─┬─ ended: a pause, and a restart on the same regions
  *                                      └─ leave ── ended ── go of the successor that is ready
  *
- * A restart goes on from the cursors in the links: what waited is answered. Where a process hung, or ended
- * without having done a single burst, what waited may be the reason, and its successor skips it.
+ * A restarted process continues at the cursors in the links, so waiting datagrams are answered. If a process hung, or ended
+ * before its first burst, a waiting datagram may be the reason, and its successor skips them.
  */
 
 import { exists, type Watcher } from "../ffi/host.ts";
 import { E2BIG, libraryPath, programModule, SystemError } from "../ffi/library.ts";
 import {
-  type Channel,
   type ConfinedProcess,
   type Ending,
   type KnownProcess,
@@ -24,12 +22,18 @@ import {
   SIGNALS,
   V8_FLAGS,
 } from "../ffi/process.ts";
-import { type Regions, type SharedRegion, u8 } from "../ffi/region.ts";
+import type { Regions } from "../ffi/region.ts";
 import type { Observer, TileLibrary } from "../ffi/tile.ts";
-import type { ProcessSetup } from "../tiles/app/process_worker.ts";
+import type { AppOrder, AppReport, ProcessSetup } from "../tiles/app/process.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
-import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
+import {
+  checkedMessage,
+  isText,
+  type Messages,
+  messagesBy,
+  type Shapes,
+} from "../tiles/runtime/handed.ts";
 import {
   AppError,
   bounded,
@@ -38,32 +42,32 @@ import {
   isLevel,
   Level,
   type Log,
-  LONGEST_LINE,
   sentenceOf,
 } from "../tiles/runtime/log.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
-import type { TileReader } from "../tiles/runtime/tile.ts";
+import { RestartPause, type TileReader } from "../tiles/runtime/tile.ts";
 import { prefix } from "./log.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
+import { type Order, orderOf } from "./inventory.ts";
 import { residentMib, ticks } from "./proc.ts";
 
-/** What an instance of an app is started with. */
+/** The plan of an instance of an app. */
 export interface AppProcessPlan
   extends Pick<ProcessSetup, "name" | "service" | "shape" | "nets" | "spinTurns"> {
   readonly grants: Grants;
-  /** The most memory of its own that it may have, in MiB. */
+  /** The limit of its own memory, in MiB. */
   readonly memoryMib: number;
   /** Bytes of its region `state NAME`, if it has one. */
   readonly stateBytes?: number;
-  /** Its user, where the master may choose. */
+  /** Its user, if the master may choose. */
   readonly uid: number;
 }
 
-/** Descriptors of the master's by their names in `handed.ts`. */
+/** The master's descriptors by their names in `handed.ts`. */
 export interface Descriptors {
   /**
-   * For reading alone, or for reading and writing; bytes 0: it is no region. `bytes`: of a state, which a
-   * successor may have in another size. Throws where there is none.
+   * The descriptor for readers or for the writer, with the bytes of a region, else 0. `bytes`: of a state, which may
+   * have another size in a successor. Throws RangeError.
    */
   descriptor(
     name: string,
@@ -72,7 +76,7 @@ export interface Descriptors {
   ): { readonly fd: number; readonly bytes: number };
 }
 
-/** What the master has for it. */
+/** The environment of an app's process. */
 export interface AppProcessParts {
   readonly processes: Processes;
   readonly regions: Pick<Regions, "createShared" | "mapShared" | "close">;
@@ -85,9 +89,9 @@ export interface AppProcessParts {
   readonly descriptors: Descriptors;
   /** The region `tile NAME`. */
   readonly tile: TileReader;
-  /** Whole lines, in the app's name. */
+  /** Logs whole lines, under the app's name. */
   readonly log: Log;
-  /** It ended by itself, is started again, or runs again. */
+  /** It ended by itself, is restarted, or runs again. */
   changed(what: "ended" | "restarts" | "runs"): void;
 }
 
@@ -95,35 +99,36 @@ export interface AppProcessParts {
 const POLL_MILLIS = 500;
 /** Polls in a row without progress until it is hung. */
 const HUNG_POLLS = 10;
-/** Polls until a start is said to be long, and until it is ended however busy it is. */
+/** Polls until a long start is logged, and until it is killed. */
 const [LATE_POLLS, START_POLLS] = [10, 600];
-/** The pause before it is started again: the first, and the longest after doublings. */
-const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
-/** A start that lasts this long ends the doubling. */
-const LASTING_MILLIS = 30_000;
-/** How long one that is told to end has for it. */
+/** How long it may take to leave. */
 const LEAVE_MILLIS = 1000;
-/** Messages that a process may send within a second, and that are taken at once. */
+/** Messages that a process may send in a second, and that are read at once. */
 const [MESSAGES_A_SECOND, MESSAGES_AT_ONCE] = [2000, 64];
-/** Of its memory what V8's heap does not have: what Deno itself takes. */
+/** Memory of Deno outside of V8's heap. */
 const BESIDE_HEAP_MIB = 40;
-/** Files that looking up names takes. */
+/**
+ * The kernel's limit is this much, or a quarter, above the app's limit. Otherwise an app that catches its RangeError
+ * could stay just below the limit that the master watches.
+ */
+const LEAST_MARGIN_MIB = 32;
+/** Files that name lookups read. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
 const SIGKILL = 9;
-/** What a child may say, with what else is in it. */
-const MESSAGES: Readonly<Record<string, "line" | "message" | null>> = {
-  loading: null,
-  ready: null,
-  running: null,
-  left: null,
-  log: "line",
-  failed: "message",
+/** What a child may report. */
+const REPORTS: Shapes<AppReport> = {
+  loading: {},
+  ready: {},
+  running: {},
+  left: {},
+  log: { line: isText, level: isLevel },
+  failed: { message: isText },
 };
 
 type Stage = "loading" | "ready" | "started" | "running";
 
-/** A process, to be known again by another program that this one becomes. JSON. */
+/** A process as plain data: for the program that the master becomes. */
 export interface KnownApp {
   readonly plan: AppProcessPlan;
   readonly staged: StagedApp;
@@ -135,16 +140,16 @@ export interface KnownApp {
 /** One process, from its start to its end. */
 class Child {
   stage: Stage;
-  /** Resolves when it waits for `go`, and when its loop runs; both reject when it ends before. */
+  /** Resolve when it waits for `go`, and when its loop runs. Reject with AppError if it ends before. */
   readonly ready: Promise<void>;
   readonly running: Promise<void>;
-  /** Resolves with a clause on how it ended, when it is reaped. */
+  /** Resolves when it is reaped, with a clause about its end. */
   readonly ended: Promise<string>;
   readonly plan: AppProcessPlan;
   readonly missing: readonly string[];
   readonly #parts: AppProcessParts;
   readonly #process: ConfinedProcess;
-  readonly #channel: Channel;
+  readonly #messages: Messages<AppOrder, AppReport>;
   readonly #controlFd: number;
   readonly #control: ControlWriter;
   readonly #eventfd: number;
@@ -153,59 +158,44 @@ class Child {
   readonly #running = Promise.withResolvers<void>();
   readonly #ended = Promise.withResolvers<string>();
   #isOver = false;
-  /** Why it was killed, or what it said went wrong. */
+  /** Why it was killed, or what failed by its own message. */
   #reason?: string;
   #isKilled = false;
-  /** Whether it was ended by SIGKILL of somebody else: an operator, or the kernel without memory. */
+  /** Whether somebody else sent SIGKILL: an operator, or the kernel without memory. */
   #isKilledByOthers = false;
-  /** Whether it hung in a burst, which its successor is not to have again. */
+  /** Whether it hung in a burst, which its successor has to skip. */
   #isHung = false;
   #isLeaving = false;
-  /** What its tile had done when it was told to go; -1: that was before this program. */
+  /** The tile's requests when it was told to go; -1 if that was before this program. */
   #doneBefore = -1;
   #progress = -1;
   #heard = 0;
   #stalled = 0;
   #age = 0;
   #begun = -Infinity;
-  #messages = 0;
+  #received = 0;
 
   /** Starts one. Throws SystemError, AppError. */
   static start(plan: AppProcessPlan, staged: StagedApp, parts: AppProcessParts): Child {
     const { regions, processes, descriptors, files: { root } } = parts;
     const { name, service, shape, nets, spinTurns, grants: { clock, keep } } = plan;
-    const handed: HandedDescriptor[] = [];
-    const numbers: number[] = [];
-    const hand = (
-      name: string,
-      readOnly: boolean,
-      { fd, bytes }: { fd: number; bytes: number },
-    ) => {
-      handed.push({ name, bytes, readOnly });
-      numbers.push(fd);
-    };
     const control = regions.createShared(`control ${name}`, CONTROL_BYTES);
-    let setup: SharedRegion | undefined;
+    let order: Order | undefined;
     try {
-      hand(`control ${name}`, true, { fd: control.readOnly, bytes: CONTROL_BYTES });
-      for (const [each, readOnly, bytes] of namesOf(plan)) {
-        hand(each, readOnly, descriptors.descriptor(each, readOnly, bytes));
-      }
-      const text = new TextEncoder().encode(JSON.stringify(
-        {
-          descriptors: handed,
-          setup: {
-            ...{ name, shape, nets, spinTurns, clock, keep },
-            service: { ...service, module: staged.module },
-          },
-        } satisfies HandedSetup<ProcessSetup>,
+      const handings = namesOf(plan).map(([each, readOnly, bytes]) => (
+        { ...descriptors.descriptor(each, readOnly, bytes), name: each, readOnly }
       ));
-      setup = regions.createShared(`setup ${name}`, text.length);
-      u8(regions.mapShared(setup.writable, text.length)).set(text);
+      order = orderOf<ProcessSetup>(regions, [
+        { name: `control ${name}`, fd: control.readOnly, bytes: CONTROL_BYTES, readOnly: true },
+        ...handings,
+      ], {
+        ...{ name, shape, nets, spinTurns, clock, keep },
+        service: { ...service, module: staged.module },
+      });
       const process = processes.start({
         ...optionsOf(plan, staged, root),
-        args: argumentsOf(plan, staged, { root, setupBytes: text.length }),
-        descriptors: [setup.readOnly, ...numbers],
+        args: argumentsOf(plan, staged, { root, setupBytes: order.bytes }),
+        descriptors: order.descriptors,
       });
       return new Child({ plan, process, control: control.writable }, "loading", parts);
     } catch (error) {
@@ -217,13 +207,11 @@ class Child {
       );
     } finally {
       regions.close(control.readOnly);
-      for (const fd of setup === undefined ? [] : [setup.writable, setup.readOnly]) {
-        regions.close(fd);
-      }
+      order?.close();
     }
   }
 
-  /** Of a process that runs already. */
+  /** Takes a process that has been started. */
   constructor(
     { plan, process, control }: {
       plan: AppProcessPlan;
@@ -247,16 +235,16 @@ class Child {
     for (const promise of [this.ready, this.running]) promise.catch(() => {});
     const { listener, words, channel, pidfd, missing } = process;
     this.missing = missing;
-    // What it writes itself are the last words of V8 or libc.
+    // Its standard error has only last words of V8 or libc.
     observer.hear({ name: `${prefix(Level.error)}${name}`, slot: parts.slot, listener, words });
     this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
     this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
-    this.#channel = openChannel(channel);
+    this.#messages = messagesBy(openChannel(channel));
     watcher.watch(channel, () => this.#hear());
     watcher.watch(pidfd, () => this.#reap());
   }
 
-  /** What another program has to know to go on with it. */
+  /** Its state for the program that the master becomes. */
   known(staged: StagedApp): KnownApp {
     const { name, pid, pidfd, channel, words, listener, missing } = this.#process;
     const process = { name, pid, pidfd, channel, words, listener, missing };
@@ -267,33 +255,33 @@ class Child {
     return this.#process.pid;
   }
 
-  /** Whether it was told to go, and hung or ended before it had done a burst, by itself or not. */
+  /** Whether it hung, or ended after `go` without a burst; and if so, whether by itself. */
   get wasBarren(): { readonly byItself: boolean } | null {
     const wasToGo = this.stage === "started" || this.stage === "running";
     if (!wasToGo || (!this.#isHung && this.#done !== this.#doneBefore)) return null;
     return { byItself: !this.#isKilledByOthers };
   }
 
-  /** Datagrams that its tile has done, in all its processes. */
+  /** Requests that the tile has handled, in all its processes. */
   get #done(): number {
     return this.#parts.tile.counters[APP.index.requests];
   }
 
-  /** Has it take the regions. `handedOver`: what waits in the links is its own to answer. */
+  /** Tells it to take the regions. `handedOver`: it answers what waits in the links. */
   go(handedOver: boolean): void {
     this.stage = "started";
     this.#doneBefore = this.#done;
     this.#send({ type: "go", handedOver });
   }
 
-  /** Asks its loop to end after its turn. */
+  /** Tells its loop to end after its turn. */
   leave(): void {
     this.#isLeaving = true;
     this.#control.leave();
     this.#parts.tileLibrary.wake(this.#eventfd);
   }
 
-  /** Ends it, for this reason. */
+  /** Kills it for this reason. */
   kill(reason?: string): void {
     if (this.#isOver || this.#isKilled) return;
     this.#isKilled = true;
@@ -301,52 +289,45 @@ class Child {
     this.#process.kill();
   }
 
-  #send(message: unknown): void {
-    // The number of a closed channel may be another's.
-    if (this.#isOver) return;
-    this.#channel.send(new TextEncoder().encode(JSON.stringify(message)));
+  #send(order: AppOrder): void {
+    // The number of a closed channel may be reused.
+    if (!this.#isOver) this.#messages.send(order);
   }
 
   #hear(): void {
     for (let i = 0; i < MESSAGES_AT_ONCE && !this.#isOver; i++) {
-      let message;
+      let message: unknown;
       try {
-        message = this.#channel.receive();
-      } catch {
-        message = undefined;
+        message = this.#messages.receive();
+      } catch (error) {
+        if (!(error instanceof SystemError)) {
+          return this.kill("it sent a message that cannot be read");
+        }
       }
       if (message === null) return;
       if (message === undefined) return this.#parts.watcher.forget(this.#process.channel);
       const now = performance.now();
-      if (now - this.#begun >= 1000) [this.#begun, this.#messages] = [now, 0];
-      if (++this.#messages > MESSAGES_A_SECOND) return this.kill("it floods its channel");
+      if (now - this.#begun >= 1000) [this.#begun, this.#received] = [now, 0];
+      if (++this.#received > MESSAGES_A_SECOND) return this.kill("it floods its channel");
       this.#read(message);
     }
   }
 
-  #read(bytes: Uint8Array): void {
-    let message: Record<string, unknown>;
+  #read(message: unknown): void {
+    let report: AppReport;
     try {
-      message = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-    } catch {
-      return this.kill("it sent a message that cannot be read");
+      report = checkedMessage(message, REPORTS);
+    } catch (error) {
+      return this.kill(`it sent ${sentenceOf(error)}`);
     }
-    const type = typeof message === "object" && message !== null ? message.type : undefined;
-    if (typeof type !== "string" || !Object.hasOwn(MESSAGES, type)) {
-      return this.kill("it sent a message that no app sends");
-    }
-    const field = MESSAGES[type];
-    const text = field === null ? "" : message[field];
-    if (typeof text !== "string" || text.length > LONGEST_LINE + 1) {
-      return this.kill(`it sent a malformed message of type ${type}`);
-    }
-    if (type === "log" && isLevel(message.level)) return this.#log(message.level, text);
+    const { type } = report;
+    if (type === "log") return this.#log(report.level, report.line);
     if (type === "failed") {
-      this.#reason ??= firstLine(text);
+      this.#reason ??= firstLine(report.message);
       return;
     }
     this.#heard++;
-    // Its successor waits, and this way it ends sooner.
+    // Its successor waits, and SIGKILL is quicker.
     if (type === "left" && this.#isLeaving) return this.kill("it was told to end");
     if (type === "ready" && this.stage === "loading") {
       this.stage = "ready";
@@ -369,7 +350,7 @@ class Child {
       this.#reason ??= sentenceOf(error);
     }
     if (ending === null) return;
-    // What it said at last.
+    // Its last messages.
     this.#hear();
     this.#isOver = true;
     this.#parts.watcher.forget(this.#process.channel);
@@ -394,7 +375,7 @@ class Child {
     return status === 0 ? "ended: it left" : `ended: it left with status ${status}`;
   }
 
-  /** To be called every `POLL_MILLIS`: whether it makes progress, and how much memory it has. */
+  /** Checks its progress and memory. Called every `POLL_MILLIS`. */
   poll(): void {
     if (this.#isOver) return;
     this.#control.pulse();
@@ -406,11 +387,11 @@ class Child {
       return this.kill(`its memory is ${Math.round(used)} MiB, beyond its ${memoryMib}`);
     }
     const isRunning = this.stage === "running";
-    // Between its turn and its loop there is little to do, whatever processor time it takes.
+    // Between `go` and its loop processor time is no progress, as there is little to do.
     const progress = isRunning
       ? tile.burst + tile.sleepSequence + tile.counters[APP.index.answers]
       : this.#heard + (this.stage === "started" ? 0 : ticks(this.pid));
-    // One that sleeps wakes every second, and sleeps again: its region moves all the same.
+    // A sleeping tile wakes every second, which changes its region.
     const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;
     this.#stalled = lives ? 0 : this.#stalled + 1;
@@ -424,7 +405,7 @@ class Child {
   }
 }
 
-/** Descriptors that an app's process is handed, with whether they are for reading alone, and a state's size. */
+/** The descriptors of an app's process: their names, whether they are read-only, and a state's size. */
 function namesOf(
   { name, nets, shape, stateBytes }: AppProcessPlan,
 ): [name: string, readOnly: boolean, bytes?: number][] {
@@ -440,7 +421,7 @@ function namesOf(
       [`link ${name} to ${net}`, false],
       [`tile ${net}`, true],
       [`eventfd ${net}`, false],
-      // Where payloads stay where they arrived.
+      // For payloads that are read in the UMEM.
       ...(shape.requestBytes === undefined
         ? [[`umem ${net}`, true] satisfies [string, boolean]]
         : []),
@@ -475,8 +456,7 @@ function optionsOf(
     net: net.length > 0,
     clock,
     uid,
-    memoryMib,
-    isolates: 2,
+    memoryMib: memoryMib + Math.max(LEAST_MARGIN_MIB, memoryMib >> 2),
   };
 }
 
@@ -512,19 +492,17 @@ export class AppProcess {
   #staged?: StagedApp;
   #current?: Child;
   #successor?: { child: Child; staged: StagedApp };
-  /** Counts what begins or gives up a successor: one that is made meanwhile is given up. */
+  /** Counts successors that begin or are given up. One that is still made for an older number is given up. */
   #generation = 0;
-  /** Settles when a successor that takes over has got its turn; undefined: none does. */
+  /** Settles when the old process has left, while a successor takes over. */
   #turn?: Promise<unknown>;
-  /** Starts in a row that did not last. */
-  #failures = 0;
+  readonly #restartPause = new RestartPause();
   #pause?: ReturnType<typeof setTimeout>;
-  #lasting?: ReturnType<typeof setTimeout>;
   #watch?: ReturnType<typeof setInterval>;
   #isStopping = false;
-  /** Processes in a row that ended before they had done a burst. */
+  /** Processes in a row that ended before their first burst. */
   #barren = 0;
-  /** Whether the next one skips what waits: it may be why. Whoever kills once needs no other reason. */
+  /** Whether the next process skips what waits, since that may be why this one ended. */
   #skips = false;
 
   constructor(plan: AppProcessPlan, parts: AppProcessParts) {
@@ -532,11 +510,11 @@ export class AppProcess {
     this.#parts = parts;
   }
 
-  /** Goes on with one that runs, which the program before this one has started. */
+  /** Takes a running process that the program before this one has started. */
   static adopt(known: KnownApp, parts: AppProcessParts): AppProcess {
     const { plan, staged, control } = known;
     const app = new AppProcess(plan, parts);
-    // Whatever it was started from was another program's.
+    // The program before it had staged its files.
     app.#staged = { ...staged, stamp: "" };
     const process = parts.processes.adopt(known.process);
     app.#current = new Child({ plan, process, control }, "running", parts);
@@ -546,8 +524,8 @@ export class AppProcess {
   }
 
   /**
-   * What the program that this one becomes has to know for `adopt`, and the descriptors that it has to be
-   * left; null where no process runs now. A successor is given up.
+   * The state for `adopt` in the next program, and the descriptors to keep open; null if no process runs. Gives up a
+   * successor.
    */
   known(): { readonly known: KnownApp; readonly descriptors: readonly number[] } | null {
     this.abandon();
@@ -565,34 +543,34 @@ export class AppProcess {
     return this.#plan.name;
   }
 
-  /** The files that the newest of its processes was made from. */
+  /** The source files of its newest process. */
   get sources(): readonly string[] {
     return (this.#successor?.staged ?? this.#staged)?.sources ?? [];
   }
 
-  /** The stamp of the newest of its processes (`StagedApp`); "": there is none to compare with. */
+  /** The stamp of its newest process (`StagedApp`); "" without one. */
   get stamp(): string {
     return (this.#successor?.staged ?? this.#staged)?.stamp ?? "";
   }
 
-  /** Of the process that runs; 0: none does. */
+  /** The PID of the running process, or 0. */
   get pid(): number {
     return this.#current?.pid ?? 0;
   }
 
-  /** Whether it answers: its loop runs. */
+  /** Whether its loop runs. */
   get isReady(): boolean {
     return this.#current?.stage === "running";
   }
 
-  /** Walls that the system has no way to build around it, one clause each. */
+  /** Walls that the system cannot build around it, a clause for each. */
   get missing(): readonly string[] {
     return this.#current?.missing ?? [];
   }
 
   /**
-   * Starts it for the first time; resolves when its loop runs. Throws AppError with what is wrong with
-   * it, SystemError where it is the system.
+   * Starts it for the first time. Resolves when its loop runs. Throws AppError for an error of the app, and SystemError
+   * for one of the system.
    */
   async start(): Promise<void> {
     await this.prepare();
@@ -600,9 +578,8 @@ export class AppProcess {
   }
 
   /**
-   * Starts a successor beside the one that runs, from the app's files as they are; resolves when it
-   * waits for its turn. Throws as `start`, also where it is given up meanwhile, and nothing has changed
-   * then.
+   * Starts a successor beside the running process, from the app's present files. Resolves when it waits for its turn.
+   * Throws as `start`, also if it is given up meanwhile; then nothing has changed.
    */
   async prepare(plan: AppProcessPlan = this.#plan): Promise<void> {
     let generation = this.#generation;
@@ -611,7 +588,7 @@ export class AppProcess {
       throw new AppError(plan.name, "it is given up");
     };
     if (this.#turn !== undefined) {
-      // The one that takes over is all that there will be, should this one fail.
+      // A successor that takes over finishes first, as it stays if this one fails.
       await this.#turn;
       checkIsWanted();
     }
@@ -635,7 +612,7 @@ export class AppProcess {
     }
   }
 
-  /** Names a file that is granted and is not there, or that the user of the process may not read. Throws AppError. */
+  /** Throws AppError for a granted file that does not exist, or that the process's user may not read. */
   #checkGrants({ name, uid, grants: { read, write } }: AppProcessPlan): void {
     const missing = [...read, ...write].find((path) => !exists(path));
     if (missing !== undefined) {
@@ -651,7 +628,7 @@ export class AppProcess {
     );
   }
 
-  /** Gives a successor up, also one that is being made, but not one that takes over. */
+  /** Gives up a successor, also one that is being made, but not one that takes over. */
   abandon(): void {
     this.#generation++;
     if (this.#successor === undefined || this.#turn !== undefined) return;
@@ -662,17 +639,17 @@ export class AppProcess {
   }
 
   /**
-   * Has the one that runs end after its turn; resolves when it has, false where it had to be killed in the
-   * middle of one. It is not started again.
+   * Tells the running process to end after its turn, and does not restart it. Resolves when it has ended, with false if
+   * it had to be killed in a turn.
    */
   async leave(): Promise<boolean> {
     clearTimeout(this.#pause);
-    clearTimeout(this.#lasting);
+    this.#restartPause.ended();
     const child = this.#current;
     if (child === undefined) return true;
-    // Whatever happens from here on is no failure of its own.
+    // Its end is no failure from here on.
     this.#current = undefined;
-    // One that has yet to run has no turn that could end.
+    // Without a loop it cannot leave.
     if (child.stage === "running") child.leave();
     else child.kill();
     let isLate = false;
@@ -687,8 +664,8 @@ export class AppProcess {
   }
 
   /**
-   * Has the successor take over from one that has left; resolves when its loop runs. `handedOver`: what
-   * waits in the links is its own to answer. Throws as `start`.
+   * Starts the successor after the old process has left. Resolves when its loop runs. `handedOver`: it answers what
+   * waits in the links. Throws as `start`.
    */
   async go(handedOver = true): Promise<void> {
     const { child, staged } = this.#successor!;
@@ -703,23 +680,23 @@ export class AppProcess {
     try {
       await child.running;
     } finally {
-      // Also one that fails now is the only one there is.
+      // Also if it fails now, since there is no other.
       this.#keep(child);
     }
   }
 
-  /** Puts the successor in place of the one that runs. */
+  /** Replaces the running process by its successor. */
   async takeOver(): Promise<void> {
     if (this.#successor === undefined) throw new Error(`${this.name} has no successor`);
     const leaving = this.leave();
     this.#turn = leaving;
-    // What waits may be why the one before it hung.
+    // If it had to be killed, what waits may be the reason.
     const handedOver = await leaving;
     this.#turn = undefined;
     await this.go(handedOver);
   }
 
-  /** Ends it for good; resolves when it has ended. */
+  /** Ends it for good. Resolves when it has ended. */
   async stop(): Promise<void> {
     this.#isStopping = true;
     if (this.#turn !== undefined) await this.#turn;
@@ -740,20 +717,19 @@ export class AppProcess {
     this.#successor?.child.poll();
   }
 
-  /** Starts it again when it has ended. */
+  /** Restarts it when it has ended. */
   async #keep(child: Child): Promise<void> {
-    this.#lasting = setTimeout(() => this.#failures = 0, LASTING_MILLIS);
+    this.#restartPause.started();
     this.#failed(child, await child.ended);
   }
 
   #failed(child: Child | undefined, how: string): void {
     if (this.#current !== child || this.#isStopping) return;
-    clearTimeout(this.#lasting);
     this.#current = undefined;
     const barren = child?.wasBarren ?? null;
     this.#barren = barren === null ? 0 : this.#barren + 1;
     this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
-    const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** this.#failures++, LONGEST_PAUSE_MILLIS);
+    const pause = this.#restartPause.next();
     this.#parts.changed("ended");
     const line = `${how}; starting it again in ${pause} ms`;
     this.#parts.log(inName(this.name, line), Level.error);
@@ -775,7 +751,7 @@ export class AppProcess {
       await child.running;
       this.#parts.changed("runs");
     } catch {
-      // `#keep` has it.
+      // `#keep` restarts it.
     }
   }
 }

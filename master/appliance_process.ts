@@ -1,6 +1,6 @@
 /**
- * An appliance as the master sees it: a process, what it says, and how it ends. The master believes none
- * of its messages unseen: each is checked for its shape, its length and its time.
+ * The master's side of an appliance: its process, its messages, and its end. Each message is checked for its shape, its
+ * length and its time.
  */
 
 import type { Watcher } from "../ffi/host.ts";
@@ -9,10 +9,16 @@ import type { Outcome } from "../tiles/runtime/control.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
+  checkedMessage,
+  isFlag,
+  isText,
+  isWord,
   type Messages,
   messagesBy,
+  optional,
   type Request,
   REQUESTS,
+  type Shapes,
 } from "../tiles/runtime/handed.ts";
 import {
   bounded,
@@ -20,22 +26,22 @@ import {
   isLevel,
   Level,
   type Log,
-  LONGEST_LINE,
+  sentenceOf,
   spelledOut,
 } from "../tiles/runtime/log.ts";
 import { within } from "../tiles/runtime/tile.ts";
 
-/** How often it is polled for what it has said, and polls in a row that find nothing until it is hung. */
+/** How often it is polled whether it sent something, and polls without a message until it is hung. */
 const POLL_MILLIS = 500;
 const SILENT_POLLS = 11;
-/** Lines of its log in a second. Its tiles have bounds of their own, and none takes what others say. */
+/** Lines of its log in a second. Each of its tiles has a smaller limit. */
 const MOST_LINES = 1000;
-/** How long one that has left may take to end. */
+/** How long it may take to end after it has left. */
 const GONE_MILLIS = 2000;
-/** Messages in one go; what comes after waits for the next look of the watcher. */
+/** Messages that are read at once. */
 const MOST_MESSAGES = 64;
 
-/** Why an appliance did not start, or ended. */
+/** The reason why an appliance did not start, or ended. */
 export class ApplianceError extends Error {
   /** An exit status. */
   readonly status: number;
@@ -54,53 +60,36 @@ export class ApplianceError extends Error {
   }
 }
 
-/** What the master hears of an appliance. */
-export interface ApplianceEvents {
+/** Events of an appliance. */
+interface ApplianceEvents {
   readonly log: Log;
-  /** An operator asks for something, with a number of the asker's. */
+  /** An operator asks for something, with a number. */
   ask(what: Request, number: number): void;
 }
 
-type Check = (value: unknown) => boolean;
-const isLine: Check = (value) => typeof value === "string" && value.length <= LONGEST_LINE + 1;
-const isFlag: Check = (value) => typeof value === "boolean";
-const isNumber: Check = (value) => Number.isInteger(value) && Number(value) >= 0;
-const isAbsent = (check: Check): Check => (value) => value === undefined || check(value);
-
-/** What each type of report has besides its type. */
-const REPORTS: { readonly [type in ApplianceReport["type"]]: Readonly<Record<string, Check>> } = {
+/** What an appliance may report. */
+const REPORTS: Shapes<ApplianceReport> = {
   ready: {},
   running: {},
   beat: {},
   left: { orderly: isFlag },
-  log: { line: isLine, level: isLevel },
-  ask: { what: (value) => REQUESTS.some((each) => each === value), number: isNumber },
+  log: { line: isText, level: isLevel },
+  ask: { what: (value) => REQUESTS.some((each) => each === value), number: isWord },
   failed: {
-    message: isLine,
-    status: isNumber,
-    app: isAbsent(isLine),
-    ringsLost: isAbsent(isFlag),
+    message: isText,
+    status: isWord,
+    app: optional(isText),
+    ringsLost: optional(isFlag),
   },
 };
 
-/** A report, if it is one. */
-function checked(said: unknown): ApplianceReport | null {
-  if (typeof said !== "object" || said === null || !("type" in said)) return null;
-  const { type, ...rest } = said as { type: string } & Record<string, unknown>;
-  if (typeof type !== "string" || !Object.hasOwn(REPORTS, type)) return null;
-  const shape = REPORTS[type as ApplianceReport["type"]];
-  const isRight = Object.keys(rest).every((name) => Object.hasOwn(shape, name)) &&
-    Object.entries(shape).every(([name, check]) => check(rest[name]));
-  return isRight ? said as ApplianceReport : null;
-}
-
 /** A running appliance. */
 export class ApplianceProcess {
-  /** Resolves when its tiles could run; rejects with ApplianceError when it ends before. */
+  /** Resolves when its tiles are ready. Rejects with ApplianceError if it ends before. */
   readonly ready: Promise<void>;
-  /** Resolves when they do; rejects likewise. */
+  /** Resolves when its tiles run. Rejects likewise. */
   readonly running: Promise<void>;
-  /** Resolves when it has left what it held to a successor: whether in order. */
+  /** Resolves when it has left, with whether it left in order. */
   readonly left: Promise<boolean>;
   /** Resolves with how it ended, once it is reaped. */
   readonly ended: Promise<ApplianceError>;
@@ -115,14 +104,14 @@ export class ApplianceProcess {
   readonly #left = Promise.withResolvers<boolean>();
   readonly #ended = Promise.withResolvers<ApplianceError>();
   readonly #watch: ReturnType<typeof setInterval>;
-  /** Polls since it has said something; no time, since the master may have been stopped meanwhile. */
+  /** Polls since its last message. Not a time, since the master may have been stopped meanwhile. */
   #silent = 0;
-  /** What it said why it ends, or why it was ended. */
+  /** Why it ends, by its own message, or why it was killed. */
   #reason?: ApplianceError;
   #isLeaving = false;
   #over = false;
 
-  /** `isRunning`: the program before this one has started it, and it serves. */
+  /** `isRunning`: it serves, as the program before this one has started it. */
   constructor(
     process: ConfinedProcess,
     { watcher, events, isRunning = false }: {
@@ -147,14 +136,14 @@ export class ApplianceProcess {
       this.#ready.resolve();
       this.#running.resolve();
     }
-    // Nobody may be waiting for them any more when it ends.
+    // It may end when nobody waits for them.
     for (const promise of [this.ready, this.running]) promise.catch(() => {});
     watcher.watch(process.channel, () => this.#hear());
     watcher.watch(process.pidfd, () => this.#reap());
     this.#watch = setInterval(() => this.#beat(), POLL_MILLIS);
   }
 
-  /** What the program that the master becomes has to know to go on with it. */
+  /** Its state for the program that the master becomes. */
   get known(): KnownProcess {
     const { name, pid, pidfd, channel, words, listener, missing } = this.#process;
     return { name, pid, pidfd, channel, words, listener, missing };
@@ -165,28 +154,28 @@ export class ApplianceProcess {
     return this.#over;
   }
 
-  /** Has it take over what its predecessor, which has ended, did not hand over. */
+  /** Tells it that its predecessor has ended, and that it serves. */
   go(): void {
     this.#send({ type: "go" });
   }
 
-  /** Has it leave what it holds to a successor and end. Resolves as `left`, false where it does not in time. */
+  /** Tells it to leave and end. Resolves as `left`, or with false if it does not leave in time. */
   async leave(millis: number): Promise<boolean> {
     this.#isLeaving = true;
     this.#send({ type: "leave" });
     const isInTime = await within(this.left, millis);
-    // One that says so and stays would keep what its successor has.
+    // If it stayed it would keep what its successor has.
     within(this.ended, GONE_MILLIS).then(() => this.kill("it did not end"));
     return isInTime && await this.left;
   }
 
-  /** Has it drain and end; it is killed where it does not in time. Resolves when it is reaped. */
+  /** Tells it to drain and end, and kills it if it does not in time. Resolves when it is reaped. */
   async stop(millis: number): Promise<void> {
     this.#send({ type: "stop" });
     if (!await within(this.ended, millis)) await this.kill("it did not end in time");
   }
 
-  /** Ends it. Resolves when it is reaped. */
+  /** Kills it. Resolves when it is reaped. */
   async kill(reason: string): Promise<void> {
     if (this.#over) return;
     this.#reason ??= new ApplianceError(reason);
@@ -194,17 +183,17 @@ export class ApplianceProcess {
     await this.ended;
   }
 
-  /** Tells it which interfaces AF_XDP takes the frames of. */
+  /** Tells it which interfaces have AF_XDP. */
   setAttached(attached: readonly boolean[]): void {
     this.#send({ type: "attached", attached });
   }
 
-  /** Tells it what became of what was asked for with this number. */
+  /** Tells it the outcome of the request with this number. */
   setOutcome(number: number, outcome: Outcome): void {
     this.#send({ type: "outcome", number, outcome });
   }
 
-  /** The channel of one that has ended is closed, and its number may be another's. */
+  /** Does not send after its end: the channel is closed, and its number may be reused. */
   #send(order: ApplianceOrder): void {
     if (!this.#over) this.#messages.send(order);
   }
@@ -215,13 +204,17 @@ export class ApplianceProcess {
       try {
         said = this.#messages.receive();
       } catch {
-        return this.#refuse();
+        return this.#refuse("it sent a message that cannot be read");
       }
       if (said === null) return;
-      // It has closed its end: what follows is its end.
+      // It has closed its end, and will end.
       if (said === undefined) return this.#watcher.forget(this.#process.channel);
-      const report = checked(said);
-      if (report === null) return this.#refuse();
+      let report: ApplianceReport;
+      try {
+        report = checkedMessage(said, REPORTS);
+      } catch (error) {
+        return this.#refuse(`it sent ${sentenceOf(error)}`);
+      }
       this.#silent = 0;
       this.#take(report);
     }
@@ -231,7 +224,7 @@ export class ApplianceProcess {
     if (report.type === "ready") this.#ready.resolve();
     else if (report.type === "running") this.#running.resolve();
     else if (report.type === "left") {
-      if (!this.#isLeaving) return this.#refuse();
+      if (!this.#isLeaving) return this.#refuse("it said that it left, and was not told to");
       this.#left.resolve(report.orderly);
     } else if (report.type === "log") this.#log(report.level ?? Level.warning, report.line);
     else if (report.type === "ask") this.#events.ask(report.what, report.number);
@@ -241,11 +234,11 @@ export class ApplianceProcess {
     }
   }
 
-  #refuse(): void {
-    void this.kill("it sent what is no message");
+  #refuse(reason: string): void {
+    void this.kill(reason);
   }
 
-  /** One that does not even show that its event loop runs hangs. */
+  /** Counts polls. Without a message, not even a beat, it hangs. */
   #beat(): void {
     if (++this.#silent >= SILENT_POLLS) void this.kill("it hangs");
   }

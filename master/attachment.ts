@@ -1,21 +1,19 @@
 /**
- * An interface's part in AF_XDP, as the master sets it up: the XDP program with its maps, and one socket
- * for each queue. The program is attached before the sockets are in its map, and passes everything to the
- * kernel until they are.
+ * The AF_XDP part of an interface, as the master sets it up: the XDP program with its maps, and one socket for each queue.
+ * The program is attached before the sockets are in its map, and passes everything to the kernel until they are.
  *
  *     const attachment = new Attachment(setup, { name, ifindex, queues, map }); // loads the program
- *     attachment.prepare(shares); // sockets, not bound: to be handed over (`descriptors`) and mapped
+ *     attachment.prepare(shares); // creates sockets, not bound: to be handed over (`descriptors`) and mapped
  *     attachment.open("copy");    // attaches the program and binds the sockets
  *     attachment.serve();         // from now on frames come by AF_XDP
- *     attachment.pause();         // from now on the kernel has them
+ *     attachment.detach();        // from now on the kernel has them
  *
- * Other sockets are prepared beside those that serve, and replace them by `open`. An interface that was
- * deleted and made again has another index: `unload` the attachment and make another.
+ * Further sockets can be prepared while others serve, and replace them by `open`. An interface that was deleted and
+ * recreated has another index: `unload` the attachment and make another.
  *
- * The program is attached by itself, by a link that goes with this process, or as one of those that
- * libxdp's dispatcher runs there. Out of that one it goes only when it is taken out: a Tegula that was
- * killed leaves it behind. What tells such a one from that of a Tegula that lives is that nobody has the
- * queues' sockets; so there they are bound first, and let go of last.
+ * The program is attached alone, by a link that ends with this process, or as one of the programs that libxdp's dispatcher
+ * runs. The latter stays attached if Tegula is killed. Such a leftover is recognised by its queues, which have no sockets.
+ * So with a dispatcher the sockets are bound first, and closed last.
  */
 
 import { describeErrno, EBUSY, EEXIST, EINVAL, ENOBUFS, SystemError } from "../ffi/library.ts";
@@ -24,55 +22,56 @@ import { FILTER_BYTES, XSK_STATISTICS, XskStatistic } from "../ffi/shared.ts";
 import type { XdpProgram, XskSetup } from "../ffi/xsk.ts";
 import { seedFilter } from "../tiles/netlink/xdp_filter.ts";
 import * as plan from "../tiles/runtime/plan.ts";
+import { socketName } from "../tiles/runtime/wiring.ts";
 
-/** How sockets are bound: the frames in place, or copied. All sockets of a UMEM share it. */
+/** How sockets are bound: frames in place, or copied. It is the same for all sockets of a UMEM. */
 export type Binding = "zero-copy" | "copy";
 
-/** A queue's AF_XDP socket: its descriptor, and which net tile has it. */
-export interface QueueSocket {
+/** A queue's AF_XDP socket and its net tile. */
+interface QueueSocket {
   readonly fd: number;
   readonly queue: number;
   readonly netTile: number;
 }
 
-/** A queue, the net tile that has it, and that tile's UMEM. */
-export interface Share {
+/** A queue, its net tile, and the UMEM of that. */
+interface Share {
   readonly queue: number;
   readonly netTile: number;
   readonly umem: View;
 }
 
-/** What became of `open`. */
+/** The outcome of `open`. */
 export interface Opened {
   /** How the program is attached. */
   readonly attach: "native" | "generic";
-  /** Why it is not native; empty where it is. */
+  /** Why it is not native; empty if it is. */
   readonly reason: string;
 }
 
-/** A descriptor for another process, by the name that it is handed under (`handed.ts`). */
-export interface NamedDescriptor {
+/** A descriptor for another process, with its name there (`handed.ts`). */
+interface NamedDescriptor {
   readonly name: string;
   readonly fd: number;
 }
 
 /**
- * An open attachment, for the program that this process executes in its place. All numbers in it but
- * indices are descriptors, which stay open then.
+ * An open attachment, for the program that this process executes in its place. All numbers in it but indices are
+ * descriptors that stay open.
  */
 export interface AttachmentState {
   readonly program: XdpProgram;
-  /** The bpf_link; null where libxdp's dispatcher runs the program. */
+  /** The bpf_link; null if libxdp's dispatcher runs the program. */
   readonly link: number | null;
   readonly how: Opened;
   readonly binding: Binding;
   readonly sockets: readonly QueueSocket[];
 }
 
-/** The name of libxdp's dispatcher, as the kernel keeps it. */
+/** The name of libxdp's dispatcher in the kernel. */
 export const DISPATCHER = "xdp_dispatcher";
 
-/** Another program sits on an interface. */
+/** Another program is attached to an interface. */
 export class OccupiedError extends Error {
   readonly interface: string;
   readonly program: { readonly id: number; readonly name: string };
@@ -90,35 +89,35 @@ const SOCKET_OPTIONS = {
   ring: plan.RING_ENTRIES,
 };
 
-/** One interface of ours. */
+/** The attachment to one interface. */
 export class Attachment {
   readonly name: string;
   readonly ifindex: number;
   /** The program's filter map, to be written by the netlink tile. */
   readonly filter: View;
-  /** Why it is not to be tried natively; empty where it is. */
+  /** Why native mode is not tried; empty if it is. */
   readonly #notNative: string;
-  /** Whether it is to be one of those that libxdp's dispatcher runs. */
+  /** Whether libxdp's dispatcher is to run the program. */
   readonly #dispatcher: boolean;
   readonly #setup: XskSetup;
   readonly #program: XdpProgram;
   /** Frames handed to the socket of each queue, counted by the program. */
   readonly #redirected: BigUint64Array;
-  /** What `prepare` made sockets for. */
+  /** The shares of `prepare`. */
   #shares: readonly Share[] = [];
-  /** Those that are not bound, or not all. */
+  /** Prepared sockets, of which not all are bound. */
   #prepared: QueueSocket[] = [];
   /** How many of `#prepared` are bound. */
   #bound = 0;
-  /** Those that are bound, and how. */
+  /** Bound sockets, and how they are bound. */
   #sockets: readonly QueueSocket[] = [];
   #binding: Binding = "copy";
-  /** How the program is attached, and its link, or null where a dispatcher runs it. */
+  /** How the program is attached, and its link, or null if a dispatcher runs it. */
   #on: { readonly how: Opened; readonly link: number | null } | null = null;
 
   /**
-   * Loads the program for `queues` queues; nothing is attached yet. With `before`, which is what `state` was
-   * before this process executed another program, it goes on with what is open.
+   * Loads the program for `queues` queues, and attaches nothing. `before`: the `state` before this process executed
+   * another program, which stays open.
    */
   constructor(
     setup: XskSetup,
@@ -129,7 +128,7 @@ export class Attachment {
       map: (fd: number, byteLength: number) => View;
       notNative?: string;
       dispatcher?: boolean;
-      /** One whose program is on the interface until this one is attached. */
+      /** An attachment whose program this one replaces. */
       replaces?: Attachment;
       before?: { readonly state: AttachmentState; readonly shares: readonly Share[] };
     },
@@ -164,7 +163,7 @@ export class Attachment {
     }
   }
 
-  /** What goes on in the program that this process executes in its place; null when it is not open. */
+  /** The state for the program that this process executes in its place; null if it is not open. */
   get state(): AttachmentState | null {
     if (this.#on === null) return null;
     const program = this.#program;
@@ -172,8 +171,8 @@ export class Attachment {
   }
 
   /**
-   * Makes a socket for each share, on the UMEM of the net tile that has the queue, in place of those that
-   * were prepared and not bound. Throws SystemError; nothing is prepared then.
+   * Creates a socket for each share, on the UMEM of its net tile, in place of prepared ones that are not bound. Throws
+   * SystemError; then nothing is prepared.
    */
   prepare(shares: readonly Share[]): void {
     this.#discard();
@@ -189,10 +188,9 @@ export class Attachment {
   }
 
   /**
-   * Attaches, natively if that works, unless it is attached, and binds the prepared sockets in place of
-   * those that were bound before. Throws OccupiedError when another program came first, and SystemError
-   * where no other way would help: it is closed then. Throws Error with the reasons when nothing works:
-   * it is as after `reset` then.
+   * Attaches, natively if that works, unless it is attached, and binds the prepared sockets in place of those that are
+   * bound. Throws OccupiedError if another program is attached, and SystemError if no other mode would help; then it
+   * is closed. Throws Error with the reasons if no mode works; then it is as after `reset`.
    */
   open(binding: Binding): Opened {
     this.#close(this.#sockets);
@@ -209,18 +207,18 @@ export class Attachment {
     return this.#on!.how;
   }
 
-  /** Attaches and binds; returns why it does not work, null when it does. */
+  /** Attaches and binds. Returns why that failed, or null. */
   #openAnew(binding: Binding): string | null {
     const native = this.#notNative === ""
       ? this.#try({ attach: "native", reason: "" }, binding)
       : this.#notNative;
-    // Zero-copy is the driver's, generic mode goes around the driver: the two exclude each other.
+    // Zero-copy needs the driver, which generic mode bypasses.
     if (native === null || binding === "zero-copy") return native;
     const generic = this.#try({ attach: "generic", reason: native }, binding);
     return generic === null ? null : `native ${native}, generic ${generic}`;
   }
 
-  /** One way. What it has bound stays so: in copy mode that is the same for both. */
+  /** Tries one mode. Sockets stay bound: in copy mode that does not depend on the attachment. */
   #try(how: Opened, binding: Binding): string | null {
     const refused = this.#dispatcher
       ? this.#bind(binding) ?? this.#join(how)
@@ -256,7 +254,7 @@ export class Attachment {
     return null;
   }
 
-  /** Binds those of the prepared sockets that are not. */
+  /** Binds the prepared sockets that are not bound. */
   #bind(binding: Binding): string | null {
     for (const { fd, queue } of this.#prepared.slice(this.#bound)) {
       const error = this.#setup.bind(fd, { ifindex: this.ifindex, queue, mode: binding });
@@ -273,8 +271,8 @@ export class Attachment {
   }
 
   /**
-   * Detaches, and has all sockets prepared for another `open`. A socket is bound once, so where any is, all
-   * are closed and made anew, with other descriptors. Throws SystemError.
+   * Detaches, and prepares all sockets for another `open`. A socket can be bound only once, so if any is bound all are
+   * closed and created again, with other descriptors. Throws SystemError.
    */
   reset(): void {
     this.detach();
@@ -283,27 +281,22 @@ export class Attachment {
     this.prepare(this.#shares);
   }
 
-  /** Puts the sockets into the program's map: from now on frames for us come through them. */
+  /** Puts the sockets into the program's map: from now on they receive our frames. */
   serve(): void {
     for (const { queue, fd } of this.#sockets) this.#setup.register(this.#program, queue, fd);
   }
 
-  /** Takes the sockets out of the program's map: from now on the kernel has all frames. */
-  pause(): void {
-    for (const { queue } of this.#sockets) this.#setup.unregister(this.#program, queue);
-  }
-
-  /** Whether the program is on the interface. */
+  /** Whether the program is attached. */
   get attached(): boolean {
     return this.#on !== null;
   }
 
-  /** Frames that the program has handed to the socket of `queue`. */
+  /** Frames that the program has redirected to the socket of `queue`. */
   redirected(queue: number): number {
     return Number(this.#redirected[queue]);
   }
 
-  /** The sockets that are bound. */
+  /** The bound sockets. */
   get sockets(): readonly QueueSocket[] {
     return this.#sockets;
   }
@@ -313,18 +306,18 @@ export class Attachment {
     return this.#prepared;
   }
 
-  /** What another process needs: the filter map, and the sockets that are prepared, or else bound. */
+  /** What the appliance needs: the filter map, and the prepared sockets, else the bound ones. */
   get descriptors(): readonly NamedDescriptor[] {
     const sockets = this.#prepared.length > 0 ? this.#prepared : this.#sockets;
     return [
       { name: `filter ${this.name}`, fd: this.#program.filter },
-      ...sockets.map(({ queue, fd }) => ({ name: `xsk ${this.name}/${queue}`, fd })),
+      ...sockets.map(({ queue, fd }) => ({ name: socketName(this.name, queue), fd })),
     ];
   }
 
   /**
-   * Takes the program off the interface: the kernel has all frames again at once. -errno when it stays
-   * in a dispatcher, where it does nothing once the sockets are closed.
+   * Detaches the program: the kernel has all frames at once. Returns -errno if it stays in a dispatcher, where it does
+   * nothing once the sockets are closed.
    */
   detach(): number {
     const on = this.#on;
@@ -335,7 +328,7 @@ export class Attachment {
     return 0;
   }
 
-  /** Detaches and closes all sockets; no net tile may use them any more. */
+  /** Detaches and closes all sockets, which no net tile may use any more. */
   close(): void {
     this.detach();
     this.#discard();
@@ -343,13 +336,13 @@ export class Attachment {
     this.#sockets = [];
   }
 
-  /** Closes, and lets go of the program. It is not to be used any more. */
+  /** Closes the attachment for good, also the program. */
   unload(): void {
     this.close();
     this.#setup.unload(this.#program);
   }
 
-  /** Closes what is prepared. */
+  /** Closes the prepared sockets. */
   #discard(): void {
     this.#close(this.#prepared);
     this.#prepared = [];
@@ -367,12 +360,12 @@ export function descriptorsOf({ program, link, sockets }: AttachmentState): numb
   return [...Object.values(program), ...links, ...sockets.map(({ fd }) => fd)];
 }
 
-/** Which sockets there are. */
+/** Identifies the sockets of all attachments. */
 export function socketsOf(attachments: readonly Attachment[]): string {
   return JSON.stringify(attachments.map(({ descriptors }) => descriptors));
 }
 
-/** Binds all in the best mode that works for all of them, and says in which and why. */
+/** Opens all in the best mode that works for all of them. Returns the mode of each, and why. */
 export function attachAll(
   attachments: readonly Attachment[],
   copyOnly: ReadonlySet<string>,
@@ -401,38 +394,38 @@ export function attachAll(
 // the kernel's sockets serve it. An interface that is deleted is detached, too. If it is created again under
 // its name it is another interface, without a program or sockets.
 
-/** What is watched of an interface. Its sockets may be replaced. */
-export type Watched = Pick<
+/** The watched part of an attachment. Its sockets may be replaced. */
+type Watched = Pick<
   Attachment,
   "name" | "ifindex" | "sockets" | "redirected" | "detach"
 >;
 
-/** What the watch polls with. */
-export interface WatchParts {
+/** The environment of the watch. */
+interface WatchParts {
   readonly xskSetup: Pick<XskSetup, "statistics">;
-  /** Whether there is an interface with this index. */
+  /** Whether an interface has this index. */
   exists(ifindex: number): boolean;
-  /** An interface was deleted. It is detached and not watched any more. */
+  /** An interface was deleted. It has been detached and is not watched any more. */
   gone(attachment: Watched): void;
   log(line: string): void;
 }
 
 const POLL_MILLIS = 1000;
-/** Polls with frames redirected, and none received from the first to the last, before it is believed. */
+/** Polls in a row with redirected frames and without a received one, until an interface is detached. */
 const POLLS = 3;
 
-/** What was seen of a socket. */
+/** The last poll of a socket. */
 interface Seen {
   redirected: number;
   arrived: number;
-  /** Polls in a row with frames redirected and none arrived. */
+  /** Polls in a row with redirected frames and without a received one. */
   bad: number;
 }
 
-/** Watches some interfaces and every queue of them. */
+/** Watches all queues of some interfaces. */
 export class RingWatch {
   readonly #parts: WatchParts;
-  /** Those that are still there. */
+  /** Interfaces that exist. */
   #present: readonly Watched[];
   /** By descriptor. */
   readonly #seen = new Map<number, Seen>();
@@ -444,13 +437,13 @@ export class RingWatch {
     this.#present = attachments;
   }
 
-  /** Polls now and then. The timer does not keep the process alive. */
+  /** Starts polling. The timer does not keep the process alive. */
   start(): void {
     this.#timer = setInterval(() => this.poll(), POLL_MILLIS);
     Deno.unrefTimer(this.#timer);
   }
 
-  /** Ends that. */
+  /** Stops polling. */
   stop(): void {
     clearInterval(this.#timer);
   }
@@ -467,7 +460,7 @@ export class RingWatch {
     }
   }
 
-  /** Polls one socket; whether it is one whose frames do not arrive. */
+  /** Polls one socket. Returns whether its frames do not arrive. */
   #lies(attachment: Watched, fd: number, queue: number): boolean {
     if (this.#parts.xskSetup.statistics(fd, this.#statistics) < 0) return false;
     const redirected = attachment.redirected(queue);
@@ -475,7 +468,7 @@ export class RingWatch {
     const seen = this.#seen.get(fd) ?? { redirected: 0, arrived: 0, bad: 0 };
     this.#seen.set(fd, seen);
     if (arrived !== seen.arrived) seen.bad = 0;
-    // Where nothing comes, nothing is learned.
+    // Without redirected frames nothing is known.
     else if (redirected > seen.redirected) seen.bad++;
     seen.redirected = redirected;
     seen.arrived = arrived;
@@ -494,7 +487,7 @@ export class RingWatch {
     });
   }
 
-  /** Frames that came, or that the socket itself says it dropped: a known loss, not a lie. */
+  /** Frames that arrived, or that the socket counts as dropped. */
   #arrived(): number {
     const { received, rxDropped, rxRingFull } = XskStatistic;
     const all = this.#statistics;

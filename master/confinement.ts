@@ -1,8 +1,7 @@
 /**
- * What the master itself is kept from. It becomes its own program once more, so that every thread that it
- * will ever have inherits it: no new privileges, no capability but those that it works with, files to be
- * written in a few addresses alone, and TCP only where somebody was granted it. Its children inherit that,
- * too: what a reload would have to add takes a restart.
+ * The confinement of the master itself. It executes its own program once more, so that every thread inherits it: no new
+ * privileges, no capabilities but those that it uses, write access to a few paths, and TCP only if something was granted
+ * it. Children inherit it, too, so a reload cannot add to it; that takes a restart.
  */
 
 import { dirname } from "node:path";
@@ -10,23 +9,24 @@ import { Exit, messageOf, sameCommand, UserError } from "../cli/command.ts";
 import { exists, type Host, openHost } from "../ffi/host.ts";
 import { describeErrno, libraryPath } from "../ffi/library.ts";
 import { openProcesses } from "../ffi/process.ts";
-import { openRegions, u8 } from "../ffi/region.ts";
+import { openRegions } from "../ffi/region.ts";
 import { openUdpSetup } from "../ffi/sockets.ts";
 import { openObserver, openTile } from "../ffi/tile.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
+import { shareJson } from "./inventory.ts";
 import type { Carried, Run } from "./master.ts";
 
-/** In the environment of a confined master: what it may. */
+/** The variable of a confined master, with what it may do. */
 const CONFINED = "TEGULA_CONFINED";
 
-/** What a master may, besides what every one may. */
+/** What a master may do, besides what every master may. */
 interface Allowed {
-  /** Files and folders that it, or an app, may write. */
+  /** Files and folders that the master or an app may write. */
   readonly write: readonly string[];
   readonly net: boolean;
 }
 
-/** What serving `run` takes. */
+/** What `run` needs. */
 function allowedFor({ apps, addresses }: Run): Allowed {
   const { control, metrics } = addresses;
   return {
@@ -38,29 +38,29 @@ function allowedFor({ apps, addresses }: Run): Allowed {
   };
 }
 
-/** What every master may write: devices, what is temporary, BPF's files, and of its children. */
+/** What every master may write: devices, temporary files, BPF's files, and files of its children. */
 function alwaysWritten(): string[] {
   const given = Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0];
   return [
     "/dev/null",
     Deno.env.get("TMPDIR") ?? "/tmp",
     "/sys/fs/bpf",
-    // A process writes down there who it is in a user namespace, and what goes first without memory.
+    // For the maps of user namespaces, and oom_score_adj.
     "/proc",
     ...given === undefined ? [] : [given],
-    // The launcher of a new version unpacks itself there.
+    // The launcher of a new version unpacks there.
     Deno.env.get("TEGULA_CACHE") ?? Deno.env.get("CACHE_DIRECTORY") ?? "",
   ].filter(exists);
 }
 
-/** Whether this master is confined already. */
+/** Whether this master is confined. */
 export function isConfined(): boolean {
   return Deno.env.has(CONFINED);
 }
 
 /**
- * Becomes the same program, confined for `run`. `carried` is a variable that it finds, and `fds` stay open.
- * Does not return. Throws UserError.
+ * Executes the same program, confined for `run`, with the variables `carried` and the open descriptors `fds`. Does not
+ * return. Throws UserError.
  */
 export function becomeConfined(
   run: Run,
@@ -83,7 +83,7 @@ export function becomeConfined(
   throw new UserError(`cannot execute ${program[0]}: ${describeErrno(failed)}`, Exit.system);
 }
 
-/** Refuses to go on by a `run` for which this master is confined too much. Throws UserError. */
+/** Throws UserError if `run` needs more than this master may do. */
 export function checkConfinement(run: Run): void {
   const text = Deno.env.get(CONFINED);
   if (text === undefined) return;
@@ -106,16 +106,13 @@ export function checkConfinement(run: Run): void {
 /** The variable with the descriptor and length of the memfd. */
 const CARRIED = "TEGULA_CARRIED";
 
-/** Leaves `what` to the program that this one becomes: a variable for it, and a descriptor to keep open. */
+/** Prepares `what` for the next program. Returns a variable for it, and a descriptor to keep open. */
 export function leave(what: Run | Carried, { regions }: Pick<MainLibraries, "regions">) {
-  const text = new TextEncoder().encode(JSON.stringify(what));
-  const { writable, readOnly } = regions.createShared("carried", text.length);
-  u8(regions.mapShared(writable, text.length)).set(text);
-  regions.close(writable);
-  return { carried: { [CARRIED]: `${readOnly} ${text.length}` }, fd: readOnly };
+  const { fd, bytes } = shareJson(regions, "carried", what);
+  return { carried: { [CARRIED]: `${fd} ${bytes}` }, fd };
 }
 
-/** What a predecessor has left to this program; null: it is started anew. */
+/** What the program before left to this one; null if there was none. */
 export function takeCarried(
   { regions }: Pick<MainLibraries, "regions">,
 ): Run | Carried | null {
@@ -130,10 +127,10 @@ export function takeCarried(
 
 // The parts of the shared library that the master uses.
 
-/** What the master has open. */
+/** The parts that the master has open. */
 export type MainLibraries = ReturnType<typeof openLibraries>;
 
-/** Opens what the master needs. Throws UserError. */
+/** Opens all parts that the master needs. Throws UserError. */
 export function openLibraries() {
   return {
     regions: load(openRegions),

@@ -25,7 +25,7 @@ import {
 /** A region that the master holds. */
 interface HeldRegion extends SharedRegion {
   readonly bytes: number;
-  /** The master's own mappings, made when they are asked for. */
+  /** The master's own mappings, made on demand. */
   writer?: View;
   reader?: View;
 }
@@ -35,7 +35,7 @@ export interface Handing extends HandedDescriptor {
   readonly fd: number;
 }
 
-/** What a process is started with. */
+/** The descriptors and setup of a new process. */
 export interface Order {
   /** The descriptors, the memfd with the JSON first (`SETUP_DESCRIPTOR`). */
   readonly descriptors: readonly number[];
@@ -45,12 +45,12 @@ export interface Order {
   close(): void;
 }
 
-/** How a descriptor that is no region is handed over. */
+/** A descriptor that is no region, to be handed over. */
 export function handing(name: string, fd: number): Handing {
   return { name, fd, bytes: 0, readOnly: false };
 }
 
-/** An inventory's descriptors by name: for the program that the master becomes. */
+/** An inventory as plain data: for the program that the master becomes. */
 export interface InventoryState {
   readonly regions: readonly (readonly [name: string, region: SharedRegion & { bytes: number }])[];
   readonly eventfds: readonly (readonly [name: string, fd: number])[];
@@ -62,19 +62,24 @@ export class Inventory {
   readonly #host: Pick<Host, "eventfd">;
   readonly #held = new Map<string, HeldRegion>();
   readonly #eventfds = new Map<string, number>();
+  readonly #below?: Inventory;
 
-  /** With `before`, which is what `state` was before the master executed another program, goes on with that. */
+  /**
+   * `before`: its `state` before the master executed another program. `below`: has what is looked up here and is
+   * not there, and all eventfds.
+   */
   constructor(
     { regions, host }: { regions: Regions; host: Pick<Host, "eventfd"> },
-    before?: InventoryState,
+    { before, below }: { before?: InventoryState; below?: Inventory } = {},
   ) {
     this.#regions = regions;
     this.#host = host;
+    this.#below = below;
     for (const [name, region] of before?.regions ?? []) this.#held.set(name, { ...region });
     for (const [name, fd] of before?.eventfds ?? []) this.#eventfds.set(name, fd);
   }
 
-  /** All that there is. */
+  /** As plain data. */
   get state(): InventoryState {
     return {
       regions: [...this.#held].map(([name, { writable, readOnly, bytes }]) => [
@@ -93,19 +98,14 @@ export class Inventory {
     return [...regions, ...this.#eventfds.values()];
   }
 
-  /** Has there be a region of this name and size: the one that is there, or a new one. Throws SystemError. */
+  /** Creates the region of this name, in place of one with another size. Throws SystemError. */
   ensure(name: string, bytes: number): void {
     if (this.#held.get(name)?.bytes === bytes) return;
-    this.renew(name, bytes);
-  }
-
-  /** Puts a new region in place of any of this name; who has the old one keeps it. Throws SystemError. */
-  renew(name: string, bytes: number): void {
     this.drop(name);
     this.#held.set(name, { ...this.#regions.createShared(name, bytes), bytes });
   }
 
-  /** Lets go of a region; who has it keeps it. */
+  /** Closes a region. Processes that have it keep it. */
   drop(name: string): void {
     const held = this.#held.get(name);
     if (held === undefined) return;
@@ -125,53 +125,70 @@ export class Inventory {
 
   #find(name: string): HeldRegion {
     const held = this.#held.get(name);
-    if (held === undefined) throw new RangeError(`there is no region ${name}`);
-    return held;
+    if (held !== undefined) return held;
+    if (this.#below !== undefined) return this.#below.#find(name);
+    throw new RangeError(`there is no region ${name}`);
   }
 
-  /** The region's descriptor for who writes it, or for who reads it. Throws RangeError. */
+  /** The region's descriptor for its writer or for readers. Throws RangeError. */
   region(name: string, { writable = false } = {}): Handing {
     const held = this.#find(name);
     const fd = writable ? held.writable : held.readOnly;
     return { name, fd, bytes: held.bytes, readOnly: !writable };
   }
 
-  /** The eventfd of this name; made when it is first asked for. Throws Error. */
+  /** The eventfd of this name, created on demand. Throws Error. */
   eventfd(name: string): Handing {
+    if (this.#below !== undefined) return this.#below.eventfd(name);
     const fd = this.#eventfds.get(name) ?? this.#host.eventfd();
     this.#eventfds.set(name, fd);
     return handing(`eventfd ${name}`, fd);
   }
 
-  /** Lets go of everything. Who has it keeps it. */
+  /** Closes everything. Processes keep what they have. */
   close(): void {
     for (const name of [...this.#held.keys()]) this.drop(name);
     for (const fd of this.#eventfds.values()) this.#regions.close(fd);
     this.#eventfds.clear();
   }
 
-  /** A region or eventfd by the name that it is handed under. Throws RangeError. */
+  /** A region or eventfd by its name in `handed.ts`. Throws RangeError. */
   descriptor(name: string, readOnly: boolean): Handing {
     const [, tile] = /^eventfd (.*)$/.exec(name) ?? [];
     return tile === undefined ? this.region(name, { writable: !readOnly }) : this.eventfd(tile);
   }
+}
 
-  /** What a process is started with that is to find `handings` by their names. Throws SystemError. */
-  order<Setup>(handings: readonly Handing[], setup: Setup): Order {
-    const told: HandedSetup<Setup> = {
-      descriptors: handings.map(({ name, bytes, readOnly }) => ({ name, bytes, readOnly })),
-      setup,
-    };
-    const text = new TextEncoder().encode(JSON.stringify(told));
-    const { writable, readOnly } = this.#regions.createShared("setup", text.length);
-    u8(this.#regions.mapShared(writable, text.length)).set(text);
-    this.#regions.close(writable);
-    return {
-      descriptors: [readOnly, ...handings.map(({ fd }) => fd)],
-      bytes: text.length,
-      close: () => void this.#regions.close(readOnly),
-    };
-  }
+/** The order for a process that finds `handings` by their names. Throws SystemError. */
+export function orderOf<Setup>(
+  regions: Pick<Regions, "createShared" | "mapShared" | "close">,
+  handings: readonly Handing[],
+  setup: Setup,
+): Order {
+  const descriptors = handings.map(({ name, bytes, readOnly }) => ({ name, bytes, readOnly }));
+  const { fd, bytes } = shareJson(
+    regions,
+    "setup",
+    { descriptors, setup } satisfies HandedSetup<Setup>,
+  );
+  return {
+    descriptors: [fd, ...handings.map((handing) => handing.fd)],
+    bytes,
+    close: () => void regions.close(fd),
+  };
+}
+
+/** A read-only memfd with `what` as JSON, and its length. Throws SystemError. */
+export function shareJson(
+  regions: Pick<Regions, "createShared" | "mapShared" | "close">,
+  name: string,
+  what: unknown,
+): { readonly fd: number; readonly bytes: number } {
+  const text = new TextEncoder().encode(JSON.stringify(what));
+  const { writable, readOnly } = regions.createShared(name, text.length);
+  u8(regions.mapShared(writable, text.length)).set(text);
+  regions.close(writable);
+  return { fd: readOnly, bytes: text.length };
 }
 
 /**
@@ -229,7 +246,7 @@ export class Holdings {
   ) {
     this.#libraries = libraries;
     this.#firstUid = user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS;
-    this.own = new Inventory(libraries, before?.own);
+    this.own = new Inventory(libraries, { before: before?.own });
     this.#udp = new Map(before?.udp);
     this.#listening = new Map(before?.listening);
     this.#slots = new Map(before?.slots);
@@ -293,7 +310,7 @@ export class Holdings {
   listeners({ control, metrics }: StatusAddresses): Handing[] {
     const { host } = this.#libraries;
     const addresses = [
-      // What is to be removed at the end is made last.
+      // Last, because the control socket has to be removed at the end.
       ["metrics", metrics, () => listenMetrics(host, metrics!)],
       ["control", control, () => listenControl(host, control!)],
     ] as const;

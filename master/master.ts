@@ -1,11 +1,11 @@
 /**
- * The master: the main process of `tegula run`. It holds privileges and descriptors, starts the appliance
- * and the apps confined, watches them, and replaces them: a successor is started beside what runs and takes
- * over when it is ready, else nothing has happened. No packet passes here.
+ * The master: the main process of `tegula run`. It holds privileges and descriptors, starts the appliance and the apps
+ * confined, and watches them. To replace them it starts a successor beside them, which takes over when it is ready; if
+ * it fails before, nothing has changed. No packet passes here.
  *
- * A *warm* handover leaves regions, rings and sockets as they are: the successor maps the same ones. A
- * *cold* one, where their shape differs, makes new ones, binds them when the predecessor has ended, and
- * leaves the traffic to the kernel's sockets meanwhile. The first start is a cold one without a predecessor.
+ * A *warm* handover leaves regions, rings and sockets as they are, and the successor maps them. A *cold* one, for another
+ * shape, creates new ones and binds them when the predecessor has ended; the kernel's sockets have the traffic meanwhile.
+ * The first start is a cold handover without a predecessor.
  */
 
 import { createHash } from "node:crypto";
@@ -31,7 +31,7 @@ import {
   portsOf,
   rangeText,
 } from "../tiles/runtime/plan.ts";
-import { spinTurnsFor, TileReader, within } from "../tiles/runtime/tile.ts";
+import { RestartPause, spinTurnsFor, TileReader, within } from "../tiles/runtime/tile.ts";
 import {
   APP_REFUSALS,
   type ApplianceSetup,
@@ -75,6 +75,7 @@ import {
   type HoldingsState,
   Inventory,
   type InventoryState,
+  orderOf,
   stateName,
 } from "./inventory.ts";
 import { log, logBy, prefix } from "./log.ts";
@@ -82,31 +83,31 @@ import * as preflight from "./preflight.ts";
 import type { StatusAddresses } from "./preflight.ts";
 import { processValues } from "./proc.ts";
 
-/** What is to be served, read and checked. */
+/** What to serve, read from the configuration and checked. */
 export interface Run {
   readonly config: RunConfig;
   readonly apps: readonly AppPlan[];
-  /** What is answered where, for the log: `7=echo 5300-5363=dns*2`. */
+  /** Ports and apps, for the log: `7=echo 5300-5363=dns*2`. */
   readonly answering: string;
   readonly addresses: StatusAddresses;
 }
 
-/** A change of what serves: from `before` to what serves `run`. */
+/** A handover from `before` to a successor that serves `run`. */
 interface Handover {
   readonly run: Run;
-  /** What serves now; left out: nothing does. */
+  /** What serves now, if anything does. */
   readonly before?: Serving;
   /** How long the successor may take to be ready. */
   readonly millis: number;
   /** Interfaces that the successor waits for. */
   readonly awaited: readonly string[];
-  /** Whether nothing of the predecessor is to be taken over. */
+  /** Whether to take over nothing of the predecessor. */
   readonly isCold?: boolean;
-  /** Whether to leave AF_XDP out: it was tried. */
+  /** Whether to use only the kernel's sockets, because AF_XDP has failed. */
   readonly isSocketsOnly?: boolean;
 }
 
-/** A handover failed, and is to be tried again with these changes. */
+/** The handover failed, and is to be repeated with these changes. */
 class Retry extends Error {
   readonly changes: Partial<Handover>;
 
@@ -116,29 +117,37 @@ class Retry extends Error {
   }
 }
 
-/** One appliance with its apps, and what they were given. */
+/** One appliance with its apps, and what they were started with. */
 interface Serving {
   readonly run: Run;
   readonly setup: ApplianceSetup;
+  /** What the next appliance takes over, if the handover is warm. */
   readonly inventory: Inventory;
+  /** The regions that only this appliance has. */
+  readonly fresh: Inventory;
+  /** Files of inline apps that this appliance was started from. */
+  readonly staged: readonly StagedApp[];
   readonly attachments: readonly Attachment[];
-  /** The sockets that the appliance was handed. */
+  /** The AF_XDP sockets that were handed to the appliance. */
   readonly handed: string;
   readonly appliance: ApplianceProcess;
   /** Apps that are processes, by name. */
   readonly apps: ReadonlyMap<string, AppProcess>;
-  /** All tiles; `past` is what those before them have counted, written here. */
+  /** All tiles. `past` has the counts of their predecessors, and is written here. */
   readonly tiles: readonly CountedTile[];
-  /** Those of the apps that are started anew for it. */
+  /** The apps that are started for it. */
   readonly changed: readonly ChangedApp[];
 }
 
-/** What a master leaves to the program that it becomes. Plain data. */
+/** The state that a master passes to the program that it becomes. Plain data. */
 export interface Carried extends HoldingsState {
   readonly regionsVersion: number;
   readonly run: Run;
   readonly setup: ApplianceSetup;
   readonly inventory: InventoryState;
+  /** Absent from programs that did not know it. */
+  readonly fresh?: InventoryState;
+  readonly staged?: readonly StagedApp[];
   readonly attachments: readonly {
     readonly name: string;
     readonly ifindex: number;
@@ -147,10 +156,10 @@ export interface Carried extends HoldingsState {
   }[];
   readonly appliance: KnownProcess;
   readonly apps: readonly (readonly [name: string, app: KnownApp])[];
-  /** Folder of the apps' files, and the descriptor that locks it, below 0 where there is none. */
+  /** Folder of the apps' files, and the descriptor that locks it; below 0 without one. */
   readonly folder: string | null;
   readonly lock?: number;
-  /** Left out by programs that had no health. */
+  /** Absent from programs that did not know it. */
   readonly health?: {
     readonly started: number;
     readonly state: HealthState;
@@ -163,33 +172,27 @@ export interface Carried extends HoldingsState {
   readonly descriptors: readonly number[];
 }
 
-/** An app that is started anew, or for the first time. */
+/** An app that is started for a successor. */
 interface ChangedApp {
   readonly process: AppProcess;
   readonly plan: AppProcessPlan;
 }
 
 const NOT_NOW = "it is starting or stopping just now; ask again when its log says 'ready'";
-/** How long an appliance has to leave, to drain and end, and to start beside another. */
+/** Time limits of an appliance: to leave, to drain and end, and to start beside another. */
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
 const READY_MILLIS = 60_000;
-/** How often the master polls for interfaces that were made again; after failures, the longest pause. */
+/** How often recreated interfaces are polled for, and the longest pause after failures. */
 const POLL_MILLIS = 1000;
 const LONGEST_POLL_MILLIS = 300_000;
-/** The pause before an appliance that failed is started again: the first, and the longest. */
-const FIRST_PAUSE_MILLIS = 50;
-const LONGEST_PAUSE_MILLIS = 10_000;
-/** A start that lasts this long ends the doubling. */
-const LASTING_MILLIS = 30_000;
-
-/** Runs until a signal ends it; returns the exit status. `plan` reads the configuration anew. */
+/** Runs until a signal ends it. Returns the exit status. `plan` reads the configuration again. */
 export async function serve(
   first: Run | Carried,
   { plan, libraries, args }: {
     plan: (before: Run) => Promise<Run>;
     libraries: MainLibraries;
-    /** The arguments that this program was started with. */
+    /** The arguments of this program. */
     args: readonly string[];
   },
 ): Promise<number> {
@@ -221,29 +224,29 @@ class Master {
   readonly #watcher: Watcher;
   readonly #files: AppFiles;
   readonly #holdings: Holdings;
-  /** The index of each interface when AF_XDP was last tried on it; 0: it was not there. */
+  /** The index of each interface when AF_XDP was last tried on it; 0 if it did not exist. */
   readonly #tried = new Map<string, number>();
-  /** Interfaces that are not to be tried in zero-copy again. */
+  /** Interfaces on which zero-copy has failed. */
   readonly #copyOnly = new Set<string>();
-  /** When interfaces that were made again are polled for next, and the pause after a failure. */
+  /** The time of the next poll for recreated interfaces, and the pause after a failure. */
   #nextPoll = 0;
   #pollPause = POLL_MILLIS;
-  /** Settles when the last appliance that left has ended. */
+  /** Settles when the last predecessor has ended. */
   #leaving: Promise<unknown> = Promise.resolve();
-  /** What the log has named once. */
+  /** Lines that are logged only once. */
   readonly #named = new Set<string>();
   #serving?: Serving;
-  /** What is being started, to take over. */
+  /** The successor while it starts. */
   #starting?: Serving;
   #ringWatch?: RingWatch;
-  /** Those whose frames come to the net tiles. */
+  /** The attachments whose frames go to the net tiles. */
   #served?: readonly Attachment[];
   #booted = false;
-  /** One change at a time. */
+  /** Settles when the present change is over: there is one at a time. */
   #change: Promise<unknown> = Promise.resolve();
   readonly #refusedCalls: RefusedCalls;
   readonly #region: MasterRegion;
-  /** Whether all is well; observers are added in the constructor. */
+  /** Whether all is well. The constructor adds observers. */
   readonly #health: HealthMonitor;
   readonly #report: HealthWriter;
   readonly #statusLine = new StatusLine();
@@ -251,16 +254,16 @@ class Master {
   readonly #netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
   /** When this master was started, before any upgrade. */
   readonly #started: number;
-  /** Interfaces that have had AF_XDP and are to have it. */
+  /** Interfaces that had AF_XDP and should have it. */
   #hadXdp: readonly string[];
   #wasUnwell = false;
   readonly #changes = new Changes();
   readonly #announcer = new Announcer(log);
-  /** Whether a signal has asked for a reload that has yet to begin. */
+  /** Whether a signal has asked for a reload that has not begun. */
   #hungUp = false;
-  /** Rejects when nothing serves and nothing is to be done about it. */
+  /** Rejects when nothing serves and no retry is left. */
   readonly failed = Promise.withResolvers<never>();
-  #failures = 0;
+  readonly #restartPause = new RestartPause();
   /** Whether it drains before it ends. */
   #isEnding = false;
   #stopping = false;
@@ -313,7 +316,7 @@ class Master {
     this.failed.promise.catch(() => {});
   }
 
-  /** From nothing to serving. Throws UserError. */
+  /** Starts to serve. Throws UserError. */
   async start(run: Run): Promise<void> {
     const { host } = this.#libraries;
     const { config, answering, addresses } = run;
@@ -328,7 +331,7 @@ class Master {
     host.notify("READY=1");
   }
 
-  /** It serves: from now on interfaces are polled, and systemd is told that the event loop runs. */
+  /** Starts the timers of a serving master: polls for interfaces, and systemd's watchdog. */
   #startTimers(): void {
     this.#booted = true;
     this.#checkHealth();
@@ -336,21 +339,23 @@ class Master {
     this.#beatWatchdog();
   }
 
-  /** systemd's watchdog (sd_watchdog_enabled(3)): the event loop runs. */
+  /** Tells systemd's watchdog (sd_watchdog_enabled(3)) that the event loop runs. */
   #beatWatchdog(): void {
     const micros = Number(Deno.env.get("WATCHDOG_USEC") ?? 0);
     if (micros <= 0) return;
     this.#timers.push(setInterval(() => this.#libraries.host.notify("WATCHDOG=1"), micros / 2000));
   }
 
-  /** A signal asks for a reload. One that has yet to begin is enough for all that come until then. */
+  // Reload and upgrade.
+
+  /** Reloads because of a signal. One reload that has not begun serves all signals until then. */
   hangUp(): void {
     if (this.#hungUp) return;
     this.#hungUp = true;
     void this.change("reload", randomSeed()).finally(() => this.#hungUp = false);
   }
 
-  /** Reads the configuration and goes on by it. Returns a sentence; throws UserError: all is as it was. */
+  /** Reads the configuration and serves it. Returns a sentence. Throws UserError if nothing has changed. */
   reload(): Promise<string> {
     return this.#exclusively(async () => {
       this.#hungUp = false;
@@ -361,13 +366,13 @@ class Master {
     });
   }
 
-  /** Hands over to what serves `run`; returns a sentence. Throws UserError: all is as it was. */
+  /** Hands over to a successor that serves `run`. Returns a sentence. Throws UserError if nothing has changed. */
   async #changeTo(run: Run, { isCold = false } = {}): Promise<string> {
     const before = this.#serving!;
     const next = await this.#handOver({
       ...{ run, before, isCold },
       millis: READY_MILLIS,
-      // What is served already is not waited for: it may be down.
+      // Interfaces that are served already may be down.
       awaited: run.config.interfaces.filter((name) => !before.run.config.interfaces.includes(name)),
     });
     this.#loaded(run);
@@ -380,8 +385,8 @@ class Master {
   }
 
   /**
-   * Becomes the program that is installed now, in the same process: children, descriptors and what they
-   * carry go on, and that program replaces them. Throws UserError: all is as it was.
+   * Executes the program that is installed now, in this process. Children and descriptors stay, and the new program
+   * replaces them by a handover. Throws UserError if nothing has changed.
    */
   upgrade(number: number): Promise<never> {
     return this.#exclusively(async () => {
@@ -398,7 +403,7 @@ class Master {
         const [line] = new TextDecoder().decode(tried.stderr).split("\n");
         throw new UserError(`the program that is installed does not start: ${line}`, Exit.usage);
       }
-      // Of one that has left nothing may be left open.
+      // The descriptors of a predecessor must be closed.
       await this.#leaving;
       const carried = this.#carry(number);
       const left = leave(carried, this.#libraries);
@@ -414,9 +419,9 @@ class Master {
     });
   }
 
-  /** What the program that this one becomes has to have. Throws UserError where it is not the moment. */
+  /** The state for the next program. Throws UserError if something is being replaced. */
   #carry(number: number): Carried {
-    const { run, setup, inventory, attachments, appliance, apps } = this.#serving!;
+    const { run, setup, inventory, fresh, staged, attachments, appliance, apps } = this.#serving!;
     const known = [...apps].map(([name, process]) => [name, process.known()] as const);
     const absent = known.find(([, app]) => app === null);
     const states = attachments.map(({ name, ifindex, state }) => ({
@@ -440,6 +445,8 @@ class Master {
       },
       ...this.#holdings.state,
       inventory: inventory.state,
+      fresh: fresh.state,
+      staged,
       attachments: states as Carried["attachments"],
       appliance: appliance.known,
       apps: known.map(([name, app]) => [name, app!.known]),
@@ -447,6 +454,7 @@ class Master {
       descriptors: [
         ...this.#holdings.descriptors,
         ...inventory.descriptors,
+        ...fresh.descriptors,
         ...states.flatMap(({ state }) => descriptorsOf(state!)),
         ...[pidfd, channel, words, listener, lock].filter((fd) => fd >= 0),
         ...known.flatMap(([, app]) => app!.descriptors),
@@ -454,7 +462,7 @@ class Master {
     };
   }
 
-  /** Goes on with what a predecessor in this process has left, and then replaces it. */
+  /** Adopts the state of the program before, and then replaces appliance and apps. */
   async goOn(carried: Carried): Promise<void> {
     const { run, setup, number } = carried;
     const { processes, observer, regions, xskSetup, host } = this.#libraries;
@@ -462,7 +470,9 @@ class Master {
     for (const name of run.config.interfaces) {
       this.#tried.set(name, this.#libraries.host.ifindex(name));
     }
-    const inventory = new Inventory(this.#libraries, carried.inventory);
+    const inventory = new Inventory(this.#libraries, { before: carried.inventory });
+    const fresh = new Inventory(this.#libraries, { before: carried.fresh, below: inventory });
+    const { staged = [] } = carried;
     const attachments = carried.attachments.map(({ name, ifindex, queues, state }, i) =>
       new Attachment(xskSetup, {
         ...{ name, ifindex, queues, map: regions.mapShared },
@@ -477,10 +487,11 @@ class Master {
       name,
       AppProcess.adopt(known, this.#appParts(name, inventory)),
     ]));
-    const tiles = readersOf(setup, inventory);
+    void appliance.ended.then(() => staged.forEach((app) => this.#files.discard(app)));
+    const tiles = readersOf(setup, fresh);
     const handed = socketsOf(attachments);
     const serving = {
-      ...{ run, setup, inventory, attachments, handed, appliance, apps, tiles },
+      ...{ run, setup, inventory, fresh, staged, attachments, handed, appliance, apps, tiles },
       changed: [],
     };
     this.#serving = serving;
@@ -512,7 +523,7 @@ class Master {
     );
   }
 
-  /** Has a change made once that an operator, or a signal, asks for. */
+  /** Makes a change for an operator or a signal, once for each number. */
   change(what: "reload" | "upgrade", number: number): Promise<Outcome> {
     return this.#changes.ask(number, async () => {
       try {
@@ -532,7 +543,7 @@ class Master {
     });
   }
 
-  /** Calls `end` after it has drained for as long as is configured; asked again, at once. */
+  /** Calls `end` after the configured time of draining, or at once if called again. */
   drainFirst(end: () => void): void {
     const { drain_seconds: seconds = 0 } = this.#serving?.run.config ?? {};
     if (seconds === 0 || this.#isEnding) return end();
@@ -542,7 +553,7 @@ class Master {
     setTimeout(end, 1000 * seconds);
   }
 
-  /** Has it be without new traffic, although it serves, until it is told otherwise or started again. */
+  /** Begins or ends draining: it serves, but reports that it is not ready. */
   drain(isDraining: boolean): Outcome {
     this.#health.setDraining(isDraining);
     this.#checkHealth();
@@ -551,7 +562,7 @@ class Master {
     return { ok: true, line };
   }
 
-  /** Evaluates what is to be seen now, and reports it to the status tile. */
+  /** Evaluates the health, and reports it to the status tile. */
   #checkHealth(): void {
     const at = now();
     const health = this.#health.evaluate(at, this.#observe());
@@ -602,11 +613,11 @@ class Master {
     };
   }
 
-  /** How often each process, and each tile that is started again in place, was started again. */
+  /** The number of restarts of each process, and of each tile that is restarted in place. */
   #restarts(): Observed["restarts"] {
-    const { inventory, apps, tiles = [] } = this.#serving ?? {};
+    const { fresh, apps, tiles = [] } = this.#serving ?? {};
     const region = new MasterReader(this.#holdings.own.view(MASTER_REGION));
-    const control = inventory && new ControlReader(inventory.view("control"));
+    const control = fresh && new ControlReader(fresh.view("control"));
     return [
       { name: "appliance", count: region.restarts("appliance") },
       ...[...apps?.keys() ?? []].map((name) => (
@@ -620,7 +631,7 @@ class Master {
     ];
   }
 
-  /** From now on it is a loss when AF_XDP leaves these interfaces. */
+  /** Remembers which interfaces have AF_XDP, so that its loss is noticed. */
   #rememberXdp({ run: { config }, attachments }: Serving): void {
     const attached = attachments.filter((each) => each.attached).map(({ name }) => name);
     this.#hadXdp = config.provider === "socket"
@@ -628,7 +639,9 @@ class Master {
       : config.interfaces.filter((name) => attached.includes(name) || this.#hadXdp.includes(name));
   }
 
-  /** Runs `work` when what was begun before is over. */
+  // Handover.
+
+  /** Runs `work` after all earlier work. */
   #exclusively<T>(work: () => Promise<T>): Promise<T> {
     const result = this.#change.then(work);
     this.#change = result.catch(() => {});
@@ -636,13 +649,13 @@ class Master {
   }
 
   /**
-   * Starts a successor beside what serves, and has it take over:
+   * Starts a successor beside what serves, and lets it take over:
    *
-   *     start → ready → attach, where AF_XDP is free → predecessor leaves → attach, if not yet → go, running
-   *     └────────── else it is given up ───────────┘
+   *     start → ready → attach, if AF_XDP is free → predecessor leaves → attach, if not yet → go, running
+   *     └────── a failure here changes nothing ────┘
    *
-   * What fails in one way is tried again in another. Throws UserError when the successor cannot start: all is
-   * as it was then.
+   * Some failures are retried in another way. Throws UserError if the successor cannot start; then nothing has
+   * changed.
    */
   async #handOver(handover: Handover): Promise<Serving> {
     for (let attempt = handover;;) {
@@ -658,7 +671,7 @@ class Master {
           );
           attempt = { ...attempt, isCold: true };
         } else {
-          // Its predecessor has left: whoever started this program may start it again.
+          // The predecessor has left, so nothing serves. The service manager may restart this program.
           if (handover.before !== undefined && attempt.before === undefined) {
             const line = `nothing serves any more: ${messageOf(error)}`;
             this.failed.reject(new UserError(line, Exit.failure));
@@ -672,17 +685,17 @@ class Master {
   /** One try of a handover. Throws Retry. */
   async #attempt(handover: Handover): Promise<Serving> {
     const { before, millis } = handover;
-    // Until it has ended, one that has left has sockets and ports open.
+    // A predecessor that has left has sockets and ports open until it ends.
     await this.#leaving;
     this.#checkGoesOn();
     const next = this.#starting = await this.#startSuccessor(handover).catch((error) => {
-      // Without a predecessor what was taken is for the next try.
+      // Without a predecessor the next try uses what was opened.
       if (before !== undefined) this.#release(before);
       throw error;
     });
     try {
       await this.#untilReady(next, millis);
-      // What no predecessor holds is taken before that leaves.
+      // If no predecessor holds AF_XDP it is attached before that leaves.
       const isFree = before === undefined || isByKernel(before) && !isByKernel(next);
       if (isFree) this.#attach(next);
     } catch (error) {
@@ -705,44 +718,196 @@ class Master {
         throw error;
       }
       if (!this.#booted) throw error;
-      // No UserError: it does not go on as it was.
+      // No UserError, because something has changed.
       throw new Error(`what took over failed and is started again: ${messageOf(error)}`);
     }
   }
 
-  /** Throws UserError when it was told to stop. */
+  /** Throws UserError if it was told to stop. */
   #checkGoesOn(): void {
     if (this.#stopping) throw new UserError("it was told to stop", Exit.failure);
   }
 
-  /** Starts an appliance, and says which apps are to be started. Throws Retry. */
+  /** Resolves when the appliance and all changed apps are ready. */
+  async #untilReady({ appliance, changed }: Serving, millis: number): Promise<void> {
+    this.#checkGoesOn();
+    const ready = Promise.all([
+      appliance.ready,
+      ...changed.map(({ process, plan }) => process.prepare(plan)),
+    ]);
+    // An appliance that is ready may end while apps are being made.
+    const ended = appliance.ended.then((error) => Promise.reject(error));
+    if (!await within(Promise.race([ready, ended]), millis)) {
+      throw new UserError(`it was not ready within ${millis / 1000} s`, Exit.failure);
+    }
+    this.#checkGoesOn();
+  }
+
+  /** Ends a successor: its appliance and apps, and, if it is `isCold`, its regions and sockets. */
+  async #endSuccessor(next: Serving, { isCold }: { isCold: boolean }): Promise<void> {
+    await Promise.all([
+      next.appliance.kill("it is given up"),
+      ...next.changed.map(({ process }) => isCold ? process.stop() : process.abandon()),
+    ]);
+    next.fresh.close();
+    if (isCold) discard(next.attachments, next.inventory);
+  }
+
+  /**
+   * Replaces `before` by `next`, which is ready. Throws Retry if `before` has ended and AF_XDP cannot be opened again;
+   * then nothing serves.
+   */
+  async #switchOver(next: Serving, before?: Serving): Promise<void> {
+    let apps: Promise<unknown> | undefined;
+    if (before?.inventory === next.inventory) {
+      // Apps take over beside the appliance, so that a slow one delays no other.
+      apps = takeOverApps(next);
+      await this.#letLeave(before);
+    } else if (before !== undefined) {
+      await this.#stopServing(before);
+      if (!isByKernel(before)) this.#attachAgain(next);
+    }
+    if (before !== undefined) {
+      this.#keepCounts(before, next);
+      before.fresh.close();
+    }
+    next.appliance.go();
+    apps ??= takeOverApps(next);
+    await next.appliance.running;
+    // At the first start a failure of an app is an error of the configuration.
+    if (!this.#booted) await apps;
+    this.#serve(next);
+  }
+
+  /** Lets the appliance leave. Kills it if it does not. */
+  async #letLeave({ appliance }: Serving): Promise<void> {
+    const hasLeft = !appliance.over && await appliance.leave(LEAVE_MILLIS);
+    if (!hasLeft) await appliance.kill("it did not leave in time");
+    this.#leaving = appliance.ended;
+  }
+
+  /** Returns the traffic to the kernel, lets the appliance and all apps drain, and ends them. */
+  async #stopServing({ attachments, appliance, apps, inventory, fresh }: Serving): Promise<void> {
+    for (const attachment of attachments) detach(attachment);
+    if (!appliance.over) await appliance.stop(STOP_MILLIS);
+    await Promise.all([...apps.values()].map((process) => process.stop()));
+    fresh.close();
+    discard(attachments, inventory);
+  }
+
+  /** Keeps the counts of those tiles of `before` whose regions are new in `next`. */
+  #keepCounts(before: Serving, next: Serving): void {
+    const isFresh = new Map(regionsOf(next.setup).map(({ name, fresh }) => [name, fresh]));
+    const isCold = before.inventory !== next.inventory;
+    for (const { name, reader } of before.tiles) {
+      if (!isCold && isFresh.get(`tile ${name}`) !== true) continue;
+      this.#holdings.keepCounters(name, reader.counters);
+    }
+    for (const { name, past } of next.tiles) past.set(this.#holdings.pastCounters(name));
+  }
+
+  /** Directs frames to the net tiles, and closes what is not used any more. All tiles run. */
+  #serve(next: Serving): void {
+    const { attachments, setup, changed } = next;
+    if (this.#served !== attachments) {
+      for (const attachment of attachments) attachment.serve();
+      this.#watchRings(attachments);
+      this.#served = attachments;
+    }
+    for (const { name } of setup.apps.filter(({ inline }) => inline)) {
+      this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`, Level.info);
+    }
+    this.#announcer.configure(next.run.config.announce);
+    this.#rememberXdp(next);
+    this.#notifyAttached();
+    this.#release(next);
+    for (const { process } of changed) this.#lack("apps", process);
+    this.#measure();
+  }
+
+  /** Attaches. If that fails for any reason the kernel's sockets serve, and it is retried. Throws Retry. */
+  #attachAgain(next: Serving): void {
+    try {
+      this.#attach(next);
+    } catch (error) {
+      // The reason for the kernel's sockets has been logged.
+      if (!(error instanceof Retry && error.changes.isSocketsOnly)) {
+        log(
+          `AF_XDP cannot be had again, the kernel's sockets serve: ${messageOf(error)}`,
+          Level.error,
+        );
+      }
+      for (const { name } of next.attachments) this.#tried.delete(name);
+      const changes = { before: undefined, awaited: [], isSocketsOnly: true };
+      throw new Retry(messageOf(error), changes);
+    }
+  }
+
+  /**
+   * Attaches the programs and binds the sockets, in the best mode that works for all interfaces, and logs the mode and
+   * its reason. Throws UserError. Throws Retry if the appliance needs other sockets, or only the kernel's.
+   */
+  #attach({ run: { config }, attachments, handed, setup }: Serving): void {
+    if (attachments.length === 0) {
+      for (const name of config.interfaces) {
+        if (config.provider === "socket") log(`${name}: kernel sockets (as asked)`);
+      }
+      return;
+    }
+    const names = attachments.map(({ name }) => name).join(", ");
+    log(`attaching XDP to ${names}; some drivers restart the link for that`);
+    try {
+      attachAll(attachments, this.#copyOnly).forEach(({ mode, reason }, i) => {
+        log(`${attachments[i].name}: ${mode} (${reason})`);
+      });
+    } catch (error) {
+      preflight.fallBack(error, { ...config, log });
+      preflight.requireSockets(portsOfRun({ apps: setup.apps }), setup.sockets);
+      throw new Retry(messageOf(error), { isSocketsOnly: true });
+    }
+    if (socketsOf(attachments) !== handed) {
+      // Only some could be bound, so all were created again.
+      for (const { name } of attachments) this.#copyOnly.add(name);
+      throw new Retry("its sockets had to be made anew", {});
+    }
+    if (config.busyPoll) preflight.pollBusily(attachments, { ...this.#libraries, log });
+  }
+
+  // What a successor is given.
+
+  /** Starts an appliance, and finds the apps that have to be started. Throws Retry. */
   async #startSuccessor(handover: Handover): Promise<Serving> {
     const { run, before } = handover;
     const ports = this.#holdings.takePorts(portsOfRun(run));
     const listeners = this.#holdings.listeners(run.addresses);
     const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
+    const fresh = new Inventory(this.#libraries, { below: inventory });
     const staged: StagedApp[] = [];
     const discardStaged = () => staged.forEach((app) => this.#files.discard(app));
     try {
-      this.#makeRegions(planned, { config: run.config, attachments, inventory, isWarm });
+      this.#makeRegions(planned, { config: run.config, attachments, inventory, fresh, isWarm });
       const setup = { ...planned, apps: await this.#stageInline(planned.apps, staged) };
       const { apps, changed } = this.#planApps(setup, inventory, isWarm ? before : undefined);
-      const appliance = this.#startAppliance(setup, { inventory, attachments, listeners });
+      const appliance = this.#startAppliance(setup, { fresh, attachments, listeners });
       void appliance.ended.then(discardStaged);
-      const tiles = readersOf(setup, inventory);
+      const tiles = readersOf(setup, fresh);
       const handed = socketsOf(attachments);
-      return { run, setup, inventory, attachments, handed, appliance, apps, tiles, changed };
+      return {
+        ...{ run, setup, inventory, fresh, staged, attachments, handed },
+        ...{ appliance, apps, tiles, changed },
+      };
     } catch (error) {
       discardStaged();
+      fresh.close();
       if (!isWarm) discard(attachments, inventory);
       throw error;
     }
   }
 
   /**
-   * What a successor is told, its AF_XDP programs, and whether it goes on with the regions, rings and sockets
-   * of its predecessor. Throws UserError.
+   * The successor's setup, its XDP programs, and whether it takes over the regions, rings and sockets of its
+   * predecessor. Throws UserError.
    */
   #planSuccessor(
     { run, before, awaited, isCold, isSocketsOnly }: Handover,
@@ -777,21 +942,20 @@ class Master {
     return { ...plan([]), attachments };
   }
 
-  /** Makes the regions that are not there yet, and AF_XDP sockets on them. Throws Retry. */
+  /** Creates missing regions, and AF_XDP sockets on them. Throws Retry. */
   #makeRegions(
     setup: ApplianceSetup,
-    { config, attachments, inventory, isWarm }: {
+    { config, attachments, inventory, fresh, isWarm }: {
       config: RunConfig;
       attachments: readonly Attachment[];
       inventory: Inventory;
+      fresh: Inventory;
       isWarm: boolean;
     },
   ): void {
     try {
-      for (const { name, bytes, fresh } of regionsOf(setup)) {
-        if (KEPT_REGIONS.has(name)) continue;
-        if (fresh) inventory.renew(name, bytes);
-        else inventory.ensure(name, bytes);
+      for (const { name, bytes, fresh: isFresh } of regionsOf(setup)) {
+        if (!KEPT_REGIONS.has(name)) (isFresh ? fresh : inventory).ensure(name, bytes);
       }
       if (isWarm) return;
       const shares = sharesOf(setup, inventory);
@@ -804,7 +968,7 @@ class Master {
     }
   }
 
-  /** The apps that are processes: those that go on from `before`, and those that are to be started. */
+  /** The apps that are processes: all of them, and those that have to be started. */
   #planApps(
     setup: ApplianceSetup,
     inventory: Inventory,
@@ -827,8 +991,8 @@ class Master {
   }
 
   /**
-   * The apps, those inside net tiles with modules that the appliance's user can read, which are put into
-   * `staged`. Throws AppError.
+   * The apps. Inline ones get modules that the appliance's user can read, which are added to `staged`. Throws
+   * AppError.
    */
   async #stageInline(apps: readonly AppPlan[], staged: StagedApp[]): Promise<AppPlan[]> {
     const uid = this.#holdings.uid(0);
@@ -845,233 +1009,7 @@ class Master {
     });
   }
 
-  /** Resolves when the appliance and all apps that changed could run. */
-  async #untilReady({ appliance, changed }: Serving, millis: number): Promise<void> {
-    this.#checkGoesOn();
-    const ready = Promise.all([
-      appliance.ready,
-      ...changed.map(({ process, plan }) => process.prepare(plan)),
-    ]);
-    // An appliance that is ready may end while apps are being made.
-    const ended = appliance.ended.then((error) => Promise.reject(error));
-    if (!await within(Promise.race([ready, ended]), millis)) {
-      throw new UserError(`it was not ready within ${millis / 1000} s`, Exit.failure);
-    }
-    this.#checkGoesOn();
-  }
-
-  /** Ends a successor: its appliance, its apps, and what they alone were given where it is `isCold`. */
-  async #endSuccessor(next: Serving, { isCold }: { isCold: boolean }): Promise<void> {
-    await Promise.all([
-      next.appliance.kill("it is given up"),
-      ...next.changed.map(({ process }) => isCold ? process.stop() : process.abandon()),
-    ]);
-    if (isCold) discard(next.attachments, next.inventory);
-  }
-
-  /**
-   * Has `next`, which is ready, go on in place of `before`. Throws Retry where `before` has ended and AF_XDP
-   * cannot be had again: nothing serves then.
-   */
-  async #switchOver(next: Serving, before?: Serving): Promise<void> {
-    let apps: Promise<unknown> | undefined;
-    if (before?.inventory === next.inventory) {
-      // Apps change beside the appliance: one that is slow to leave keeps nobody waiting but itself.
-      apps = takeOverApps(next);
-      await this.#letLeave(before);
-    } else if (before !== undefined) {
-      await this.#stopServing(before);
-      if (!isByKernel(before)) this.#attachAgain(next);
-    }
-    if (before !== undefined) this.#keepCounts(before, next);
-    next.appliance.go();
-    apps ??= takeOverApps(next);
-    await next.appliance.running;
-    // At the first start what fails is the operator's to mend.
-    if (!this.#booted) await apps;
-    this.#serve(next);
-  }
-
-  /** Has the appliance leave what it holds to its successor, or kills it. */
-  async #letLeave({ appliance }: Serving): Promise<void> {
-    const hasLeft = !appliance.over && await appliance.leave(LEAVE_MILLIS);
-    if (!hasLeft) await appliance.kill("it did not leave in time");
-    this.#leaving = appliance.ended;
-  }
-
-  /** Gives the traffic back to the kernel, lets the appliance and all apps drain, and ends them. */
-  async #stopServing({ attachments, appliance, apps, inventory }: Serving): Promise<void> {
-    for (const attachment of attachments) detach(attachment);
-    if (!appliance.over) await appliance.stop(STOP_MILLIS);
-    await Promise.all([...apps.values()].map((process) => process.stop()));
-    discard(attachments, inventory);
-  }
-
-  /** Has the counts of those tiles of `before` go on whose regions `next` has anew. */
-  #keepCounts(before: Serving, next: Serving): void {
-    const isFresh = new Map(regionsOf(next.setup).map(({ name, fresh }) => [name, fresh]));
-    const isCold = before.inventory !== next.inventory;
-    for (const { name, reader } of before.tiles) {
-      if (!isCold && isFresh.get(`tile ${name}`) !== true) continue;
-      this.#holdings.keepCounters(name, reader.counters);
-    }
-    for (const { name, past } of next.tiles) past.set(this.#holdings.pastCounters(name));
-  }
-
-  /** All run: frames come to the net tiles from now on, and what nobody uses is let go. */
-  #serve(next: Serving): void {
-    const { attachments, setup, changed } = next;
-    if (this.#served !== attachments) {
-      for (const attachment of attachments) attachment.serve();
-      this.#watchRings(attachments);
-      this.#served = attachments;
-    }
-    for (const { name } of setup.apps.filter(({ inline }) => inline)) {
-      this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`, Level.info);
-    }
-    this.#announcer.configure(next.run.config.announce);
-    this.#rememberXdp(next);
-    this.#notifyAttached();
-    this.#release(next);
-    for (const { process } of changed) this.#lack("apps", process);
-    this.#measure();
-  }
-
-  /** Attaches; where that fails, whatever the reason, the kernel's sockets serve, and it is tried again. */
-  #attachAgain(next: Serving): void {
-    try {
-      this.#attach(next);
-    } catch (error) {
-      // The reason why the kernel's sockets do instead is in the log already.
-      if (!(error instanceof Retry && error.changes.isSocketsOnly)) {
-        log(
-          `AF_XDP cannot be had again, the kernel's sockets serve: ${messageOf(error)}`,
-          Level.error,
-        );
-      }
-      for (const { name } of next.attachments) this.#tried.delete(name);
-      const changes = { before: undefined, awaited: [], isSocketsOnly: true };
-      throw new Retry(messageOf(error), changes);
-    }
-  }
-
-  /**
-   * Attaches the programs and binds the sockets, in the best mode that works for all, and says which and
-   * why. Throws UserError, and Retry where the appliance has to be started with other sockets, or with the
-   * kernel's alone.
-   */
-  #attach({ run: { config }, attachments, handed, setup }: Serving): void {
-    if (attachments.length === 0) {
-      for (const name of config.interfaces) {
-        if (config.provider === "socket") log(`${name}: kernel sockets (as asked)`);
-      }
-      return;
-    }
-    const names = attachments.map(({ name }) => name).join(", ");
-    log(`attaching XDP to ${names}; some drivers restart the link for that`);
-    try {
-      attachAll(attachments, this.#copyOnly).forEach(({ mode, reason }, i) => {
-        log(`${attachments[i].name}: ${mode} (${reason})`);
-      });
-    } catch (error) {
-      preflight.fallBack(error, { ...config, log });
-      preflight.requireSockets(portsOfRun({ apps: setup.apps }), setup.sockets);
-      throw new Retry(messageOf(error), { isSocketsOnly: true });
-    }
-    if (socketsOf(attachments) !== handed) {
-      // Some could be bound and others not, so that all were made anew.
-      for (const { name } of attachments) this.#copyOnly.add(name);
-      throw new Retry("its sockets had to be made anew", {});
-    }
-    if (config.busyPoll) preflight.pollBusily(attachments, { ...this.#libraries, log });
-  }
-
-  /** Looks after a serving appliance. */
-  #watch(serving: Serving): void {
-    const lasted = setTimeout(() => this.#failures = 0, LASTING_MILLIS);
-    serving.appliance.ended.then((error) => {
-      clearTimeout(lasted);
-      if (this.#booted && !this.#stopping && this.#serving === serving) this.#lost(serving, error);
-    });
-  }
-
-  /** The appliance has ended by itself: datagrams wait in its rings for the next one. */
-  #lost(serving: Serving, { message }: ApplianceError): void {
-    const pause = this.#failures === 0
-      ? 0
-      : Math.min(FIRST_PAUSE_MILLIS * 2 ** (this.#failures - 1), LONGEST_PAUSE_MILLIS);
-    this.#failures++;
-    this.#region.restarted("appliance");
-    this.#checkHealth();
-    const when = pause === 0 ? "" : ` in ${pause} ms`;
-    log(`appliance: ${message}; starting the next one${when}`, Level.error);
-    setTimeout(() => {
-      void this.#exclusively(async () => {
-        if (this.#stopping || this.#serving !== serving) return;
-        try {
-          await this.#handOver(sameAgain(serving));
-          log("appliance: the next one serves", Level.notice);
-        } catch (error) {
-          if (this.#serving === serving) this.#lost(serving, new ApplianceError(messageOf(error)));
-        }
-      });
-    }, pause);
-  }
-
-  /** Serves by AF_XDP again what was deleted and made anew. */
-  async #pollInterfaces(): Promise<void> {
-    const serving = this.#serving;
-    if (serving === undefined || serving.run.config.provider === "socket") return;
-    if (performance.now() < this.#nextPoll) return;
-    const { host } = this.#libraries;
-    const again = serving.run.config.interfaces
-      .filter((name) => ![0, this.#tried.get(name)].includes(host.ifindex(name)));
-    if (again.length === 0) return;
-    this.#nextPoll = Infinity;
-    await this.#exclusively(async () => {
-      if (this.#stopping || this.#serving !== serving) return;
-      log(`${again.join(", ")}: there again; AF_XDP is opened anew`, Level.notice);
-      await this.#handOver(sameAgain(serving));
-    }).then(() => {
-      this.#pollPause = POLL_MILLIS;
-      this.#nextPoll = 0;
-    }, (error) => {
-      this.#pollPause = Math.min(2 * this.#pollPause, LONGEST_POLL_MILLIS);
-      this.#nextPoll = performance.now() + this.#pollPause;
-      for (const name of again) this.#tried.delete(name);
-      const pause = this.#pollPause / 1000;
-      log(
-        `${
-          again.join(", ")
-        }: the kernel's sockets serve on, AF_XDP is tried again in ${pause} s: ` +
-          messageOf(error),
-        Level.error,
-      );
-    });
-  }
-
-  #watchRings(attachments: readonly Attachment[]): void {
-    const { xskSetup, host } = this.#libraries;
-    this.#ringWatch?.stop();
-    this.#ringWatch = new RingWatch(attachments, {
-      xskSetup,
-      exists: host.exists,
-      gone: ({ name }) => {
-        log(
-          `${name}: it is gone, and AF_XDP with it; should it come back, it is served again`,
-          Level.error,
-        );
-        this.#notifyAttached();
-      },
-      log: (line) => {
-        log(line, Level.error);
-        this.#notifyAttached();
-      },
-    });
-    this.#ringWatch.start();
-  }
-
-  /** Names of the interfaces that are there and that AF_XDP is for. */
+  /** The interfaces that exist and are fit for AF_XDP. */
   #fit({ interfaces, provider }: RunConfig): string[] {
     const { host } = this.#libraries;
     return interfaces.filter((name) => {
@@ -1125,19 +1063,19 @@ class Master {
 
   #startAppliance(
     setup: ApplianceSetup,
-    { inventory, attachments, listeners }: {
-      inventory: Inventory;
+    { fresh, attachments, listeners }: {
+      fresh: Inventory;
       attachments: readonly Attachment[];
       listeners: readonly Handing[];
     },
   ): ApplianceProcess {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
-        ...writer === "appliance" ? [inventory.region(name, { writable: true })] : [],
-        KEPT_REGIONS.has(name) ? this.#holdings.own.region(name) : inventory.region(name),
+        ...writer === "appliance" ? [fresh.region(name, { writable: true })] : [],
+        KEPT_REGIONS.has(name) ? this.#holdings.own.region(name) : fresh.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
-        .map(({ name }) => inventory.eventfd(name)),
+        .map(({ name }) => fresh.eventfd(name)),
       ...this.#holdings.sockets(setup.sockets),
       ...attachments.flatMap(({ descriptors }) => descriptors).map(({ name, fd }) => ({
         ...handing(name, fd),
@@ -1149,7 +1087,7 @@ class Master {
     const program = programModule("", root);
     const library = libraryPath(root);
     const { read, clock } = inlineGrants(setup.apps);
-    const order = inventory.order(handings, setup);
+    const order = orderOf(this.#libraries.regions, handings, setup);
     try {
       const child = this.#libraries.processes.start({
         name: "appliance",
@@ -1180,7 +1118,7 @@ class Master {
     }
   }
 
-  /** The appliance of a process. `isRunning`: a predecessor of this program has started it. */
+  /** The appliance of a process. `isRunning`: the program before has started it. */
   #watched(child: ConfinedProcess, isRunning = false): ApplianceProcess {
     const appliance: ApplianceProcess = new ApplianceProcess(child, {
       watcher: this.#watcher,
@@ -1198,7 +1136,7 @@ class Master {
     return appliance;
   }
 
-  /** What the process of an app is started with. */
+  /** The plan for the process of an app. */
   #appPlan(app: AppPlan, { apps, plan: { frames } }: ApplianceSetup): AppProcessPlan {
     const busy = frames.length + apps.filter(({ inline }) => !inline).length;
     return {
@@ -1227,7 +1165,7 @@ class Master {
       watcher: this.#watcher,
       files: this.#files,
       descriptors: {
-        // What an app remembers outlasts whatever else there is of it.
+        // An app's state outlasts its other regions.
         descriptor: (each, readOnly, bytes) =>
           bytes === undefined
             ? inventory.descriptor(each, readOnly)
@@ -1236,6 +1174,92 @@ class Master {
       tile: new TileReader(inventory.view(`tile ${name}`)),
     };
   }
+
+  // Faults.
+
+  /** Watches a serving appliance. */
+  #watch(serving: Serving): void {
+    this.#restartPause.started();
+    serving.appliance.ended.then((error) => {
+      if (this.#serving === serving) this.#restartPause.ended();
+      if (this.#booted && !this.#stopping && this.#serving === serving) this.#lost(serving, error);
+    });
+  }
+
+  /** Replaces an appliance that has ended by itself. Datagrams wait in its rings. */
+  #lost(serving: Serving, { message }: ApplianceError): void {
+    const pause = this.#restartPause.next({ isFirstImmediate: true });
+    this.#region.restarted("appliance");
+    this.#checkHealth();
+    const when = pause === 0 ? "" : ` in ${pause} ms`;
+    log(`appliance: ${message}; starting the next one${when}`, Level.error);
+    setTimeout(() => {
+      void this.#exclusively(async () => {
+        if (this.#stopping || this.#serving !== serving) return;
+        try {
+          await this.#handOver(sameAgain(serving));
+          log("appliance: the next one serves", Level.notice);
+        } catch (error) {
+          if (this.#serving === serving) this.#lost(serving, new ApplianceError(messageOf(error)));
+        }
+      });
+    }, pause);
+  }
+
+  /** Opens AF_XDP again on interfaces that were deleted and recreated. */
+  async #pollInterfaces(): Promise<void> {
+    const serving = this.#serving;
+    if (serving === undefined || serving.run.config.provider === "socket") return;
+    if (performance.now() < this.#nextPoll) return;
+    const { host } = this.#libraries;
+    const again = serving.run.config.interfaces
+      .filter((name) => ![0, this.#tried.get(name)].includes(host.ifindex(name)));
+    if (again.length === 0) return;
+    this.#nextPoll = Infinity;
+    await this.#exclusively(async () => {
+      if (this.#stopping || this.#serving !== serving) return;
+      log(`${again.join(", ")}: there again; AF_XDP is opened anew`, Level.notice);
+      await this.#handOver(sameAgain(serving));
+    }).then(() => {
+      this.#pollPause = POLL_MILLIS;
+      this.#nextPoll = 0;
+    }, (error) => {
+      this.#pollPause = Math.min(2 * this.#pollPause, LONGEST_POLL_MILLIS);
+      this.#nextPoll = performance.now() + this.#pollPause;
+      for (const name of again) this.#tried.delete(name);
+      const pause = this.#pollPause / 1000;
+      log(
+        `${
+          again.join(", ")
+        }: the kernel's sockets serve on, AF_XDP is tried again in ${pause} s: ` +
+          messageOf(error),
+        Level.error,
+      );
+    });
+  }
+
+  #watchRings(attachments: readonly Attachment[]): void {
+    const { xskSetup, host } = this.#libraries;
+    this.#ringWatch?.stop();
+    this.#ringWatch = new RingWatch(attachments, {
+      xskSetup,
+      exists: host.exists,
+      gone: ({ name }) => {
+        log(
+          `${name}: it is gone, and AF_XDP with it; should it come back, it is served again`,
+          Level.error,
+        );
+        this.#notifyAttached();
+      },
+      log: (line) => {
+        log(line, Level.error);
+        this.#notifyAttached();
+      },
+    });
+    this.#ringWatch.start();
+  }
+
+  // What operators see.
 
   /** Tells the status tile that `run` is served. */
   #loaded({ config }: Run): void {
@@ -1254,7 +1278,7 @@ class Master {
     }
   }
 
-  /** Names each system call that was refused to an app's process, once. */
+  /** Logs each system call that was refused to an app's process, once. */
   #nameRefusedCalls(): void {
     const { tile } = this.#libraries;
     for (const [name, slot] of this.#holdings.slots) {
@@ -1265,7 +1289,7 @@ class Master {
     }
   }
 
-  /** Names the walls that this system has no way to build, once. */
+  /** Logs the walls that this system cannot build, once. */
   #lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
     const line = `${whose}: not all walls are to be had here: ${missing.join("; ")}`;
     if (missing.length > 0) this.#logOnce(line);
@@ -1288,16 +1312,16 @@ class Master {
     this.#checkHealth();
   }
 
-  /** Gives the traffic back to the kernel, lets everyone drain, ends them. */
+  /** Returns the traffic to the kernel, lets all processes drain, and ends them. */
   async stop(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
-    // Whoever observes hears of it before anything is gone.
+    // Observers are told before anything ends.
     this.#health.setDraining(true);
     this.#checkHealth();
     for (const timer of this.#timers) clearInterval(timer);
     this.#ringWatch?.stop();
-    // What is being started is given up; what takes over already does so first.
+    // A starting successor is given up. One that takes over finishes first.
     await this.#starting?.appliance.kill("it is told to stop");
     await this.#change;
     if (this.#serving !== undefined) await this.#stopServing(this.#serving);
@@ -1306,41 +1330,41 @@ class Master {
   }
 }
 
-/** How the observer hears an appliance: its lines name their tiles themselves. */
+/** The appliance for the observer. Its lines name their tiles. */
 function applianceWords() {
   return { name: `${prefix(Level.error)}appliance`, slot: APPLIANCE_SLOT, verbatim: true };
 }
 
-/** Milliseconds since the epoch, by a clock that nobody sets. */
+/** Milliseconds since the epoch, by a monotonic clock. */
 function now(): number {
   return Math.floor(performance.timeOrigin + performance.now());
 }
 
-/** Ports that are served, each once. */
+/** The served ports, each once. */
 function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
   return [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
 }
 
-/** A handover to the same once more. */
+/** A handover to a successor with the same configuration. */
 function sameAgain(before: Serving): Handover {
   return { run: before.run, before, millis: READY_MILLIS, awaited: [] };
 }
 
-/** Whether the kernel's sockets alone serve. */
+/** Whether only the kernel's sockets serve. */
 function isByKernel({ attachments }: Serving): boolean {
   return attachments.length === 0;
 }
 
-/** All tiles as they are seen from here. */
-function readersOf(setup: ApplianceSetup, inventory: Inventory): CountedTile[] {
-  const past = inventory.view(PAST_COUNTERS, { writable: true });
+/** The readers of all tiles. */
+function readersOf(setup: ApplianceSetup, regions: Inventory): CountedTile[] {
+  const past = regions.view(PAST_COUNTERS, { writable: true });
   return tilesOf(setup).map(({ kind, name }, i) => ({
-    ...{ kind, name, reader: new TileReader(inventory.view(`tile ${name}`)) },
+    ...{ kind, name, reader: new TileReader(regions.view(`tile ${name}`)) },
     past: pastCounters(past, i),
   }));
 }
 
-/** Whether `setup` can go on with the regions, rings and sockets that `before` has. */
+/** Whether `setup` fits the regions, rings and sockets of `before`. */
 function isSame(before: Serving, { config }: Run, setup: ApplianceSetup): boolean {
   const shape = (config: RunConfig, setup: ApplianceSetup) =>
     JSON.stringify([
@@ -1352,7 +1376,7 @@ function isSame(before: Serving, { config }: Run, setup: ApplianceSetup): boolea
   return shape(before.run.config, before.setup) === shape(config, setup);
 }
 
-/** By interface its queues, each with the UMEM of the net tile that has it. */
+/** The queues of each interface, each with its net tile and the UMEM of that. */
 function sharesOf({ attached, plan: { frames, shares } }: ApplianceSetup, inventory: Inventory) {
   const umems = frames.map((count, n) =>
     slice(inventory.view(`umem ${netName(n)}`, { writable: true }), 0, count * FRAME_BYTES)
@@ -1363,14 +1387,14 @@ function sharesOf({ attached, plan: { frames, shares } }: ApplianceSetup, invent
   );
 }
 
-/** Has the apps that changed take over. One that fails once it runs is started again. */
+/** Lets the changed apps take over. */
 function takeOverApps({ changed }: Serving): Promise<unknown> {
   const all = Promise.all(changed.map(({ process }) => process.takeOver()));
   all.catch(() => {});
   return all;
 }
 
-/** What an operator hears of a handover that failed. */
+/** The error of a failed handover, for the operator. */
 function troubleOf(error: unknown, run: Run): unknown {
   const about = { ...run, file: run.config.file };
   if (error instanceof AppError) return preflight.appTrouble(error, about);
@@ -1379,7 +1403,7 @@ function troubleOf(error: unknown, run: Run): unknown {
   return preflight.appTrouble(new AppError(error.app, error.message), about);
 }
 
-/** Takes a program off; the log says where it stays. */
+/** Detaches a program. Logs if it stays attached. */
 function detach(attachment: Attachment): void {
   const failed = attachment.detach();
   if (failed >= 0) return;
@@ -1390,7 +1414,7 @@ function detach(attachment: Attachment): void {
   );
 }
 
-/** Lets go of what no process uses any more. */
+/** Closes what no process uses any more. */
 function discard(attachments: readonly Attachment[], inventory: Inventory): void {
   for (const attachment of attachments) attachment.close();
   inventory.close();
@@ -1400,7 +1424,7 @@ function discard(attachments: readonly Attachment[], inventory: Inventory): void
 // connection while the status tile that was asked is replaced. The next one is asked for the change with the
 // same number.
 
-/** Changes that are remembered. One that is under way is never forgotten. */
+/** Changes whose outcomes are remembered. One that is under way is never forgotten. */
 const MOST = 16;
 
 /** All changes, by their numbers. */
@@ -1410,8 +1434,8 @@ export class Changes {
   #underWay = 0;
 
   /**
-   * The outcome of change `number`, which `work` does when those before it are over, unless it has begun.
-   * `work` returns the sentence for the operator; a UserError is an outcome, too.
+   * Makes change `number` by `work` after those before it, unless it has begun. Returns its outcome. `work` returns the
+   * sentence for the operator; a UserError is an outcome, too.
    */
   ask(number: number, work: () => Promise<string>): Promise<Outcome> {
     const known = this.#outcomes.get(number);
@@ -1423,7 +1447,7 @@ export class Changes {
     return this.add(number, this.#last.then(work));
   }
 
-  /** Takes a change that has begun, as the program did before an upgrade. */
+  /** Adds a change that has begun: an upgrade, by the program before. */
   add(number: number, done: Promise<string>): Promise<Outcome> {
     this.#underWay++;
     const outcome = outcomeOf(done).finally(() => this.#underWay--);
@@ -1438,7 +1462,7 @@ async function outcomeOf(done: Promise<string>): Promise<Outcome> {
   try {
     return { ok: true, line: await done };
   } catch (error) {
-    // Whatever was wrong, nothing was changed.
+    // Whatever failed, nothing has changed.
     const status = error instanceof UserError ? Exit.usage : Exit.failure;
     return { ok: false, status, line: messageOf(error) };
   }

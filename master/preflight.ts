@@ -131,7 +131,7 @@ export function checkInterfaces(host: Host, names: readonly string[]): void {
 }
 
 /** What the need for descriptors, locked memory and threads depends on. */
-export interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
+interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
   readonly apps: readonly Pick<AppPlan, "ports" | "inline">[];
   readonly hasStatus: boolean;
   /** Whether this process serves as much already. */
@@ -540,7 +540,7 @@ const CONTROL_MODE = 0o660;
 /** The value of `control` that means no control socket. */
 const NO_CONTROL = "none";
 
-/** What the status tile listens on; null: not at all. */
+/** The addresses of the status tile's sockets; null for none. */
 export interface StatusAddresses {
   /** Path of the control socket. */
   readonly control: string | null;
@@ -548,18 +548,18 @@ export interface StatusAddresses {
   readonly metrics: string | null;
 }
 
-/** A listening control socket, in place of one that was left at `path`. Throws SystemError. */
+/** Creates a listening control socket, in place of a dead one at `path`. Throws SystemError. */
 export function listenControl(host: Pick<Host, "listenUnix">, path: string): number {
   return host.listenUnix(path, CONTROL_MODE);
 }
 
-/** A socket that listens at `endpoint`: `127.0.0.1:9464`, `[::1]:9464`, `localhost:9464`. Throws SystemError. */
+/** Creates a socket that listens at `endpoint`: `127.0.0.1:9464`, `[::1]:9464`, `localhost:9464`. Throws SystemError. */
 export function listenMetrics(host: Pick<Host, "listenTcp">, endpoint: string): number {
   const [, address, port] = /^\[?(.*?)\]?:(\d+)$/.exec(endpoint)!;
   return host.listenTcp(address === "localhost" ? "127.0.0.1" : address, Number(port));
 }
 
-/** Removes the control socket that this process has made. */
+/** Removes the control socket of this process. */
 export function removeControl(path: string): void {
   try {
     Deno.removeSync(path);
@@ -568,15 +568,15 @@ export function removeControl(path: string): void {
   }
 }
 
-/** Why one cannot listen there, without the address. Throws what is no SystemError. */
+/** The reason of a SystemError, without the address. Throws any other error. */
 export function reasonOf(error: unknown): string {
   if (error instanceof SystemError) return describeErrno(error.errno);
   throw error;
 }
 
 /**
- * The path to listen at, null for none: what was `asked` for, else `/run/tegula/INTERFACE.sock` of the
- * first interface, where that can be had. Throws UserError when what was asked for cannot be had.
+ * The path of the control socket, or null for none: `asked`, else `/run/tegula/INTERFACE.sock` with the first
+ * interface, if that is possible. Throws UserError if `asked` is not.
  */
 export async function controlPath(
   asked: string | undefined,
@@ -602,7 +602,7 @@ export async function controlPath(
   return isWritable(CONTROL_FOLDER) && !await isServed(path) ? path : null;
 }
 
-/** Why nobody can listen at `path`; null when one can. */
+/** Why this process cannot listen at `path`; null if it can. */
 function whyNotAt(host: Host, path: string): string | null {
   try {
     host.close(listenControl(host, path));

@@ -1,16 +1,16 @@
 # `deno task build`: the native library, build/libtegula.so, and the one that confined processes start
-# with, build/libtegula_seal.so, from ffi/*.c. What is newer than its sources is left alone. libxdp and what
-# it stands on are linked in, so that a built tree needs nothing of the host but libc, and every symbol that
-# no binding names is hidden. And the modules of processes of their own as plain JavaScript, build/program/.
+# with, build/libtegula_seal.so, from ffi/*.c. libxdp and its dependencies are linked in, so that a built tree
+# needs only libc of the host. Symbols that no binding names are hidden. Also builds the modules of confined
+# processes as JavaScript, build/program/.
 
 WARNINGS = -Wall -Wextra -Werror
-# The same bytes wherever the tree is.
+# Reproducible, wherever the tree is.
 NO_PATHS = -ffile-prefix-map=$(CURDIR)=.
 CFLAGS = -std=gnu11 -O2 -g1 $(WARNINGS) $(NO_PATHS) -fvisibility=hidden -fPIC -shared \
 	-fstack-protector-strong -D_FORTIFY_SOURCE=2
 LDFLAGS = -Wl,--exclude-libs,ALL,--gc-sections,-z,defs,-z,now,-z,relro
 FILTER = build/xdp_filter.bpf.o
-# Written aside and renamed: a program that has the old one open keeps it.
+# Written aside and renamed, so that a running program keeps the old one.
 INTO_PLACE = -o $@.$$$$ && mv $@.$$$$ $@ && echo built $@ >&2
 
 PROGRAM = build/program/imports.json
@@ -24,7 +24,7 @@ build/commit: FORCE | build
 	git rev-parse --short=12 HEAD >$@.$$$$ 2>/dev/null && mv $@.$$$$ $@ || { rm $@.$$$$; touch $@; }
 FORCE:
 
-# The folders too: a module may be gone.
+# Depends on the folders, too, as a module may have been removed.
 $(PROGRAM): $(MODULES) $(sort $(dir $(MODULES))) scripts/program.ts deno.json deno.lock | build
 	$(DENO) run --allow-all --no-check scripts/program.ts
 

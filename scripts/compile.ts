@@ -18,21 +18,21 @@ import project from "../deno.json" with { type: "json" };
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const OUTPUT = `${ROOT}dist/tegula`;
-/** What of these folders and of npm's is not needed to run: C, types, sources, modules for tests. */
+/** Files of these folders and of npm's that are not needed to run: C, types, sources, modules for tests. */
 const LEFT_OUT = [
   ...["*.[ch]", "node_modules/*.*ts", "zod/src", "fast-check*", "statsd-client*"],
   // What browsers get of it is among the program's files.
   ...["uplot@*", "node_modules/uplot"],
 ];
 
-/** Runs a program to its end; throws Error with what it said when it failed. */
+/** Runs a program to its end. Throws Error with its errors. */
 function run(program: string, args: string[]): void {
   const { success, stderr } = new Deno.Command(program, { args, cwd: ROOT }).outputSync();
   if (success) return;
   throw new Error(`${program} ${args.join(" ")}\n${new TextDecoder().decode(stderr)}`);
 }
 
-/** What the program is made of, apart from main.ts, deno.json and npm modules, seen from ROOT. */
+/** The parts of the program besides main.ts, deno.json and npm modules, relative to ROOT. */
 function parts(): string[] {
   return [
     "apps",
@@ -49,7 +49,7 @@ function parts(): string[] {
   ];
 }
 
-/** Whether the base binary of `deno compile` is named, or lies where Deno would have put it. */
+/** Whether the base binary of `deno compile` is named, or where Deno would have put it. */
 function hasDenort(): boolean {
   if (Deno.env.get("DENORT_BIN") !== undefined) return true;
   const { stdout } = new Deno.Command(Deno.execPath(), { args: ["info", "--json"] }).outputSync();
@@ -62,17 +62,16 @@ function hasDenort(): boolean {
   }
 }
 
-/** Deno's own compile. Modules of workers and apps are found by path at run time: all are included. */
+/** `deno compile`. Modules of workers and apps are found by path at run time, so all are included. */
 function compile(): void {
   const included = parts().flatMap((path) => ["--include", path]);
   const flags = [...DENO_FLAGS.filter((flag) => flag !== "run"), V8_FLAGS, "--no-check"];
   run(Deno.execPath(), ["compile", ...flags, ...included, "--output", OUTPUT, "main.ts"]);
 }
 
-/** Makes the archive, at the same place for the same parts the same bytes; `folder` is empty. */
+/** Makes a reproducible archive in `folder`, which is empty. */
 function archive(path: string, folder: string): void {
-  // All imports, those for tests too: only then does the lock file fit, and nothing has to be asked of
-  // the registry again.
+  // All imports, also those of tests: only then the lock file fits, and the registry is not asked again.
   // `workspace`: Deno looks no further up for one, where others may be able to write.
   const { version, workspace, unstable, imports } = project;
   const config = { version, workspace, unstable, imports, nodeModulesDir: "manual", lock: false };
@@ -101,7 +100,7 @@ function pack(): void {
       .replace("@VERSION@", createHash("sha256").update(payload).digest("hex"))
       .replace("@BYTES@", String(payload.length))
       .replace("@FLAGS@", DENO_FLAGS.join(" "));
-    // Written aside and renamed: one that runs keeps its file.
+    // Written aside and renamed, so that a running program keeps its file.
     const fresh = `${OUTPUT}.${Deno.pid}`;
     Deno.writeTextFileSync(fresh, launcher, { mode: 0o755 });
     Deno.writeFileSync(fresh, payload, { append: true });

@@ -1,6 +1,6 @@
-/** What results of tests and benchmarks depend on: the CPU, the clock source, the kernel, Deno. */
+/** The machine, as far as results depend on it: the CPU, the clock source, the kernel, Deno. */
 
-/** Asks this machine. What it does not say is "unknown". */
+/** This machine. What cannot be found out is "unknown". */
 export function machine() {
   const cpuinfo = read("/proc/cpuinfo");
   const clocksource = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
@@ -16,15 +16,15 @@ export function machine() {
 }
 
 /**
- * Whether the CPU of a /proc/cpuinfo has memory protection keys: "yes", "no", or "unknown" where it lists
- * no features. x86 calls them flags, aarch64 Features.
+ * Whether the CPU of a /proc/cpuinfo has memory protection keys: "yes", "no", or "unknown" if it lists no
+ * features. x86 calls them flags, aarch64 Features.
  */
 export function pku(cpuinfo: string): "yes" | "no" | "unknown" {
   const features = /^(?:flags|Features)\s*: (.*)$/m.exec(cpuinfo)?.[1].split(" ");
   return features === undefined ? "unknown" : features.includes("pku") ? "yes" : "no";
 }
 
-/** The version of landlock that the kernel offers, "none", or "unknown" where it cannot be asked. */
+/** The kernel's landlock version, "none", or "unknown". */
 export function landlock(): string {
   // landlock_create_ruleset(2), the same number on all architectures, with the flag that asks.
   const [SYS_LANDLOCK_CREATE_RULESET, LANDLOCK_CREATE_RULESET_VERSION] = [444n, 1];
@@ -45,7 +45,7 @@ export function landlock(): string {
   }
 }
 
-/** The text of a file of the kernel's; "" where it cannot be read. */
+/** The text of a file, or "" if it cannot be read. */
 function read(path: string): string {
   try {
     return Deno.readTextFileSync(path).trim();

@@ -1,11 +1,10 @@
 /**
- * `deno task mutants [WORD…]`: applies the mutants of `tests/mutants.ts` to a copy of the tree, one at a
- * time, runs the tests that each names, and says which of them no test notices. Words select mutants by
- * name or file; `--all` runs every unit test in place of the tests that are named.
+ * `deno task mutants [WORD…]`: applies the mutants of `tests/mutants.ts` to a copy of the tree, one at a time, runs the
+ * tests that each names, and prints those that no test notices. Words select mutants by name or file. `--all` runs every
+ * unit test in place of the named ones.
  *
- * A mutant is killed when a test fails or does not end within the limit. The tests must pass without it,
- * which is tried first, so that a test that fails anyway kills nothing. The exit status is 1 when a mutant
- * lives that is not said to be equivalent, or is stale.
+ * A mutant is killed if a test fails or does not end within the limit. The tests are first run without it and must pass.
+ * The exit status is 1 if a mutant lives that is not declared equivalent, or if one is stale.
  */
 
 import { dirname } from "node:path";
@@ -14,9 +13,9 @@ import { parseArgs } from "node:util";
 import { MUTANTS } from "../tests/mutants.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
-/** The longest that the tests of one mutant may take. */
+/** The time limit for the tests of one mutant. */
 const LIMIT_SECONDS = 120;
-/** What is not copied: history, and what is built or downloaded. */
+/** Not copied: history, and files that are built or downloaded. */
 const NOT_COPIED = [".git", "dist", "node_modules"];
 
 /** One way to break the program. */
@@ -26,18 +25,18 @@ export interface Mutant {
   readonly file: string;
   /** The declaration that the text is in: `function`, `Class.member`, or a top-level constant. */
   readonly in: string;
-  /** What is replaced; stands there exactly once. */
+  /** The replaced text, which occurs there exactly once. */
   readonly from: string;
   readonly to: string;
-  /** Words that select the test files that notice, as for `scripts/test`. */
+  /** Words that select the test files that should notice, as for `scripts/test`. */
   readonly tests: readonly string[];
-  /** Why nobody can notice. Such a mutant is not run. */
+  /** Why no test can notice. Such a mutant is not run. */
   readonly equivalent?: string;
 }
 
 /**
- * `source` with the mutant in it. Throws Error that begins with "stale mutant" when its declaration or
- * its text is not there exactly once.
+ * `source` with the mutant. Throws an Error that begins with "stale mutant" if the declaration or the text does not
+ * occur exactly once.
  */
 export function mutate(source: string, mutant: Mutant): string {
   const stale = (what: string) => new Error(`stale mutant: ${mutant.name}: ${what}`);
@@ -62,9 +61,9 @@ interface Extent {
 }
 
 /**
- * Where the declaration `name` begins and ends in TypeScript or C. It goes by indentation, which the
- * formatter keeps in TypeScript and the kernel's style in C: a declaration ends at the first line that
- * closes a bracket as far left as it began. Undefined when there is not exactly one.
+ * The range of the declaration `name` in TypeScript or C. It is found by indentation, which the formatter ensures in
+ * TypeScript and the kernel's style in C: a declaration ends at the first line that closes a bracket in the column in
+ * which it began. Undefined if there is not exactly one.
  */
 export function findDeclaration(source: string, name: string): Extent | undefined {
   const [first, member] = name.split(".");
@@ -73,7 +72,7 @@ export function findDeclaration(source: string, name: string): Extent | undefine
     0,
     new RegExp(
       `^(?:export )?(?:async )?(?:abstract )?(?:class|function\\*?|const|let) ${escape(first)}\\b` +
-        // In C a definition begins at the margin, and has the name before a bracket or an equals sign.
+        // In C a definition begins in the first column, with the name before a bracket or an equals sign.
         `|^[A-Za-z][\\w \\t*]*\\b${escape(first)}(?:\\(|\\[| =)(?!.*;$)`,
       "gm",
     ),
@@ -110,10 +109,10 @@ function extents(source: string, indent: number, pattern: RegExp): Extent[] {
   });
 }
 
-/** How the tests of a mutant ended. */
+/** The result of a mutant's tests. */
 type End = "killed" | "timed out" | "lived";
 
-/** A copy of the tree that may be broken. */
+/** A copy of the tree to mutate. */
 class Copy implements Disposable {
   readonly folder = Deno.makeTempDirSync({ prefix: "tegula-mutants-" });
   #child: Deno.ChildProcess | undefined;
@@ -130,7 +129,7 @@ class Copy implements Disposable {
     Deno.removeSync(this.folder, { recursive: true });
   }
 
-  /** Whether something is wrong with the changed file itself: what the compiler says. */
+  /** Errors of the compiler in the changed file. */
   faults(file: string): string {
     const { success, stderr } = file.endsWith(".ts")
       ? this.#command(["check", "--quiet", file])
@@ -147,7 +146,7 @@ class Copy implements Disposable {
   async test(words: readonly string[]): Promise<{ end: End; output: string }> {
     const child = this.#child = new Deno.Command(Deno.execPath(), {
       args: ["run", "--allow-all", "scripts/test.ts", ...words],
-      // The same random cases each time: what lives does not do so by chance.
+      // The same random cases each time, so that no mutant lives by chance.
       env: { TEGULA_FAIL_FAST: "1", TEGULA_SEED: "1" },
       ...{ cwd: this.folder, stdin: "null", stdout: "piped", stderr: "null" },
     }).spawn();
@@ -169,7 +168,7 @@ function run(program: string, args: string[]): void {
   if (!success) throw new Error(new TextDecoder().decode(stderr));
 }
 
-/** Runs one mutant and returns what became of it, with what is to be said about it. */
+/** Runs one mutant and returns its result, with a remark. */
 async function attempt(copy: Copy, mutant: Mutant, words: readonly string[]): Promise<Result> {
   const path = `${copy.folder}/${mutant.file}`;
   const source = Deno.readTextFileSync(path);
@@ -188,7 +187,7 @@ async function attempt(copy: Copy, mutant: Mutant, words: readonly string[]): Pr
     return { end: (await copy.test(words)).end, said: "" };
   } finally {
     Deno.writeTextFileSync(path, source);
-    // What is built is newer than the source that it was built from.
+    // The build must not be newer than the changed source.
     if (!mutant.file.endsWith(".ts")) copy.faults(mutant.file);
   }
 }
@@ -234,7 +233,7 @@ async function main(): Promise<number> {
   return ["lived", "stale", "not tried"].some((end) => counts.has(end)) ? 1 : 0;
 }
 
-/** What becomes of a mutant. `passing`: which tests are known to pass, or not to, without one. */
+/** The result of a mutant. `passing`: whether tests pass without a mutant, as far as known. */
 async function judge(
   copy: Copy,
   mutant: Mutant,
@@ -243,7 +242,7 @@ async function judge(
 ): Promise<Result> {
   if (mutant.equivalent !== undefined) return { end: "equivalent", said: mutant.equivalent };
   const key = words.join(" ");
-  // Twice, as another run of the same test on this machine may be in the way of one.
+  // Twice, since another run of the same test on this machine may disturb one.
   for (let tries = 0; tries < 2 && passing.get(key) !== true; tries++) {
     const { end, output } = await copy.test(words);
     passing.set(key, end === "lived");

@@ -1,11 +1,10 @@
 /**
- * Makes `build/program/`: the modules that run in processes of their own (`ffi/process.ts`) as plain
- * JavaScript, with the packages that they use. Deno would compile TypeScript anew at each start, as
- * such a process has no cache.
+ * Makes `build/program/`: the modules that run in confined processes (`ffi/process.ts`) as JavaScript, with the packages
+ * that they use. From TypeScript Deno would compile at each start, since such a process has no cache.
  *
- *     build/program/apps/… ffi/… netbase/… tiles/…    each module, its imports naming .js
- *     build/program/npm/NAME.js                an import map's package; beside it node_modules/
- *     build/program/tiles/status/page/         what a browser gets of the status page, with uPlot
+ *     build/program/apps/… ffi/… netbase/… tiles/…    each module; its imports name .js files
+ *     build/program/npm/NAME.js                the import map's packages; beside them node_modules/
+ *     build/program/tiles/status/page/         the files of the status page for browsers, with uPlot
  */
 
 import { dirname, relative } from "node:path";
@@ -18,7 +17,7 @@ const PLACE = `${ROOT}build/program`;
 const FOLDERS = ["apps", "ffi", "netbase", "tiles"];
 /** What browsers get. Its modules import packages as files beside them. */
 const PAGE = "tiles/status/page";
-/** Names of packages by which a module may import; a path within the package may follow. */
+/** Names of packages in imports. A path within the package may follow. */
 const PACKAGES = Object.keys(project.imports);
 
 function deno(...args: string[]): string {
@@ -36,7 +35,7 @@ function* filesBelow(folder: string): Generator<string> {
   }
 }
 
-/** The same text, its imports naming what is in the program's folder; adds to `packages` what it imports. */
+/** The text with imports of files in the program's folder. Adds imported packages to `packages`. */
 function rewritten(path: string, text: string, packages: Set<string>): string {
   return text.replaceAll(/^((?:import|export)\b.*from |import )"(.*)";$/gm, (all, before, name) => {
     if (name.startsWith(".")) return `${before}"${name.replace(/\.ts$/, ".js")}";`;
@@ -51,7 +50,7 @@ function wrapper(name: string): string {
   return `npm/${name.replace(/\.js$/, "").replaceAll("/", "_")}.js`;
 }
 
-/** Puts the packages, and those that they need, into the program, with a module for each import. */
+/** Copies the packages and their dependencies into the program, with a module for each import. */
 function addPackages(packages: ReadonlySet<string>): void {
   const place = `${fresh}/npm`;
   Deno.mkdirSync(place);
@@ -95,7 +94,7 @@ function addPage(uplot: string): void {
   }
 }
 
-/** Copies the package at `path`, and its dependencies, which stand beside it where Deno has it. */
+/** Copies the package at `path`, and its dependencies, which Deno has beside it. */
 function addPackage(name: string, path: string, place: string): void {
   const from = Deno.realPathSync(path);
   const description = JSON.parse(Deno.readTextFileSync(`${from}/package.json`));
@@ -135,7 +134,7 @@ try {
       imports: Object.fromEntries([...packages].map((name) => [name, `./${wrapper(name)}`])),
     }),
   );
-  // Others may be at work in the old one: it goes as a whole.
+  // The old one is replaced as a whole, since processes may use it.
   const old = `${fresh}.old`;
   if (isThere(PLACE)) Deno.renameSync(PLACE, old);
   Deno.renameSync(fresh, PLACE);

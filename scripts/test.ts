@@ -1,15 +1,13 @@
 /**
- * `deno task test [WORD…]`: builds, checks, and runs every test; words select test files by path.
- * Each file runs in a process of its own, so that a crash costs one file its count. Each file of
- * `tests/netns` and `tests/attacks` runs in network, mount and process namespaces of its own too, so
- * that what it leaves behind dies with it. Two of these files run at a time, where there are as many
- * processors, and what they print stands together. Each file of `tests/vm` runs in a virtual machine
- * (`scripts/vm`), where TEGULA_VM=1 asks for that.
+ * `deno task test [WORD…]`: builds, checks, and runs every test. Words select test files by path. Each file runs in a
+ * process of its own, so that a crash affects one file. Files of `tests/netns` and `tests/attacks` also have network,
+ * mount and process namespaces of their own, so that nothing outlasts them. Two of all these files run at a time, if there
+ * are as many processors; the output of a file stays together. Each file of `tests/vm` runs in a virtual machine
+ * (`scripts/vm`), if TEGULA_VM=1.
  *
- * The first line says on what machine this runs. The last line is `N passed, N failed`, with
- * `, N skipped` after it where tests did not run. What may be skipped stands in `tests/skips.txt` with
- * its reason; every other skip is a failure, but for `tests/vm` without machines. A step that fails
- * without a test having failed (a build, a crash) counts as one failure.
+ * The first line describes the machine. The last line is `N passed, N failed`, followed by `, N skipped` if tests were
+ * skipped. `tests/skips.txt` lists the tests that may be skipped, with reasons. Any other skip is a failure, except
+ * `tests/vm` without machines. A step that fails without a failed test (a build, a crash) counts as one failure.
  */
 
 import { fileURLToPath } from "node:url";
@@ -19,50 +17,50 @@ import { testFiles, testsOf } from "./docs.ts";
 import { landlock, machine } from "./machine.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
-/** Whether to try what only another kernel can show. */
+/** Whether to run the tests in virtual machines. */
 const WITH_MACHINES = Deno.env.get("TEGULA_VM") === "1";
-/** Whether this CPU has no memory protection keys; false also where it does not say (not x86). */
+/** Whether this x86 CPU has no memory protection keys. */
 const LACKS_KEYS = Deno.build.arch === "x86_64" && Deno.uid() === 0 && machine().pku === "no";
-/** An appliance's life, on a CPU that has them. */
+/** The test of an appliance on a CPU that has them. */
 const LIFE = "tests/vm/life_test.ts";
-/** No step takes longer than this; for the long modes of some tests (see docs/testing.md), more. */
+/** The time limit of a step. The long modes of some tests (docs/testing.md) need more. */
 const STEP_MINUTES = Number(
   Deno.env.get("TEGULA_STEP_MINUTES") ?? (WITH_MACHINES || LACKS_KEYS ? 20 : 5),
 );
-/** The seed of the random cases of all tests, as `tests/seed.ts` takes it. */
+/** The seed of all random cases (`tests/seed.ts`). */
 const SEED = Deno.env.get("TEGULA_SEED") ??
   `${crypto.getRandomValues(new Uint32Array(1))[0] >>> 1}`;
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 const DENO_TEST = [Deno.execPath(), "test", "--allow-all", "--no-check", "--cached-only"];
-/** The product's folders: what has examples in its docs. */
+/** The folders whose doc comments have examples. */
 const DOCUMENTED = ["apps", "cli", "demo", "ffi", "master", "netbase", "tiles"];
 
-/** Runs its arguments in a laboratory. The shell stays as process 1 to reap what others leave. */
+/** Runs its arguments in a laboratory. The shell is process 1, and reaps orphans. */
 const IN_NAMESPACES = laboratoryCommand([
   ...["sh", "-c"],
   'mount -t tmpfs none /run/netns && ip link set lo up && "$@"; exit $?',
   "sh",
 ]);
 
-/** Whether one failure is all there is to know: `scripts/mutants`. */
+/** Whether to stop at the first failure, as `scripts/mutants` does. */
 const FAIL_FAST = Deno.env.has("TEGULA_FAIL_FAST");
 
 /** How many test files run at a time. */
 const LANES = FAIL_FAST ? 1 : Math.min(2, navigator.hardwareConcurrency);
 
-/** What came of everything so far; `remarks` are said again at the end, before the last line. */
+/** The results so far. `remarks` are printed at the end, before the last line. */
 const total = { passed: 0, failed: 0, skipped: 0, remarks: [] as string[] };
 
 /**
- * Runs a command in the project's folder, shows its output, under its `name`, when it has ended, and returns
- * the lines of its standard output. What it puts where temporary files go is gone afterwards.
+ * Runs a command in the project's folder. When it has ended, prints its output under its `name` and removes its
+ * temporary files. Returns the lines of its standard output.
  */
 async function show(
   name: string,
   [program, ...args]: string[],
 ): Promise<{ lines: string[]; success: boolean }> {
   const temporary = Deno.makeTempDirSync({ prefix: "tegula-test-" });
-  // As /tmp is: some tests are another user for a while.
+  // Like /tmp, since some tests change their user.
   Deno.chmodSync(temporary, 0o1777);
   const child = new Deno.Command(program, {
     args,
@@ -77,7 +75,7 @@ async function show(
     shown.push(`stopped: it took longer than ${STEP_MINUTES} minutes`);
     child.kill("SIGKILL");
   }, STEP_MINUTES * 60_000);
-  // Whoever ends this ends the step, which may have processes and namespaces of its own.
+  // A signal also ends the step, which may have processes and namespaces of its own.
   const stop = () => {
     child.kill("SIGKILL");
     Deno.removeSync(temporary, { recursive: true });
@@ -112,7 +110,7 @@ function leaveOut(files: string[], reason: string): void {
   }
 }
 
-/** A step that is right or wrong as a whole. Returns whether it was right. */
+/** A step without tests. Returns whether it succeeded. */
 async function step(name: string, command: string[]): Promise<boolean> {
   const { success } = await show(name, command);
   if (!success) fail(1, name);
@@ -120,8 +118,8 @@ async function step(name: string, command: string[]): Promise<boolean> {
 }
 
 /**
- * One run of `deno test`, `command` being all of its command line. Returns whether it counts: not when some
- * test failed in one that `isBeside` another, which is to be run again alone.
+ * One run of `deno test` by `command`. Returns whether it counts. It does not if a test failed while the run
+ * `isBeside` another: then it is to be repeated alone.
  */
 async function tests(
   name: string,
@@ -148,8 +146,8 @@ async function tests(
 }
 
 /**
- * Runs these files, `LANES` at a time, each by `command`. One that fails beside another is run again alone
- * afterwards, which is what counts, and is named: a machine that is busy makes some tests wait too long.
+ * Runs these files, `LANES` at a time, each by `command`. A file that fails beside another is named, and repeated
+ * alone afterwards, since some tests time out on a busy machine. Then only the repetition counts.
  */
 async function inLanes(
   files: readonly string[],
@@ -170,7 +168,7 @@ async function inLanes(
   }
 }
 
-/** Test files of a folder whose path has one of the words in it; all when there are no words. */
+/** The test files of a folder whose paths contain one of the words, or all without words. */
 function chosenFiles(folder: string, words: string[]): string[] {
   return [...testFiles(ROOT + folder)]
     .map((path) => path.slice(ROOT.length))
@@ -178,7 +176,7 @@ function chosenFiles(folder: string, words: string[]): string[] {
     .sort();
 }
 
-/** One line on what results depend on. */
+/** One line about the machine. */
 function machineText(): string {
   const { cpu, pku, clocksource, cores, kernel, deno } = machine();
   return `${cpu}, pku ${pku}, clocksource ${clocksource}, ${cores} cores, kernel ${kernel}, ` +
@@ -206,7 +204,7 @@ async function main(words: string[]): Promise<number> {
     await inLanes(netns, [...IN_NAMESPACES, ...DENO_TEST], skips);
   }
   const vm = chosenFiles("tests/vm", words);
-  // Most CPUs have protection keys: where this one has none, one machine is booted that has.
+  // Most CPUs have protection keys. If this one has none, one machine that has them is booted.
   const isWanted = (file: string) => WITH_MACHINES || (file === LIFE && LACKS_KEYS);
   leaveOut(
     vm.filter((file) => !isWanted(file)),
@@ -222,8 +220,8 @@ async function main(words: string[]): Promise<number> {
   return total.failed === 0 ? 0 : 1;
 }
 
-/** Counts of one run, and the names of the tests that were skipped in it. */
-export interface Outcome {
+/** The counts of one run, and the names of its skipped tests. */
+interface Outcome {
   passed: number;
   failed: number;
   readonly skipped: string[];
@@ -231,12 +229,12 @@ export interface Outcome {
 
 /** The closing line of Deno's pretty reporter: `ok | 3 passed (2 steps) | 0 failed | 1 ignored (9ms)`. */
 const CLOSING_LINE = /^(?:ok|FAILED) \| (\d+) passed\b.*? \| (\d+) failed\b/;
-/** `name ... ignored (0ms)`; a step's line is indented and counts with its test. */
+/** `name ... ignored (0ms)`. Lines of steps are indented; a step counts with its test. */
 const IGNORED_LINE = /^(\S.*) \.\.\. ignored \(/;
 
 /**
- * Reads the output of one `deno test`, without colours, and whether it exited with status 0. A run
- * that failed without a failed test, or that never came to its closing line, counts as one failure.
+ * Reads the output of one `deno test`, without colours. `success`: whether its exit status was 0. A run that failed
+ * without a failed test, or has no closing line, counts as one failure.
  */
 export function readOutcome(lines: Iterable<string>, success: boolean): Outcome {
   const outcome: Outcome = { passed: 0, failed: 0, skipped: [] };
@@ -255,7 +253,7 @@ export function readOutcome(lines: Iterable<string>, success: boolean): Outcome 
   return outcome;
 }
 
-/** Reads `NAME :: REASON` lines; empty ones and those that begin with `#` say nothing. */
+/** Reads `NAME :: REASON` lines. Skips empty ones and those that begin with `#`. */
 export function readSkips(text: string): Map<string, string> {
   const skips = new Map<string, string>();
   for (const line of text.split("\n")) {

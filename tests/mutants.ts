@@ -1389,8 +1389,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "ntp: a clock that nobody keeps is told as kept",
       in: "create",
-      from: "told } = state.synchronised",
-      to: "told } = true",
+      from: "state.synchronised ? referenceId",
+      to: "true ? referenceId",
     },
   ]),
 

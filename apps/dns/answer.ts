@@ -12,7 +12,7 @@ import packet from "dns-packet";
 // Queries (RFC 1035 §4.1) and their EDNS (RFC 6891), parsed in place without allocation.
 
 /** Bytes of the header of queries and answers. */
-export const HEADER_BYTES = 12;
+const HEADER_BYTES = 12;
 /** Bits of the header's third byte. */
 export const [RESPONSE, OPCODE, RECURSION_DESIRED] = [0x80, 0x78, 0x01];
 /** The largest answer without EDNS (RFC 1035 §4.2.1). */
@@ -162,7 +162,7 @@ export class Question {
 }
 
 /** The largest answer that we send, and the size that we advertise. No network fragments it. */
-export const PAYLOAD_BYTES = 1232;
+const PAYLOAD_BYTES = 1232;
 /** Bits AA and TC of the header's third byte. */
 export const [AUTHORITATIVE, TRUNCATED] = [0x04, 0x02];
 const NXDOMAIN = 3;
@@ -289,7 +289,7 @@ const NAMES: Readonly<Record<number, readonly [before: number, count: number]>> 
 };
 
 /** The records of a message with compressed names. Offsets begin at `questionEnd`. */
-export interface Compressed {
+interface Compressed {
   readonly questionEnd: number;
   readonly records: Uint8Array;
   /** The end of each record. */
@@ -299,7 +299,7 @@ export interface Compressed {
 }
 
 /** Compresses the records of `message`, which has one question and no pointers. */
-export function compress(message: Uint8Array): Compressed {
+function compress(message: Uint8Array): Compressed {
   return new Compressor(message).run();
 }
 

@@ -178,7 +178,7 @@ async function loadZones({ options, log }: AppContext): Promise<Zone[]> {
 export const Verdict = { send: 0, drop: 1, truncate: 2 } as const;
 
 /** The limits. */
-export interface Limits {
+interface Limits {
   /** Answers a second, 1 or more. */
   readonly ratelimit: number;
   /** One in so many limited answers is truncated instead of dropped; 0: none. */

@@ -220,7 +220,7 @@ function below(label: string, name: string): string {
 // (RFC 2308 §4) set what is left out.
 
 /** A resource record, its data as npm's dns-packet takes it. Names are absolute, without a last dot. */
-export interface ZoneRecord {
+interface ZoneRecord {
   /** The line that it begins on. */
   readonly line: number;
   readonly name: string;
@@ -479,7 +479,7 @@ function typeOf(text: string): RecordType {
 }
 
 /** The name under which dns-packet takes data of any type as bytes. */
-export function rawType(code: number): string {
+function rawType(code: number): string {
   return `UNKNOWN_${code}`;
 }
 

@@ -1,7 +1,7 @@
 /*
- * A client that asks at a constant rate, whatever comes back, and knows of every request when it went,
- * when its answer came, and how many answers came: what an interruption of the service looks like from
- * outside. Each request carries its number; an answer counts for the request, however late it is.
+ * A client that sends requests at a constant rate, whatever comes back, and records when each was sent, when its
+ * answer came, and how many answers came: how an interruption of the service looks from outside. Each request
+ * carries its number; an answer counts for its request, however late it is.
  *
  *     client OBJECT IFNAME DESTINATION-MAC DESTINATION FIRST-PORT PORTS RATE
  *
@@ -44,7 +44,7 @@
 #define MOST_REQUESTS (64u << 20)
 #define LONGEST_SECONDS 900u
 #define PATIENCE_NS 1000000000u
-/* Slower than this it wakes for each answer; faster, once in so long. */
+/* At lower rates it wakes for each answer, at higher ones once in this time. */
 #define PROMPT_RATE 20000u
 #define TICK_NS 100000u
 /* Requests that are due for longer are skipped. */
@@ -207,7 +207,7 @@ static void begin_phase(const char *name)
 	fflush(stdout);
 }
 
-/* Takes what stands on standard input: names of phases, or its end. */
+/* Reads standard input: names of phases, or its end. */
 static void take_input(void)
 {
 	static char line[NAME_BYTES];
@@ -229,7 +229,7 @@ static void take_input(void)
 	client.done = true;
 }
 
-/* Waits for input, and for answers where each is waited for, for `ns` at most. */
+/* Waits at most `ns` for input, and for answers if each is waited for. */
 static void wait_for(uint64_t ns, bool answers_too)
 {
 	struct pollfd fds[] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = client.port.fd, .events = POLLIN } };
@@ -337,7 +337,7 @@ static void report(void)
 	struct xdp_statistics kernel = { 0 };
 	socklen_t bytes = sizeof(kernel);
 
-	/* Where no answer came any more: a gap without an end. */
+	/* If no answer came any more: a gap without an end. */
 	for (unsigned i = 0; client.phase_count && i < client.ports; i++) {
 		const uint64_t last = client.last_answer_ns[i] ? client.last_answer_ns[i] : client.phases[0].begin_ns;
 
@@ -345,7 +345,7 @@ static void report(void)
 			phase()->gap_ns[i] = client.stop_ns - last;
 	}
 	getsockopt(client.port.fd, SOL_XDP, XDP_STATISTICS, &kernel, &bytes);
-	/* What this client itself lost of the answers, as its ring was full. */
+	/* Answers that this client lost because its ring was full. */
 	printf("{\"missed\":%llu,\"mismatched\":%llu,\"phases\":[",
 	       (unsigned long long)(kernel.rx_dropped + kernel.rx_ring_full),
 	       (unsigned long long)client.mismatched);

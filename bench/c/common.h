@@ -1,7 +1,7 @@
 /*
- * What the C benchmarks share: one AF_XDP socket with its UMEM and rings, the XDP program in front of
- * it, the headers of a plain UDP frame, and how a program ends. Everything that goes wrong ends the
- * program with a sentence: a benchmark that carries on half set up measures nothing.
+ * Shared by the C benchmarks: one AF_XDP socket with its UMEM and rings, its XDP program, the headers of a plain UDP
+ * frame, and the end of a program. Any error ends the program with a sentence, since a benchmark that is only half set
+ * up measures nothing.
  */
 #ifndef BENCH_COMMON_H
 #define BENCH_COMMON_H
@@ -15,7 +15,7 @@
 
 #define FRAME_BYTES 2048u
 #define RING_SLOTS 2048u
-/* Descriptors taken and given at once: the net tile's burst. */
+/* Descriptors of one batch: the net tile's burst. */
 #define BATCH 64u
 
 #define ARRAY_LENGTH(array) (sizeof(array) / sizeof((array)[0]))
@@ -55,7 +55,7 @@ void port_open(struct port *port, const char *ifname, unsigned frames);
 /* Gives `count` frames from frame `first` on to the fill ring. */
 void port_fill(struct port *port, unsigned first, unsigned count);
 
-/* Makes the kernel send what stands in the transmit ring. It takes a part at each call. */
+/* Makes the kernel send the transmit ring. It sends a part at each call. */
 void port_kick(struct port *port);
 
 /* UDP ports in a row, host byte order: what `ports` is in bench.bpf.c. */

@@ -1,6 +1,6 @@
 /*
- * Reads rtnetlink and only counts: what the mirror stands beside. Messages are walked, as nobody can
- * count them without, and looked into no further.
+ * Reads rtnetlink and only counts: the peer of the mirror. It walks the messages to count them, and does not
+ * parse them.
  *
  *     count_netlink dump      one dump of the IPv4 routes
  *     count_netlink events    joins the groups of neighbours and routes, says "ready", and then for
@@ -25,7 +25,7 @@
 /* The kernel fills at most 32 KiB. The odd bytes are as in the mirror's own socket. */
 #define SLOT_BYTES (32768 + 256)
 #define RECEIVE_BUFFER (64 << 20)
-/* Events that do not come any more are not waited for. */
+/* How long to wait for events that do not come. */
 #define PATIENCE_MS 10000
 
 static char memory[BURST * SLOT_BYTES];
@@ -76,7 +76,7 @@ static void walk(void *datagram, size_t length)
 	}
 }
 
-/* Takes what waits, as much as fits one call. */
+/* Reads what one call returns. */
 static void take(int fd)
 {
 	struct mmsghdr headers[BURST];

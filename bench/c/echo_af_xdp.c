@@ -1,7 +1,7 @@
 /*
- * UDP echo (RFC 862) in C over AF_XDP: what Tegula's echo stands beside. Same socket mode, same rings,
- * same batch. The answer is made in place, in the frame that the request came in, after the checks
- * that IPv4 and UDP ask for; sums stay right because only places are exchanged.
+ * UDP echo (RFC 862) in C over AF_XDP: the peer of Tegula's echo, with the same socket mode, rings and batch. It
+ * makes the answer in the request's frame, after the checks that IPv4 and UDP require. Checksums stay right,
+ * because fields are only swapped.
  *
  *     echo_af_xdp OBJECT IFNAME PORT spin|poll
  */
@@ -15,10 +15,10 @@
 #include <string.h>
 
 #define FRAMES RING_SLOTS
-/* The programs that a benchmark starts end by themselves if it forgets them. */
+/* It ends by itself if the benchmark forgets it. */
 #define LONGEST_SECONDS 600
 
-/* Turns a request into its answer. False: not for us. */
+/* Turns a request into its answer. Returns false if it is not for us. */
 static bool answer(uint8_t *frame, unsigned bytes, uint16_t port_be)
 {
 	struct headers *headers = (struct headers *)frame;
@@ -89,7 +89,7 @@ static unsigned burst(struct port *port, uint16_t port_be)
 			xsk_ring_prod__submit(&port->fill, 1);
 		}
 	}
-	/* What was reserved for frames that got no answer is given up again. */
+	/* Gives up what was reserved for frames without an answer. */
 	port->tx.cached_prod -= count - answers;
 	xsk_ring_prod__submit(&port->tx, answers);
 	xsk_ring_cons__release(&port->rx, count);

@@ -1,8 +1,8 @@
 /*
- * The load generator: sends UDP requests through an AF_XDP socket and takes the answers, spinning on
- * one core, with a window of requests in flight. A window of 1 measures round trips, a large one how
- * many requests a second are answered, 0 how many can be sent when no answer is waited for. Every
- * answer is compared with its request; what does not come back is counted as lost. Bounded in time.
+ * The load generator: sends UDP requests through an AF_XDP socket and reads the answers, spinning on one core, with a
+ * window of requests in flight. A window of 1 measures round trips, a large one the rate of answers, and 0 the rate
+ * of requests without waiting for answers. Each answer is compared with its request; missing ones are counted as
+ * lost. It runs for a limited time.
  *
  *     generator [-p PEERS] [-P PORTS] [-q QUERIES] OBJECT IFNAME DESTINATION-MAC DESTINATION PORT
  *               WINDOW MILLISECONDS
@@ -31,10 +31,10 @@
 #define MOST_PORTS 1024u
 /* Requests in flight are told apart by the low bits of their sequence. */
 #define SLOTS 4096u
-/* More than the kernel has at a time: RING_SLOTS to be sent, as many sent and not reported yet. */
+/* More than the kernel can have: RING_SLOTS to send, and as many sent and not reported. */
 #define TX_FRAMES (2 * RING_SLOTS)
 #define WARM_UP_NS 500000000u
-/* When nothing has come for so long, what is in flight is given up. */
+/* Requests in flight are given up after this time without an answer. */
 #define SILENCE_NS 20000000u
 #define LONGEST_MS 60000u
 #define MOST_SAMPLES 4000000u
@@ -122,7 +122,7 @@ static unsigned make_request(const struct generator *generator, uint32_t sequenc
 	return (unsigned)sizeof(headers) + query->bytes;
 }
 
-/* Sends as many requests as window and ring allow, at most a batch. */
+/* Sends as many requests as window and ring allow, up to a batch. */
 static void send_requests(struct generator *generator)
 {
 	struct port *port = &generator->port;
@@ -186,7 +186,7 @@ static bool answers(const struct generator *generator, const struct request *ans
 			      udp - (unsigned)sizeof(a->udp));
 }
 
-/* Takes one frame. Returns whether it is the answer to what is in flight. */
+/* Reads one frame. Returns whether it is the answer to a request in flight. */
 static bool take_answer(struct generator *generator, const struct request *answer, unsigned bytes)
 {
 	uint32_t sequence = generator->next - 1;
@@ -210,7 +210,7 @@ static bool take_answer(struct generator *generator, const struct request *answe
 	return true;
 }
 
-/* Takes a batch of answers. Returns how many frames came. */
+/* Reads a batch of answers. Returns the number of frames. */
 static unsigned take_answers(struct generator *generator)
 {
 	struct port *port = &generator->port;
@@ -237,7 +237,7 @@ static unsigned take_answers(struct generator *generator)
 	return count;
 }
 
-/* Gives up what is in flight when nothing has come for long. */
+/* Gives up the requests in flight after a long time without an answer. */
 static void give_up(struct generator *generator)
 {
 	if (now_ns() - generator->last_ns < SILENCE_NS)
@@ -295,7 +295,7 @@ static void mac_of(const char *ifname, uint8_t *mac)
 	close(fd);
 }
 
-/* Reads the options into `generator`. False: they are not understood, or out of bounds. */
+/* Reads the options into `generator`. Returns false if they are invalid. */
 static bool read_options(struct generator *generator, int argc, char **argv)
 {
 	const char *queries = NULL;

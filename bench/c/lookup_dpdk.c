@@ -1,6 +1,6 @@
 /*
- * Longest prefix match by DPDK: rte_fib (DIR24_8, its scalar lookup) and rte_lpm, with the routes and
- * over the addresses that it is given, in bulks of 32. What netbase's FIB stands beside.
+ * Longest prefix match by DPDK, the peer of netbase's FIB: rte_fib (DIR24_8, scalar lookup) and rte_lpm, with given
+ * routes and addresses, in bulks of 32.
  *
  *     lookup_dpdk ROUTES ADDRESSES…
  *
@@ -87,8 +87,8 @@ static struct rte_fib *make_fib(const struct route *routes, size_t count)
 }
 
 /*
- * rte_lpm_add searches all rules of a length for each, which a full table cannot wait for. So what is
- * no longer than /24, shorter first, is written to the cells as it would; the rest is added by it.
+ * rte_lpm_add searches all rules of a length, which is too slow for a full table. So prefixes up to /24, shorter
+ * ones first, are written to the cells as it would do; it adds the rest.
  */
 static struct rte_lpm *make_lpm(const struct route *routes, size_t count)
 {
@@ -150,7 +150,7 @@ static double now_ns(void)
 	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
 }
 
-/* Starts DPDK on whatever processors this thread may use: it would bind it to one. */
+/* Starts DPDK on all processors of this thread; by itself it would bind the thread to one. */
 static void start_dpdk(char *name)
 {
 	char core[32], *arguments[] = { name, "--no-huge", "--no-pci", "--no-shconf", core,

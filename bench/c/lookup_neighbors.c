@@ -1,6 +1,6 @@
 /*
- * Netbase's neighbour table in C: the same slots, records and hash (netbase/hash_table.ts), the same
- * addresses. What the table in JavaScript stands beside.
+ * Netbase's neighbour table in C, the peer of the one in JavaScript: the same slots, records, hash
+ * (netbase/hash_table.ts) and addresses.
  *
  *     lookup_neighbors TABLE ADDRESSES…
  *
@@ -24,7 +24,7 @@
 /* NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY */
 #define USABLE 0xdeu
 #define MOST_FILES 4
-/* Lookups between two looks at which table is current, and changes between two sleeps. */
+/* Lookups between two checks which table is current, and changes between two sleeps. */
 #define BURST 64
 
 struct record {
@@ -87,7 +87,7 @@ static inline uint32_t hash_key(uint32_t a, uint32_t b, const struct table *tabl
 	return h ^ (h >> 16);
 }
 
-/* Slot of a neighbour, NULL: it is not there. */
+/* Slot of a neighbour, or NULL. */
 static inline uint32_t *find_slot(const struct table *table, uint32_t a, uint32_t b)
 {
 	uint32_t hash = hash_key(a, b, table);
@@ -106,8 +106,8 @@ static inline uint32_t *find_slot(const struct table *table, uint32_t a, uint32_
 }
 
 /*
- * Gives one neighbour after another a new MAC address, in the other of its two records: in batches, with
- * a sleep after each, as the writer that JavaScript is measured with.
+ * Gives one neighbour after another a new MAC address, in the other of its two records, in batches with a sleep after
+ * each, like the writer in the measurement of JavaScript.
  */
 static void *change(void *unused)
 {

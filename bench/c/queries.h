@@ -1,7 +1,7 @@
 /*
- * What the load generator sends: for an echo payloads that make the smallest Ethernet frame, for a name
- * server DNS queries of a file, each with its length before it, two bytes, as over TCP (RFC 1035
- * §4.2.2). The first two bytes of a payload, which are a query's number, are the generator's.
+ * The payloads of the load generator: for an echo those of the smallest Ethernet frame, for a name server DNS queries
+ * from a file, each preceded by its length in two bytes, as over TCP (RFC 1035 §4.2.2). The generator writes the
+ * first two bytes of a payload, a query's ID.
  */
 #ifndef BENCH_QUERIES_H
 #define BENCH_QUERIES_H

@@ -1,6 +1,6 @@
 /*
- * Attaches the XDP program `sink` until told to stop: where requests go that nobody answers, to measure
- * how many the load generator can make.
+ * Attaches the XDP program `sink` until it is told to stop. It drops all requests, to measure the rate of the load
+ * generator.
  *
  *     sink OBJECT IFNAME PORT
  */

@@ -79,10 +79,11 @@ const OTHERWISE: Record<string, string> = {
   "fs.ftruncateSync of any descriptor": "EBADF",
   // There is none of that name without an unstable flag.
   "Deno.listenDatagram": "TypeError",
-  // All ops that code can reach, by what their names say they do. The next one is tried.
-  "ops that lead out": "op_napi_open",
+  // All ops that code can reach, by what their names say they do. Those below were reachable once.
+  "ops that lead out": "none",
+  "op_napi_open": "TypeError",
   "a worker": "ReferenceError",
-  "op_print": "BadResource",
+  "op_print": "TypeError",
   // They take no permission: the filter refuses them.
   "Deno.kill of the process": "PermissionDenied",
   // In its namespace that is itself.

@@ -87,8 +87,8 @@ const AT_ONCE: Record<string, () => unknown> = {
   "a worker": () => new Worker("data:text/javascript,", { type: "module" }),
   "inspector.open": () => inspector.open(9229, "127.0.0.1"),
   "ops that lead out": () => {
-    const names = Object.keys(internals.core.ops).filter((name) => LEADS_OUT.test(name));
-    throw Object.assign(new Error(), { name: names.join(" ") });
+    const names = Object.keys(internals?.core.ops ?? {}).filter((name) => LEADS_OUT.test(name));
+    throw Object.assign(new Error(), { name: names.join(" ") || "none" });
   },
   "op_napi_open": () => {
     const nothing = Array(10).fill(() => {});

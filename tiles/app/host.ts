@@ -48,7 +48,7 @@ export interface ServiceSetup extends Pick<AppContext, "name" | "ports" | "optio
 }
 
 /** What the host gives an app. */
-export interface ServiceHost extends Pick<AppContext, "clock" | "state"> {
+interface ServiceHost extends Pick<AppContext, "clock" | "state"> {
   readonly log: Log;
   /** Of the tile region that stands for the app, in the order of `APP`. */
   readonly counters: Float64Array;
@@ -170,7 +170,7 @@ function toRequest(requests: Datagrams): Request {
 }
 
 /** A burst as a service goes through it, wherever its datagrams are described. */
-export interface Burst extends Datagrams {
+interface Burst extends Datagrams {
   /** Datagrams that `next` has not gone to yet. */
   readonly left: number;
 }
@@ -332,7 +332,7 @@ export function noDatagram(call: "reply" | "reflect"): TypeError {
  * The well-known ports (RFC 6335 §6) except those of DNS and NTP, which clients of these use too. Echo,
  * chargen, quotd and the like answer from the others.
  */
-export const WELL_KNOWN_PORTS: readonly PortRange[] = [[0, 52], [54, 122], [124, 1023]];
+const WELL_KNOWN_PORTS: readonly PortRange[] = [[0, 52], [54, 122], [124, 1023]];
 
 /** Bits of a port. */
 const [REFUSED_PORT, SERVED_PORT] = [1, 2];
@@ -430,7 +430,7 @@ const COUNT = APP.index;
 const BATCH = 64;
 
 /** One net tile, as an app tile is joined to it. */
-export interface NetJoin {
+interface NetJoin {
   /** The region this app writes. */
   readonly own: View;
   /** The region that net tile writes for this app. */

@@ -1,64 +1,313 @@
 /**
- * The entry of an app's process, which `../../master/app_process.ts` starts. This isolate has the event
- * loop: it starts the worker that runs the app (`process_worker.ts`) and passes messages between it
- * and the master. The worker's thread never returns to its event loop once the tile's loop runs.
+ * An app's process, which `../../master/app_process.ts` starts confined (`../../ffi/process.ts`). It maps the
+ * regions that it was handed (`../runtime/handed.ts`), makes the app, waits for its turn, and runs the app
+ * tile's loop: bursts of datagrams from each net tile's link go to the app, and its answers go back. The app
+ * sees the memory with the datagrams, never the links. Like a tile of the appliance, the process gives up
+ * what only its start needs.
  *
- * The process ends when the worker has ended: nothing else keeps its event loop alive.
+ * A predecessor may still run on the same regions: nothing of them is touched before the master's `go`. There
+ * is one isolate, whose event loop runs until then, and never again.
  */
 
 import { libraryPath, pollSet } from "../../ffi/library.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
-import { openTile } from "../../ffi/tile.ts";
-import type { WorkerMessage } from "./process_worker.ts";
+import { heapView, openRegions } from "../../ffi/region.ts";
+import { openClock, openTile } from "../../ffi/tile.ts";
+import { ControlReader } from "../runtime/control.ts";
+import { APP } from "../runtime/counters.ts";
+import { Handed, messagesBy } from "../runtime/handed.ts";
+import { type LinkShape, requestRing } from "../runtime/link.ts";
+import {
+  AppError,
+  clipped,
+  consoleTo,
+  Level,
+  type Log,
+  sentenceOf,
+  takeAway,
+  uncaught,
+  wordsOf,
+} from "../runtime/log.ts";
+import { Life, runLoop, TileRegion } from "../runtime/tile.ts";
+import { appTile, loadService, NetSide, type ServiceSetup } from "./host.ts";
+import { AppState, METRICS_BYTES, MetricsWriter } from "./regions.ts";
 
-const channel = openChannel(CHANNEL_DESCRIPTOR);
+/** What an app's process is told, besides its descriptors. */
+export interface ProcessSetup {
+  /** Of the instance; its regions have it in their names. */
+  readonly name: string;
+  readonly service: Omit<ServiceSetup, "metrics">;
+  /** Of every link. */
+  readonly shape: LinkShape;
+  /** Names of the net tiles. */
+  readonly nets: readonly string[];
+  /** Idle turns before its loop blocks. */
+  readonly spinTurns: number;
+  /** Whether it was granted the host's clock. */
+  readonly clock: boolean;
+  /** Whether it keeps what it was granted once it runs. */
+  readonly keep: boolean;
+}
+
+/** What an app's process says. The master checks all of it. */
+export type AppReport =
+  /** The app is made, but for what a predecessor still has. */
+  | { readonly type: "ready" }
+  | { readonly type: "running" }
+  /** It is still being made, and its event loop runs. */
+  | { readonly type: "loading" }
+  | { readonly type: "failed"; readonly message: string }
+  | { readonly type: "log"; readonly line: string; readonly level?: number }
+  /** Its loop has ended, as it was told. */
+  | { readonly type: "left" };
+
+/** What the master says: take the regions. `handedOver`: what waits in the links is its own to answer. */
+export interface AppOrder {
+  readonly type: "go";
+  readonly handedOver: boolean;
+}
+
+/** How often a start says that its event loop runs. */
+const LOADING_MILLIS = 1000;
+const GIVEN_UP = ["read", "write", "env", "net"] as const;
+
+/** How long one wait for `go` lasts. */
+const GO_POLL_MILLIS = 500;
+
+const messages = messagesBy<AppReport, AppOrder>(openChannel(CHANNEL_DESCRIPTOR));
 const { symbols } = Deno.dlopen(libraryPath(), {
   poll: { parameters: ["buffer", "usize", "i32"], result: "i32", nonblocking: true },
 });
-// The name that the kernel gives the process is that of its first thread.
-openTile().nameThread(Deno.args[1]);
-/** How long one wait for `go` lasts; the process may outlive the worker by that. */
-const POLL_MILLIS = 500;
-/** Lets the event loop end though a promise is pending. */
-const unref = (Deno as unknown as Record<symbol, {
-  core: { unrefOpPromise(promise: Promise<unknown>): void };
-}>)[(Deno as unknown as { internal: symbol }).internal].core.unrefOpPromise;
+// Bound before the app's code runs, which may replace them.
+const exit = Deno.exit.bind(Deno);
+const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
+const interval = setInterval(() => report({ type: "loading" }), LOADING_MILLIS);
+const stopSaying = clearInterval.bind(globalThis, interval);
 
-const worker = new Worker(import.meta.resolve("./process_worker.js"), {
-  type: "module",
-  name: "app",
-});
-let isOver = false;
+/** Tells the master. A log line is lost when the channel is full; other reports are sent while it is empty. */
+function report(what: AppReport): void {
+  messages.send(what);
+}
 
-worker.onmessage = ({ data }: MessageEvent<WorkerMessage>) => {
-  if (data.type === "left" || data.type === "failed") isOver = true;
-  // A log line is lost when the channel is full; the other messages are sent while it is empty.
-  channel.send(new TextEncoder().encode(JSON.stringify(data)));
-  if (isOver) Deno.exit(data.type === "left" ? 0 : 1);
-};
-worker.onerror = (event) => {
-  event.preventDefault();
-  const message = event.message.split("\n")[0].slice(0, 4096);
-  channel.send(new TextEncoder().encode(JSON.stringify({ type: "failed", message })));
-  Deno.exit(1);
-};
-
-/** Resolves with the master's `go`; undefined when the master has closed the channel. */
-async function hearGo(): Promise<boolean | undefined> {
-  for (;;) {
-    const message = channel.receive();
-    if (message === undefined) return undefined;
-    if (message !== null) {
-      const { type, handedOver } = JSON.parse(new TextDecoder().decode(message));
-      if (type === "go") return handedOver;
-    }
-    const polled = symbols.poll(pollSet([CHANNEL_DESCRIPTOR]), 1n, POLL_MILLIS);
-    unref(polled);
-    await polled;
+async function live(): Promise<void> {
+  try {
+    const over = new AbortController();
+    const run = await Promise.race([start(), uncaught(over.signal)]);
+    over.abort();
+    run();
+    report({ type: "left" });
+    exit(0);
+  } catch (error) {
+    report({ type: "failed", message: clipped(wordsOf(error)) });
+    exit(1);
   }
 }
 
-hearGo().then((handedOver) => {
-  if (handedOver === undefined) Deno.exit(1);
-  worker.postMessage(handedOver);
-});
+/** Makes the app and returns what runs its loop until it is told to end. */
+async function start(): Promise<() => void> {
+  const library = openTile();
+  const regions = openRegions();
+  const handed = new Handed<ProcessSetup>(regions, Number(Deno.args[0]));
+  const { name, service: setup, shape, nets, spinTurns, clock, keep } = handed.setup;
+  library.nameThread(name);
+  const clockIfGranted = clock ? { clock: openClock() } : {};
+  revoke({ name: "ffi" });
+
+  const region = new TileRegion(handed.view(`tile ${name}`));
+  const control = new ControlReader(handed.view(`control ${name}`));
+  const log: Log = (line, level) => report({ type: "log", line: clipped(line), level });
+  Object.assign(console, consoleTo(log));
+  lookUp();
+  takeAway();
+  const timers = watchTimers();
+  const { counters } = region;
+  const metricsView = handed.view(`metrics ${name}`);
+  const eventfd = handed.fd(`eventfd ${name}`);
+  const state = handed.has(`state ${name}`)
+    ? new AppState(handed.view(`state ${name}`))
+    : undefined;
+  const joins = nets.map((net) => {
+    const own = handed.view(`link ${name} to ${net}`);
+    const peer = handed.view(`link ${net} to ${name}`);
+    const payloads = requestRing(peer, shape) ?? handed.view(`umem ${net}`);
+    const ofNet = { tile: handed.view(`tile ${net}`), eventfd: handed.fd(`eventfd ${net}`) };
+    return { own, peer, payloads, shape, ...ofNet };
+  });
+  // The region for metrics is the predecessor's until it has ended.
+  const metrics = new MetricsWriter(heapView(METRICS_BYTES));
+  const service = await loadService({ ...setup, metrics: metricsView }, {
+    ...{ counters, metrics, log, beside: true },
+    ...clockIfGranted,
+    ...(state && { state }),
+  });
+  const handedOver = await turn();
+  region.awake();
+  region.life = Life.booting;
+  metrics.move(metricsView);
+  state?.open();
+  try {
+    service.begin();
+  } catch (error) {
+    throw new AppError(setup.name, sentenceOf(error));
+  }
+  const sides = joins.map((join) =>
+    new NetSide(join, { counters, wake: () => library.wake(join.eventfd), handedOver })
+  );
+  const tile = appTile(service, sides, { library, eventfd });
+  stopSaying();
+  if (!keep) {
+    for (const name of GIVEN_UP) revoke({ name });
+  }
+  report({ type: "running" });
+  nameUnsettled(log, timers);
+  return () => runLoop({ tile, region, control, index: APP.index, spinTurns });
+}
+
+/** Reports ready and waits for the master's `go`. Returns whether a predecessor handed over. */
+async function turn(): Promise<boolean> {
+  report({ type: "ready" });
+  for (;;) {
+    const order = messages.receive();
+    // The master has closed the channel.
+    if (order === undefined) return exit(1);
+    if (order !== null) return order.handedOver;
+    await symbols.poll(pollSet([CHANNEL_DESCRIPTOR]), 1n, GO_POLL_MILLIS);
+  }
+}
+
+/** Has V8 load and remember time zone data while files can be read. */
+function lookUp(): void {
+  new Date().getTimezoneOffset();
+  new Intl.DateTimeFormat().format();
+}
+
+/*
+ * No event loop runs in a handler, so promises do not settle and timers do not fire. What follows names
+ * those that an app starts anyway, each kind once.
+ *
+ * V8 has a hook for the creation of promises. It is called for no other reason, so it costs neither the
+ * loop nor a handler that makes none, and it sees all that is made of promises: fetch, files,
+ * crypto.subtle, async functions. Timers are not, so the functions that start them are replaced before the
+ * app is loaded.
+ */
+
+/** Functions that start something without a promise. */
+const TIMERS = ["setTimeout", "setInterval", "setImmediate", "queueMicrotask"] as const;
+
+type Starter = (callback: (...given: unknown[]) => void, ...rest: unknown[]) => unknown;
+
+/** V8's hooks as Deno has them; unstable, so they may be missing. */
+const core = (Deno as unknown as Record<symbol, {
+  core?: {
+    setPromiseHooks?(...hooks: (((promise: Promise<unknown>) => void) | undefined)[]): void;
+  };
+}>)[(Deno as unknown as { internal: symbol }).internal]?.core;
+
+/** Timers of an app. */
+interface Timers {
+  /** Where each timer was started that has neither fired nor been cleared. */
+  pending(): string[];
+  /** From now on no timer fires: calls `notify` for each that is started. */
+  freeze(notify: (name: string) => void): void;
+}
+
+/** Replaces the functions that start timers by functions that note them. */
+function watchTimers(): Timers {
+  const scope = globalThis as unknown as Record<string, Starter & ((id: unknown) => void)>;
+  const running = new Map<unknown, { name: string; at: Error }>();
+  let frozen: ((name: string) => void) | undefined;
+  for (const name of TIMERS) {
+    const start = scope[name];
+    if (start === undefined) continue;
+    const watched: Starter = (callback, ...rest) => {
+      if (frozen !== undefined) {
+        frozen(name);
+        return start(callback, ...rest);
+      }
+      if (name === "queueMicrotask" || typeof callback !== "function") {
+        return start(callback, ...rest);
+      }
+      const id = start((...given) => {
+        if (name !== "setInterval") running.delete(id);
+        callback(...given);
+      }, ...rest);
+      running.set(id, { name, at: new Error() });
+      return id;
+    };
+    scope[name] = Object.assign(watched, start) as typeof start;
+  }
+  for (const name of ["clearTimeout", "clearInterval", "clearImmediate"]) {
+    const end = scope[name];
+    if (end === undefined) continue;
+    scope[name] = ((id: unknown) => {
+      running.delete(id);
+      end(id);
+    }) as typeof end;
+  }
+  return {
+    pending: () =>
+      [...running.values()].map(({ name, at }) => `${name}${placeOf(at.stack ?? "").place}`),
+    freeze: (notify) => frozen = notify,
+  };
+}
+
+/** Logs what never ends, from now on: the event loop does not run again. */
+function nameUnsettled(say: Log, timers?: Timers): void {
+  const log = (line: string) => say(line, Level.warning);
+  const [left] = timers?.pending() ?? [];
+  if (left !== undefined) {
+    log(`create() left a timer running (${left}), which never fires again: no event loop runs now`);
+  }
+  let saysTimer = true;
+  timers?.freeze((name) => {
+    if (!saysTimer) return;
+    saysTimer = false;
+    const { handler, place } = here();
+    log(
+      `${handler}() started a timer (${name}${place}), which never fires there: ` +
+        "no event loop runs in a handler",
+    );
+  });
+  let saysPromise = true;
+  core?.setPromiseHooks?.(() => {
+    if (!saysPromise) return;
+    saysPromise = false;
+    const { handler, place, call } = here();
+    log(
+      `${handler}() made a promise (${call}${place}), which never settles there: ` +
+        "no event loop runs in a handler",
+    );
+  });
+}
+
+/** The running handler, and where it is. */
+function here(): ReturnType<typeof placeOf> {
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 100;
+  const { stack = "" } = new Error();
+  Error.stackTraceLimit = stackTraceLimit;
+  return placeOf(stack);
+}
+
+/** Frames of these files are not the app's. */
+const OWN = new URL("./", import.meta.url).href;
+const RUNNERS = ["process", "host"].map((name) => `${OWN}${name}.`);
+
+/** From a stack: the app's handler, ` at FILE:LINE`, and what it called there. */
+function placeOf(stack: string): { handler: string; place: string; call: string } {
+  const frames = stack.split("\n").filter((line) => line.startsWith("    at "));
+  const isOurs = (frame: string) => RUNNERS.some((runner) => frame.includes(runner));
+  const first = frames.findIndex((frame) => frame.includes("file://") && !isOurs(frame));
+  const handler = frames.some((frame) => frame.includes("Service.clock"))
+    ? "tick"
+    : frames.some((frame) => frame.includes("receivePlain"))
+    ? "answer"
+    : "receive";
+  if (first < 0) return { handler, place: "", call: "by Deno" };
+  const [, file = "?", line = "?"] = /file:\/\/(.*?):(\d+)(?::\d+)?\)?$/.exec(frames[first]) ?? [];
+  const callee = frames.slice(0, first).findLast((frame) => !frame.includes("file://"));
+  const [, call = "async"] = /^ +at (?:async )?(?:new )?([\w.]+) \(/.exec(callee ?? "") ?? [];
+  return { handler, place: ` at ${decodeURI(file)}:${line}`, call };
+}
+
+live();

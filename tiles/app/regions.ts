@@ -106,7 +106,7 @@ class Cell implements Metric, Histogram {
 }
 
 /** A metric of an app, as the status tile reads it. */
-export type AppMetric =
+type AppMetric =
   & { readonly name: string; readonly labels: MetricLabels }
   & (
     | { readonly kind: "counter" | "gauge"; readonly value: number }

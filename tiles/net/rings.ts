@@ -12,7 +12,6 @@
 
 import { u8, type View } from "../../ffi/region.ts";
 import {
-  RECEIVE_HEADER_WORDS,
   UDP_BUFFER_BYTES,
   VISIBLE_HEADER_WORDS,
   XSK_CURSORS,
@@ -392,7 +391,8 @@ export class XdpPort {
   readonly #frames = new Uint32Array(BATCH);
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
   readonly #cursors = new Uint32Array(XSK_CURSORS);
-  readonly #cells: Float64Array;
+  /** Where it is counted, by `SocketCell`; bytes, and what is received, by those who have them at hand. */
+  readonly cells: Float64Array;
   #queued = 0;
   #filled = 0;
   #transmitting = 0;
@@ -413,7 +413,7 @@ export class XdpPort {
     this.#xsk = xsk;
     this.#umem = umem;
     this.#slot = slot;
-    this.#cells = cells;
+    this.cells = cells;
     this.#fill = setup.fill;
     this.#tx = setup.tx;
     this.#batch = new Uint32Array(2 * setup.tx);
@@ -489,10 +489,6 @@ export class XdpPort {
     const count = this.#xsk.receive(this.#slot, frames, BATCH);
     if (count <= 0) return 0;
     this.#filled -= count;
-    let bytes = 0;
-    for (let i = 0; i < count; i++) bytes += frames[2 * i + RECEIVE_HEADER_WORDS + 1];
-    this.#cells[SocketCell.rxPackets] += count;
-    this.#cells[SocketCell.rxBytes] += bytes;
     return count;
   }
 
@@ -529,11 +525,7 @@ export class XdpPort {
     const taken = Math.max(0, this.#xsk.transmit(this.#slot, this.#batch, this.#queued));
     this.#transmitting += taken;
     this.#queued -= taken;
-    const batch = this.#batch;
-    let bytes = 0;
-    for (let i = 0; i < taken; i++) bytes += batch[2 * i + 1];
-    this.#cells[SocketCell.txPackets] += taken;
-    this.#cells[SocketCell.txBytes] += bytes;
+    this.cells[SocketCell.txPackets] += taken;
     if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));
     return taken;
   }
@@ -571,10 +563,10 @@ export class XdpPort {
     const share = (producer: number, consumer: number, entries: number) =>
       ((cursors[producer] - cursors[consumer]) >>> 0) / entries;
     const { rxProducer, rxConsumer, txProducer, txConsumer } = XskCursor;
-    this.#cells[SocketCell.rxRing] = share(rxProducer, rxConsumer, this.#fill);
-    this.#cells[SocketCell.txRing] = share(txProducer, txConsumer, this.#tx);
+    this.cells[SocketCell.rxRing] = share(rxProducer, rxConsumer, this.#fill);
+    this.cells[SocketCell.txRing] = share(txProducer, txConsumer, this.#tx);
     const { fillProducer, fillConsumer } = XskCursor;
-    this.#cells[SocketCell.fillRing] = share(fillProducer, fillConsumer, this.#fill);
+    this.cells[SocketCell.fillRing] = share(fillProducer, fillConsumer, this.#fill);
   }
 
   /**

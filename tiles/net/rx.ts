@@ -29,7 +29,7 @@ import { countBatch, PortCell, ticksOf, type TrafficCounter } from "./traffic.ts
 const { RECEIVE_HEADER_WORDS } = shared;
 const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route;
 const { layout: { MOST_WORDS, Route }, NO_PEER } = cached;
-const { BATCH, CHECKSUM_PARTIAL, CHECKSUM_VALID, Packet, PACKET_SHIFT } = frame;
+const { BATCH, CHECKSUM_PARTIAL, SocketCell, CHECKSUM_VALID, Packet, PACKET_SHIFT } = frame;
 const { ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETHERNET_BYTES, MOST_TAGS, TAG_BYTES } = frame;
 const { IP_DESTINATION, IP_PROTOCOL, IP_SOURCE, IPPROTO_UDP, IPV4_BYTES, VERSION_WORD } = frame;
 const { PACKET_HEADER_BYTES, PAYLOAD, UDP_BYTES, UDP_CONSTANT_SUM, UDP_PORTS } = frame;
@@ -70,6 +70,12 @@ export class RxBatch {
   changes = 0;
   /** When it came, in ticks (`traffic.ts`). */
   arrival = 0;
+  /** Bytes of its frames. */
+  frameBytes = 0;
+  /** Of ordinary packets: their UDP lengths together, and the bits of `ports` that all have, or any has. */
+  udpBytes = 0;
+  allPorts = 0;
+  anyPorts = 0;
 }
 
 /** An app as the way in knows it: its link, or itself if it is in this tile. */
@@ -219,7 +225,7 @@ export class Receiver {
     const count = port.receive(batch.frames);
     if (count === 0) return 0;
     batch.arrival = ticksOf(batch.frames[0], batch.frames[1]);
-    this.#check(count, port.ifindex, port.partialChecksums);
+    const others = this.#check(count, port.ifindex, port.partialChecksums);
     const { packets } = batch;
     let dropped = 0;
     for (let i = 0; i < count;) {
@@ -240,18 +246,23 @@ export class Receiver {
     this.#counters[COUNT.rx_frames] += count;
     this.#counters[COUNT.rx_delivered] += count - dropped;
     countBatch(this.#counters, BATCHES, count);
-    this.#traffic.received(batch, count);
+    port.cells[SocketCell.rxPackets] += count;
+    port.cells[SocketCell.rxBytes] += batch.frameBytes;
+    if (others + dropped === 0 && ((batch.allPorts ^ batch.anyPorts) & 0xffff) === 0) {
+      const bytes = batch.udpBytes - UDP_BYTES * count;
+      this.#traffic.receivedAlike(batch.anyPorts & 0xffff, count, bytes);
+    } else this.#traffic.received(batch, count);
     // Frames that were given back are whole as long as the fill ring has none of them.
     if (this.#capture.wanted) this.#capture.received(batch, count, this.#umem.bytes);
     return count;
   }
 
   /**
-   * Describes the packets of the batch. A frame that does not begin where the UMEM's headroom puts
+   * Describes the packets of the batch, and returns how many are not ordinary. A frame that does not begin where the UMEM's headroom puts
    * frames is moved, and `frames` says where to. `partialChecksums`: the bare sum of the pseudo header is
    * a valid UDP checksum too, since the sender left the rest to hardware that is not there.
    */
-  #check(count: number, ifindex: number, partialChecksums: boolean): void {
+  #check(count: number, ifindex: number, partialChecksums: boolean): number {
     const { generation, interfaces } = this.#reader;
     if (this.#generation !== generation || this.#ifindex !== ifindex) {
       this.#generation = generation;
@@ -265,12 +276,13 @@ export class Receiver {
     this.#batch.changes = this.#cache.changes;
     const others = this.#passOrdinary(count, ifindex, partialChecksums);
     if (others < count) this.#sumPayloads(count);
-    if (others === 0) return;
+    if (others === 0) return 0;
     const { packets } = this.#batch;
     for (let p = 0; p < count << PACKET_SHIFT; p += 1 << PACKET_SHIFT) {
       if (packets[p + Packet.app] !== UNUSUAL) continue;
       packets[p + Packet.app] = this.#checkOne(p, ifindex, partialChecksums);
     }
+    return others;
   }
 
   /**
@@ -282,10 +294,12 @@ export class Receiver {
     const view = this.#view;
     const cache = this.#cache;
     const slots = this.#slots;
+    let bytes = 0;
     for (let i = 0; i < count; i++) {
       const p = (i & (BATCH - 1)) << PACKET_SHIFT;
       const at = frames[2 * i + RECEIVE_HEADER_WORDS];
       const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
+      bytes += length;
       let peer = 0;
       let local = 0;
       if (length >= SHORTEST && (at & 3) === IP_ALIGNMENT) {
@@ -297,6 +311,7 @@ export class Receiver {
       packets[p + Packet.local] = local;
       slots[i] = cache.slot(peer, local, 0);
     }
+    this.#batch.frameBytes = bytes;
   }
 
   /** Looks up the route of an answer to each, once all cache lines are on their way. */
@@ -328,6 +343,9 @@ export class Receiver {
     const mayBePartial = partialChecksums ? 1 : 0;
     const device = ifindex | 0;
     let others = 0;
+    let bytes = 0;
+    let all = -1;
+    let any = 0;
     for (let i = 0; i < count; i++) {
       const p = (i & (BATCH - 1)) << PACKET_SHIFT;
       const at = frames[2 * i + RECEIVE_HEADER_WORDS];
@@ -368,8 +386,15 @@ export class Receiver {
       packets[p + Packet.length] = udpLength - UDP_BYTES;
       packets[p + Packet.interface] = device;
       packets[p + Packet.sum] = rest;
+      bytes += udpLength;
+      all &= ports;
+      any |= ports;
       others--;
     }
+    const batch = this.#batch;
+    batch.udpBytes = bytes;
+    batch.allPorts = all;
+    batch.anyPorts = any;
     return others;
   }
 

@@ -125,6 +125,16 @@ export class TrafficCounter {
     return this.#traffic.links;
   }
 
+  /** Counts `count` packets that all were delivered and are of one port. */
+  receivedAlike(port: number, count: number, bytes: number): void {
+    this.#add(port, PortCell.rxPackets, count, bytes);
+  }
+
+  /** The same of what app `index` sends, all of it answers to one burst; see `sent`. */
+  sentAlike(index: number, port: number, count: number, bytes: number, arrival: number): void {
+    this.#addSent(index, port, count, bytes, arrival);
+  }
+
   /** Counts the packets of a batch, those with an app, by their ports. */
   received({ packets }: Pick<RxBatch, "packets">, count: number): void {
     let port = 0;

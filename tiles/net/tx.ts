@@ -32,7 +32,7 @@ const { BATCH, CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PACKET_WORDS } =
 const { REFUSED, UNROUTED, PAYLOAD_AT, MOST_BYTES } = frame;
 const { ETHERNET_BYTES, PACKET_HEADER_BYTES, UDP_BYTES } = frame;
 const { fold, halves, sumWords, swap16 } = frame;
-const { FRAGMENT_WORD, PROTOCOL_WORD, VERSION_WORD } = frame;
+const { FRAGMENT_WORD, PROTOCOL_WORD, SocketCell, VERSION_WORD } = frame;
 const COUNT = NET.index;
 
 /** Instead of the counter of a drop: the packet is sent or queued, and its frame given away. */
@@ -171,7 +171,6 @@ export class Transmitter {
       const first = done;
       done = this.#turnRound(from, batch, picked, first, count);
       this.#counters[COUNT.tx_accepted] += done - first;
-      this.#traffic.sent(from.index, packets, picked, first, done, arrival);
       if (done === count) return;
       copyPacket(packets, picked[done], this.packets);
       const offset = this.packets[Packet.offset];
@@ -314,6 +313,7 @@ export class Transmitter {
       const begin = (outcome >>> 16) & BEGIN_BITS;
       const length = packets[p + Packet.length] + PAYLOAD_AT - begin;
       port.queue(packets[p + Packet.frame] + begin, length);
+      port.cells[SocketCell.txBytes] += length;
     }
     if (this.#capture.wanted) {
       for (let i = 0; i < count; i++) {
@@ -330,7 +330,7 @@ export class Transmitter {
    */
   #turnRound(
     { index }: Sender,
-    { packets, changes }: ReflectedBatch,
+    { packets, changes, arrival }: ReflectedBatch,
     picked: Int32Array,
     from: number,
     end: number,
@@ -347,6 +347,10 @@ export class Transmitter {
     let port: XdpPort | undefined;
     let number = -1;
     let room = 0;
+    let frameBytes = 0;
+    let bytes = 0;
+    let all = -1;
+    let any = 0;
     let i = from;
     for (; i < end; i++) {
       const p = picked[i & (BATCH - 1)];
@@ -360,9 +364,12 @@ export class Transmitter {
         packets[p + Packet.sum] === CHECKSUM_PARTIAL
       ) break;
       // Port 0 is nobody's.
-      if (packets[p + Packet.ports] >>> 16 === 0) break;
+      const ports = packets[p + Packet.ports];
+      if (ports >>> 16 === 0) break;
       const outcome = routes[(r & MOST_WORDS) + Route.outcome];
       if (outcome >>> 24 !== number) {
+        if (port !== undefined) port.cells[SocketCell.txBytes] += frameBytes;
+        frameBytes = 0;
         number = outcome >>> 24;
         port = xdpPorts[number];
         room = port.room;
@@ -371,7 +378,21 @@ export class Transmitter {
       const at = packets[p + Packet.offset] - PAYLOAD_AT;
       turnHeaders(frames, routes, at, r, length);
       const begin = (outcome >>> 16) & BEGIN_BITS;
-      port!.queue(at + begin, length + PAYLOAD_AT - begin);
+      const size = length + PAYLOAD_AT - begin;
+      port!.queue(at + begin, size);
+      frameBytes += size;
+      bytes += length;
+      all &= ports;
+      any |= ports;
+    }
+    if (i > from) {
+      port!.cells[SocketCell.txBytes] += frameBytes;
+      // Requests are answered in their order: if the first and the last came together, all did.
+      const first = arrival || packets[picked[from] + Packet.arrival];
+      const last = arrival || packets[picked[i - 1] + Packet.arrival];
+      if (((all ^ any) & 0xffff) === 0 && first === last) {
+        this.#traffic.sentAlike(index, any & 0xffff, i - from, bytes, first);
+      } else this.#traffic.sent(index, packets, picked, from, i, arrival);
     }
     if (this.#capture.wanted) {
       for (let j = from; j < i; j++) {

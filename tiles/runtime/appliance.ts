@@ -1,7 +1,7 @@
 /**
- * The appliance: the entry of its process, which the master (`../../master/`) starts confined
- * (`ffi/process.ts`). It maps the regions that it was handed, starts the netlink, net and status tiles as
- * workers, watches them, and hands over to its successor or ends, as the master says.
+ * The appliance: the entry of its process, which the master (`../../master/`) starts confined (`ffi/process.ts`). It maps
+ * the regions that it was handed, starts the netlink, net and status tiles as workers, and watches them. It leaves to
+ * its successor, or ends, when the master says so.
  *
  *     mirror ── status and net tiles made ── ready ── predecessor's end, or go ── running
  */
@@ -16,9 +16,17 @@ import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
+  type Check,
+  checkedMessage,
   Handed,
+  isFlag,
+  isShaped,
+  isText,
+  isWord,
   messagesBy,
+  optional,
   REQUESTS,
+  type Shapes,
 } from "./handed.ts";
 import {
   AppError,
@@ -28,14 +36,15 @@ import {
   inName,
   isLevel,
   Level,
-  LONGEST_LINE,
   sentenceOf,
 } from "./log.ts";
 import { checkMtus, InterfaceError, lacking, type Permissions, workerPermissions } from "./plan.ts";
 import {
   type BootMessage,
   delay,
+  Life,
   type MainMessage,
+  RestartPause,
   spinTurnsFor,
   type TileReader,
   type TileReport,
@@ -43,26 +52,22 @@ import {
 } from "./tile.ts";
 import { type ApplianceSetup, inlineGrants, Wiring, type WorkerHandle } from "./wiring.ts";
 
-/** Where a tile's module is, from here. */
+/** The modules of tiles, relative to this file. */
 const MODULES = {
   netlink: "../netlink/tile",
   net: "../net/tile",
   status: "../status/tile",
 } as const;
-/** Sources run as TypeScript; what is built for processes is JavaScript. */
+/** `.ts` in the sources, `.js` in build/program/. */
 const EXTENSION = import.meta.url.replace(/^.*\./, ".");
-/** How long tiles have to drain and end; the loop's own limit is shorter. */
+/** How long tiles may take to drain and end. The loop's own limit is shorter. */
 const STOP_MILLIS = 600;
-/** How long net tiles have to finish a burst and end, and the status tile to answer who is connected. */
+/** How long net tiles may take to finish a burst, and the status tile to answer its clients. */
 const LEAVE_MILLIS = 1000;
+/** How often this is polled. */
+const STOP_POLL_MILLIS = 1;
 /** How long the process stays once its successor serves. */
 const LINGER_MILLIS = 100;
-/** The pause before a tile is started again: the first, and the longest after doublings. */
-const FIRST_PAUSE_MILLIS = 50;
-const LONGEST_PAUSE_MILLIS = 10_000;
-/** A start that lasts this long ends the doubling. */
-const LASTING_MILLIS = 30_000;
-
 /** Exit statuses (`cli/command.ts`). */
 const [FAILURE, USAGE, INTERFACE] = [1, 2, 4];
 const BEAT_MILLIS = 500;
@@ -77,18 +82,18 @@ class Appliance {
   readonly #control = new ControlWriter(this.#wiring.control.writer);
   readonly #threads = new Threads(this.#host);
   readonly #refusedCalls = new RefusedCalls(this.#wiring.refusedCalls.reader);
-  /** What the log has named once. */
+  /** Lines that are logged only once. */
   readonly #named = new Set<string>();
   readonly #workers = new Map<string, TileWorker>();
-  /** Starts in a row that did not last, by tile. */
-  readonly #failures = new Map<string, number>();
+  /** Of the tiles that are restarted in place. */
+  readonly #restartPauses = new Map<string, RestartPause>();
   #running = false;
   #ending = false;
   #watch?: ReturnType<typeof setInterval>;
   /** Lines of the log that the master had no room for. */
   #lost = 0;
 
-  /** Starts, and does from then on what the master says. Ends with the process. */
+  /** Starts, and follows the master's orders from then on. */
   run(): void {
     this.#tile.nameThread("appliance");
     openObserver().start(u32(this.#wiring.refusedCalls.writer));
@@ -97,7 +102,7 @@ class Appliance {
     this.#boot().catch((error) => this.#fail(error));
   }
 
-  /** From nothing to running tiles. The net tiles wait for the end of each predecessor, or for `go`. */
+  /** Starts all tiles. Net tiles wait until their predecessors have stopped, or for `go`. */
   async #boot(): Promise<void> {
     const { setup: { interfaces, attached, isBeside } } = this.#handed;
     const { netlink, nets, status } = this.#wiring;
@@ -111,8 +116,8 @@ class Appliance {
     // Without a predecessor nobody else says that this one is starting.
     const early = isBeside ? undefined : this.#workers.get("status");
     early?.make();
-    // Main is no reader that the netlink tile waits for. But the net tiles are, and do not move on before they
-    // run, so nothing of the mirror is freed until then.
+    // The netlink tile does not wait for main before it frees something. But it waits for the net tiles, which have no
+    // quiescent state before they run, so nothing of the mirror is freed until then.
     const netbase = new NetbaseReader(this.#wiring.netbase.reader);
     const log = (line: string) => this.#log(line);
     await waitForInterfaces(netbase, { names: interfaces, log });
@@ -124,7 +129,7 @@ class Appliance {
     await Promise.race([Promise.all(others.map((worker) => worker.ready)), running]);
     this.#messages.send({ type: "ready" });
     await running;
-    // From now on a tile that fails is started again, or ends the appliance.
+    // From now on a tile that fails is restarted, or ends the appliance.
     this.#running = true;
     this.#messages.send({ type: "running" });
   }
@@ -141,7 +146,7 @@ class Appliance {
     }
   }
 
-  /** All predecessors have ended: what has not taken over does, and the netlink tile writes the filters. */
+  /** Tells the tiles that all predecessors have ended. The netlink tile writes the filters from now on. */
   #go(): void {
     this.#control.serve();
     this.#wake();
@@ -194,7 +199,7 @@ class Appliance {
     return worker;
   }
 
-  /** Names what the kernel lacks, once. */
+  /** Logs what the kernel lacks, once. */
   #lack(sentence: string): void {
     if (this.#named.has(sentence)) return;
     this.#named.add(sentence);
@@ -209,7 +214,7 @@ class Appliance {
     this.#nameRefusedCalls();
   }
 
-  /** Names each system call that was refused to a tile, once. */
+  /** Logs each system call that was refused to a tile, once. */
   #nameRefusedCalls(): void {
     for (const { name, slot } of this.#wiring.workers) {
       for (const { call } of this.#refusedCalls.of(slot)) {
@@ -221,32 +226,30 @@ class Appliance {
   }
 
   /**
-   * A tile's loop ended by an error. The netlink and status tiles start again in place, with a pause that
-   * doubles while they do not last: net tiles forward on the last good state meanwhile. With a net tile
-   * the process ends: the master has the rings, and starts the next one.
+   * Handles the failure of a tile. Netlink and status tiles are restarted in place after a pause, while net tiles
+   * forward with the last good state. If a net tile fails the process ends, and the master, which has the rings,
+   * starts the next one.
    */
   #failed(own: WorkerHandle, { message, setup }: { message: string; setup: unknown }): void {
     if (own.kind === "net") return this.#fatal(own.name, message);
-    const failures = this.#failures.get(own.name) ?? 0;
-    const pause = Math.min(FIRST_PAUSE_MILLIS * 2 ** failures, LONGEST_PAUSE_MILLIS);
-    this.#failures.set(own.name, failures + 1);
+    const restart = this.#restartPauses.getOrInsertComputed(own.name, () => new RestartPause());
+    const pause = restart.next();
     this.#log(`${own.name}: ended (${message}); starting it again in ${pause} ms`);
     setTimeout(() => {
       if (this.#ending || !this.#workers.get(own.name)?.over) return;
-      const lasted = setTimeout(() => this.#failures.delete(own.name), LASTING_MILLIS);
+      restart.started();
       this.#control.restarted(own.slot);
-      // A failure of this start comes back through `failed`, unless not even a thread was to be had.
+      // A failure of this start is reported by `failed`, unless no thread could be created.
       try {
         this.#start(own, setup);
       } catch (error) {
-        clearTimeout(lasted);
         if (!(error instanceof SystemError)) throw error;
         this.#failed(own, { message: error.message, setup });
       }
     }, pause);
   }
 
-  /** Puts a request of the status tile to whom it is for. */
+  /** Passes on a request of the status tile. */
   #ask(request: ControlRequest): void {
     if (request.kind === Ask.capture) {
       this.#control.captureMode = request.arguments[0];
@@ -265,7 +268,7 @@ class Appliance {
     for (const { eventfd } of this.#wiring.workers) this.#tile.wake(eventfd);
   }
 
-  /** Has net tiles end after their burst and leave to a successor what they hold. Ends the process. */
+  /** Tells net tiles to leave after their burst. Ends the process. */
   async #leave(): Promise<void> {
     const wasRunning = this.#running;
     this.#beginEnd();
@@ -273,7 +276,7 @@ class Appliance {
     this.#wake();
     const status = this.#workers.get("status");
     status?.post({ type: "leave" });
-    const orderly = wasRunning && await this.#netsEnd(LEAVE_MILLIS);
+    const orderly = wasRunning && await this.#netsStop(LEAVE_MILLIS);
     this.#messages.send({ type: "left", orderly });
     // The successor serves already. The status tile answers the clients that are connected.
     await Promise.race([status?.ended, delay(LEAVE_MILLIS)]);
@@ -299,11 +302,24 @@ class Appliance {
     for (const worker of this.#workers.values()) worker.expectEnd();
   }
 
-  /** Waits until all net tiles have ended, or `millis` are over; whether they have. */
-  async #netsEnd(millis: number): Promise<boolean> {
+  /**
+   * Waits at most `millis` until all net tiles have stopped. Returns whether they have. A tile has stopped with its last
+   * store, which its successor waits for. Its thread may take longer to end.
+   */
+  async #netsStop(millis: number): Promise<boolean> {
+    const { nets } = this.#wiring;
+    for (const end = performance.now() + millis; performance.now() < end;) {
+      if (nets.every(({ reader }) => reader.life === Life.stopped)) return true;
+      if (nets.some(({ name }) => this.#workers.get(name)!.hasFailed)) return false;
+      await delay(STOP_POLL_MILLIS);
+    }
+    return false;
+  }
+
+  /** Waits at most `millis` until all net tiles have ended. */
+  async #netsEnd(millis: number): Promise<void> {
     const ends = this.#wiring.nets.map(({ name }) => this.#workers.get(name)!.ended);
-    const all = Promise.all(ends).then((orderly) => orderly.every(Boolean));
-    return await Promise.race([all, delay(millis).then(() => false)]);
+    await Promise.race([Promise.all(ends), delay(millis)]);
   }
 
   /** Of what the appliance and its tiles say, all is for operators to see; apps choose levels. */
@@ -315,12 +331,12 @@ class Appliance {
     }
   }
 
-  /** Ends the process for a tile that cannot be started again in place. */
+  /** Ends the process because of a tile that cannot be restarted in place. */
   #fatal(tile: string, message: string): never {
     this.#fail(new Error(`${tile} ended: ${message}`));
   }
 
-  /** Ends the process for a reason that it tells the master. */
+  /** Ends the process, and tells the master why. */
   #fail(error: unknown): never {
     const message = sentenceOf(error);
     const status = error instanceof AppError
@@ -340,50 +356,50 @@ class Appliance {
 // A tile's worker as main sees it. Main believes no report that it can check: a tile counts as confined if
 // the kernel says so of its thread.
 
-/** What main wants to hear of. */
-export interface TileEvents {
+/** Events of a tile. */
+interface TileEvents {
   log(line: string, level?: number): void;
-  /** An error that nobody caught ended the tile's loop or its start. */
+  /** An uncaught error ended the tile's loop or its start. */
   failed(message: string): void;
-  /** It has been starting for long. */
+  /** Its start takes long. */
   late(): void;
-  /** It hangs or broke a rule, and cannot be ended, or nothing can stand in for it. */
+  /** It hangs or broke a rule, and cannot be ended or replaced. */
   stuck(reason: string): void;
-  /** A request to be put into the control region. */
+  /** A request of the status tile. */
   ask?(request: ControlRequest): void;
 }
 
-/** Of the same kind as this module: TypeScript in the sources, JavaScript where it was built. */
+/** The worker's module, with this module's extension. */
 const WORKER = import.meta.url.replace(/appliance(?=\.\w+$)/, "worker");
 
 /** How often a tile is polled. */
-export const POLL_MILLIS = 500;
+const POLL_MILLIS = 500;
 /** Polls without progress of a net tile that is awake, until it is hung. */
 const HUNG_POLLS = 10;
-/** The same of others, which may have a million routes to go through, and of every start. */
+/** The same of other tiles, which may handle a million routes at once, and of every start. */
 const LONG_POLLS = 60;
-/** Polls until a start is said to be long. */
+/** Polls until a long start is logged. */
 const LATE_POLLS = 10;
-/** Clock ticks, of 10 ms, in which a start has made progress; one that waits takes some, too. */
+/** Clock ticks of 10 ms that count as progress of a start. A waiting start takes some, too. */
 const START_TICKS = 10;
-/** Polls until a start is ended however busy it is. */
+/** Polls until a start is ended even if it makes progress. */
 const START_POLLS = 600;
-/** How often the thread of a tile that ends is polled: a reload waits for it. */
+/** How often the thread of an ending tile is polled. A reload waits for it. */
 const GONE_POLL_MILLIS = 2;
-/** Polls until the thread of a tile that was ended must be gone. */
+/** Polls until an ended tile's thread must be gone. */
 const GONE_POLLS = 6;
 
-/** The threads of this process that tiles run on, by what the kernel tells of them (proc(5)). */
+/** The threads of tiles, as the kernel shows them (proc(5)). */
 export class Threads {
   readonly #host: Pick<Host, "isRunning" | "readThread">;
-  /** Threads of tiles, and when each was started: numbers come again. */
+  /** Threads of tiles, with their start times, since thread IDs are reused. */
   readonly #taken = new Map<number, string | undefined>();
 
   constructor(host: Pick<Host, "isRunning" | "readThread">) {
     this.#host = host;
   }
 
-  /** Takes `thread` for one tile. False where it is none of this process, main's, or another tile's. */
+  /** Registers the thread of a tile. Returns false if it is not of this process, or main's, or another tile's. */
   take(thread: number): boolean {
     const stat = this.#stat(thread);
     if (thread === Deno.pid || stat === null) return false;
@@ -392,7 +408,7 @@ export class Threads {
     return true;
   }
 
-  /** Whether the thread that was taken still runs. */
+  /** Whether a registered thread still runs. */
   isRunning(thread: number): boolean {
     return this.#host.isRunning(thread) &&
       this.#stat(thread)?.[START_TIME] === this.#taken.get(thread);
@@ -407,13 +423,13 @@ export class Threads {
       sets.every((set) => set !== undefined && (BigInt(`0x${set}`) & ~BigInt(allowed)) === 0n);
   }
 
-  /** Processor time of `thread` in clock ticks; it stands still where the thread only waits. */
+  /** Processor time of `thread` in clock ticks. */
   ticks(thread: number): number {
     const stat = this.#stat(thread);
     return stat === null ? 0 : Number(stat[USER_TIME]) + Number(stat[SYSTEM_TIME]);
   }
 
-  /** Fields of the thread's `stat` from the third on: the second, its name, may have anything in it. */
+  /** Fields of the thread's `stat` from the third on. The second, its name, may contain anything. */
   #stat(thread: number): string[] | null {
     return this.#host.readThread(thread, "stat")?.replace(/^.*\)/s, "").trim().split(" ") ?? null;
   }
@@ -422,7 +438,7 @@ export class Threads {
 /** Fields 14, 15 and 22 of proc(5)'s `stat`, where the third is the first. */
 const [USER_TIME, SYSTEM_TIME, START_TIME] = [11, 12, 19];
 
-/** What a worker of a kind may have of capabilities once it is confined. */
+/** Capabilities that a confined worker may have, by its kind. */
 const ALLOWED_CAPABILITIES: { readonly [kind in WorkerKind]: number } = {
   netlink: 1 << CAP_NET_ADMIN,
   net: 0,
@@ -430,12 +446,12 @@ const ALLOWED_CAPABILITIES: { readonly [kind in WorkerKind]: number } = {
 };
 
 /** How a tile is confined. */
-export interface Confined {
+interface Confined {
   readonly landlock: boolean;
   readonly observed: boolean;
 }
 
-/** Starts a worker's thread. Throws SystemError where no more threads are allowed. */
+/** Starts a worker's thread. Throws SystemError if no more threads are allowed. */
 function makeWorker(name: string, permissions: Permissions): Worker {
   try {
     return new Worker(WORKER, {
@@ -449,22 +465,22 @@ function makeWorker(name: string, permissions: Permissions): Worker {
   }
 }
 
-/** How a tile ends; it has ended when its thread is gone. */
+/** How a tile ends. It has ended when its thread is gone. */
 interface Ending {
-  /** What went wrong; null: it was told to end, and did. */
+  /** The error; null if it was told to end. */
   readonly failure: string | null;
-  /** The app that it was for. */
+  /** The app that caused it. */
   readonly app?: string;
 }
 
 /** One running tile. */
 export class TileWorker {
   readonly name: string;
-  /** Resolves with how the tile is confined once it runs; rejects when its start fails. */
+  /** Resolves when the tile runs, with how it is confined. Rejects if its start fails. */
   readonly running: Promise<Confined>;
-  /** Resolves when it could run, or does. */
+  /** Resolves when it is ready or runs. */
   readonly ready: Promise<void>;
-  /** Resolves when the tile ended: true where it was told to, false for an error. */
+  /** Resolves when the tile has ended: with true if it was told to, false for an error. */
   readonly ended: Promise<boolean>;
   readonly #boot: BootMessage;
   readonly #events: TileEvents;
@@ -479,11 +495,11 @@ export class TileWorker {
   #runs = false;
   #thread = 0;
   #progress = -1;
-  /** Polls since it was started. */
+  /** Polls since its start. */
   #age = 0;
-  /** Polls in a row that found something wrong. */
+  /** Polls in a row without progress. */
   #stalled = 0;
-  /** Whether it waits to be made, or may wait for its predecessor's end. */
+  /** Whether it waits to be made, or for its predecessor's end. */
   #waits: boolean;
   /** Whether it was told to end. */
   #isToEnd = false;
@@ -507,7 +523,7 @@ export class TileWorker {
     this.ready = this.#ready.promise;
     this.running = this.#running.promise;
     this.ended = this.#ended.promise;
-    // Nobody may be waiting for it any more when a start fails late.
+    // A start may fail when nobody waits for it any more.
     this.running.catch(() => {});
 
     this.#worker = makeWorker(boot.name, permissions);
@@ -526,13 +542,18 @@ export class TileWorker {
     return this.#over;
   }
 
-  /** Has one that is held be made. */
+  /** Whether it has ended, or is ending, for an error. */
+  get hasFailed(): boolean {
+    return this.#ending?.failure != null;
+  }
+
+  /** Tells a held tile to be made. */
   make(): void {
     this.#waits = false;
     this.post({ type: "make" });
   }
 
-  /** To be called when it is told to end: only then is it believed that it did. */
+  /** To be called when it is told to end. A report that it ended is refused before. */
   expectEnd(): void {
     this.#isToEnd = true;
   }
@@ -566,14 +587,14 @@ export class TileWorker {
       this.#stalled = 0;
       this.#running.resolve(report);
     } else if (report.type === "failed") {
-      // A net tile speaks for the apps inside it.
+      // Only a net tile has apps.
       const app = kind === "net" && report.app !== undefined ? firstLine(report.app) : undefined;
       this.#end({ failure: firstLine(report.message), app });
     } else if (this.#isToEnd) this.#end({ failure: null });
     else this.#refuse("claimed to have been stopped");
   }
 
-  /** Ends a tile for what it did or said: a loop does not end by itself, so that the process has to. */
+  /** Ends a tile that broke a rule. A running loop cannot be ended, so then the process has to end. */
   #refuse(reason: string): void {
     if (this.#over || this.#ending !== undefined) return;
     if (this.#runs) return this.#stuck(`it ${reason}`);
@@ -582,7 +603,7 @@ export class TileWorker {
     this.#end({ failure: `it ${reason}` });
   }
 
-  /** From now on it counts as ending in this way; it has ended when its thread is gone. */
+  /** Begins its end. It has ended when its thread is gone. */
   #end(ending: Ending): void {
     if (this.#over || this.#ending !== undefined) return;
     this.#ending = ending;
@@ -610,11 +631,10 @@ export class TileWorker {
   }
 
   /**
-   * To be called every `POLL_MILLIS`. A tile whose thread is gone without a word has failed. One
-   * that is awake and makes no progress is hung. So is a status tile that makes none, asleep or not, and a
-   * start that takes no processor time, or takes for ever. A hung tile is ended, and has failed when its
-   * thread is gone; its regions have no other writer before. One that cannot be ended is `stuck`, and so is
-   * a hung net tile, which holds rings.
+   * To be called every `POLL_MILLIS`. A tile whose thread is gone without a report has failed. A tile that is awake but
+   * makes no progress is hung, and so is a status tile without progress, asleep or not, and a start that takes no
+   * processor time or too long. A hung tile is ended, and has failed when its thread is gone; before that its regions
+   * get no other writer. A tile that cannot be ended is `stuck`, and so is a hung net tile, which holds rings.
    */
   poll(tile: TileReader): void {
     if (this.#over || this.#thread === 0) return;
@@ -641,13 +661,13 @@ export class TileWorker {
     this.#end({ failure: `it ${reason}` });
   }
 
-  /** Its predecessor has ended: from now on it is hung if it makes no progress. */
+  /** To be called when its predecessor has ended. From now on it is hung if it makes no progress. */
   takeOver(): void {
     this.#waits = false;
     this.#stalled = 0;
   }
 
-  /** Of one that is ending: its thread is still there, whatever it said. */
+  /** Ends it again, since its thread still exists. */
   #retryEnd(): void {
     this.#stalled++;
     if (this.#stalled === 1) this.#worker.terminate();
@@ -659,72 +679,52 @@ export class TileWorker {
     this.#events.stuck(reason);
   }
 
-  /** Says something to a status tile. */
+  /** Sends a message to a held tile, or to a status tile. */
   post(message: MainMessage): void {
     this.#worker.postMessage(message);
   }
 
-  /** Ends the worker. One that blocks in a native call goes on until that returns. */
+  /** Ends the worker. A native call that blocks delays that until it returns. */
   terminate(): void {
     this.#worker.terminate();
   }
 }
 
-type Check = (value: unknown) => boolean;
-
-const isWord: Check = (value) =>
-  Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 0xffffffff;
 const isNumber: Check = (value) => isWord(value) && value !== 0;
-const isFlag: Check = (value) => typeof value === "boolean";
-/** A line of the log, and the mark that it was clipped. */
-const isText: Check = (value) => typeof value === "string" && value.length <= LONGEST_LINE + 1;
-const isRequest = isShaped({
-  number: isNumber,
-  kind: isWord,
-  arguments: (value) => Array.isArray(value) && value.length <= 4 && value.every(isWord),
-});
 
-/**
- * What each type of report has besides its type. A table of our own: a schema library takes 11 MiB of
- * main for it.
- */
-const REPORTS: { readonly [type in TileReport["type"]]: Check } = {
-  started: isShaped({ thread: isNumber }),
-  ready: isShaped({}),
-  running: isShaped({ landlock: isFlag, observed: isFlag }),
-  log: isShaped({ line: isText, level: isLevel }),
-  ask: isShaped({ request: isRequest }),
-  stopped: isShaped({}),
-  failed: isShaped({ message: isText, app: (value) => value === undefined || isText(value) }),
+/** What a tile may report. */
+const REPORTS: Shapes<TileReport> = {
+  started: { thread: isNumber },
+  ready: {},
+  running: { landlock: isFlag, observed: isFlag },
+  log: { line: isText, level: isLevel },
+  ask: {
+    request: isShaped({
+      number: isNumber,
+      kind: isWord,
+      arguments: (value) => Array.isArray(value) && value.length <= 4 && value.every(isWord),
+    }),
+  },
+  stopped: {},
+  failed: { message: isText, app: optional(isText) },
 };
 
-/** Whether something is a plain object with these fields, and with none but them and `type`. */
-function isShaped(fields: Readonly<Record<string, Check>>): Check {
-  return (value) =>
-    typeof value === "object" && value !== null && !Array.isArray(value) &&
-    Object.keys(value).every((name) => name === "type" || Object.hasOwn(fields, name)) &&
-    Object.entries(fields).every(([name, check]) =>
-      check(Object.hasOwn(value, name) ? (value as Record<string, unknown>)[name] : undefined)
-    );
-}
-
 /**
- * Messages that a tile may post within a second. Lines of the log beyond `LINES_A_SECOND` are left out
- * by the tile itself, for each app in it.
+ * Messages that a tile may post in a second. The tile itself limits lines of the log, for each of its apps
+ * (`LINES_A_SECOND`).
  */
 const REPORTS_A_SECOND = 2000;
 
 /**
- * Reads the messages of one worker. An inline app's code can post there whatever the runtime can, so each is
- * checked against the shape of its type and against what the tile may say at this point of its life, and
- * how many there may be is limited.
+ * Reads the messages of one worker. The code of an inline app might post what the runtime can post, so each message is
+ * checked for its shape, and whether the tile may send it at this point of its life; and their number is limited.
  */
 class Reports {
   readonly #kind: WorkerKind;
   readonly #beside: boolean;
   readonly #said = new Set<TileReport["type"]>();
   readonly #now: () => number;
-  /** When the second began in which `#count` messages came. */
+  /** The beginning of the second in which `#count` messages came. */
   #begun = -Infinity;
   #count = 0;
 
@@ -738,22 +738,18 @@ class Reports {
     this.#now = now;
   }
 
-  /** The report that `data` is. Throws Error, with what is wrong, when this tile cannot have said it now. */
+  /** Returns the report. Throws Error if this tile cannot send it now. */
   read(data: unknown): TileReport {
     const now = this.#now();
     if (now - this.#begun >= 1000) [this.#begun, this.#count] = [now, 0];
     if (++this.#count > REPORTS_A_SECOND) {
       throw new Error(`posted more than ${REPORTS_A_SECOND} messages in a second`);
     }
-    const type = typeof data === "object" && data !== null && Object.hasOwn(data, "type")
-      ? (data as { type: unknown }).type
-      : undefined;
-    if (typeof type !== "string" || !Object.hasOwn(REPORTS, type)) {
-      throw new Error("posted a message that no tile posts");
-    }
-    const report = data as TileReport;
-    if (!REPORTS[report.type](report)) {
-      throw new Error(`posted a malformed message of type ${type}`);
+    let report: TileReport;
+    try {
+      report = checkedMessage(data, REPORTS);
+    } catch (error) {
+      throw new Error(`posted ${sentenceOf(error)}`);
     }
     this.#expect(report.type);
     return report;
@@ -775,10 +771,10 @@ class Reports {
   }
 }
 
-/** How often a start that waits polls. */
+/** How often a waiting start polls. */
 const WAIT_POLL_MILLIS = 20;
 
-/** Waits until each interface exists in the mirror and lacks nothing, and says what it waits for. */
+/** Waits until each interface exists in the mirror and lacks nothing. Logs what it waits for. */
 async function waitForInterfaces(
   netbase: NetbaseReader,
   { names, log }: { names: readonly string[]; log(line: string): void },

@@ -15,16 +15,17 @@
 import { type Channel, FIRST_DESCRIPTOR, MESSAGE_BYTES } from "../../ffi/process.ts";
 import type { Region, Regions, View } from "../../ffi/region.ts";
 import type { Outcome } from "./control.ts";
+import { LONGEST_LINE } from "./log.ts";
 
-/** One descriptor, as the child is told of it. */
+/** One descriptor in the setup of a process. */
 export interface HandedDescriptor {
   readonly name: string;
-  /** Bytes of a region; 0: it is none. */
+  /** Bytes of a region, else 0. */
   readonly bytes: number;
   readonly readOnly: boolean;
 }
 
-/** Everything that a process is told; `setup` depends on its kind. */
+/** The setup of a process; `setup` depends on its kind. */
 export interface HandedSetup<Setup> {
   /** In the order of their numbers, from `FIRST_HANDED` on. */
   readonly descriptors: readonly HandedDescriptor[];
@@ -34,13 +35,13 @@ export interface HandedSetup<Setup> {
 /** The descriptor of the memfd with the JSON; its length is the process's last argument. */
 export const SETUP_DESCRIPTOR = FIRST_DESCRIPTOR;
 /** The first of the others. */
-export const FIRST_HANDED = FIRST_DESCRIPTOR + 1;
+const FIRST_HANDED = FIRST_DESCRIPTOR + 1;
 
 /** The child's side: finds descriptors by name. */
 export class Handed<Setup> {
   readonly setup: Setup;
   readonly #regions: Pick<Regions, "mapShared" | "close">;
-  /** Those that are open, by name; of a region the writable one and the other. */
+  /** Open descriptors by name; the read-only ones of regions are apart. */
   readonly #open = new Map<string, HandedDescriptor & { readonly fd: number }>();
   readonly #readOnly = new Map<string, HandedDescriptor & { readonly fd: number }>();
 
@@ -49,7 +50,7 @@ export class Handed<Setup> {
     this.#regions = regions;
     const { buffer } = regions.mapShared(SETUP_DESCRIPTOR, byteLength, { readOnly: true });
     regions.close(SETUP_DESCRIPTOR);
-    // What is shared cannot be decoded.
+    // Shared memory cannot be decoded.
     const text = new TextDecoder().decode(new Uint8Array(buffer, 0, byteLength).slice());
     const { descriptors, setup }: HandedSetup<Setup> = JSON.parse(text);
     this.setup = setup;
@@ -59,7 +60,7 @@ export class Handed<Setup> {
     });
   }
 
-  /** The descriptor called `name`, which is no region. Throws RangeError where there is none. */
+  /** The descriptor called `name`, which is no region. Throws RangeError. */
   fd(name: string): number {
     const descriptor = this.#open.get(name);
     if (descriptor === undefined) throw new RangeError(`no descriptor ${name} was handed over`);
@@ -97,7 +98,7 @@ export class Handed<Setup> {
     descriptors.delete(name);
     const { fd, bytes, readOnly } = descriptor;
     const view = this.#regions.mapShared(fd, bytes, { readOnly });
-    // A descriptor that stayed open could be mapped again.
+    // An open descriptor could be mapped again.
     this.#regions.close(fd);
     return view;
   }
@@ -110,58 +111,115 @@ export class Handed<Setup> {
 export type Request = (typeof REQUESTS)[number];
 export const REQUESTS = ["reload", "upgrade", "drain", "undrain"] as const;
 
-/** What an appliance says. */
+/** A report of the appliance. */
 export type ApplianceReport =
-  /** Its tiles could run. */
+  /** Its tiles are ready. */
   | { readonly type: "ready" }
-  /** All of them do. */
+  /** All of them run. */
   | { readonly type: "running" }
-  /** Its net tiles have ended after `leave`: whether each has left to a successor what it held. */
+  /** Its net tiles have left after `leave`, or not. */
   | { readonly type: "left"; readonly orderly: boolean }
   | { readonly type: "log"; readonly line: string; readonly level?: number }
   /** Its event loop runs; twice a second. */
   | { readonly type: "beat" }
   /** An operator asks for something, by a number of its own. */
   | { readonly type: "ask"; readonly what: Request; readonly number: number }
-  /** It cannot start, or go on, and ends. `status` is an exit status; `app`: because of that app. */
+  /** It fails and ends. `status`: an exit status. `app`: because of that app. */
   | {
     readonly type: "failed";
     readonly message: string;
     readonly status: number;
     readonly app?: string;
-    /** The rings of its predecessor cannot be taken over: the sockets have to be opened anew. */
+    /** The rings of its predecessor cannot be taken over, so the sockets have to be created again. */
     readonly ringsLost?: boolean;
   };
 
-/** What the master says. */
+/** An order of the master. */
 export type ApplianceOrder =
-  /** Take over what has not been handed over: the predecessor has ended. */
+  /** Serve: the predecessor has ended. */
   | { readonly type: "go" }
   | { readonly type: "leave" }
   | { readonly type: "stop" }
-  /** Of each attached interface: whether AF_XDP takes its frames. */
+  /** Whether AF_XDP takes the frames of each attached interface. */
   | { readonly type: "attached"; readonly attached: readonly boolean[] }
-  /** What became of what was asked for with this number. */
+  /** The outcome of the request with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
+
+/** Checks a field of a message. */
+export type Check = (value: unknown) => boolean;
+/** The fields of messages by their type, without `type`. */
+export type Shapes<Message extends { readonly type: string }> = {
+  readonly [type in Message["type"]]: Readonly<Record<string, Check>>;
+};
+
+export const isWord: Check = (value) =>
+  Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 0xffff_ffff;
+export const isFlag: Check = (value) => typeof value === "boolean";
+/** A line of the log, and the mark that it was clipped. */
+export const isText: Check = (value) =>
+  typeof value === "string" && value.length <= LONGEST_LINE + 1;
+
+/** Accepts also a field that is left out. */
+export function optional(check: Check): Check {
+  return (value) => value === undefined || check(value);
+}
+
+/** Accepts a plain object with these fields, and with none but them and `type`. */
+export function isShaped(fields: Readonly<Record<string, Check>>): Check {
+  return (value) =>
+    typeof value === "object" && value !== null && !Array.isArray(value) &&
+    Object.keys(value).every((name) => name === "type" || Object.hasOwn(fields, name)) &&
+    Object.entries(fields).every(([name, check]) =>
+      check(Object.hasOwn(value, name) ? (value as Record<string, unknown>)[name] : undefined)
+    );
+}
+
+/**
+ * The message, if it has one of these shapes. Throws Error with what it is instead. The shapes are tables of our
+ * own, because a schema library takes 11 MiB.
+ */
+export function checkedMessage<Message extends { readonly type: string }>(
+  said: unknown,
+  shapes: Shapes<Message>,
+): Message {
+  const type = typeof said === "object" && said !== null && Object.hasOwn(said, "type")
+    ? (said as { type: unknown }).type
+    : undefined;
+  if (typeof type !== "string" || !Object.hasOwn(shapes, type)) {
+    throw new Error("a message of no known type");
+  }
+  if (!isShaped(shapes[type as Message["type"]])(said)) {
+    throw new Error(`a malformed message of type ${type}`);
+  }
+  return said as Message;
+}
 
 /** Sends and receives messages of these types. */
 export interface Messages<Sent, Received> {
-  /** Whether it went. */
+  /** Returns whether it was sent. */
   send(message: Sent): boolean;
-  /** The next message; null: none now; undefined: the other end is closed. Throws SyntaxError. */
+  /**
+   * The next message; null: none now; undefined: the other end is closed. Throws SyntaxError or TypeError if it
+   * cannot be read, and SystemError.
+   */
   receive(): Received | null | undefined;
 }
 
 /** Messages by `channel`. What is received is as the other side made it: to be checked. */
 export function messagesBy<Sent, Received>(channel: Channel): Messages<Sent, Received> {
+  const encoder = new TextEncoder();
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  // An app's code may replace the global ones.
+  const { parse, stringify } = JSON;
   return {
     send(message) {
-      const bytes = new TextEncoder().encode(JSON.stringify(message));
+      const bytes = encoder.encode(stringify(message));
       return bytes.length <= MESSAGE_BYTES && channel.send(bytes);
     },
     receive() {
       const bytes = channel.receive();
-      return bytes ? JSON.parse(new TextDecoder().decode(bytes)) as Received : bytes;
+      // A `null` must not pass for "none now": it is a message of no known type.
+      return bytes ? parse(decoder.decode(bytes)) as Received ?? {} as Received : bytes;
     },
   };
 }

@@ -5,13 +5,13 @@
  * it can neither forge a line nor control a terminal.
  */
 
-/** How much a line matters to operators: priorities of syslog(3). */
+/** The importance of a line for operators: priorities of syslog(3). */
 export const Level = { error: 3, warning: 4, notice: 5, info: 6, debug: 7 } as const;
 
-/** Takes lines for the log. What an app or its author says has another level than what is said of it. */
+/** Writes lines to the log. */
 export type Log = (text: string, level?: number) => void;
 
-/** Whether something that came in a message is a level; left out it is another's to choose. */
+/** Whether a field of a message is a level. It may be left out. */
 export function isLevel(value: unknown): value is number | undefined {
   return value === undefined || Object.values<unknown>(Level).includes(value);
 }
@@ -21,15 +21,15 @@ const LEVELS: { readonly [method: string]: number } = {
   ...{ error: Level.error, assert: Level.error, warn: Level.warning, debug: Level.debug },
 };
 
-/** Lines that are said within a second; further ones of that second are left out. */
+/** Lines a second; further ones are left out. */
 const LINES_A_SECOND = 50;
 /** The longest line, in UTF-16 units. */
 export const LONGEST_LINE = 4096;
 
-/** Methods that say what they are given. */
+/** Methods that write their arguments. */
 const SAYING = "log info debug warn error dir dirxml table trace group groupCollapsed".split(" ");
 
-/** What stands for a value in a text that has `%` and this letter for it. */
+/** How a directive formats its value, by the letter after `%`. */
 const FORMATS: { readonly [letter: string]: (value: unknown) => string } = {
   s: String,
   d: whole,
@@ -42,10 +42,7 @@ const FORMATS: { readonly [letter: string]: (value: unknown) => string } = {
   c: () => "",
 };
 
-/**
- * Says by `log`, at a level, what it is given, as Deno's console would, within those bounds, or `most` lines a
- * second.
- */
+/** Writes its arguments by `log`, as Deno's console would, at most `most` lines a second. */
 export function bounded(
   log: Log,
   now: () => number = () => performance.now(),
@@ -67,12 +64,12 @@ export function bounded(
   };
 }
 
-/** `line` as far as the log takes it. */
+/** `line`, cut to the length that the log accepts. */
 export function clipped(line: string): string {
   return line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)}…` : line;
 }
 
-/** Every method of a console, to be put in place of Deno's. */
+/** All methods of a console, to replace Deno's. */
 export function consoleTo(
   log: Log,
   now?: () => number,
@@ -82,7 +79,7 @@ export function consoleTo(
     typeof console[name as keyof Console] === "function"
   );
   return {
-    // Counting, timing and the like would only be half of it: they do nothing.
+    // Counting, timing and the like do nothing.
     ...Object.fromEntries(methods.map((name) => [
       name,
       SAYING.includes(name)
@@ -99,8 +96,8 @@ export function consoleTo(
 }
 
 /**
- * All on one line; where the first is a text with directives they take what comes next (Formatter of
- * console.spec.whatwg.org). Who logs does not fail by it: what cannot be shown so is as it is elsewhere.
+ * Formats all values on one line. Directives in the first one take the next ones (Formatter of console.spec.whatwg.org).
+ * A value that a directive cannot format is formatted without it.
  */
 function formatted([first, ...rest]: readonly unknown[]): string {
   if (typeof first !== "string" || rest.length === 0) return [first, ...rest].map(text).join(" ");
@@ -126,15 +123,15 @@ function text(said: unknown): string {
   return typeof said === "string" ? said : Deno.inspect(said);
 }
 
-/** Whatever is no line end and no tab of the control characters. */
+/** Control characters except tab; lines are split before. */
 const CONTROL = /[^\P{Cc}\t]/gu;
 
-/** `text` with each of its lines in the name of the tile, and its control characters spelled out. */
+/** `text` with the name of the tile before each line, and with escaped control characters. */
 export function inName(name: string, text: string): string {
   return text.split("\n").map((line) => `${name}: ${spelledOut(line)}`).join("\n");
 }
 
-/** A line with its control characters spelled out. */
+/** A line with escaped control characters. */
 export function spelledOut(line: string): string {
   return line.replace(CONTROL, spelled);
 }
@@ -143,22 +140,25 @@ function spelled(character: string): string {
   return `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
 }
 
-/** Removes from a worker what no permission governs and no tile or app may have. */
+/** Removes globals that no permission governs and no tile or app may have. */
 export function takeAway(): void {
-  // Its words go through the log.
+  // Deno's operations, of which some check no permission. Modules of Node's bring hundreds of them when they are
+  // loaded, unless in a worker.
+  Reflect.deleteProperty(Deno, (Deno as unknown as { internal: symbol }).internal);
+  // Lines go through the log.
   for (const stream of [Deno.stdin, Deno.stdout, Deno.stderr]) stream.close();
-  // Only the worker's own module posts messages: the other isolate would have to read one of any size.
+  // Only the worker's own module posts messages, since main has to read them whatever their size.
   Reflect.deleteProperty(globalThis, "postMessage");
   // In the appliance a nested worker would start outside of the thread's filter or end the process; the
   // memory of an app's process has no room for it.
   Reflect.deleteProperty(globalThis, "Worker");
-  // Files of Deno's own, shared by all apps, without limit.
+  // Files that Deno shares between all apps, without a limit.
   for (const name of ["caches", "CacheStorage", "Cache"]) Reflect.deleteProperty(globalThis, name);
 }
 
 // Errors. They are read with care: an app may throw anything, whose getters and toString() may throw, too.
 
-/** An app does not start, which is for whoever wrote it to mend. */
+/** An app does not start because of an error in it, or in its configuration. */
 export class AppError extends Error {
   readonly app: string;
 
@@ -168,7 +168,7 @@ export class AppError extends Error {
   }
 }
 
-/** An error's class, words and stack; of what is no error there is but its text. */
+/** An error's class, message and stack. Any other value only has a text. */
 export function readThrown(thrown: unknown): { name?: string; message: string; stack: string } {
   try {
     if (!(thrown instanceof Error)) return { message: String(thrown), stack: String(thrown) };
@@ -180,24 +180,24 @@ export function readThrown(thrown: unknown): { name?: string; message: string; s
   }
 }
 
-/** The same in a line, which is fit for the log. */
+/** The same in one line, for the log. */
 export function sentenceOf(thrown: unknown): string {
   const { name, message } = readThrown(thrown);
   return firstLine(name === undefined || name === "Error" ? message : `${name}: ${message}`);
 }
 
-/** The same without the class, for whoever has to mend what it is about: a configuration, a zone, an app. */
+/** The same without the class, for errors of a configuration, a zone or an app. */
 export function wordsOf(thrown: unknown): string {
   const { name = "", message } = readThrown(thrown);
   return firstLine(message || name);
 }
 
-/** The first line of a text, its control characters spelled out. */
+/** The first line of a text, with escaped control characters. */
 export function firstLine(text: string): string {
   return spelledOut(text.split("\n")[0]);
 }
 
-/** Rejects with what is thrown where nobody awaits it, until `signal` is aborted. */
+/** Rejects with the first uncaught error or rejection, until `signal` is aborted. */
 export function uncaught(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => {
     const fail = (event: Event, thrown: unknown) => {

@@ -13,29 +13,28 @@ import type { LinkShape } from "./link.ts";
 /** Bytes of a UMEM frame. Holds an MTU of 1,500 with tags and headroom; see `LARGEST_MTU`. */
 export const FRAME_BYTES = 2048;
 /**
- * Headroom in each frame, besides 256 bytes of the kernel's own: what lies behind the Ethernet header
- * stands at multiples of four and can be read in words, and the headers with 20 bytes of payload are
- * in one cache line, which has to come from the processor that the kernel received them on.
+ * Headroom in each frame, besides the kernel's 256 bytes. It aligns what follows the Ethernet header to words, and puts
+ * the headers with 20 bytes of payload into one cache line, which has to come from the processor that received them.
  */
 export const HEADROOM_BYTES = 2;
-/** XDP_PACKET_HEADROOM (linux/bpf.h): what the kernel keeps before the frame. */
+/** XDP_PACKET_HEADROOM (linux/bpf.h): the kernel's headroom. */
 const KERNEL_HEADROOM_BYTES = 256;
 /** The largest MTU whose frames, with Ethernet header and two VLAN tags, fit a UMEM frame. */
-export const LARGEST_MTU = FRAME_BYTES - KERNEL_HEADROOM_BYTES - HEADROOM_BYTES - 14 - 8;
-/** Buffers of 64 KiB behind the frames, for what arrives through the kernel's sockets. */
+const LARGEST_MTU = FRAME_BYTES - KERNEL_HEADROOM_BYTES - HEADROOM_BYTES - 14 - 8;
+/** Buffers of 64 KiB behind the frames, for datagrams from the kernel's sockets. */
 export const LARGE_BUFFERS = 64;
 /** Entries of an AF_XDP fill, receive, transmit and completion ring. */
 export const RING_ENTRIES = 1024;
 /** Datagrams that may wait for a neighbour, per net tile. */
 export const ARP_QUEUE_ENTRIES = 256;
 /**
- * Each link between a net and an app tile, where the UMEM is one app's alone. The ring of answers'
- * payloads holds sixteen of the largest.
+ * Each link between a net and an app tile, if the UMEM has one app. The ring of answers' payloads holds sixteen of the
+ * largest.
  */
 export const LINK_SHAPE: LinkShape = { depth: 1024, payloadBytes: 1 << 20 };
 /**
- * The same where several apps share a UMEM. The ring of requests' payloads has room for those of as
- * many frames as the link is deep, or for 32 of the largest.
+ * The same if several apps share a UMEM. The ring of requests' payloads holds those of as many frames as the link is
+ * deep, or 32 of the largest.
  */
 export const APART_LINK_SHAPE: LinkShape = {
   ...LINK_SHAPE,
@@ -51,9 +50,9 @@ export function umemBytes(frames: number): number {
 export type TilePlan = Readonly<ReturnType<typeof planTiles>>;
 
 /**
- * Lays out net tiles: as many as asked for, else min(queues, cores − 1) and at least one; tile t of T
- * owns queues t, t + T, … of every interface. A UMEM holds the sum of all fill and transmit rings,
- * app links and the ARP queue, so that no app that stops can starve another or a ring.
+ * Plans net tiles: as many as asked for, else min(queues, cores − 1), at least one. Tile t of T owns queues t, t + T, …
+ * of every interface. A UMEM has frames for all fill and transmit rings, app links and the ARP queue, so that an app
+ * that stops cannot starve another app or a ring.
  */
 export function planTiles(
   { queues, cores, apps, netTiles: asked }: {
@@ -83,7 +82,7 @@ export function planTiles(
 
 // Ranges of UDP ports.
 
-/** Most ports that one appliance serves. Behind each stands a kernel socket, a descriptor of ours. */
+/** Most ports of one appliance. Each needs a kernel socket, and so a descriptor. */
 export const MOST_PORTS_SERVED = 4096;
 
 /** The first and the last port of a range; the same twice for a single port. */
@@ -108,7 +107,7 @@ export function portsOf(ranges: readonly PortRange[]): number[] {
   );
 }
 
-/** The same ports in fewer ranges: one that begins where the one before it ends is added to that. */
+/** The same ports in fewer ranges: joins a range to the one that ends just before it. */
 export function joinRanges(ranges: readonly PortRange[]): PortRange[] {
   const joined: PortRange[] = [];
   for (const [first, last] of ranges) {
@@ -124,10 +123,10 @@ export function rangeText([first, last]: PortRange): string {
   return first === last ? `${first}` : `${first}-${last}`;
 }
 
-/** Ranges that are named before the rest is only counted. */
+/** Ranges that a sentence names; further ports are counted. */
 const RANGES_NAMED = 8;
 
-/** Ports in ascending order as a sentence has them: `port 7 is`, `ports 7, 5300-5363 are`. */
+/** Ports in ascending order for a sentence: `port 7 is`, `ports 7, 5300-5363 are`. */
 export function portsText(ports: readonly number[]): string {
   if (ports.length === 1) return `port ${ports[0]} is`;
   const ranges = joinRanges(ports.map((port) => [port, port]));
@@ -141,7 +140,7 @@ export function portsText(ports: readonly number[]): string {
 /** An interface is not as it has to be. */
 export class InterfaceError extends Error {}
 
-/** What is wrong, and what mends it: of an interface a command. */
+/** What is wrong, and the command that fixes it. */
 export interface Trouble {
   readonly says: string;
   readonly fix: string;
@@ -160,7 +159,7 @@ export function lacking(interfaces: InterfaceReader, record: number): Trouble | 
 /** Whether the largest frames of an interface do not fit a UMEM frame; null: they do. */
 export function excess(interfaces: InterfaceReader, record: number): Trouble | null {
   const mtu = interfaces.mtu(record);
-  // Loopback's MTU is that of nothing on a wire; what is too long there comes by the socket.
+  // Loopback has a large MTU. Its long datagrams come by the socket.
   if (mtu <= LARGEST_MTU || interfaces.isLoopback(record)) return null;
   return {
     says: `its MTU is ${mtu}, AF_XDP takes up to ${LARGEST_MTU} here`,
@@ -181,7 +180,7 @@ export function checkMtus({ interfaces }: NetbaseReader, names: readonly string[
 
 // What a worker of the appliance is given, before it gives it up, and what an app may be granted.
 
-/** As Deno takes them: paths, names of variables, `address:port` or `unix:path`. */
+/** Deno's permissions: paths, names of variables, `address:port` or `unix:path`. */
 export interface Permissions {
   readonly ffi: readonly string[];
   readonly read: readonly string[];
@@ -190,37 +189,27 @@ export interface Permissions {
   readonly net: readonly string[];
 }
 
-/** What the configuration grants an app. An inline app is granted `read` and `clock` alone. */
+/** The grants of an app. An inline app has only `read` and `clock`. */
 export interface Grants extends Omit<Permissions, "ffi"> {
   /** The host's clock (`ffi/tile.ts`). */
   readonly clock: boolean;
-  /** Whether the app keeps all this once it runs. */
+  /** Whether the app keeps them while it runs. */
   readonly keep: boolean;
 }
 
-/** Nothing. */
-export const NO_GRANTS: Grants = {
-  read: [],
-  write: [],
-  env: [],
-  net: [],
-  clock: false,
-  keep: false,
-};
-
-/** The folder that this program is in: the sources, or what is built for processes. */
+/** The folder of this program: the sources, or build/program/. */
 const FOLDER = decodeURI(new URL("../../", import.meta.url).pathname);
 /** Folders of the program that tiles' modules are in. */
-export const TILE_FOLDERS = ["apps", "ffi", "netbase", "tiles"];
+const TILE_FOLDERS = ["apps", "ffi", "netbase", "tiles"];
 
-/** Deno's flags for what a process is granted. What cannot be said is thrown as what `error` makes of it. */
+/** Deno's flags for a process's permissions. Throws `error` for a value that Deno cannot take. */
 export function permissionFlags(
   permissions: Partial<Permissions>,
   error: (sentence: string) => Error,
 ): string[] {
   const { read = [], write = [], env = [], net = [], ffi = [] } = permissions;
   return Object.entries({ read, write, env, net, ffi }).flatMap(([name, all]) => {
-    // Deno splits values at commas, and has no way to write one that is meant.
+    // Deno splits values at commas, and has no way to escape one.
     const split = all.find((each) => each.includes(","));
     if (split === undefined) return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
     throw error(
@@ -229,7 +218,7 @@ export function permissionFlags(
   });
 }
 
-/** What a worker may do at its start. `read`: what is granted besides the program. */
+/** The permissions of a worker at its start. `read`: files besides the program. */
 export function workerPermissions(read: readonly string[]): Permissions {
   const folders = TILE_FOLDERS.map((folder) => FOLDER + folder);
   return { ffi: [libraryPath()], read: [...folders, ...read], write: [], env: [], net: [] };

@@ -15,60 +15,59 @@ export type TileKind = WorkerKind | "app";
 /** Those that run in a worker of the appliance. */
 export type WorkerKind = "netlink" | "net" | "status";
 
-/** The native libraries a tile has opened; which ones depends on its kind. */
+/** The native libraries of a tile, which depend on its kind. */
 export interface Libraries {
   readonly tile: TileLibrary;
   readonly netlink?: NetlinkLibrary;
   readonly xsk?: XskSlots;
   readonly udp?: Udp;
-  /** Where an app was granted it. */
+  /** If an app was granted it. */
   readonly clock?: Clock;
 }
 
-/** What a tile's `create` is given. */
+/** The argument of a tile's `create`. */
 export interface TileContext<Setup> {
   readonly setup: Setup;
   readonly region: TileRegion;
   readonly libraries: Libraries;
-  /** A line for the log, in the tile's name. Never on the data path. */
+  /** Writes a line to the log, under the tile's name. Never on the data path. */
   log(line: string, level?: number): void;
-  /** Has main put a request into the control region: the status tile's. */
+  /** Sends a request to main, of the status tile. */
   ask(request: ControlRequest): void;
-  /** Hears what main says while it runs: the status tile's, which alone has an event loop. */
+  /** Receives messages from main while it runs. Only of the status tile, which has an event loop. */
   onMessage?(listener: (message: MainMessage) => void): void;
   /**
-   * Where a predecessor runs on the same regions: to be awaited before they are touched. Confines the
-   * thread, so that it can open nothing from then on and has no descriptors but these. Resolves when the
-   * predecessor has ended.
+   * If a predecessor may run on the same regions: to be awaited before they are touched. Confines the thread, which
+   * can open nothing from then on and has only these descriptors. Resolves when the predecessor has ended.
    */
   predecessor?(descriptors: readonly number[]): Promise<void>;
 }
 
-/** One tile, as its loop sees it. */
+/** A tile, as its loop calls it. */
 export interface Tile {
-  /** Does one burst of work and returns how much it was; 0 when there was none. */
+  /** Does one burst of work. Returns its size, or 0. */
   turn(): number;
-  /** Whether anything waits in a link or ring: asked once more after "about to block" was said. */
+  /** Whether anything waits in a link or ring. Called after the announcement of a sleep. */
   pending(): boolean;
-  /** Blocks until there is something, or `timeoutMs` passed (-1: no limit); empties its eventfd. */
+  /** Blocks until there is work, or `timeoutMs` have passed (-1: no limit). Empties its eventfd. */
   wait(timeoutMs: number): void;
-  /** About every 100 ms: what is not per burst. `nowMillis` is monotonic. */
+  /** Called about every 100 ms. `nowMillis` is monotonic. */
   housekeeping?(nowMillis: number): void;
-  /** At every look at the clock, at the latest after 256 busy turns or half a second: what `nextDue` spoke of. */
+  /** Does what is due. Called whenever the clock is read, at least every 256 busy turns or half a second. */
   clock?(nowMillis: number): void;
-  /** Milliseconds from `nowMillis` to the next thing it has to do by the clock; -1: nothing. */
+  /** Milliseconds from `nowMillis` until something is due; -1 for nothing. */
   nextDue?(nowMillis: number): number;
-  /** Before it ends without draining: writes what its successor needs. No other call but `close` follows. */
+  /** Writes what its successor needs, before it leaves without draining. Only `close` follows. */
   relinquish?(): void;
-  /** While stopping: whether nothing is left to do. */
+  /** Whether nothing is left to do while it stops. */
   drained?(): boolean;
-  /** Lets go of descriptors that are its own. */
+  /** Closes its own descriptors. */
   close?(): void;
   /** The descriptors that `confine()` has to allow. */
   readonly descriptors: readonly number[];
 }
 
-/** A tile that has no bursts: it serves who connects, in Deno's event loop, until it is ended. */
+/** A tile without bursts. It serves its clients in Deno's event loop until it is ended. */
 export interface ServingTile {
   serve(): Promise<void>;
   readonly descriptors: readonly number[];
@@ -79,7 +78,7 @@ export interface TileModule<Setup> {
   create(context: TileContext<Setup>): Tile | ServingTile | Promise<Tile | ServingTile>;
 }
 
-/** What main sends to a new worker. Everything in it is plain data. */
+/** The first message to a worker. Plain data. */
 export interface BootMessage {
   readonly kind: WorkerKind;
   readonly name: string;
@@ -93,32 +92,32 @@ export interface BootMessage {
   readonly control: View;
   /** Whether an app inside it was granted the host's clock. */
   readonly clock: boolean;
-  /** Whether it reports that it is ready, and takes regions over that outlast a tile: a net tile. */
+  /** Whether it takes over regions that outlast a tile, and reports when it is ready: a net tile. */
   readonly beside: boolean;
   /** Whether a predecessor runs on those regions. */
   readonly hasPredecessor: boolean;
-  /** Whether it is not to be made before main says so, once its modules are loaded. */
+  /** Whether it waits for `make` after its modules are loaded. */
   readonly held: boolean;
   /** Idle turns before its loop blocks. */
   readonly spinTurns: number;
   readonly setup: unknown;
 }
 
-/** What main says to a tile. */
+/** A message from main to a tile. */
 export type MainMessage =
-  /** To one that is held: to be made. */
+  /** Make the held tile. */
   | { readonly type: "make" }
-  /** To take no more connections, and end when those that there are have their answers. */
+  /** Take no more connections, and end when the clients have their answers. */
   | { readonly type: "leave" }
-  /** What became of the change with this number. */
+  /** The outcome of the change with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
 
-/** What a tile reports to main, which believes none of it unseen (`appliance.ts`). Not on the data path. */
+/** A report from a tile to main, which checks it (`appliance.ts`). Not on the data path. */
 export type TileReport =
   | { readonly type: "started"; readonly thread: number }
   /** It takes over once its predecessor has ended. */
   | { readonly type: "ready" }
-  /** It has confined its thread: `observed` where refused system calls are counted. */
+  /** It has confined its thread. `observed`: refused system calls are counted. */
   | { readonly type: "running"; readonly landlock: boolean; readonly observed: boolean }
   | { readonly type: "log"; readonly line: string; readonly level?: number }
   | { readonly type: "ask"; readonly request: ControlRequest }
@@ -143,7 +142,7 @@ const BURST = 1;
 const LIFE = 2;
 const COUNTERS_AT = 1024;
 
-/** Where a tile stands in its life. */
+/** The life of a tile. */
 export const Life = { booting: 0, running: 1, stopped: 2 } as const;
 
 /** A tile's own, writable side of its region. */
@@ -220,7 +219,7 @@ export class TileReader {
 }
 
 /** How often this thread's tile has woken another; a thread runs one tile. */
-export let wakesGiven = 0;
+let wakesGiven = 0;
 
 /** Wakes one tile, at most once per sleep, after something was published for it. */
 export class Waker {
@@ -284,7 +283,7 @@ const DRAIN_MILLIS = 300;
 const TIMED_TURNS = 61;
 
 /** What the loop turns with. */
-export interface LoopParts {
+interface LoopParts {
   readonly tile: Tile;
   readonly region: TileRegion;
   readonly control: ControlReader;
@@ -415,5 +414,34 @@ export async function within(promise: Promise<unknown>, millis: number): Promise
     return await Promise.race([settled, late.promise]);
   } finally {
     clearTimeout(timer);
+  }
+}
+
+/** The pause before something that failed is started again: the first, and the longest after doublings. */
+const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
+/** A start that lasts this long ends the doubling. */
+const LASTING_MILLIS = 30_000;
+
+/** The pauses between restarts. They double while starts do not last. */
+export class RestartPause {
+  #failures = 0;
+  #lasting?: ReturnType<typeof setTimeout>;
+
+  /** To be called with each start. */
+  started(): void {
+    clearTimeout(this.#lasting);
+    this.#lasting = setTimeout(() => this.#failures = 0, LASTING_MILLIS);
+  }
+
+  /** To be called when it ends, for whatever reason. */
+  ended(): void {
+    clearTimeout(this.#lasting);
+  }
+
+  /** Returns the milliseconds until the next start. `isFirstImmediate`: the first pause is 0. */
+  next({ isFirstImmediate = false } = {}): number {
+    this.ended();
+    const doublings = this.#failures++ - (isFirstImmediate ? 1 : 0);
+    return doublings < 0 ? 0 : Math.min(FIRST_PAUSE_MILLIS * 2 ** doublings, LONGEST_PAUSE_MILLIS);
   }
 }

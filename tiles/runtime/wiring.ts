@@ -1,7 +1,7 @@
 /**
- * The appliance's regions and who gets what of them. `regionsOf` names every region, its size and its
- * writer; the master makes them, and hands them to the appliance and the apps. In the appliance `Wiring`
- * maps them and says for each tile which of them it writes, which it reads and whom it wakes.
+ * The appliance's regions and their users. `regionsOf` lists every region with its size and writer. The master creates
+ * them, and hands them to the appliance and the apps. In the appliance, `Wiring` maps them and decides which of them each
+ * tile writes and reads, and whom it wakes.
  */
 
 import { f64, type Region, slice, type View } from "../../ffi/region.ts";
@@ -55,10 +55,10 @@ export const KEPT_REGIONS: ReadonlyMap<string, number> = new Map([
   [HEALTH, HEALTH_BYTES],
 ]);
 
-/** The region with what tiles before those of an appliance have counted, in the order of `tilesOf`. */
+/** The region with the counts of former tiles, in the order of `tilesOf`. */
 export const PAST_COUNTERS = "past counters";
 
-/** The counters in it of those before the `i`-th tile. */
+/** The counts of the `i`-th tile's predecessors. */
 export function pastCounters(view: View, i: number): Float64Array {
   return f64(slice(view, i * TILE_COUNTERS * 8, TILE_COUNTERS * 8));
 }
@@ -76,15 +76,15 @@ export interface AppPlan
   readonly inline: boolean;
   /** The most memory of its own that its process may have, in MiB; none inline. */
   readonly memoryMib?: number;
-  /** Bytes of memory that its successor finds as it was, if it has such. */
+  /** Bytes of its state, if it has one. */
   readonly stateBytes?: number;
 }
 
-/** What an appliance is told. Plain data, the same for master and appliance. */
+/** The setup of an appliance. Plain data, for master and appliance. */
 export interface ApplianceSetup {
   readonly plan: TilePlan;
   readonly apps: readonly AppPlan[];
-  /** Interfaces that AF_XDP takes frames of, in the order of the plan's shares. */
+  /** Interfaces with AF_XDP, in the order of the plan's shares. */
   readonly attached: readonly {
     readonly name: string;
     readonly ifindex: number;
@@ -92,15 +92,15 @@ export interface ApplianceSetup {
     /** Whether its frames may carry a bare pseudo-header sum for a UDP checksum. */
     readonly partialChecksums: boolean;
   }[];
-  /** Interfaces that must be there, up and have an address before anything is answered. */
+  /** Interfaces that must exist, be up and have an address before anything is answered. */
   readonly interfaces: readonly string[];
-  /** Served ports that a kernel socket of ours holds. */
+  /** Served ports with a kernel socket. */
   readonly sockets: readonly number[];
   /** By app that is a process: its slot in "refused calls of apps". */
   readonly slots: Readonly<Record<string, number>>;
   /** Whether UDP checksums of frames are left to the NIC. */
   readonly trustChecksums: boolean;
-  /** Whether another serves until this one is ready, so that there is time to warm up. */
+  /** Whether a predecessor serves until this one is ready, so that it can warm up. */
   readonly isBeside: boolean;
   /** What runs, for the metrics: version and commit, the latter "" if it is unknown. */
   readonly build: { readonly version: string; readonly commit: string };
@@ -109,23 +109,23 @@ export interface ApplianceSetup {
 }
 
 /**
- * Of what is in those regions that outlast an appliance: to be raised with each change of their layouts
- * and meanings. A program that is another's successor takes them over where both have the same.
+ * The version of all regions that outlast an appliance. Raise it with each change of their layout or meaning. After an
+ * upgrade they are taken over only if it is the same.
  */
 export const REGIONS_VERSION = 3;
 
-/** A region, before it is made. */
-export interface RegionPlan {
+/** A planned region. */
+interface RegionPlan {
   readonly name: string;
   readonly bytes: number;
   /** Who can write it: the appliance, the master, or the app of this name. */
   readonly writer: "appliance" | "master" | { readonly app: string };
-  /** Whether it is made anew for each appliance; others are taken over. */
+  /** Whether each appliance gets a new one. Others are taken over. */
   readonly fresh: boolean;
 }
 
 /** A tile as the appliance has it, whether it runs or not. */
-export interface TileHandle {
+interface TileHandle {
   readonly kind: TileKind;
   readonly name: string;
   /** Its index in `tilesOf`, and its slot of counters of refused calls. */
@@ -142,7 +142,7 @@ export interface WorkerHandle extends TileHandle {
   readonly region: Region;
 }
 
-/** What the inline apps of `apps` take: the files that they are started from or read, and the clock. */
+/** The grants of all inline apps together: their modules and files, and the clock. */
 export function inlineGrants(apps: readonly AppPlan[]): Pick<Grants, "read" | "clock"> {
   const inline = apps.filter((app) => app.inline);
   const modules = inline.map(({ module }) => decodeURIComponent(new URL(module).pathname));
@@ -163,8 +163,8 @@ function instanceName(app: AppPlan, net: string): string {
 }
 
 /**
- * The shape of every link. Payloads stay in the UMEM where all in it is one app's: its instances may
- * read each other's. Else each instance is given copies of its own.
+ * The shape of every link. If there is only one app its payloads stay in the UMEM, where its instances may read those of
+ * each other. Else each instance gets copies.
  */
 export function linkShape(apps: readonly AppPlan[]): LinkShape {
   const isAlone = apps.every(({ app, inline }) => !inline && app === apps[0].app);
@@ -275,7 +275,7 @@ export class Wiring {
     this.#served = [...new Set(setup.apps.flatMap(({ ports }) => portsOf(ports)))];
     for (const { name, writer } of regionsOf(setup)) {
       const region = writer === "appliance" ? handed.region(name) : null;
-      // What others write is only read here.
+      // Regions of other writers are only read here.
       const view = region?.reader ?? handed.view(name);
       this.#regions.set(name, region ?? { writer: view, reader: view });
     }
@@ -305,7 +305,7 @@ export class Wiring {
     return this.tiles.find((tile) => tile.name === name)!;
   }
 
-  /** Names of those that have not started of the apps in net tile `name`; of another tile its own. */
+  /** Names of the apps in net tile `name` that have not started; of another tile its own. */
   starting(name: string): string[] {
     const late = this.#setup.apps
       .filter(({ inline }) => inline)
@@ -434,7 +434,7 @@ export class Wiring {
     };
   }
 
-  /** To whom an app may send by net tile `n`. */
+  /** Who an app may send to by net tile `n`. */
   #peerSetup(app: AppPlan, n: number): PeerSetup {
     const heard = this.nets.map(({ name }) =>
       this.#region(`peers ${instanceName(app, name)} ${name}`)
@@ -454,7 +454,7 @@ export class Wiring {
   }
 }
 
-/** What an app is told, but for its region for metrics. `served` are the ports of all apps. */
+/** An app's setup without its region for metrics. `served`: the ports of all apps. */
 export function servicePlan(
   { name, module, ports, options, refuseSources, mostPerSecond }: AppPlan,
   served: readonly number[],
@@ -465,7 +465,7 @@ export function servicePlan(
   };
 }
 
-/** What the AF_XDP socket of a queue is called where descriptors are handed over. */
+/** The name of a queue's AF_XDP socket in a handed setup. */
 export function socketName(interfaceName: string, queue: number): string {
   return `xsk ${interfaceName}/${queue}`;
 }

@@ -1,7 +1,7 @@
 /**
- * How a worker becomes a tile, in the order that leaves the least open at each moment: open the
- * native libraries, give up ffi, import the tile's module (which can therefore open nothing native),
- * give up read, confine the thread, run the loop. This file is the entry of every worker.
+ * How a worker becomes a tile, in an order that leaves as little as possible open at each moment: open the native
+ * libraries, give up ffi, import the tile's module (which therefore can open nothing native), give up read, confine the
+ * thread, run the loop. This file is the entry of every worker.
  */
 
 import { openNetlink, openUdp } from "../../ffi/sockets.ts";
@@ -38,14 +38,14 @@ const scope = globalThis as unknown as {
   close(): void;
 };
 
-// Taken before an inline app's code runs, which may put others in their place.
+// Bound before an inline app's code runs, which may replace them.
 const post = scope.postMessage.bind(scope);
 const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
 
 scope.onmessage = (event) => {
   scope.onmessage = null;
   run(event.data).catch((error) => {
-    // A defect: it ends as this worker's uncaught error, with its stack, which main sees in `onerror`.
+    // A defect: it becomes this worker's uncaught error, which main sees in `onerror`.
     queueMicrotask(() => {
       throw error;
     });
@@ -56,7 +56,7 @@ async function run(boot: BootMessage): Promise<void> {
   const over = new AbortController();
   const started = await Promise.race([start(boot), uncaughtIn(boot, over.signal)]).catch(
     (error) => {
-      // Said to main, which makes a sentence of it; what is not caught Deno prints with its stack.
+      // Reported to main, which makes a sentence of it. Deno would print an uncaught error with its stack.
       const app = error instanceof AppError ? { app: error.app } : {};
       post({ type: "failed", message: clipped(sentenceOf(error)), ...app });
       return null;
@@ -68,7 +68,7 @@ async function run(boot: BootMessage): Promise<void> {
   scope.close();
 }
 
-/** Rejects as `uncaught`, in the tile's name: a start has such things of apps alone. */
+/** Rejects as `uncaught`, under the tile's name. In a start only apps cause that. */
 function uncaughtIn({ name }: BootMessage, signal: AbortSignal): Promise<never> {
   return uncaught(signal).catch((thrown) => {
     throw new AppError(`in ${name}`, wordsOf(thrown));
@@ -127,12 +127,12 @@ async function start(boot: BootMessage): Promise<Started> {
   return { tile, region };
 }
 
-/** What a message of main's says, as types of Node's hide. */
+/** The data of a message from main. Node's types hide it. */
 function dataOf<Data>(event: Event): Data {
   return (event as MessageEvent).data;
 }
 
-/** The next message of main's. */
+/** Resolves with the next message from main. */
 function nextMessage(): Promise<void> {
   return new Promise((resolve) => {
     addEventListener("message", () => resolve(), { once: true });
@@ -140,14 +140,14 @@ function nextMessage(): Promise<void> {
 }
 
 /**
- * Waits until Deno has finished what loading modules started. Otherwise Deno writes to eventfds of newer
- * workers when this thread ends, which a confined thread may not, and ends the process.
+ * Waits until Deno has finished the loading of modules. Otherwise Deno writes to eventfds of newer workers when this
+ * thread ends, which a confined thread may not, and ends the process.
  */
 function loaded(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve));
 }
 
-/** Runs the tile until main has it stop. */
+/** Runs the tile until main stops it. */
 async function live(boot: BootMessage, { tile, region }: Started): Promise<void> {
   if ("serve" in tile) {
     await tile.serve();
@@ -162,7 +162,7 @@ async function live(boot: BootMessage, { tile, region }: Started): Promise<void>
   }
 }
 
-/** Opens what tiles of this kind use of the library. */
+/** Opens the parts of the library that tiles of this kind use. */
 function openLibraries({ kind, clock }: BootMessage): Libraries {
   return {
     tile: openTile(),
@@ -185,8 +185,8 @@ function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]
 }
 
 /**
- * Looks up once, while files can be read, what V8 then remembers, for Intl too: without the host's time
- * zone a confined tile would tell the time of UTC. A format of Intl's would cost memory: 5 MiB of tables.
+ * Makes V8 read and remember the host's time zone while files can be read; else a confined tile would use UTC. A format
+ * of Intl's would cost 5 MiB of tables.
  */
 function lookUp(): void {
   new Date().getTimezoneOffset();

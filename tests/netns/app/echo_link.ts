@@ -26,7 +26,8 @@ import {
   REFLECTED,
   requestRing,
 } from "../../../tiles/runtime/link.ts";
-import { APART_LINK_SHAPE, NO_GRANTS } from "../../../tiles/runtime/plan.ts";
+import { NO_GRANTS } from "../../no_grants.ts";
+import { APART_LINK_SHAPE } from "../../../tiles/runtime/plan.ts";
 import { delay, Life, TILE_REGION_BYTES, TileReader, Waker } from "../../../tiles/runtime/tile.ts";
 
 /** As each app has where several share a UMEM: an app's process is given no UMEM. */

@@ -73,14 +73,18 @@ labTest("an app that leaves is started again alone, with longer and longer pause
     assert.equal((await ask(other, { port: PORT, payload: "fine" })).text, "fine");
     await ask(other, { port: PORT, payload: "exit", timeoutMs: 1 });
     // The first start goes on where it was, and leaves again; the second one skips what waits.
-    await stderr.find(`moody: ended: it left; starting it again in ${[100, 400][i]} ms`);
+    await stderr.find(
+      `moody: ended: it left with status 3; starting it again in ${[100, 400][i]} ms`,
+    );
     const back = await askUntilAnswered(other, { port: PORT, payload: "fine" });
     assert.equal(back.text, "fine");
   }
   await settle();
   assert.deepEqual(
     stderr.all.filter((line) => line.startsWith("moody: ")),
-    [50, 100, 200, 400].map((pause) => `moody: ended: it left; starting it again in ${pause} ms`),
+    [50, 100, 200, 400].map((pause) =>
+      `moody: ended: it left with status 3; starting it again in ${pause} ms`
+    ),
   );
   const after = childrenByUser(appliance.process.pid);
   const isSame = Object.keys(before).map((user) => before[user] === after[user]);

@@ -6,7 +6,7 @@
 import { strict as assert } from "node:assert";
 import { libraryPath, ROOT } from "../../../ffi/library.ts";
 import type { AppProcessPlan } from "../../../master/app_process.ts";
-import { NO_GRANTS } from "../../../tiles/runtime/plan.ts";
+import { NO_GRANTS } from "../../no_grants.ts";
 import { eventually } from "../../eventually.ts";
 import { closeFiles, EchoLink, refusedCalls, takeOver } from "./echo_link.ts";
 
@@ -73,7 +73,7 @@ const ENDS: readonly [word: string, said: RegExp, changes?: Partial<AppProcessPl
   ["spin", /^hostile: killed: it hangs; starting it again in \d+ ms$/],
   ["leak", NO_MEMORY, { memoryMib: 96 }],
   ["heap", NO_MEMORY, { memoryMib: 96 }],
-  ["exit", /^hostile: ended: it left; starting it again in 50 ms$/],
+  ["exit", /^hostile: ended: it left with status 3; starting it again in 50 ms$/],
   [
     "store",
     /^hostile: killed by SIGSEGV \(it crashed in native code\); starting it again in 50 ms$/,
@@ -129,8 +129,8 @@ const PROGRAMS: readonly [does: string, program: string, failure: RegExp][] = [
     /^it sent a message of type running out/,
   ],
   ["says nonsense", "write('{');", /^it sent a message that cannot be read$/],
-  ["says what no app says", "say({ type: 'root' });", /^it sent a message that no app sends$/],
-  ["says no object", "say(null);", /^it sent a message that no app sends$/],
+  ["says what no app says", "say({ type: 'root' });", /^it sent a message of no known type$/],
+  ["says no object", "say(null);", /^it sent a message of no known type$/],
   [
     "says a line that is none",
     "say({ type: 'log', line: 7 });",
@@ -306,10 +306,9 @@ Deno.test("a program that is closed to the app's user is copied, and the app is 
   }).output();
   assert.ok(copied.success);
   Deno.mkdirSync(`${folder}/tests/netns/app`, { recursive: true });
-  Deno.copyFileSync(
-    new URL("./echo_link.ts", import.meta.url),
-    `${folder}/tests/netns/app/echo_link.ts`,
-  );
+  for (const test of ["tests/netns/app/echo_link.ts", "tests/no_grants.ts"]) {
+    Deno.copyFileSync(ROOT + test, `${folder}/${test}`);
+  }
   Deno.writeTextFileSync(
     `${folder}/start.ts`,
     `import { closeFiles, EchoLink } from "./tests/netns/app/echo_link.ts";

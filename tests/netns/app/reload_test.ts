@@ -294,7 +294,7 @@ labTest("an app that leaves during its reload is relieved by the new one", async
   appliance.process.kill("SIGHUP");
   await waits(from);
   await ask(asker, { port: PORT, payload: "exit", timeoutMs: 1 });
-  await stderr.find("teller: ended: it left; starting it again in 50 ms", { from });
+  await stderr.find("teller: ended: it left with status 3; starting it again in 50 ms", { from });
   // The one that is started again reads the same file.
   await waits(stderr.all.indexOf("teller: waits", from) + 1);
   write("two");

@@ -12,6 +12,7 @@ import {
   ask,
   CLIENT,
   Client,
+  eventually,
   HOST,
   labTest,
   type Namespace,
@@ -101,7 +102,10 @@ labTest("a master's files outlast its upgrade, and go once it is killed", async 
   const { host, client } = await pair(lab);
   const path = installed("one");
   const module = temporaryFile('export const answer = (): string => "here";', ".ts");
-  const args = configured(`listen = ["${PORT}=own"]\n[apps.own]\nmodule = "${module}"`);
+  const args = configured(
+    `listen = ["${PORT}=own", "${PORT + 1}=inside@inline"]\n` +
+      `[apps.own]\nmodule = "${module}"\n[apps.inside]\nmodule = "${module}"`,
+  );
   const env = { TEGULA_EXECUTABLE: path };
   const appliance = await Appliance.start(host, args, { env });
   const { pid } = appliance.process;
@@ -122,9 +126,41 @@ labTest("a master's files outlast its upgrade, and go once it is killed", async 
   assert.deepEqual(folders(), [folder]);
   assert.equal((await upgrade(host)).code, 0);
   assert.equal(releaseOf(pid), "one");
+  // Those of the appliance that is gone are gone with it.
+  const kept = () => [...Deno.readDirSync(`${temporary}/${folder}`)].map(({ name }) => name);
+  await eventually(
+    "files of one appliance",
+    () =>
+      Promise.resolve(
+        kept().filter((name) => name.startsWith("inside-")).length === 1 || undefined,
+      ),
+  );
   await startAnother();
   assert.deepEqual(folders(), [folder]);
   await appliance.stop("SIGKILL");
   await startAnother();
   assert.deepEqual(folders(), []);
+});
+
+labTest("an upgrade after a reload that failed has the counts of all before it", async (lab) => {
+  const { host } = await pair(lab);
+  const module = temporaryFile('export const answer = () => "here";', ".js");
+  const args = configured(`listen = ["${PORT}=own"]\n[apps.own]\nmodule = "${module}"`);
+  const env = { TEGULA_EXECUTABLE: installed("one") };
+  const appliance = await Appliance.start(host, args, { env });
+  for (let i = 0; i < 20; i++) {
+    await host.run(["ip", "route", "add", `203.0.113.${i}/32`, "dev", "eth0"]);
+  }
+  const events = async () => (await tileCounters(appliance.process)).netlink.events;
+  const before = await eventually("events", async () => {
+    const count = await events();
+    return count >= 20 ? count : undefined;
+  });
+  // The successor has mirrored the kernel when the app fails.
+  Deno.writeTextFileSync(module, "await new Promise((go) => setTimeout(go, 500)); throw 'broken';");
+  assert.equal((await host.spawn([...selfCommand(), "reload"]).ended()).code, 2);
+  Deno.writeTextFileSync(module, 'export const answer = () => "again";');
+  assert.equal((await upgrade(host)).code, 0);
+  assert.ok(await events() >= before);
+  assert.equal((await appliance.stop()).code, 0);
 });

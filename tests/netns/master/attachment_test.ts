@@ -68,10 +68,6 @@ Deno.test("sockets that were handed over stay the same when zero-copy is refused
   ok(!serves(wire, slot, "too early"));
   attachment.serve();
   ok(serves(wire, slot, "served"));
-  attachment.pause();
-  ok(!serves(wire, slot, "paused"));
-  attachment.serve();
-  ok(serves(wire, slot, "again"));
   xsk.release(slot);
   attachment.unload();
   equal(setup.attached(wire.near.ifindex), null);
@@ -140,8 +136,6 @@ Deno.test("a process that executed another program goes on with what it had open
   deepEqual(attachment.descriptors, executed.descriptors);
   ok(serves(wire, slot, "as before"));
   equal(attachment.redirected(0), 1);
-  attachment.pause();
-  ok(!serves(wire, slot, "paused"));
   xsk.release(slot);
   attachment.unload();
   equal(setup.attached(ifindex), null);

@@ -75,12 +75,12 @@ labTest("the status page shows the metrics, by tables and plots, dark and light"
     const drawn = await lines();
     return drawn.length === 5 && drawn.every((pixels) => pixels > 50) ? true : undefined;
   });
-  const row = await eventually("a rate", async () => {
+  // Where the machine is busy the client sends less in one second and more in the next.
+  const row = await eventually("the rate of the traffic", async () => {
     const { eth0 } = await browser.value<Cells>(TABLE("interface"));
-    return Number(eth0?.["rx pkt/s"]) > 0 ? eth0 : undefined;
+    return Math.abs(Number(eth0?.["rx pkt/s"]) - 500) < 100 ? eth0 : undefined;
   });
   assert.equal(row["mode"], "xdp");
-  assert.ok(Math.abs(Number(row["rx pkt/s"]) - 500) < 400, JSON.stringify(row));
 
   await asker.stop();
   await eventually("the numbers of the metrics", async () => {

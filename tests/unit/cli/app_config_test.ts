@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { parseListen, planApps, readConfig } from "../../../cli/config.ts";
 import { UserError } from "../../../cli/command.ts";
-import { NO_GRANTS } from "../../../tiles/runtime/plan.ts";
+import { NO_GRANTS } from "../../no_grants.ts";
 
 /** Loads `toml` from a folder of its own, in which there is an app `mine.ts`. */
 async function load(toml: string) {

@@ -4,6 +4,7 @@ import { CONTROL_BYTES, ControlReader, ControlWriter } from "../../../tiles/runt
 import {
   awaitPredecessor,
   Life,
+  RestartPause,
   runLoop,
   spinTurnsFor,
   TILE_REGION_BYTES,
@@ -359,4 +360,14 @@ Deno.test("who is to leave is not told to stop, and the other way round", () => 
     [true, false],
     [false, true],
   ]);
+});
+
+Deno.test("RestartPause doubles the pause up to ten seconds, and may begin without one", () => {
+  const pauses = (options?: { isFirstImmediate: boolean }) => {
+    const pause = new RestartPause();
+    return Array.from({ length: 11 }, () => pause.next(options));
+  };
+  const doubled = [50, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000];
+  assert.deepEqual(pauses(), doubled);
+  assert.deepEqual(pauses({ isFirstImmediate: true }), [0, ...doubled.slice(0, -1)]);
 });

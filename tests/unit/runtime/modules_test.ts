@@ -34,12 +34,12 @@ function loaded(path: string): string[] {
 }
 
 const TILES = [
-  "tiles/app/process_worker.ts",
+  "tiles/app/process.ts",
   ...["net", "netlink", "status"].map((kind) => `tiles/${kind}/tile.ts`),
 ];
 
-/** What of Node's it takes to listen on a descriptor that is handed over. */
-const LISTENING = ["node:events", "node:net"];
+/** What listening on a handed descriptor takes of Node: node:net loads the others, too. */
+const LISTENING = ["node:buffer", "node:events", "node:net"];
 const ENTRIES = [
   "tiles/runtime/appliance.ts",
   "tiles/runtime/worker.ts",

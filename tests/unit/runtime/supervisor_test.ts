@@ -167,7 +167,7 @@ Deno.test("a start that takes processor time goes on for minutes, one that only 
 
 /** Messages that no tile posts, or not at this point, by what is said of them. */
 const LIES: Record<string, readonly unknown[]> = {
-  "posted a message that no tile posts": [
+  "posted a message of no known type": [
     null,
     7,
     "x",

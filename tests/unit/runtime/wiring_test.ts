@@ -1,7 +1,8 @@
 /** Which regions there are, and whose they are. */
 
 import assert from "node:assert/strict";
-import { NO_GRANTS, planTiles } from "../../../tiles/runtime/plan.ts";
+import { NO_GRANTS } from "../../no_grants.ts";
+import { planTiles } from "../../../tiles/runtime/plan.ts";
 import { linkShape, regionsOf } from "../../../tiles/runtime/wiring.ts";
 
 /** What an appliance with these apps is told. */
