@@ -66,7 +66,7 @@ import {
   socketsOf,
 } from "./attachment.ts";
 import { leave, type MainLibraries } from "./confinement.ts";
-import { HealthMonitor, type Observed, StatusLine } from "./health.ts";
+import { HealthMonitor, isAnnounced, type Observed, StatusLine } from "./health.ts";
 import {
   APPLIANCE_SLOT,
   type Handing,
@@ -310,7 +310,7 @@ class Master {
       } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
       this.#wasUnwell = reasons.length > 0;
     });
-    this.#health.observe(({ state }) => this.#announcer.set(state === "ready"));
+    this.#health.observe((health) => this.#announcer.set(isAnnounced(health)));
     // What the program before this one has reported is good until this one knows better.
     if (carried === undefined) this.#checkHealth();
     this.failed.promise.catch(() => {});
