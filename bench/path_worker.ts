@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * One contestant of the path benchmark, in a worker of its own like a net tile of the appliance, so that V8 sees nothing
  * of the other cases.

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * The policies of system calls, with the reason for each call: those of tiles (tile.c: a filter for one
  * thread), and those of the process of an app and of the appliance (process.c: a filter that stands
  * before exec, for every thread). docs/system_calls.md is made from these lists, and a test compares

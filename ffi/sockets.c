@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Sockets (sockets.ts). First the kernel sockets behind the served ports: opened by the master, read and
  * written in bursts by net tiles. What the XDP program leaves alone comes in here, and what must go by the
  * kernel leaves here. Then rtnetlink sockets: opened, read in batches and written, never looked into.

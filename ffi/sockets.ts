@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Sockets of the kernel. First those behind the served ports: the master opens them, net tiles read and
  * write them in bursts. Then rtnetlink sockets of the netlink tile.

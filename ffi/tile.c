@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * What every tile may do (tile.ts): wake another, and confine itself.
  *
  * Confinement is per thread, and this is called on the tile's own: capabilities, no_new_privs,

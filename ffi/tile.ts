@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The one library that every tile has: to wake another tile, to wait for being woken, and to give
  * away everything else (`confine`). The policy of each role is written out in `policy.h`.

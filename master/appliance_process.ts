@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The master's side of an appliance: its process, its messages, and its end. Each message is checked for its shape, its
  * length and its time.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Whether the appliance is well. The master tells what it sees, about every second and at each event;
  * here it is decided what that means, when it began, and who has to know. Clocks are arguments.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The master: the main process of `tegula run`. It holds privileges and descriptors, starts the appliance and the apps
  * confined, and watches them. To replace them it starts a successor beside them, which takes over when it is ready; if

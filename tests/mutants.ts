@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Ways to break the program that somebody would meet, each with the tests that fail then; `scripts/mutants`
  * tries them. A mutant names the declaration that it is in and a text that stands there once, so that it

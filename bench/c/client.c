@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * A client that sends requests at a constant rate, whatever comes back, and records when each was sent, when its
  * answer came, and how many answers came: how an interruption of the service looks from outside. Each request
  * carries its number; an answer counts for its request, however late it is.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Why each call that `ffi/policy.h` allows is allowed, and why each that it refuses without counting may
  * be refused. A test holds this and the policy together; `docs/system_calls.md` is made from it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * How a net tile hands its frames over to its successor, on the same UMEM, rings and links.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The memory that packets are in, and the rings by which frames go to the kernel and come back.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The net tile: frames in, frames out. It owns some queues of the attached interfaces, and the kernel
  * sockets behind the served ports. The way of a datagram through this folder:

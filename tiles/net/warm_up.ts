@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * V8 interprets code until it is hot, but a net tile that takes over has its first datagrams at once. So
  * before its turn it answers made-up requests in memory of its own, by the same code and the same calls

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The netlink tile mirrors the kernel's network state into netbase, keeps the XDP filters equal to
  * it, and has the kernel resolve the neighbours that net tiles need. It moves no packets.

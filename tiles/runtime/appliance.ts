@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The appliance: the entry of its process, which the master (`../../master/`) starts confined (`ffi/process.ts`). It maps
  * the regions that it was handed, starts the netlink, net and status tiles as workers, and watches them. It leaves to

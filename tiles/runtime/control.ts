@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The control region: what the appliance's main isolate tells its tiles, and what it asks the netlink tile
  * on behalf of the status tile. That isolate writes it, and tiles read it. An app's process has one that

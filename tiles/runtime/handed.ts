@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What passes between the master and its processes. At its start a process gets descriptors, in a known
  * order, and one memfd that says in JSON what each of them is and what to do; afterwards there are messages.

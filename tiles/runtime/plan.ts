@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Who gets what: how many net tiles there are, which of them owns which queue of which interface, how deep
  * links and rings are, and how many frames a net tile's UMEM needs; ranges of ports; what is granted. No

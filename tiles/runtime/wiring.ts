@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The appliance's regions and their users. `regionsOf` lists every region with its size and writer. The master creates
  * them, and hands them to the appliance and the apps. In the appliance, `Wiring` maps them and decides which of them each

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Netlink sockets on the real kernel: events, dumps, overruns, and what comes from others. */
 
 import { deepEqual, equal, ok } from "node:assert/strict";

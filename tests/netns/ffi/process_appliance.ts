@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What `process_test.ts` has run as an appliance: main starts an observer and a worker for each kind
  * of tile, which opens its libraries, does its tile's work, confines itself and tries what it must not.

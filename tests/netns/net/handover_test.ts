@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** One net tile after another on a socket of the real kernel, while datagrams come. */
 
 import { deepEqual, equal, ok } from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What the kernel counts of AF_XDP sockets (XDP_STATISTICS), told by the real program and read from the
  * kernel beside it; and who sees to it that UDP checksums are right.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What a confined tile can still do and what it cannot, each tried from inside, in a child process.
  */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** When an appliance is well, and the region by which that is reported. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** A net tile in the host of `host.ts`: rings faked, an app whose ends are at hand. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { BURST } from "../../../ffi/shared.ts";
 import { create, framesNeeded } from "../../../tiles/net/tile.ts";
