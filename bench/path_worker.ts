@@ -57,6 +57,7 @@ const NO_TILE: TileLibrary = {
   wait: () => 0,
   thread: () => 0,
   nameThread() {},
+  bePrompt: () => 0,
   duplicate: (fd) => fd,
   readable: () => false,
   callName: () => "",
@@ -81,7 +82,13 @@ function hostSetup(
   size: HostSize,
   { umem, routeCache }: PathMemory,
 ): Omit<NetSetup, "apps" | "inline"> {
-  const rings = { fill: plan.RING_ENTRIES, tx: plan.RING_ENTRIES, partialChecksums: false };
+  const rings = {
+    ring: plan.RING_ENTRIES,
+    fill: plan.SOCKET_FRAMES,
+    deepFill: plan.SOCKET_FRAMES,
+    tx: plan.SOCKET_FRAMES,
+    partialChecksums: false,
+  };
   return {
     netbase: makeNetbase(size),
     umem,

@@ -184,6 +184,11 @@ export class ApplianceProcess {
     await this.ended;
   }
 
+  /** Tells it whether a successor is being started. */
+  setChanging(changing: boolean): void {
+    this.#send({ type: "changing", changing });
+  }
+
   /** Tells it which interfaces have AF_XDP. */
   setAttached(attached: readonly boolean[]): void {
     this.#send({ type: "attached", attached });

@@ -689,9 +689,11 @@ class Master {
     // A predecessor that has left has sockets and ports open until it ends.
     await this.#leaving;
     this.#checkGoesOn();
+    before?.appliance.setChanging(true);
     const next = this.#starting = await this.#startSuccessor(handover).catch((error) => {
       // Without a predecessor the next try uses what was opened.
       if (before !== undefined) this.#release(before);
+      before?.appliance.setChanging(false);
       throw error;
     });
     try {
@@ -702,6 +704,7 @@ class Master {
     } catch (error) {
       await this.#endSuccessor(next, { isCold: next.inventory !== before?.inventory });
       this.#release(before);
+      before?.appliance.setChanging(false);
       throw error;
     } finally {
       this.#starting = undefined;

@@ -156,7 +156,7 @@ class NetlinkTile implements Tile, NeighborListener {
 
   /** Reads the first full copy; blocks. */
   start(): void {
-    this.#library.bePrompt();
+    this.#context.libraries.tile.bePrompt(true);
     // The ageing times come before the first neighbour.
     this.#tablePoll.turn(this.#now, { busy: false });
     while (this.#mirror.dumper.turn() > 0);

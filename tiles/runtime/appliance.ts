@@ -141,6 +141,7 @@ class Appliance {
       if (order.type === "go") this.#go();
       else if (order.type === "leave") void this.#leave();
       else if (order.type === "stop") void this.#stop();
+      else if (order.type === "changing") this.#control.changing = order.changing;
       else if (order.type === "attached") {
         order.attached.forEach((takes, i) => this.#control.setXdp(i, takes));
       } else if (order.type === "outcome") this.#workers.get("status")?.post(order);

@@ -140,6 +140,8 @@ export type ApplianceOrder =
   /** Serve: the predecessor has ended. */
   | { readonly type: "go" }
   | { readonly type: "leave" }
+  /** Whether a successor is being started. */
+  | { readonly type: "changing"; readonly changing: boolean }
   | { readonly type: "stop" }
   /** Whether AF_XDP takes the frames of each attached interface. */
   | { readonly type: "attached"; readonly attached: readonly boolean[] }
