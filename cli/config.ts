@@ -10,8 +10,8 @@ import { pathToFileURL } from "node:url";
 import { parse as parseToml, TomlError } from "smol-toml";
 import { z } from "zod";
 import { APPS } from "../apps/registry.ts";
-import { MARKER_TABLE } from "../master/announcer.ts";
 import { parseAddress, parsePrefix } from "../netbase/route.ts";
+import { MARKER_TABLE } from "../tiles/netlink/rtnetlink.ts";
 import {
   countPorts,
   type Grants,

@@ -6,7 +6,8 @@
  */
 
 import { parse } from "smol-toml";
-import { MARKER_TABLE, Markers, markerText } from "../master/announcer.ts";
+import { Markers, markerText } from "../master/announcer.ts";
+import { MARKER_TABLE } from "../tiles/netlink/rtnetlink.ts";
 import { command, Exit, say, UserError } from "./command.ts";
 import { EPERM, SystemError } from "../ffi/library.ts";
 

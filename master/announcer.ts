@@ -31,9 +31,6 @@ import type { Announce } from "../cli/config.ts";
 import { messageOf } from "../cli/command.ts";
 import { load } from "./confinement.ts";
 
-/** The table of the markers, unless the configuration names another. */
-export const MARKER_TABLE = 5353;
-
 type Prefix = Announce["addresses"][number];
 
 /** `203.0.113.53/32`. */

@@ -143,6 +143,8 @@ export const RTAX_MTU = 2;
 
 /** `rtm_protocol` of markers (master/announcer.ts): a number that neither the kernel nor a daemon uses. */
 export const RTPROT_TEGULA = 153;
+/** The table of the markers, unless the configuration names another. */
+export const MARKER_TABLE = 5353;
 
 /**
  * Flags of `rtm_flags`: an entry of the route cache; report the table of the route; return the

@@ -192,7 +192,7 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
   }
   await refused(`${listen}[apps.ecco]\nclock = true`, /:2: apps.ecco: no port is given to it/);
   for (const name of ["nothing", "constructor", "__proto__"]) {
-    const why = new RegExp(`there is no app '${name}'; the apps are discard, dns,`);
+    const why = new RegExp(`there is no app '${name}'; the apps are balance, discard, dns,`);
     await refused(`listen = ["7=${name}"]`, why);
   }
   await refused(`listen = ["7=./other.ts"]`, /cannot read the app module .*other\.ts/);
