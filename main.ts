@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The entry of Tegula: hands the command line to `cli/`.
  */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A load balancer for UDP. A client's datagrams go to one backend as long as its session lasts, from a port
  * of ours that is the session's own at this backend, so that the backend's answers find the client. New

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Discard (RFC 863): receives every datagram and answers none. */
 
 import type { App } from "../tiles/app/contract.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Echo (RFC 862): every datagram goes back as it came. */
 
 import type { App, AppContext } from "../tiles/app/contract.ts";

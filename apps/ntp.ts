@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A time server (NTP, RFC 5905, server mode) that serves the kernel's clock, which chrony, ntpd or a
  * hardware clock synchronises. If the kernel reports that it is not synchronised, so do the answers. Options:

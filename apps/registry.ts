@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The apps that ship, by the name that `--listen` takes. To add one, write its module in this folder,
  * in the form of `echo.ts`, and list it here. `docs/apps.md` describes what an app can do.

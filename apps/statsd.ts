@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A StatsD sink. A datagram has one or more lines `name:value|type`, with `|@rate` behind them for sampled
  * values; tags and anything else that follows are ignored. Counters (`c`), gauges (`g`; a sign makes the value

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Time (RFC 868): answers a datagram with the seconds since 1900-01-01 00:00 UTC, 32 bits, big-endian.
  */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `--against REF`: compares this tree with another commit. The commit is built in a work tree of its own, in a
  * temporary folder. The two take turns, A B B A …; each turn is a process that runs one benchmark of its own

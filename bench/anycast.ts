@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `anycast`: what clients lose when something happens to one of three hosts behind a router that spreads flows
  * over them (`anycast_track.ts`), at 3,000 requests a second. What an operator does is done to each host in

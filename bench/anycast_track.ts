@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Where many hosts with one address play: a client, a router that spreads flows over three hosts, and BIRD on
  * each, by the very files that operators get (`packaging/bird`).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Nanoseconds that a stranger's datagram costs in each table whose key the stranger chooses
  * (`stranger_tables.ts`). The keys collide if the seed is guessed wrong but the hash is known; beside them are

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `dns`: the dns app over a veth pair (`track.ts`) and a name server in C with the same zone: NSD, else Knot.
  * `dns` is the number of queries answered in a second with 512 in flight. `dns cpu` is the processor time of the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The name servers for one zone: Tegula's in both placements and the one in C. Their configurations, and the
  * command lines that start them in the foreground.

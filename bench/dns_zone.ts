@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The zone and the questions: a zone of many hosts, and questions about them as a resolver sends them, with EDNS.
  * They are the same in every run.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `echo`: requests over a veth pair (`track.ts`), answered by Tegula in both placements and by its peers, one after
  * the other in each round. Each contestant has two figures: the requests answered in a second with 512 in flight,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The process of an appliance with its usual four tiles (netlink, net, app, status):
  *

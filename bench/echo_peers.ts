@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The echoes, as command lines: Tegula's in both placements, and its peers.
  */

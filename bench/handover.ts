@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `handover`: what clients see when something changes while the service runs, or when a part of it dies. Each event
  * happens under a client (`c/client.c`) that sends 1,000 requests a second, and under one that sends half of the rate

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The harness of all benchmarks: contestants that take turns in one process or set-up, so that a drift of the machine
  * affects all; medians over the rounds; and one shape of results.

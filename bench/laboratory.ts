@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Benchmarks on the real kernel. Each is started again in namespaces of its own (`../demo/lab.ts`), which the kernel
  * removes at its end with all that is in them.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A host on a LAN, for lookups of neighbours: netbase with one interface, a connected network and 1,024 neighbours in a
  * table of 4,096 slots. Its writer has a thread of its own (`lan_writer.ts`), like the netlink tile, and changes

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The writer of `lan.ts` in its thread. It gives one neighbour after another a new MAC address, in batches like those
  * of a netlink tile, evenly spread over time.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The C programs that lookups are compared with (`c/lookup_dpdk.c`, `c/lookup_neighbors.c`). They are started with tables
  * and addresses in files, and then asked for one measurement after another.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `deno task bench [NAME]… [--json]`: runs the named benchmarks, by default all. With `--json` it prints one object a
  * line and nothing else to stdout; without it, a table and a line about the machine.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `memory`: the memory of all processes of the program with one echo, with one inside the net tile, and for each
  * further app, after some traffic; and the time from its start until it is ready. PSS counts a page that n processes

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `memory lookups N`: how much a process grows by N lookups of random addresses, in MiB of proportional set size. A table
  * of ten routes is the hard case: the first lookup that touches a page of netbase allocates it, and a flood of made-up

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `mirror`: how fast the netlink tile's mirror follows the kernel, and the memory of the appliance, on the real kernel in
  * a namespace of its own. Peers: a C program that reads the same and only counts, `ip route show`, and Deno with idle

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The latency of one changed route: from the request to the kernel until a lookup finds the new gateway. The netlink
  * tile runs in its own thread as in the appliance, and sleeps between changes. At full rate one `ip -batch` after

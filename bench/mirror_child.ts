@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Measurements of the mirror in a process of its own, in which nothing has been compiled, cached or allocated:
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Events per second: queued in the sockets' buffers and then applied, and live, while `ip` makes them. The peer is a C
  * program that gets the same events and only counts them.

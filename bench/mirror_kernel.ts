@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The kernel's side of the mirror's benchmarks: a veth pair in the benchmark's namespace, and `ip -batch` files that fill
  * and change its tables.

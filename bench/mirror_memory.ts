@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The memory of the appliance: the proportional set size (PSS) of its process with one net and one app tile, beside bare
  * Deno with four idle workers.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A worker that runs the netlink tile in the runtime's loop, for `mirror_change.ts` and `solicit.ts`.
  */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Nanoseconds per lookup of a neighbour and its MAC address, in a quiet table and in one that a second thread changes
  * 100,000 times a second, beside the same table in C; and likewise from an address to a finished header

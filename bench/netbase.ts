@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Nanoseconds per lookup in the tables that net tiles read, and route changes per second. Lookups are independent, over
  * an array of addresses in bulks of 32, like those of a burst of packets.

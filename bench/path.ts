@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The cost of a datagram on its way through the tiles, with frames in memory and no socket. Only the rings are replaced,
  * by arrays. Rings, UMEM and all tables are as large as in the appliance, the frames are the smallest of Ethernet, and

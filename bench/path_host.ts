@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The host of the path benchmark: AF_XDP rings made of arrays, the requests that come by them, and a netbase with every
  * peer.

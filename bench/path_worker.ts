@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * One contestant of the path benchmark, in a worker of its own like a net tile of the appliance, so that V8 sees nothing
  * of the other cases.
@@ -56,6 +57,7 @@ const NO_TILE: TileLibrary = {
   wait: () => 0,
   thread: () => 0,
   nameThread() {},
+  bePrompt: () => 0,
   duplicate: (fd) => fd,
   readable: () => false,
   callName: () => "",
@@ -80,7 +82,13 @@ function hostSetup(
   size: HostSize,
   { umem, routeCache }: PathMemory,
 ): Omit<NetSetup, "apps" | "inline"> {
-  const rings = { fill: plan.RING_ENTRIES, tx: plan.RING_ENTRIES, partialChecksums: false };
+  const rings = {
+    ring: plan.RING_ENTRIES,
+    fill: plan.SOCKET_FRAMES,
+    deepFill: plan.SOCKET_FRAMES,
+    tx: plan.SOCKET_FRAMES,
+    partialChecksums: false,
+  };
   return {
     netbase: makeNetbase(size),
     umem,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Contests in which Tegula takes part twice: with the app in a process of its own, and inside the net tile. Each case is
  * about one of the two, beside all others.

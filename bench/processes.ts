@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Processor time of a process with all its threads and children, from `/proc`. Only in a laboratory, which has a `/proc`
  * of its own.

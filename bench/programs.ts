@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Builds the benchmarks' C programs, with warnings as errors, like the product's.
  */

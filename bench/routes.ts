@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Tables of routes: prefixes in the mix of lengths of a full internet table, and addresses under them. They are the same
  * for the same number, so that runs can be compared.

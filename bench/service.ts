@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The program under test as its operator sees it: a configuration file, a control socket, commands that change it while it
  * runs, and its processes. Nothing here knows its internals, so it may be another commit's (`TEGULA_TREE`, which

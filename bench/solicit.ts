@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `solicit`: the effects of a flood of made-up addresses, ten million a second from one net tile, on the netlink tile and on
  * those that it serves meanwhile. On the real kernel, in namespaces of its own.

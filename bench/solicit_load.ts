@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A worker that requests neighbours from the netlink tile like a net tile under attack: random addresses in its solicit
  * link, and between them the few whose time is measured. It polls netbase without a pause, so that the times are those of

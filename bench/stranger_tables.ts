@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Every table whose keys strangers choose: by the source of datagrams, by addresses that need a neighbour, by names in
  * payloads. Add each new table here. A test shows that each is keyed and bounded

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The track of the benchmarks of a service: two namespaces and a veth pair between them. The load generator (C, AF_XDP) has
  * one core, and the service, Tegula or a peer, the other.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula capture`: shows the frames that a running tegula receives and sends, or only those that it
  * drops, with the reason. Prints lines, or writes a pcapng file (draft-ietf-opsawg-pcapng) for Wireshark.

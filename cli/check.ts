@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula check`: what on this host Tegula does not honour or suffers from, each finding with a verdict
  * and the command that fixes it. With --config it first goes through a start.

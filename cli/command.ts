@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What all commands share: they read their options with `parseArgs` of node:util, whose errors become one
  * sentence, and write to standard output.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The configuration of a run: the file (TOML) and the options of the command line, checked before anything
  * is changed. Errors name the place and what is allowed.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The client of a running tegula's control socket, for `--live`, `tegula reload` and other commands.
  * docs/operating/observe.md describes the protocol.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula explain`: explains what happens to a datagram to an address, and why: the route among its
  * candidates, the hop of a group, the neighbour, and the headers or the drop. The functions that net tiles

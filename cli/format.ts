@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The text that `ip` prints for entries, made from their JSON, so that both say the same.
  */

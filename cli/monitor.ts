@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula monitor`: prints each change of the kernel's network state when netbase shows it, as
  * `ip monitor` does, and also routes that the kernel removes without an event.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula run`: answers UDP on interfaces of this host until it is stopped.
  */

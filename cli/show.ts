@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula show`: prints the interfaces, routes or neighbours of a mirror, as `ip address`, `ip route` and
  * `ip neighbour` do. With `-j` it prints iproute2's JSON.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A mirror of the kernel's network state as it is now, for commands that show what Tegula sees. It needs
  * heap memory and no privileges.

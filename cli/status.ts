@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula status`: how a running tegula is, for a human on one screen, and for scripts by JSON and exit status.
  */

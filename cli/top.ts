@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula top`: shows what a running tegula does, each second: rates, drops, latency, saturation and health.
  * The tables are those of the status page (`../tiles/status/page/overview.ts`).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula withdraw`: removes the markers of a tegula that was killed. The unit runs it whenever the service has
  * ended. It loads little and minds no error elsewhere in the file, since until it is done routers send clients

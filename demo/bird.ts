@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * BIRD, the routing daemon, as tests and benchmarks run it: in the foreground, its configuration and socket
  * in a folder of its own.

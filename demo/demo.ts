@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula demo`: shows Tegula at work between network namespaces of its own, scene by scene.
  */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A laboratory of network namespaces joined by veth pairs, and a `tegula run` in one of them, for the demo,
  * for tests on the real kernel and for benchmarks. It lives in a mount, network and PID namespace of its own

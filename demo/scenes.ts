@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The scenes of the demo. Each changes the host's network while clients keep sending, and has a bound for
  * what they may notice.

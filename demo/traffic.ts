@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Client traffic through the kernel's sockets: numbered datagrams at a steady rate over one or more flows.
  * Payload and addresses of each answer are compared with the request.

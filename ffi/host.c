@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * What main asks of the host and JavaScript cannot (host.ts). What libc offers in a form that Deno
  * can call as it is, host.ts calls there.
  */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What the master alone asks of the host: eventfds for the tiles, its capabilities and limits, what a
  * driver says of itself, the word to systemd, and descriptors that the event loop waits for.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What all bindings share: where the native library is, and the kernel's error numbers by name. Native
  * functions return a count or 0, or -errno.

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * What the C files share, which make one library. Each is a few functions that a TypeScript binding of the
  * same name calls: they take descriptors, sizes and memory, look into no packet and no message, and return
  * a count, 0, or -errno. What is not marked EXPORT is hidden, so that a worker which may load the library

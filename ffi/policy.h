@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * The policies of system calls, with the reason for each call: those of tiles (tile.c: a filter for one
  * thread), and those of the process of an app and of the appliance (process.c: a filter that stands
  * before exec, for every thread). docs/system_calls.md is made from these lists, and a test compares
@@ -311,6 +311,8 @@ static const int32_t FAULT_SIGNALS[] = { SIGSEGV, SIGBUS, SIGABRT };
 #endif
 static const int32_t PRCTL_OPTIONS[] = { PR_SET_NAME, PR_SET_VMA };
 
+static const int32_t SELF[] = { 0 }; /* the calling thread */
+
 /* What each role does on its own sockets, besides. */
 static const uint32_t NET_CALLS[] = {
 	SYS_sendto, SYS_recvfrom, /* AF_XDP kicks */
@@ -344,8 +346,12 @@ static inline void make_policy(struct policy *p, int role, int keep, int32_t *fd
 {
 	begin_policy(p);
 	observe_words(p);
-	if (role == ROLE_NET)
+	if (role == ROLE_NET) {
 		allow_ranges(p, NET_CALLS, COUNT(NET_CALLS), fds, count);
+		/* Its slices of a processor, during a handover. */
+		allow_only(p, SYS_sched_getattr, 0, SELF, COUNT(SELF));
+		allow_only(p, SYS_sched_setattr, 0, SELF, COUNT(SELF));
+	}
 	if (role == ROLE_NETLINK)
 		allow_ranges(p, NETLINK_CALLS, COUNT(NETLINK_CALLS), fds, count);
 	if (role == ROLE_STATUS) {
@@ -479,7 +485,6 @@ static const int32_t APPLIANCE_IOCTL[] = {
 	(int32_t)SECCOMP_IOCTL_NOTIF_RECV, (int32_t)SECCOMP_IOCTL_NOTIF_SEND, /* the tiles' observer */
 	TCGETS, TIOCGWINSZ, /* whoever asks is told that there is no terminal, and that is no refusal to log */
 };
-static const int32_t APPLIANCE_SELF[] = { 0 }; /* the calling thread: the netlink tile's slices */
 
 /* Memory that is shared and has no file counts in no limit of the process. */
 static inline void allow_counted_mmap(struct policy *p)
@@ -633,8 +638,8 @@ static inline void make_appliance_policy(struct policy *p, int grants)
 		allow_only(p, SYS_setsockopt, 1, APPLIANCE_LEVELS, COUNT(APPLIANCE_LEVELS));
 	}
 	allow_only(p, SYS_prctl, 0, APPLIANCE_PRCTL, COUNT(APPLIANCE_PRCTL));
-	allow_only(p, SYS_sched_getattr, 0, APPLIANCE_SELF, COUNT(APPLIANCE_SELF));
-	allow_only(p, SYS_sched_setattr, 0, APPLIANCE_SELF, COUNT(APPLIANCE_SELF));
+	allow_only(p, SYS_sched_getattr, 0, SELF, COUNT(SELF));
+	allow_only(p, SYS_sched_setattr, 0, SELF, COUNT(SELF));
 	allow_ioctl(p, APPLIANCE_IOCTL, COUNT(APPLIANCE_IOCTL));
 	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++) {
 		IF_EQUAL(p, 0, 1, PROCESS_EXPECTED[i].process_call);

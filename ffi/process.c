@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Starts a process that is confined before exec (process.ts): walls that stand before the
  * program's first instruction stand for every thread that it will ever have. In order, in the child:
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Processes of Deno that are confined before their first instruction: apps, and the appliance.
  * `process.c` lists the walls in the order in which they are built; `policy.h` has the system calls.

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Memory regions (region.ts). A region is a memfd with two descriptors: the one that created it may
  * write, and a second one, reopened through /proc/self/fd, may only read. The MMU enforces the
  * one-writer rule by the descriptor that a mapping was made from: a shared mapping of a read-only

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Preloaded into a program that process.c starts, and run before its main: forbids, for this thread and
  * so for all that will be, what only the start needed: execve, and of an app seccomp and the call that
  * took the filter's listener to the parent. Refused calls fail with EPERM, and the kernel logs them where

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * All that C and TypeScript share: structures, numbers of commands and results, sizes. It is declared here.
  * Run as a program, this module writes `build/shared.h`, from which the C files have it (`scripts/build.mk`):

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Sockets (sockets.ts). First the kernel sockets behind the served ports: opened by the master, read and
  * written in bursts by net tiles. What the XDP program leaves alone comes in here, and what must go by the
  * kernel leaves here. Then rtnetlink sockets: opened, read in batches and written, never looked into.
@@ -6,7 +6,6 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <linux/netlink.h>
-#include <linux/sched/types.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -170,7 +169,6 @@ EXPORT int tegula_udp_send(int fd, uint8_t *memory, const struct udp_descriptor 
 }
 
 #define DISCARD_PORT 9 /* RFC 863 */
-#define SHORTEST_SLICE_NS 100000 /* what the kernel allows (__setparam_fair) */
 
 /*
  * A non-blocking NETLINK_ROUTE socket that has joined `groups`. Returns the descriptor, which the
@@ -250,19 +248,4 @@ EXPORT int tegula_netlink_probe(int fd, int ifindex, uint32_t address)
 	};
 
 	return result(sendmsg(fd, &message, MSG_DONTWAIT | MSG_DONTROUTE | MSG_NOSIGNAL));
-}
-
-/*
- * Asks for the shortest slices of a processor for the calling thread. It gets no more of it than
- * before, but when it wakes it runs at once, where another that never pauses would go on for
- * milliseconds. Before Linux 6.12 there are no such slices, and nothing changes. 0, or -errno.
- */
-EXPORT int tegula_netlink_be_prompt(void)
-{
-	struct sched_attr attr = { 0 };
-
-	if (syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0) < 0)
-		return -errno;
-	attr.sched_runtime = SHORTEST_SLICE_NS;
-	return result(syscall(SYS_sched_setattr, 0, &attr, 0));
 }

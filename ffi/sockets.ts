@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Sockets of the kernel. First those behind the served ports: the master opens them, net tiles read and
  * write them in bursts. Then rtnetlink sockets of the netlink tile.
@@ -194,11 +195,6 @@ export interface NetlinkLibrary {
    * 0, or -errno. `fd` is from `openProbe`.
    */
   probe(fd: number, ifindex: number, address: number): number;
-  /**
-   * Has the calling thread run at once when it wakes, also where others never pause (Linux 6.12).
-   * 0, or -errno.
-   */
-  bePrompt(): number;
   /** Closes a descriptor of this library. */
   close(fd: number): void;
 }
@@ -212,7 +208,6 @@ export function openNetlink(path = libraryPath()): NetlinkLibrary {
       result: "i32",
     },
     tegula_netlink_probe: { parameters: ["i32", "i32", "u32"], result: "i32" },
-    tegula_netlink_be_prompt: { parameters: [], result: "i32" },
     // libc's
     setsockopt: SETSOCKOPT,
     socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -248,7 +243,6 @@ export function openNetlink(path = libraryPath()): NetlinkLibrary {
       return fd;
     },
     probe: symbols.tegula_netlink_probe,
-    bePrompt: symbols.tegula_netlink_be_prompt,
     close(fd) {
       symbols.close(fd);
     },

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * What every tile may do (tile.ts): wake another, and confine itself.
  *
  * Confinement is per thread, and this is called on the tile's own: capabilities, no_new_privs,
@@ -18,6 +18,7 @@
 #include <limits.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
+#include <linux/sched/types.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -40,6 +41,7 @@
 #include "native.h"
 #include "policy.h"
 
+#define SHORTEST_SLICE_NS 100000 /* what the kernel allows (__setparam_fair) */
 #define EVENTFDS 512
 
 /* What tegula_tile_confine() has done; as in tile.ts. */
@@ -62,6 +64,21 @@ EXPORT int tegula_tile_thread(void)
 		return 0;
 	task = strrchr(link, '/');
 	return task ? atoi(task + 1) : 0;
+}
+
+/*
+ * Asks for the shortest slices of a processor for the calling thread, or for the usual ones. With short
+ * ones it gets no more of it, but when it wakes it runs at once, where another that never pauses would go
+ * on for milliseconds. Before Linux 6.12 there are none, and nothing changes. 0, or -errno.
+ */
+EXPORT int tegula_tile_be_prompt(int prompt)
+{
+	struct sched_attr attr = { 0 };
+
+	if (syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0) < 0)
+		return -errno;
+	attr.sched_runtime = prompt ? SHORTEST_SLICE_NS : 0;
+	return result(syscall(SYS_sched_setattr, 0, &attr, 0));
 }
 
 /*

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The one library that every tile has: to wake another tile, to wait for being woken, and to give
  * away everything else (`confine`). The policy of each role is written out in `policy.h`.
@@ -68,6 +69,11 @@ export interface TileLibrary {
    * own: by it another process, too, can see whether it still runs.
    */
   thread(): number;
+  /**
+   * Whether the calling thread is to run at once when it wakes, also where others never pause (Linux 6.12).
+   * 0, or -errno.
+   */
+  bePrompt(prompt: boolean): number;
   /** Names the calling thread, for ps, top and perf: 15 bytes of what follows the last slash. */
   nameThread(name: string): void;
   /**
@@ -124,6 +130,7 @@ export function openTile(path = libraryPath()): TileLibrary {
     },
     tegula_tile_call_name: { parameters: ["i32", "buffer", "u32"], result: "void" },
     tegula_tile_thread: { parameters: [], result: "i32" },
+    tegula_tile_be_prompt: { parameters: ["i32"], result: "i32" },
     // libc's
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     eventfd_read: { parameters: ["i32", "buffer"], result: "i32" },
@@ -156,6 +163,7 @@ export function openTile(path = libraryPath()): TileLibrary {
       return new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
     },
     thread: symbols.tegula_tile_thread,
+    bePrompt: (prompt) => symbols.tegula_tile_be_prompt(prompt ? 1 : 0),
     nameThread(name) {
       const text = encode(`${name.replace(/.*\//, "")}\0`);
       symbols.prctl(PR_SET_NAME, text, 0n, 0n, 0n);

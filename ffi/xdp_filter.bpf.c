@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  * The XDP program: takes the frames that are Tegula's, and leaves everything else to the kernel.
  *
  * Ours is an IPv4 UDP datagram without options, not a fragment, to our MAC address and to one of our

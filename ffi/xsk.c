@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * AF_XDP (xsk.ts). The master loads the XDP program, attaches it, makes sockets and binds them; it knows
  * them by descriptor. A net tile, in the same or another process, maps the rings of a socket and moves
  * descriptors on them; it knows them by slot.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * AF_XDP: the XDP program and its maps, UMEMs, sockets and rings. Two bindings on one library: the master
  * loads, attaches, makes sockets and binds them (`XskSetup`); a net tile maps the rings of a socket and

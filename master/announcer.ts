@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Markers: a blackhole route for each announced prefix, in a table of its own, there while Tegula is ready.
  * BIRD or FRR announces that table to routers (docs/operating/anycast.md). No packet follows a marker: no rule

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Makes an app's files ready for its process: finds the modules that it imports, compiles TypeScript
  * once for all starts to come, and copies what the process's user cannot read.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The master's side of an app's process: it starts the process confined, reads and checks its messages, watches it, and
  * restarts it. The pidfd tells whether it lives and how it ended, and the tile's region whether it makes progress.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The master's side of an appliance: its process, its messages, and its end. Each message is checked for its shape, its
  * length and its time.
@@ -181,6 +182,11 @@ export class ApplianceProcess {
     this.#reason ??= new ApplianceError(reason);
     this.#process.kill();
     await this.ended;
+  }
+
+  /** Tells it whether a successor is being started. */
+  setChanging(changing: boolean): void {
+    this.#send({ type: "changing", changing });
   }
 
   /** Tells it which interfaces have AF_XDP. */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The AF_XDP part of an interface, as the master sets it up: the XDP program with its maps, and one socket for each queue.
  * The program is attached before the sockets are in its map, and passes everything to the kernel until they are.

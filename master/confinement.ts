@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The confinement of the master itself. It executes its own program once more, so that every thread inherits it: no new
  * privileges, no capabilities but those that it uses, write access to a few paths, and TCP only if something was granted

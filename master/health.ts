@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Whether the appliance is well. The master tells what it sees, about every second and at each event;
  * here it is decided what that means, when it began, and who has to know. Clocks are arguments.
@@ -22,6 +23,15 @@ const OUT_OF_SYNC_SECONDS = 5;
 const [RESTARTS, RESTARTS_MILLIS] = [2, 60_000];
 /** Reasons that are listed. */
 const MOST_REASONS = 64;
+
+/**
+ * Whether the host is to be announced. A full neighbour table is a reason that strangers can cause, by
+ * forged sources, on one host after another; and others are still answered.
+ */
+export function isAnnounced({ state, reasons }: Health): boolean {
+  return state === "ready" ||
+    (state === "unwell" && reasons.every(({ reason }) => reason === "neighbor_table_full"));
+}
 
 /** What the master sees. */
 export interface Observed {
@@ -100,6 +110,8 @@ export class HealthMonitor {
   #reasons(now: number, seen: Observed): Reason[] {
     const held = new Map<string, number>();
     const reasons: Reason[] = [];
+    // What is killed because it hung is not well again until its successor is ready.
+    const grace = this.#health.reasons.length > 0 ? 0 : GRACE_MILLIS;
     /** Adds a reason once it has held for `millis`. */
     const add = (reason: keyof typeof UNWELL, about: string, text: string, millis = 0) => {
       const key = `${reason} ${about}`;
@@ -107,7 +119,7 @@ export class HealthMonitor {
       held.set(key, since);
       if (now - since >= millis) reasons.push({ reason, about, text });
     };
-    if (!seen.hasAppliance) add("no_appliance", "appliance", "no appliance runs", GRACE_MILLIS);
+    if (!seen.hasAppliance) add("no_appliance", "appliance", "no appliance runs", grace);
     for (const { kind, name, progress } of seen.tiles) {
       if (now - this.#movedAt(name, progress, now) < STALLED_MILLIS[kind]) continue;
       add("no_progress", name, `${name} makes no progress`);
@@ -118,7 +130,7 @@ export class HealthMonitor {
       add("restarts", name, `${name} was started again ${RESTARTS} times within a minute`);
     }
     for (const name of seen.lostXdp) {
-      add("af_xdp_lost", name, `AF_XDP is lost on ${name}`, GRACE_MILLIS);
+      add("af_xdp_lost", name, `AF_XDP is lost on ${name}`, grace);
     }
     if (seen.unsyncedSeconds >= OUT_OF_SYNC_SECONDS) {
       add("not_in_sync", "mirror", "the mirror is not in sync with the kernel");
@@ -128,7 +140,7 @@ export class HealthMonitor {
     }
     for (const { name, apps, ready } of seen.ports) {
       if (ready) continue;
-      add("no_ready_app", name, `no app is ready for port ${name} (${apps})`, GRACE_MILLIS);
+      add("no_ready_app", name, `no app is ready for port ${name} (${apps})`, grace);
     }
     this.#held = held;
     const names = new Set(seen.tiles.map(({ name }) => name));

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What the master holds for the others: regions, eventfds, sockets, slots of apps. It hands copies of the
  * descriptors to processes (`tiles/runtime/handed.ts`) and keeps its own, so that a process that ends leaves

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The log: standard error, so that stdout stays free. If systemd reads it for the journal, each line begins with
  * its level, as sd-daemon(3) says; anywhere else with nothing.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The master: the main process of `tegula run`. It holds privileges and descriptors, starts the appliance and the apps
  * confined, and watches them. To replace them it starts a successor beside them, which takes over when it is ready; if
@@ -66,7 +67,7 @@ import {
   socketsOf,
 } from "./attachment.ts";
 import { leave, type MainLibraries } from "./confinement.ts";
-import { HealthMonitor, type Observed, StatusLine } from "./health.ts";
+import { HealthMonitor, isAnnounced, type Observed, StatusLine } from "./health.ts";
 import {
   APPLIANCE_SLOT,
   type Handing,
@@ -310,7 +311,7 @@ class Master {
       } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
       this.#wasUnwell = reasons.length > 0;
     });
-    this.#health.observe(({ state }) => this.#announcer.set(state === "ready"));
+    this.#health.observe((health) => this.#announcer.set(isAnnounced(health)));
     // What the program before this one has reported is good until this one knows better.
     if (carried === undefined) this.#checkHealth();
     this.failed.promise.catch(() => {});
@@ -688,9 +689,11 @@ class Master {
     // A predecessor that has left has sockets and ports open until it ends.
     await this.#leaving;
     this.#checkGoesOn();
+    before?.appliance.setChanging(true);
     const next = this.#starting = await this.#startSuccessor(handover).catch((error) => {
       // Without a predecessor the next try uses what was opened.
       if (before !== undefined) this.#release(before);
+      before?.appliance.setChanging(false);
       throw error;
     });
     try {
@@ -701,6 +704,7 @@ class Master {
     } catch (error) {
       await this.#endSuccessor(next, { isCold: next.inventory !== before?.inventory });
       this.#release(before);
+      before?.appliance.setChanging(false);
       throw error;
     } finally {
       this.#starting = undefined;

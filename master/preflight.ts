@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The checks before and during a start: privileges, interfaces, limits, ports, XDP. Each passes, or throws
  * one sentence that says what to do.

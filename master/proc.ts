@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** What the kernel says of a process (proc(5)). */
 
 import type { ProcessValues } from "../tiles/runtime/master_region.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The FIB: longest prefix match in one or two loads (DIR-24-8, as DPDK's rte_lpm), and the next hops that
  * its cells name. This is the readers' side; `netbase_writer.ts`, which only the netlink tile loads, builds it

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The keyed hash of every table whose keys strangers choose, and the keys' seeds. In a file of its own, as
  * an app's process and the master need it, and nothing else of netbase.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A hash table in shared memory from a key of two words to a record: one writer, any number of
  * readers, no locks. Interfaces and neighbours are kept in such tables.

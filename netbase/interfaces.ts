@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The interface table: what a packet or a person may need to know of an interface, and its IPv4
  * addresses in the kernel's own order, since the choice of a source address depends on it. A hash table

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The layout of netbase: where everything is in the region, and how much fits. No other file knows
  * offsets. All words are in the machine's byte order; addresses are IPv4 in host order. The region

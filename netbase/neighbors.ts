@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The neighbour table: (interface, address) to MAC address and state, for net tiles to look up once
  * per packet while the netlink tile changes it a hundred thousand times a second. `hash_table.ts`

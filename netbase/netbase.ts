@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Netbase: the mirror of the kernel's IPv4 network state in shared memory. The netlink tile has the
  * one writer, all others read. No I/O here.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The writer's side of netbase (`netbase.ts`), and how it builds the FIB from the RIB. Apart from the
  * readers', so that only the netlink tile loads it: with all that it needs it takes some 260 KiB of a

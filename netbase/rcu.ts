@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Memory reclamation for all of netbase: when may next hops, tbl8s, records and whole tables that
  * readers no longer find be used again? Read-copy-update by quiescent states, as in the kernel and in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The RIB: every route of `local` and `main` exactly as the kernel has it, with all candidates of a
  * prefix in the kernel's order. Events go in one by one; `FibBuilder` brings them into the FIB when the

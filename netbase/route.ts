@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Routes as in rtnetlink, in the kernel's own numbers. The codec fills a {@linkcode Route}, the RIB
  * stores it, `show` prints it. And IPv4 addresses and prefixes as text.

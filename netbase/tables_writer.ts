@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The writers of the hash table, and of the two that are kept in one: interfaces and neighbours. Apart from
  * their readers, so that only the netlink tile loads them. `hash_table.ts` says what a table is and argues

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # The beginning of dist/tegula, the one-file executable that `deno task compile` makes if Deno's base
 # binary for `deno compile` is not available. A tar archive follows this script: the stock deno, the program,
 # its npm modules and its native libraries. It needs what every Debian has: sh, coreutils, tar and flock. The

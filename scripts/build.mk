@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # `deno task build`: the native library, build/libtegula.so, and the one that confined processes start
 # with, build/libtegula_seal.so, from ffi/*.c. libxdp and its dependencies are linked in, so that a built tree
 # needs only libc of the host. Symbols that no binding names are hidden. Also builds the modules of confined

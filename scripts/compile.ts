@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `deno task compile`: makes `dist/tegula`, one executable file that needs no Deno, no node_modules and
  * no compiler where it runs. Two ways:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `deno task docs`: writes what of the documentation is made from the source. Tests compare.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The machine, as far as results depend on it: the CPU, the clock source, the kernel, Deno. */
 
 /** This machine. What cannot be found out is "unknown". */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Writes the man pages and the shells' completions below a folder, from the declarations of the commands and
  * of the configuration's keys:

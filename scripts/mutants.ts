@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `deno task mutants [WORD…]`: applies the mutants of `tests/mutants.ts` to a copy of the tree, one at a time, runs the
  * tests that each names, and prints those that no test notices. Words select mutants by name or file. `--all` runs every

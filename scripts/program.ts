@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Makes `build/program/`: the modules that run in confined processes (`ffi/process.ts`) as JavaScript, with the packages
  * that they use. From TypeScript Deno would compile at each start, since such a process has no cache.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `deno task test [WORD…]`: builds, checks, and runs every test. Words select test files by path. Each file runs in a
  * process of its own, so that a crash affects one file. Files of `tests/netns` and `tests/attacks` also have network,

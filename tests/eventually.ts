@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import { setTimeout as delay } from "node:timers/promises";
 
 /** How long something may take that normally takes milliseconds: the machine may be busy. */

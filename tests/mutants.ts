@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Ways to break the program that somebody would meet, each with the tests that fail then; `scripts/mutants`
  * tries them. A mutant names the declaration that it is in and a text that stands there once, so that it
@@ -707,8 +708,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "handover: a record is good for ever",
       in: "FrameRecord.take",
-      from: "Atomics.exchange(this.#words, VALID, 0) !== 1",
-      to: "Atomics.load(this.#words, VALID) !== 1",
+      from: "Atomics.exchange(this.#words, VALID, 0)",
+      to: "Atomics.load(this.#words, VALID)",
     },
     {
       name: "handover: frames that are out with apps are not in the record",

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import type { Grants } from "../tiles/runtime/plan.ts";
 
 /** Nothing. */

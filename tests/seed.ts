@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The seed of all random cases in tests. It is another one in each run, and printed; `TEGULA_SEED` set
  * to it repeats the run.

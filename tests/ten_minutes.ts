@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The ten minutes of `docs/apps.md`, to be gone through as a reader would: what stands in its fenced
  * blocks, put into a folder of its own.

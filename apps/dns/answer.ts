@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Answers, made in advance: dns-packet encodes the records, and `compress` compresses their names
  * (RFC 1035 §4.1.4). To send one costs a copy. If the name in the question is longer or shorter than the one

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An authoritative name server (RFC 1035) for the zone files that its option `zone` names, one or a
  * list. It has no TCP: an answer that does not fit is truncated, and cannot be asked for again.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The names of all zones with their answers, and the lookup of a question: from the root down to the last
  * name that exists, label by label. All is made before the first question. A name that a stranger makes up

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A zone and its answers (RFC 1034 §4.3.2), with wildcards (RFC 4592) and negative answers (RFC 2308). Each
  * name is looked up here once, before the first question (`names.ts`).

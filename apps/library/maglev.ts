@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Consistent hashing with Maglev's lookup table: of N backends one that goes takes only its own clients
  * along, and nearly all others keep theirs. Each machine with the same backends builds the same table.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A table of sessions in memory of fixed size, for example an app's `state`. A session has a number that
  * its user chooses, is found by two words, and ends when nothing has come for some time.

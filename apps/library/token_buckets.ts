@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Token buckets by address, in memory of fixed size, for apps that limit what one client may ask.
  * https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  * XDP programs of the benchmarks. `take` hands a UDP datagram from or to certain ports to the AF_XDP socket of its
  * queue and passes everything else on. `sink` drops it: what a load generator sends into it in a second is
  * the generator's own ceiling.

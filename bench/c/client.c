@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * A client that sends requests at a constant rate, whatever comes back, and records when each was sent, when its
  * answer came, and how many answers came: how an interruption of the service looks from outside. Each request
  * carries its number; an answer counts for its request, however late it is.
@@ -180,8 +180,9 @@ static void take_answers(void)
 	while ((count = xsk_ring_cons__peek(&port->rx, BATCH, &in)) > 0) {
 		const uint64_t now = now_ns();
 
-		if (xsk_ring_prod__reserve(&port->fill, count, &back) != count)
-			die(-ENOBUFS, "cannot fill the fill ring");
+		/* The kernel shows what it has received before it shows what it has taken for that. */
+		while (xsk_ring_prod__reserve(&port->fill, count, &back) != count)
+			;
 		for (unsigned i = 0; i < count; i++) {
 			const struct xdp_desc *descriptor = xsk_ring_cons__rx_desc(&port->rx, in + i);
 

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Shared by the C benchmarks: one AF_XDP socket with its UMEM and rings, its XDP program, the headers of a plain UDP
  * frame, and the end of a program. Any error ends the program with a sentence, since a benchmark that is only half set
  * up measures nothing.

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Reads rtnetlink and only counts: the peer of the mirror. It walks the messages to count them, and does not
  * parse them.
  *

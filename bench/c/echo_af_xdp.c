@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * UDP echo (RFC 862) in C over AF_XDP: the peer of Tegula's echo, with the same socket mode, rings and batch. It
  * makes the answer in the request's frame, after the checks that IPv4 and UDP require. Checksums stay right,
  * because fields are only swapped.

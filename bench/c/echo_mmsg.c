@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * UDP echo (RFC 862) in C over an ordinary socket, with recvmmsg and sendmmsg: the best that the
  * kernel's socket layer offers a program of one thread.
  *

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * The load generator: sends UDP requests through an AF_XDP socket and reads the answers, spinning on one core, with a
  * window of requests in flight. A window of 1 measures round trips, a large one the rate of answers, and 0 the rate
  * of requests without waiting for answers. Each answer is compared with its request; missing ones are counted as

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Longest prefix match by DPDK, the peer of netbase's FIB: rte_fib (DIR24_8, scalar lookup) and rte_lpm, with given
  * routes and addresses, in bulks of 32.
  *

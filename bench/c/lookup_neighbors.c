@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Netbase's neighbour table in C, the peer of the one in JavaScript: the same slots, records, hash
  * (netbase/hash_table.ts) and addresses.
  *

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * The payloads of the load generator: for an echo those of the smallest Ethernet frame, for a name server DNS queries
  * from a file, each preceded by its length in two bytes, as over TCP (RFC 1035 §4.2.2). The generator writes the
  * first two bytes of a payload, a query's ID.

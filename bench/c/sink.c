@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Attaches the XDP program `sink` until it is told to stop. It drops all requests, to measure the rate of the load
  * generator.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** UDP echo on Bun's own UDP socket, as its documentation shows it. */
 const { Bun, process } = globalThis;
 

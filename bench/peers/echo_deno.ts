@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** UDP echo on Deno's own UDP socket, as its documentation shows it. */
 const socket = Deno.listenDatagram({
   transport: "udp",

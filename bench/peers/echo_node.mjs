@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** UDP echo on node:dgram, as its documentation shows it. */
 import { createSocket } from "node:dgram";
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What an app tries against the program and against other apps: each attempt is made by a real app, in its
  * own process, beside an echo that must go on answering without losing a datagram.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * System calls by which native code could leave the process that it got into, and how they are made in a
  * thread of somebody else's (`inject.c`). To try one more, add a line to `CALLS`: what it tries, the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What an app does that means harm to others by what it may do: to spin, to fill what is bounded, to end in
  * every way, to flood what it shares. To try one more, add it to `HARMS`: what it is, what it runs, and

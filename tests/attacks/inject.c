@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Has a thread of another process make system calls that its own code never makes: what native code that
  * a stranger got to run in there could try. The thread is stopped by ptrace, runs one system call
  * instruction with the registers that are wanted, under its own filter, credentials and limits, and goes

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An app that searches all memory it is given while others' datagrams go by, and finds none of them.
  */

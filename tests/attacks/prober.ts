@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An app that tries what no app may, by every interface of Deno's and Node's that leads out of it: as it
  * starts, before its thread is confined (`at start NAME`), and in its handler, when it is. Asked for an

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What code that took over an app's process could try from inside: against the master, against another
  * app's process, against the kernel. Each process is started as the master starts it (`ffi/process.ts`),

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What code that took over a tile or an app could try from inside the running program: every thread that a
  * tile runs on makes the system calls of `calls.ts`, and an app does the harm of `harms.ts`, while a

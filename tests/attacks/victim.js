@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What the attacks of `processes_test.ts` happen in: plain JavaScript as an app's process is, started
  * confined. Its worker echoes each message of the channel, blocking in between, as an app's tile does; its

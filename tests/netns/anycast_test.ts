@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Many hosts with one address (docs/operating/anycast.md): three Tegulas behind a router, BIRD with the files
  * that operators get, and a client that counts each answer. `deno task bench anycast` measures the same for

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A root directory that holds a few programs, the shared objects they need, and nothing else: a
  * Debian machine without Deno, node_modules and compiler, to see whether a packed program needs more.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The client of the tests, a process of its own because it lives in a namespace of its own. It takes
  * one JSON command a line on standard input and answers each with one JSON line on standard output, in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What the black-box tests of the real program share: a pair of namespaces, a client that asks, and
  * small peers. The tests run in namespaces of their own (`scripts/test.ts` puts each file there).

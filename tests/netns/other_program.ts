@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Another XDP program than ours, as somebody else may have attached it. */
 
 import { mustRun } from "./bare_root.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An ordinary program with ordinary sockets, to see that the kernel still serves those:
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The processes of a running `tegula run`: the main one, and what it has started. */
 
 import { strict as assert } from "node:assert";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Load, and routes, neighbours, addresses and links changing all the time, and one appliance handing over
  * to the next: no datagram uncounted, none answered wrong, what nothing happens to loses nothing, the mirror

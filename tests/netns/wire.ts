@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What the tests of the native libraries share: a veth pair whose far end is in a namespace of its
  * own, packet sockets (AF_PACKET) on either end, and frames to send. Everything runs in the test's

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The books of a running appliance: what came in was handed on or dropped with a reason, and what
  * apps sent was sent or dropped with a reason, in each net tile. Every test on a real wire ends with

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Why each call that `ffi/policy.h` allows is allowed, and why each that it refuses without counting may
  * be refused. A test holds this and the policy together; `docs/system_calls.md` is made from it.
@@ -67,8 +68,8 @@ export const REASONS: { readonly [call: string]: string } = {
   capset: "a tile's thread gives up its capabilities",
   landlock_create_ruleset: "a tile's thread gives up all files",
   landlock_restrict_self: "a tile's thread gives up all files",
-  sched_getattr: "the netlink tile asks for short slices of a processor",
-  sched_setattr: "the netlink tile asks for short slices of a processor, for its own thread",
+  sched_getattr: "a tile asks for short slices of a processor",
+  sched_setattr: "a tile asks for short slices of a processor, for its own thread",
   // Memory
   brk: "malloc in the main arena",
   madvise:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `scripts/syscalls [VARIANT…]`: which system calls code in a tile makes, when, and what follows where
  * one is refused. Each workload of `workloads.ts` runs under strace in a process of its own, on each

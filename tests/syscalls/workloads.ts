@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The worker that `scripts/syscalls` traces: it does one thing that code in a tile, or an app, may do. All
  * that it needs is loaded before the mark "begin", as a tile loads its modules before it is confined; what

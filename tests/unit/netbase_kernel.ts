@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The slow, obvious kernel that netbase is held against: routes in one plain list, changed as
  * `fib_table_insert` and `fib_table_delete` do and looked up by looking at every one of them. Says

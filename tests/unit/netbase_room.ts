@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What tests of netbase share: a netbase in memory, readers that can be made to stand still, random
  * routes, and a way to say what a reader answers for an address in words that can be compared.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** A small fast generator (xorshift32), so that a run of a million can be repeated. */
 export class Random {
   #state: number;

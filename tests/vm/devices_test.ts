@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Kinds of interface that the kernel at hand may lack, named by the operator: each works, or is left
  * to the kernel's sockets with the reason said. What an appliance takes to start is its time here, so

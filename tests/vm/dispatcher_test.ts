@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An interface where the dispatcher of libxdp runs other programs, as xdp-tools attach them. It takes
  * a kernel that loads programs in place of functions (BPF_PROG_TYPE_EXT).

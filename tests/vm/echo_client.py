@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks an echo service over and over, each time from another port, and prints how many answers were
 right. Python, because in an emulated machine a client in JavaScript takes its time to start.
 

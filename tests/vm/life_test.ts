@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An appliance's life on another CPU, kernel and clock than those at hand. As `scripts/vm` stands the CPU
  * has memory protection keys; with VM_APPEND=clocksource=hpet clocks are real system calls, too.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What the tests in a virtual machine (`scripts/vm`) share beside what those in namespaces have. With
  * an emulated processor everything takes some twenty times as long.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Drivers of real NICs, as QEMU has them: native XDP on every queue, several net tiles, zero-copy or
  * the reason why not, and busy polling of a driver that is there to be polled.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Routes over kinds of device that the kernel at hand may lack: whatever happens to the devices, Tegula
  * decides as the kernel does (RTM_GETROUTE), and has mirrored what the kernel has.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * VLAN devices on a veth, whose ends hand tags over beside the frame unless told otherwise: all are
  * answered by their own address and way, whether XDP sees the tag or not.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An app is a module with a service in it. The short form is one function from a request to its answer:
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Runs an app alone, without root or network, for its tests: the real app side of a link, with memory in
  * place of a net tile at the other end. Datagrams go in, answers come out.

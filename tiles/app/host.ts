@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Hosts an app, in a process of its own or inside a net tile: makes it from its module, calls it with
  * bursts and ticks, and survives what it throws. For one in its own process it has the other end of the

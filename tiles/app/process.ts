@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An app's process, which `../../master/app_process.ts` starts confined (`../../ffi/process.ts`). It maps the
  * regions that it was handed (`../runtime/handed.ts`), makes the app, waits for its turn, and runs the app

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The regions of an app's own: its metrics and its state.
  *

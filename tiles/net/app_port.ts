@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An app in a process of its own as the net tile knows it: the link that requests go out on, the link
  * that answers come in on, and the frames that the app is reading. A frame comes back when the app's

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The ARP queue: packets whose neighbour is being resolved. They wait in frames of their own, in order,
  * for a bounded time, and are sent when the neighbour resolves, so that the first answer to a new peer

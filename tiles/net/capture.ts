@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The net tile's side of `tegula capture`: copies what the tile has dealt with into its capture ring,
  * with what became of it. Without a capture it costs one check of `wanted` per batch; nothing here has to

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * How a net tile hands its frames over to its successor, on the same UMEM, rings and links.
  *
@@ -9,7 +10,7 @@
  */
 
 import { describeErrno } from "../../ffi/library.ts";
-import { f64, slice, u32, type View } from "../../ffi/region.ts";
+import { f64, slice, u32, u8, type View } from "../../ffi/region.ts";
 import type { AppPort } from "./app_port.ts";
 import type { Umem, XdpPort } from "./rings.ts";
 
@@ -27,16 +28,16 @@ export class RingsLost extends Error {
 const SETTLE_POLLS = 50;
 const POLL_MILLIS = 1;
 
-/** Word that is 1 while the record is valid; bytes where totals and bits begin. */
+/** Word that is 1 while the record is valid; bytes where totals begin, and a byte for each frame. */
 const VALID = 0;
 const TOTALS_AT = 16;
-const BITS_AT = 64;
+const FRAMES_AT = 64;
 /** How many totals of the sockets are carried over. */
 const TOTALS = 6;
 
 /** Bytes of the record for a UMEM of `frames` frames. */
 export function frameRecordBytes(frames: number): number {
-  return BITS_AT + Math.ceil(frames / 64) * 8;
+  return FRAMES_AT + Math.ceil(frames / 8) * 8;
 }
 
 /** The region in which a net tile leaves a record for its successor. */
@@ -44,7 +45,8 @@ export class FrameRecord {
   /** What to add to the kernel's totals of the sockets: totals of earlier sockets. */
   readonly totals: Float64Array;
   readonly #words: Uint32Array;
-  readonly #bits: Uint32Array;
+  /** Of each frame: 1 if the kernel does not have it. */
+  readonly #frames: Uint8Array;
 
   constructor(view: View, frames: number) {
     if (view.byteLength < frameRecordBytes(frames)) {
@@ -52,16 +54,14 @@ export class FrameRecord {
     }
     this.totals = f64(slice(view, TOTALS_AT, 8 * TOTALS));
     this.#words = u32(view);
-    this.#bits = u32(slice(view, BITS_AT, frameRecordBytes(frames) - BITS_AT));
+    this.#frames = u8(slice(view, FRAMES_AT, frames));
   }
 
   /** Records which frames the kernel does not have. The last thing that a tile does with them. */
   write(umem: Umem, apps: readonly AppPort[]): void {
-    this.#bits.fill(0);
+    this.#frames.fill(0);
     const add = (offset: number) => {
-      if (umem.isLarge(offset)) return;
-      const frame = umem.indexOf(offset);
-      this.#bits[frame >>> 5] |= 1 << (frame & 31);
+      if (!umem.isLarge(offset)) this.#frames[umem.indexOf(offset)] = 1;
     };
     umem.forEachFreeFrame(add);
     for (const app of apps) app.forEachHeld(add);
@@ -69,13 +69,8 @@ export class FrameRecord {
   }
 
   /** Returns the recorded frames, 1 each, and makes the record void; null: there is none. */
-  take(umem: Umem): Uint8Array | null {
-    if (Atomics.exchange(this.#words, VALID, 0) !== 1) return null;
-    const bits = this.#bits;
-    return Uint8Array.from(
-      { length: umem.frameCount },
-      (_, frame) => (bits[frame >>> 5] >>> (frame & 31)) & 1,
-    );
+  take(): Uint8Array | null {
+    return Atomics.exchange(this.#words, VALID, 0) === 1 ? this.#frames.slice() : null;
   }
 }
 
@@ -92,12 +87,13 @@ export function takeOver(
   },
 ): void {
   for (const port of ports) port.resume();
-  const recorded = record.take(umem);
+  const recorded = record.take();
   const free = new Uint8Array(umem.frameCount + umem.largeBuffers).fill(1);
   if (!ports.every((port) => port.isNew())) {
     const frames = recorded ?? invisible(umem, ports);
     const held = ports.reduce((sum, port) => sum + port.held, 0);
-    const others = frames.reduce((sum, isOne) => sum + isOne, 0);
+    let others = 0;
+    for (let i = 0; i < frames.length; i++) others += frames[i];
     if (held + others !== umem.frameCount) {
       throw new RingsLost(`of ${umem.frameCount} frames the kernel has ${held}, not all others`);
     }

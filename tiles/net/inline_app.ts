@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An app inside the net tile's loop: the same contract and the same counters, but no other thread, and
  * no link. It reads a batch as it came off the ring, and its answers are built in the frames that they

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The memory that packets are in, and the rings by which frames go to the kernel and come back.
  *
@@ -365,9 +366,12 @@ export interface XdpSocketSetup {
   readonly queue: number;
   /** Whether the device has no transmit queue of that number: the kernel sends nothing by it then. */
   readonly receivesOnly?: boolean;
-  /** Entries of its fill ring. */
+  /** Entries of each of its rings. */
+  readonly ring: number;
+  /** Frames that the kernel has to receive, and how many while the tile may not run for some time. */
   readonly fill: number;
-  /** Entries of its transmit ring. */
+  readonly deepFill: number;
+  /** Frames that the kernel has to transmit. */
   readonly tx: number;
   /** Whether a bare pseudo-header sum is a valid UDP checksum here (veth, virtio, loopback). */
   readonly partialChecksums: boolean;
@@ -384,7 +388,8 @@ export class XdpPort {
   readonly #xsk: XskSlots;
   readonly #umem: Umem;
   readonly #slot: number;
-  readonly #fill: number;
+  readonly #setup: XdpSocketSetup;
+  #fill: number;
   readonly #tx: number;
   /** (offset, length) pairs to be transmitted, oldest first. */
   readonly #batch: Uint32Array;
@@ -413,6 +418,7 @@ export class XdpPort {
     this.#xsk = xsk;
     this.#umem = umem;
     this.#slot = slot;
+    this.#setup = setup;
     this.cells = cells;
     this.#fill = setup.fill;
     this.#tx = setup.tx;
@@ -451,7 +457,7 @@ export class XdpPort {
 
   /** Calls `visit` with an offset in each frame that is in one of the rings. False: their cursors are corrupt. */
   forEachVisible(visit: (offset: number) => void): boolean {
-    const words = new Uint32Array(VISIBLE_HEADER_WORDS + 2 * (this.#fill + this.#tx));
+    const words = new Uint32Array(VISIBLE_HEADER_WORDS + 4 * this.#setup.ring);
     const count = this.#xsk.visible(this.#slot, words);
     if (count < 0) return false;
     words.subarray(VISIBLE_HEADER_WORDS, VISIBLE_HEADER_WORDS + count).forEach(visit);
@@ -472,6 +478,11 @@ export class XdpPort {
     }
     this.#queued = 0;
     return count;
+  }
+
+  /** Whether the kernel gets more frames to receive than usual. It keeps those that it has until it uses them. */
+  set isDeep(isDeep: boolean) {
+    this.#fill = isDeep ? this.#setup.deepFill : this.#setup.fill;
   }
 
   /** Frames that the kernel has for receiving, filled or not. */
@@ -537,7 +548,7 @@ export class XdpPort {
   complete(): void {
     const frames = this.#frames;
     while (this.#transmitting > 0) {
-      const wanted = this.#fill - this.#filled;
+      const wanted = Math.max(0, this.#fill - this.#filled);
       const result = this.#xsk.complete(this.#slot, frames, BATCH, wanted);
       const count = result & 0xffff;
       const taken = result >>> 16;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The route cache: where an address is sent to, with all headers ready but for lengths, ports and the
  * payload's checksum. And what fills it: the route decision, the interface and the neighbour, each read

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The way in: a batch of frames from a receive ring is checked, and each good packet is handed to the
  * app that serves its port, with its payload in place. Every frame ends with an app or back in the UMEM;

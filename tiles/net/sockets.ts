@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The kernel's sockets behind the served ports: for what the XDP program leaves alone (loopback,
  * reassembled fragments, interfaces that are not attached), and for what is routed to the host itself,

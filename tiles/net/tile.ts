@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The net tile: frames in, frames out. It owns some queues of the attached interfaces, and the kernel
  * sockets behind the served ports. The way of a datagram through this folder:
@@ -10,6 +11,7 @@
  */
 
 import { heapView, slice, type View } from "../../ffi/region.ts";
+import type { TileLibrary } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { loadService, type Service } from "../app/host.ts";
 import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
@@ -49,6 +51,12 @@ import { Transmitter } from "./tx.ts";
  * the next request, and the tile soon blocks on these sockets anyway.
  */
 const POLL_TURNS = 16;
+/** For how long after a handover the processors are busy with it. */
+const DEEP_MILLIS = 2000;
+/** The share of an app's link that is not passed, from which datagrams wait during a handover. */
+const WAITING_FILL = 0.5;
+/** How long datagrams wait, in all, during a handover for apps whose links are full. */
+const PATIENCE_MILLIS = 100;
 /** How many totals the kernel has of an AF_XDP socket. */
 const XDP_STATISTICS = 6;
 const BATCHES = HISTOGRAMS.tx_batch;
@@ -106,6 +114,8 @@ export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
   if (setup.sockets.length > MOST_PORTS) {
     throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_PORTS}`);
   }
+  // As at the beginning of a tile.
+  context.libraries.tile.bePrompt(true);
   if (inline.length > 0 || context.predecessor !== undefined) return createBeside(context, inline);
   return new NetTile(context, open(context, adopt(context)), []);
 }
@@ -153,7 +163,7 @@ async function makeInline(
 /** Maps the rings of all sockets, and returns their slots. Throws RingsLost. */
 function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
   const frames = slice(setup.umem, 0, setup.frames * setup.frameBytes);
-  return setup.sockets.map(({ fd, fill, slot = xsk!.adopt(fd, frames, fill) }) => {
+  return setup.sockets.map(({ fd, ring, slot = xsk!.adopt(fd, frames, ring) }) => {
     if (slot < 0) throw RingsLost.unmapped(slot);
     return slot;
   });
@@ -195,7 +205,7 @@ export interface MadeApp {
 
 /** Frames that a net tile needs, so that none of its rings, links and queues can starve another. */
 export function framesNeeded(setup: Pick<NetSetup, "sockets" | "apps">): number {
-  const rings = setup.sockets.reduce((sum, { fill, tx }) => sum + fill + tx, 0);
+  const rings = setup.sockets.reduce((sum, { deepFill, tx }) => sum + deepFill + tx, 0);
   const links = setup.apps.reduce((sum, { shape }) => sum + shape.depth, 0);
   return rings + links + ARP_QUEUE_LIMITS.total;
 }
@@ -231,6 +241,14 @@ class NetTile implements Tile {
   readonly #traffic: TrafficCounter;
   /** What predecessors counted in `link_corrupt`. */
   readonly #corruptBefore: number;
+  readonly #control: ControlReader;
+  readonly #tile: TileLibrary;
+  /** Whether a handover may keep this tile, or an app, from running, and until when. At first it may. */
+  #isDeep = true;
+  #deepUntil = 0;
+  /** Since when, and for how much longer, datagrams wait for apps whose links are full. */
+  #waitingSince = 0;
+  #patience = PATIENCE_MILLIS;
   #generation = -1;
   #turns = 0;
   /** Whether the last turn had work. */
@@ -242,6 +260,7 @@ class NetTile implements Tile {
     made: readonly MadeApp[],
   ) {
     const { tile } = libraries;
+    this.#tile = tile;
     const [xsk, udp] = [libraries.xsk!, libraries.udp!];
     const { counters } = region;
     const { seed, frameBytes, trustChecksums } = setup;
@@ -254,10 +273,8 @@ class NetTile implements Tile {
     const ports = setup.sockets.map((socket, i) =>
       new XdpPort(socket, { xsk, umem, slot: slots[i], cells: traffic.socket(i, socket) })
     );
-    const capture = new Capture(
-      new ControlReader(setup.control),
-      new CaptureWriter(setup.capture),
-    );
+    this.#control = new ControlReader(setup.control);
+    const capture = new Capture(this.#control, new CaptureWriter(setup.capture));
     const solicits = new Solicits(new SolicitProducer(setup.solicit), { counters, seed });
     const resolver = new Resolver({ reader, devices, cache, solicits, frameBytes });
     const sockets = new SocketSender({ udp, umem, capture, counters, traffic });
@@ -301,12 +318,16 @@ class NetTile implements Tile {
     this.descriptors = descriptors;
     ports.forEach((port, i) => {
       const isNew = port.isNew();
+      port.isDeep = this.#isDeep;
       port.refill();
-      const { queue, fill } = setup.sockets[i];
-      if (port.filled === fill || !isNew) return;
-      throw new RangeError(`queue ${queue}: the fill ring took ${port.filled} of ${fill} frames`);
+      const { queue, deepFill } = setup.sockets[i];
+      if (port.filled === deepFill || !isNew) return;
+      throw new RangeError(
+        `queue ${queue}: the fill ring took ${port.filled} of ${deepFill} frames`,
+      );
     });
-    this.housekeeping();
+    this.#cache.nextTick();
+    this.#count();
   }
 
   turn(): number {
@@ -316,12 +337,14 @@ class NetTile implements Tile {
     const apps = this.#apps;
     let work = 0;
     for (let i = 0; i < apps.length; i++) apps[i].reclaim();
+    const waits = this.#isDeep && this.#waitsForApps();
     for (let i = 0; i < ports.length; i++) {
       ports[i].complete();
+      if (waits) continue;
       work += this.#receiver.burst(ports[i]);
       this.#runInline();
     }
-    work += this.#receiveSockets();
+    if (!waits) work += this.#receiveSockets();
     for (let i = 0; i < apps.length; i++) apps[i].publish();
     for (let i = 0; i < apps.length; i++) work += this.#transmitter.burst(apps[i]);
     this.#socketSender.flush();
@@ -369,8 +392,43 @@ class NetTile implements Tile {
     return due;
   }
 
-  housekeeping(): void {
+  housekeeping(nowMillis: number): void {
+    this.#deepen(nowMillis);
     this.#cache.nextTick();
+    this.#count();
+  }
+
+  /** Gives the kernel all frames while a successor starts, and for some time after a handover. */
+  #deepen(nowMillis: number): void {
+    if (this.#deepUntil === 0 || this.#control.changing) this.#deepUntil = nowMillis + DEEP_MILLIS;
+    const isDeep = nowMillis < this.#deepUntil;
+    if (isDeep === this.#isDeep) return;
+    this.#isDeep = isDeep;
+    this.#patience = PATIENCE_MILLIS;
+    this.#tile.bePrompt(isDeep);
+    for (const port of this.#ports) port.isDeep = isDeep;
+  }
+
+  /**
+   * Whether datagrams stay in the rings, as an app's link is more than half full: a handover may keep the app
+   * from running, too. When patience is at an end, such an app costs its own datagrams alone, as always.
+   */
+  #waitsForApps(): boolean {
+    const apps = this.#apps;
+    let waits = false;
+    for (let i = 0; i < apps.length; i++) if (apps[i].fill > WAITING_FILL) waits = true;
+    if (!waits) {
+      this.#waitingSince = 0;
+      return false;
+    }
+    const now = performance.now();
+    if (this.#waitingSince !== 0) this.#patience -= now - this.#waitingSince;
+    this.#waitingSince = now;
+    return this.#patience > 0;
+  }
+
+  /** Has what others see of this tile be true. */
+  #count(): void {
     const totals = new Float64Array(XDP_STATISTICS);
     const areComplete = this.#ports.every((port) => port.addStatistics(totals));
     if (areComplete) this.#countStatistics(totals);
@@ -410,7 +468,7 @@ class NetTile implements Tile {
         this.#traffic.dropped(sourcePort(this.#umem.view, offset), PortCell.txDrops)
       );
     }
-    this.housekeeping();
+    this.#count();
     this.#record.write(this.#umem, this.#apps);
     // Its frames are the successor's: what an inline app left behind, a promise say, gets none any more.
     this.#umem.restart(new Uint8Array(0));

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What a net tile counts by socket and by served port, how full its rings and links are, and how long
  * answered datagrams take. Counters that are not of these are in the tile region (`../runtime/counters.ts`).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The way out: packets from apps, each checked, given a frame with its payload and the headers that the
  * route cache has for its peer, and put on a transmit ring. A packet without a cached route takes the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * V8 interprets code until it is hot, but a net tile that takes over has its first datagrams at once. So
  * before its turn it answers made-up requests in memory of its own, by the same code and the same calls
@@ -32,10 +33,12 @@ import { TRAFFIC_BYTES } from "./traffic.ts";
 import { ROUTE_CACHE_BYTES } from "./route_cache.ts";
 import type { MadeApp, NetSetup } from "./tile.ts";
 
-/** How long it may take. */
-const MOST_MILLIS = 100;
-/** Turns after which V8 has optimised all of it. */
+/** How long it may take: the predecessor serves meanwhile, on the same processors. */
+const MOST_MILLIS = 2000;
+/** Turns after which V8 has optimised all of it, and after how many it lets others run. */
 const TURNS = 4000;
+const TURNS_AT_ONCE = 8;
+const PAUSE_MILLIS = 1;
 
 const IFINDEX = 1;
 const PORT = 7;
@@ -60,7 +63,7 @@ export async function warmUp(
   const xsk = libraries.xsk!;
   const umem = heapView(setup.umem.byteLength);
   const { frames, frameBytes } = setup;
-  const ring = setup.sockets[0]?.fill ?? 0;
+  const ring = setup.sockets[0]?.ring ?? 0;
   const hasInline = (setup.inline ?? []).length > 0;
   // The same kinds of app as will be served.
   const ports = [...setup.apps.slice(0, 1).map(() => PORT), ...hasInline ? [INLINE_PORT] : []];
@@ -100,6 +103,7 @@ export async function warmUp(
   const answers = new LinkProducer(app, net, shape);
   const pairs = new Uint32Array(2 * BATCH);
   const bytes = u8(umem);
+  const never = new Int32Array(new SharedArrayBuffer(4));
   const requestFrames = ports.map(makeFrame);
   const until = performance.now() + MOST_MILLIS;
   for (let turns = 0; turns < TURNS && performance.now() < until; turns++) {
@@ -113,6 +117,7 @@ export async function warmUp(
     warm.turn();
     answer(requests, answers, turns % 2 === 0);
     if (turns % 64 === 0) warm.housekeeping!(0);
+    if (turns % TURNS_AT_ONCE === 0) Atomics.wait(never, 0, 0, PAUSE_MILLIS);
   }
   xsk.release(slot);
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The audit compares the mirror with a second copy of the kernel's state, which is read for that
  * purpose. From its first dump on the copy gets the same events as the mirror, so when neither is

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Interfaces, routes and neighbours as `ip -j` prints them: the same names of fields and of values, in
  * the same order, left out where `ip` leaves them out. And the answers to the status tile's requests.

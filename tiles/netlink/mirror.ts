@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The mirror keeps a netbase equal to the kernel's network state. It joins the kernel's multicast
  * groups, then reads all tables, then follows events; a table that may be stale is read anew.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Resolves the neighbours that net tiles need. A net tile puts interface and address on its solicit
  * link; `SolicitReceiver` takes them and drops what is not on-link or is known; `NeighborResolver`

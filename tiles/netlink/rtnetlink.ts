@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * rtnetlink: names and numbers of the kernel's headers, the framing of messages and attributes,
  * decoders, the requests that Tegula sends, and the sockets.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The tables of the mirror: interfaces with their addresses, next-hop objects, routes, neighbours, rules.
  * Each applies the events of some message types to netbase, and can be read anew by mark and sweep

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The netlink tile mirrors the kernel's network state into netbase, keeps the XDP filters equal to
  * it, and has the kernel resolve the neighbours that net tiles need. It moves no packets.
@@ -155,7 +156,7 @@ class NetlinkTile implements Tile, NeighborListener {
 
   /** Reads the first full copy; blocks. */
   start(): void {
-    this.#library.bePrompt();
+    this.#context.libraries.tile.bePrompt(true);
     // The ageing times come before the first neighbour.
     this.#tablePoll.turn(this.#now, { busy: false });
     while (this.#mirror.dumper.turn() > 0);

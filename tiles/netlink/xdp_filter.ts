@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Keeps the XDP programs' filters equal to the interface table: a program takes a frame only when
  * it is sent to the interface's MAC address and to an address of this host. As in the kernel, an

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The appliance: the entry of its process, which the master (`../../master/`) starts confined (`ffi/process.ts`). It maps
  * the regions that it was handed, starts the netlink, net and status tiles as workers, and watches them. It leaves to
@@ -140,6 +141,7 @@ class Appliance {
       if (order.type === "go") this.#go();
       else if (order.type === "leave") void this.#leave();
       else if (order.type === "stop") void this.#stop();
+      else if (order.type === "changing") this.#control.changing = order.changing;
       else if (order.type === "attached") {
         order.attached.forEach((takes, i) => this.#control.setXdp(i, takes));
       } else if (order.type === "outcome") this.#workers.get("status")?.post(order);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The control region: what the appliance's main isolate tells its tiles, and what it asks the netlink tile
  * on behalf of the status tile. That isolate writes it, and tiles read it. An app's process has one that
@@ -21,8 +22,9 @@ const CAPTURE = ARGUMENTS_AT + ARGUMENTS;
 const PULSE = CAPTURE + 1;
 const LEAVE = PULSE + 1;
 const SERVES = LEAVE + 1;
+const CHANGING = SERVES + 1;
 /** How often the netlink tile, and the status tile, was started again: by their slots. */
-const RESTARTS_AT = SERVES + 1;
+const RESTARTS_AT = CHANGING + 1;
 /** A word for each interface that was to be attached, in order: 1 while AF_XDP takes its frames. */
 const XDP_AT = RESTARTS_AT + 2;
 
@@ -92,6 +94,12 @@ export class ControlWriter {
     this.pulse();
   }
 
+  /** Says whether a successor is being started, which takes processors from the tiles. */
+  set changing(isChanging: boolean) {
+    Atomics.store(this.#words, CHANGING, isChanging ? 1 : 0);
+    this.pulse();
+  }
+
   /** Has tiles that are busy look at the clock: now and then, since their turns may be long. */
   pulse(): void {
     Atomics.add(this.#words, PULSE, 1);
@@ -141,6 +149,11 @@ export class ControlReader {
   /** Whether this appliance serves: until then its predecessor has the XDP programs' filters. */
   get serves(): boolean {
     return Atomics.load(this.#words, SERVES) === 1;
+  }
+
+  /** Whether a successor is being started. */
+  get changing(): boolean {
+    return Atomics.load(this.#words, CHANGING) === 1;
   }
 
   /**

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Every counter of every tile, declared once: its name and what it counts. A tile counts by index into its
  * region (`tile.ts`). The control socket shows counters by the names of these tables; the metric that a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What passes between the master and its processes. At its start a process gets descriptors, in a known
  * order, and one memfd that says in JSON what each of them is and what to do; afterwards there are messages.
@@ -139,6 +140,8 @@ export type ApplianceOrder =
   /** Serve: the predecessor has ended. */
   | { readonly type: "go" }
   | { readonly type: "leave" }
+  /** Whether a successor is being started. */
+  | { readonly type: "changing"; readonly changing: boolean }
   | { readonly type: "stop" }
   /** Whether AF_XDP takes the frames of each attached interface. */
   | { readonly type: "attached"; readonly attached: readonly boolean[] }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * How the appliance is: the master evaluates it (`master/health.ts`) and writes it, as JSON, into a region of its
  * own. The status tile reads it when it is asked: `/live`, `/ready`, the metrics and `tegula status`.

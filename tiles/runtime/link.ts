@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Links: how net and app tiles hand datagrams to each other. Single producer, single consumer, fixed
  * depth, descriptors of eight words. Two regions make a pair of links, one written by each side:

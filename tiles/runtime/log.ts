@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What tiles and apps write to the log: `console`, the `log` of an app's context, and errors. A confined
  * thread has no terminal, so main writes the lines, under the tile's name. Their number is bounded, as an

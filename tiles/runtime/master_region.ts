@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The region in which the master tells the status tile about itself, the configuration and the processes.
  * Written by the master alone. All values are doubles, so none is ever seen in part:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Every metric, declared once: what Prometheus sees of it and where its value comes from. The status tile
  * (`../status/metrics.ts`) writes no other; `docs/operating/metrics.md` is generated from this table, and the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A tile: the calls that it implements, the region in which it tells others about itself, and the loop
  * that runs it. How a worker becomes a tile is in `worker.ts`.

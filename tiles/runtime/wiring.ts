@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The appliance's regions and their users. `regionsOf` lists every region with its size and writer. The master creates
  * them, and hands them to the appliance and the apps. In the appliance, `Wiring` maps them and decides which of them each
@@ -34,6 +35,8 @@ import {
   type PortRange,
   portsOf,
   RING_ENTRIES,
+  SOCKET_FRAMES,
+  SPARE_FRAMES,
   type TilePlan,
   umemBytes,
 } from "./plan.ts";
@@ -112,7 +115,7 @@ export interface ApplianceSetup {
  * The version of all regions that outlast an appliance. Raise it with each change of their layout or meaning. After an
  * upgrade they are taken over only if it is the same.
  */
-export const REGIONS_VERSION = 3;
+export const REGIONS_VERSION = 4;
 
 /** A planned region. */
 interface RegionPlan {
@@ -381,6 +384,7 @@ export class Wiring {
     const { attached, sockets, trustChecksums, plan: { frames, shares }, apps } = this.#setup;
     const net = netName(n);
     const own = (what: string) => this.#region(`${what} ${net}`).writer;
+    const queues = attached.length === 0 ? [] : shares.filter(({ netTile }) => netTile === n);
     return {
       netbase: this.netbase.reader,
       umem: own("umem"),
@@ -391,16 +395,17 @@ export class Wiring {
       frames: frames[n],
       largeBuffers: LARGE_BUFFERS,
       headroom: HEADROOM_BYTES,
-      sockets: attached.length === 0 ? [] : shares.filter(({ netTile }) => netTile === n)
-        .map(({ interface: i, queue }) => ({
-          fd: this.#handed.fd(socketName(attached[i].name, queue)),
-          ifindex: attached[i].ifindex,
-          queue,
-          receivesOnly: queue >= attached[i].transmitQueues,
-          fill: RING_ENTRIES,
-          tx: RING_ENTRIES,
-          partialChecksums: attached[i].partialChecksums,
-        })),
+      sockets: queues.map(({ interface: i, queue }) => ({
+        fd: this.#handed.fd(socketName(attached[i].name, queue)),
+        ifindex: attached[i].ifindex,
+        queue,
+        receivesOnly: queue >= attached[i].transmitQueues,
+        ring: RING_ENTRIES,
+        fill: SOCKET_FRAMES,
+        deepFill: SOCKET_FRAMES + Math.floor(SPARE_FRAMES / queues.length),
+        tx: SOCKET_FRAMES,
+        partialChecksums: attached[i].partialChecksums,
+      })),
       trustChecksums,
       udp: sockets.map((port, i) => ({
         fd: this.#handed.fd(`udp ${port}`),

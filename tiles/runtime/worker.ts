@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * How a worker becomes a tile, in an order that leaves as little as possible open at each moment: open the native
  * libraries, give up ffi, import the tile's module (which therefore can open nothing native), give up read, confine the

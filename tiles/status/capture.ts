@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Packet captures: passes what net tiles write into their capture rings to clients of the control socket.
  * While nobody captures, net tiles write nothing there.

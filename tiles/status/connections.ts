@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Connections to the status tile. They are bounded in number and in time, so that idle connections neither
  * accumulate nor keep others out.

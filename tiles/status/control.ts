@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The control socket: a Unix stream socket with one JSON object a line each way. Answers come in the order
  * of the requests. docs/operating/observe.md describes it for users.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Over HTTP: whether Tegula lives and is ready, all metrics (`../runtime/metrics.ts`) in Prometheus's text format
  * (https://prometheus.io/docs/instrumenting/exposition_formats/), and the status page, which makes its tables

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The status tile: answers operators, over the control socket and as metrics. It reads netbase and the
  * regions of all tiles, writes only its own region, and no packet passes it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What an app says by `console` stands in the log, and costs no answer.
  */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Apps as processes without the rest of an appliance: an echo in a confined process of its own
  * (`master/app_process.ts`), and a stand-in for the net tile on the other side of the same links.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Apps inside the net tiles answer as those in processes of their own do, and are counted as they are.
  */

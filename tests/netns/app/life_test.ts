@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What an app does to others when it throws, leaves, hangs, is killed or takes too much memory, which is
  * nothing; and what it may do itself, which is what it was granted.

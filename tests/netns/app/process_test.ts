@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Apps in processes of their own, without the rest of an appliance: what ends one, that it alone is
  * started again, and that nothing of it costs an echo beside it a datagram.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What a reload means for apps: those that changed start anew from their files beside the ones that run,
  * the others run on, and no datagram is lost for it; and what becomes of a reload that goes wrong.

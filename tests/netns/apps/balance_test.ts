@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The load balancer with real name servers behind it, and dnsperf in front. */
 
 import { strict as assert } from "node:assert";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The apps that ship, asked by the programs that people ask them with: dig and dnsperf, chronyd and
  * ntpdate, and a StatsD client from npm.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The dns app beside NSD and Knot with the same zone: the same questions, and the same answers but for the
  * differences that are listed here with their reason.

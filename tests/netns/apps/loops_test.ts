@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * One datagram with a forged source does not keep two servers busy: what answers whatever comes leaves
  * ports unanswered that are no client's, and stops at a bound where it is told one.

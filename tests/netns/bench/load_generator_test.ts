@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The benchmarks' load generator tells right answers from wrong ones: figures of a service that answers
  * nonsense would be worth nothing.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Kernels that lack something: the system calls refused by a seccomp filter as such a kernel refuses
  * them, and limits turned down.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Bad situations of the real program: each ends with its exit status and one sentence, or waits and
  * says so, and leaves nothing behind.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** `tegula check` on the real kernel: each thing that hurts is found, with a command that mends it. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula run` without an interface: it takes those that the default route goes by, and no other.
  */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** `tegula explain` on the real kernel: each kind of decision in words. */
 
 import assert from "node:assert/strict";

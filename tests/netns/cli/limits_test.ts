@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The most ports that can be served, and limits of the environment: the program runs within them, or ends
  * with one sentence on what to set.

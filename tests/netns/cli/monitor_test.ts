@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula monitor` on the real kernel: every change once it is mirrored, also what the kernel takes away
  * without a word.

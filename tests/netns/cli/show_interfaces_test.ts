@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Interfaces as `tegula show` prints them, by a mirror of its own and of a running one, beside `ip -j address`. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** `tegula top`, in a terminal and elsewhere. */
 
 import assert from "node:assert/strict";

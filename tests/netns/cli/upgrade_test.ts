@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula upgrade`: the master becomes the program that is installed now, in its own process, and that
  * replaces appliance and apps, while nobody misses an answer.

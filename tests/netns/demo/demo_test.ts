@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula demo` as its user sees it, and that nothing of it stays, however it ends.
  */

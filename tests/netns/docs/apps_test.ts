@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What docs/apps.md says to type: the app that is written there, run by the source tree from the
  * folder that it is in, and asked as it is said there.

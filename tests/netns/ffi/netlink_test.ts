@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Netlink sockets on the real kernel: events, dumps, overruns, and what comes from others. */
 
 import { deepEqual, equal, ok } from "node:assert/strict";
@@ -238,13 +239,4 @@ Deno.test("a descriptor that is no netlink socket is an error, not a crash", () 
   const EBADF = 9;
   equal(netlink.receive(1 << 20, new Uint8Array(64), new Uint32Array(1), 64), -EBADF);
   equal(netlink.portId(1 << 20), 0);
-});
-
-Deno.test("bePrompt() gives the calling thread the shortest slices that there are", () => {
-  const slice = () =>
-    Number(/se\.slice.*: +(\d+)/.exec(Deno.readTextFileSync("/proc/thread-self/sched"))?.[1]);
-  const before = slice();
-  equal(netlink.bePrompt(), 0);
-  // Kernels before 6.12 have none, and others may not show them.
-  if (before > 0) equal(slice(), 100_000);
 });

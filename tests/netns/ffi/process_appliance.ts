@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What `process_test.ts` has run as an appliance: main starts an observer and a worker for each kind
  * of tile, which opens its libraries, does its tile's work, confines itself and tries what it must not.
@@ -63,7 +64,8 @@ const works: { readonly [role in Role]: (symbols: ReturnType<typeof native>) => 
     const netlink = openNetlink();
     const socket = netlink.open({ groups: [1, 3, 5, 7], receiveBuffer: 1 << 20, strict: true });
     const probe = netlink.openProbe();
-    return { socket, probe, prompt: netlink.bePrompt(), port: netlink.portId(socket) > 0 };
+    const prompt = openTile().bePrompt(true);
+    return { socket, probe, prompt, port: netlink.portId(socket) > 0 };
   },
   net({ map_rings }) {
     openXsk();

@@ -1,4 +1,4 @@
-/*
+/* SPDX-License-Identifier: Apache-2.0
  * Native code inside an app's process, for process_test.ts: system calls that no app needs, each made
  * as libc would not stop it. Linked as a program it is a launcher, under whose filter a program runs:
  * one that refuses namespaces, as systemd's RestrictNamespaces=yes does, or (LISTENER) one that has a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What `process_test.ts` has run in a confined process, in plain JavaScript as an app's process is.
  * Arguments: what to do, the library of attacks, that of regions, a file that it may not read, and its

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Starts confined processes for `process_test.ts`, as a process of its own: as which user, and with
  * which privileges, is the test's to choose. Its argument is a `Task` in JSON; it prints an `Outcome`.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Walls of a confined process, each tried from inside: as root, as an ordinary user, as a unit that may
  * not make namespaces, and what the caller sees of it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A master that executes itself in its own place, for `process_test.ts`, and what became of its child
  * and of itself. Arguments: the folder of `process_child.js`, the folder that it may write in, and, the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Kernel sockets behind served ports: every field of a descriptor, both ways, over loopback and a wire. */
 
 import { deepEqual, equal, ok } from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Takes the frames for 198.18.0.1:7 on the interface that the command line names, like an appliance
  * does, says so, and stays until it is killed.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Answers what comes by an AF_XDP socket that it was started with, as a net tile does that takes over from
  * another. Says `adopted`, waits for a line, and says what it found in the rings before it serves.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * AF_XDP on the real kernel: the XDP program's choice frame by frame, sockets in both attach modes
  * on a UMEM inside a region, several interfaces and queues on one UMEM, and what is left of a process

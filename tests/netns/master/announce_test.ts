@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The markers of [announce]: routes in a table of their own, there while Tegula is ready. */
 
 import { strict as assert } from "node:assert";

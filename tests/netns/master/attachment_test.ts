@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An interface's attachment (`master/attachment.ts`) on the real kernel: sockets that are handed
  * over before they are bound, replaced while they serve, and made again with their interface.

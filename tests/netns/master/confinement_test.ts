@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What each wall of a tile's or an app's confinement refuses alone. `attempts.c` makes the system calls, without
  * Deno, behind capabilities, landlock or seccomp, so that no wall is covered by another. What is tried

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The appliance of the running program ends by force while clients ask: that costs nobody anything.
  */

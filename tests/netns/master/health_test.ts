@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** How a running appliance tells whether it is well: what goes wrong is said, and said to be over. */
 
 import assert from "node:assert/strict";

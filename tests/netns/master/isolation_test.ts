@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What a tile of the appliance cannot do, tried from inside: a probe is started by the real `worker.ts`, with
  * the real permissions and the real confinement of each kind of tile, in a child process. Apps are processes

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An appliance's life with V8's memory protection keys and without. Where the CPU has none, both are the
  * same, and `scripts/test` boots a machine that has them (`tests/vm/life_test.ts`).

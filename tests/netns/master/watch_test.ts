@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The watch over the rings (`master/attachment.ts`) on the real kernel. A device that takes frames and delivers
  * none is made of two: the program of one hands its frames to a socket of the other, where the kernel

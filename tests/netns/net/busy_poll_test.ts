@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Busy polling: what is set on the sockets of the real program, read back from the kernel, and that it
  * answers in that mode as in any other.

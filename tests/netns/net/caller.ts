@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * An app that speaks without being asked: at every tick it sends the time to the next of those that it
  * has heard from, to port 5000.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula capture` at a running appliance, read by tshark: what is received, sent and dropped, with
  * the reason, and nothing of it in the way of a datagram.

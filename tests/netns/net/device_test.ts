@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Kinds of interface that an operator may name, and ways through several of them at once: each works,
  * or is left to the kernel with the reason said. After each of them what apps sent is what was sent or

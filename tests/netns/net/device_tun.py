@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """The far end of a tun device: sends a UDP datagram into it until one is answered, and prints the
 answer's text. The device comes up with this program, so the first may find it down yet.
 

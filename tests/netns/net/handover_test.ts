@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** One net tile after another on a socket of the real kernel, while datagrams come. */
 
 import { deepEqual, equal, ok } from "node:assert/strict";
@@ -59,7 +60,15 @@ class Host {
     const frames = slice(this.#umem, 0, FRAMES * FRAME_BYTES);
     this.fd = setup.prepare(frames, { frameBytes: FRAME_BYTES, headroom: HEADROOM, ring: RING });
     ok(this.fd >= 0);
-    const socket = { fd: this.fd, ifindex: ETH0, queue: 0, fill: RING, tx: RING };
+    const socket = {
+      fd: this.fd,
+      ifindex: ETH0,
+      queue: 0,
+      ring: RING,
+      fill: RING,
+      deepFill: RING,
+      tx: RING,
+    };
     this.#setup = {
       netbase,
       umem: this.#umem,
@@ -99,6 +108,7 @@ class Host {
           wait: () => 0,
           thread: () => 0,
           nameThread() {},
+          bePrompt: () => 0,
           callName: () => "",
           duplicate: () => -1,
           readable: () => false,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What is not for Tegula stays the kernel's, on the very interface that it holds; and what only the
  * kernel can receive of ours is answered all the same.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The regions of a running appliance, as the kernel has them mapped: read, and never touched. */
 
 import { strict as assert } from "node:assert";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The AF_XDP sockets of another process, for what only the kernel can tell of them.
  */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The real program from outside: what it answers, in which mode, and how it starts and stops.
  */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** How many turns a tile takes before it blocks, in the real program. */
 
 import { strict as assert } from "node:assert";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What the kernel counts of AF_XDP sockets (XDP_STATISTICS), told by the real program and read from the
  * kernel beside it; and who sees to it that UDP checksums are right.
@@ -34,7 +35,7 @@ labTest("what the kernel counts of all sockets is among the counters", async (la
   const { host, asker } = await pair(lab, { queues: 2 });
   const appliance = await Appliance.start(host, ECHO);
   const flows = Array.from({ length: 16 }, () => ({ source: CLIENT, target: HOST, port: 7 }));
-  await asker.start({ flows, rate: 1000 });
+  await asker.start({ flows, rate: 5000 });
   await answeredAtLeast(asker, 200);
   // Nobody reads meanwhile, so that rings fill up and frames run out.
   const reader = applianceOf(appliance.process.pid);

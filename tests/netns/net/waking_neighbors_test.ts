@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * With every tile asleep nothing waits for a time-out: the solicit for a neighbour goes out at once,
  * and what waited for it as soon as the neighbour is known (`waking_test.ts` has datagrams to known

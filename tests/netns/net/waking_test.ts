@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * With every tile asleep, what an app sends of its own accord goes out at once, and so does a solicit:
  * nobody waits for a time-out, of which the shortest is a second (`tiles/runtime/tile.ts`).

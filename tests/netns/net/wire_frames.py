@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Frames made by scapy for wire_test.ts, sent and received on a veth's end by AF_PACKET.
 
 Each class is a list of sendings: the frames of one datagram, and the payload that must come back, or

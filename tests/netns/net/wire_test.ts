@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Frames made by scapy, hostile ones included, on the real wire of the real appliance: for each class
  * the counter that must move moves, no other does, and a good datagram is answered afterwards. What

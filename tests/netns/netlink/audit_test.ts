@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The audit: what the mirror has wrong it finds, names, counts and has put right; what an event tells it
  * leaves alone; and where nothing is wrong it finds nothing, whatever happens meanwhile.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Random commands of `ip`, and settings, about a small world, so that they meet: few prefixes that lie in each other,
  * few gateways, few links. The commands of a seed are always the same and do not depend on what

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A host as it is in a cloud: systemd-networkd configures its interface by DHCP while Tegula waits for that,
  * and Tegula decides about addresses as that kernel does (docs/kernel.md, Routes).

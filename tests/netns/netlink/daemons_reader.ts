@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A reader of netbase in a thread of its own, as a net tile is one, for `daemons_test.ts`: looks up
  * addresses that the kernel has a route to at every moment, again and again, and counts.

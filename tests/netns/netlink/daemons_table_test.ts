@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A table as large and as mixed as the internet's (docs/kernel.md, Routes), loaded into the kernel by BIRD and by
  * `ip -batch` beside a running appliance: it has every route soon after the kernel has, and an audit finds

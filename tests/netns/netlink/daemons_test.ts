@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Beside the programs that move routes for a living: BIRD, and `ip -batch` (docs/kernel.md, Routes). What
  * they do at whatever pace, the mirror follows; what they do not take away is never seen to be gone.

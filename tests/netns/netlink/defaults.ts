@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Where the kernel's choice depends on a history that netlink does not tell: which ways out it may take
  * then.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Where the kernel goes by the state of gateways: several default routes of equal metric, and groups of
  * next-hop objects. A multipath route without objects keeps to its hops, unless

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What the tests of the mirror share: a mirror of the namespace that the test runs in, the kernel
  * to be asked the same questions, and `ip`. `scripts/test.ts` puts each file in a namespace of its

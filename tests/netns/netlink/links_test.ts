@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Interfaces that are renamed, change their MAC or MTU, have large indices, move away and come back,
  * and what bridges say about their ports (docs/kernel.md, Interfaces).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Events that are lost, dumps that are interrupted, replies that are stale: whatever goes wrong on
  * the way, the mirror ends up equal to the kernel, and counts it (docs/kernel.md, Copying the kernel's

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Neighbours in every state, their MACs, and what is not a neighbour of ours (docs/kernel.md, Neighbours). */
 
 import assert from "node:assert/strict";

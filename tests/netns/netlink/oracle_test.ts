@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The mirror against the kernel itself: after each of a sequence of random commands of `ip`, for
  * addresses around the edges of all prefixes, Tegula decides as RTM_GETROUTE answers. A sequence

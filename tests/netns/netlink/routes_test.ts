@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Routes of every kind, as the kernel has them and as it decides by them (docs/kernel.md,
  * Routes).

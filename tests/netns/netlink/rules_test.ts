@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Policy rules (docs/kernel.md, Routes), and the order in which the kernel asks its tables, which depends
  * on whether a rule was ever touched. The first test has to come first: there is no way back.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Run without CAP_NET_ADMIN by `tile_test.ts`: has the kernel resolve a neighbour and waits
  * until it is known. Arguments: interface and address.

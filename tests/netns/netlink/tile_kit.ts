@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The netlink tile as `tile_test.ts` turns it: by its own hands, on a clock that stands still
  * with the machine, and a peer in a namespace to ask for.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The netlink tile on the real kernel: it resolves what net tiles ask for, withstands floods of
  * made-up addresses, keeps neighbours in use confirmed, and keeps the XDP filter to the interface

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The netlink tile wakes sleeping net tiles when netbase changes in a way that held datagrams may need. */
 
 import assert from "node:assert/strict";

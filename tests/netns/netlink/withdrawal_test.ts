@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What the kernel takes away without a word: routes on a link that goes down or an address that
  * goes, routes of next-hop objects (docs/kernel.md, Routes). The mirror takes them away with the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The package for Debian that `scripts/package` makes: in a Debian that has little else, under systemd. */
 import assert from "node:assert/strict";
 import { dirname } from "node:path";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** `dist/tegula`, the one-file executable, and what `scripts/install` makes of it. */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";

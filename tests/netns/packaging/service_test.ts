@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The systemd service that `scripts/install` makes, under a real systemd as PID 1. */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";

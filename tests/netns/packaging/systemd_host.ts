@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A host that systemd has booted, as PID 1 of namespaces of its own: this machine's files, or some of
  * them, below a layer that is thrown away, one of the laboratory's network namespaces, and a control group.

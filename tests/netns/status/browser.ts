@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Chromium without a window, told what to do by its DevTools protocol
  * (https://chromedevtools.github.io/devtools-protocol/), in the namespace that the tests run in.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The status page of a running tegula, in Chromium without a window. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The status tile of a running appliance, from outside: what it answers over its control socket and as
  * metrics, and how it begins and ends.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { heapView, u8 } from "../../../ffi/region.ts";
 import { NetSide } from "../../../tiles/app/host.ts";

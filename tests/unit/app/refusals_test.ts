@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { AppHarness, type Asked, type HarnessOptions } from "../../../tiles/app/harness.ts";
 import * as echo from "../../../apps/echo.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What a name server is to say, the slow and obvious way: RFC 1034 §4.3.2 and RFC 4592 read aloud, over
  * all records at each step. Names are lists of labels in lower case, the first label first.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The library for authors of apps: each structure next to a model that is simple and slow. */
 
 import assert from "node:assert/strict";

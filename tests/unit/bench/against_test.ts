@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** `deno task bench … --against REF`: its options, its figures, and what it does with git. */
 
 import assert from "node:assert/strict";

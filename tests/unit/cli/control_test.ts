@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Asking an appliance that is slow, and one that hangs. */
 
 import assert from "node:assert/strict";

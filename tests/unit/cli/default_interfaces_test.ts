@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { findDefaults } from "../../../cli/snapshot.ts";
 import type { Host } from "../../../ffi/host.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Every page of the documentation: its links lead somewhere, files that it names exist, tables fit a screen. */
 
 import assert from "node:assert/strict";
@@ -61,3 +62,25 @@ for (const page of PAGES) {
     }
   });
 }
+
+/** Source files of the project below a folder. */
+function* sourcesIn(folder: string): Generator<string> {
+  for (const { name, isDirectory } of Deno.readDirSync(folder)) {
+    const path = join(folder, name);
+    if (isDirectory) yield* sourcesIn(path);
+    else if (/\.(ts|js|mjs|c|h|py|sh|mk|css)$/.test(name)) yield path;
+  }
+}
+
+Deno.test("each source file names its licence, that of deno.json except for the XDP program", () => {
+  const { license } = JSON.parse(Deno.readTextFileSync(join(ROOT, "deno.json")));
+  const folders = ["apps", "bench", "cli", "demo", "ffi", "master", "netbase", "scripts", "tests"];
+  for (const folder of [...folders, "tiles", "packaging"]) {
+    for (const path of sourcesIn(join(ROOT, folder))) {
+      const head = Deno.readTextFileSync(path).split("\n", 2).join("\n");
+      const [, said] = /SPDX-License-Identifier: (.*?)(?: \*\/)?$/m.exec(head) ?? [];
+      const expected = path.endsWith(".bpf.c") ? `GPL-2.0-only OR ${license}` : license;
+      assert.equal(said, expected, relative(ROOT, path));
+    }
+  }
+});

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The native parts compile for aarch64, too, by Debian's cross compiler. They are not linked, nor run. */
 
 import { equal } from "node:assert/strict";

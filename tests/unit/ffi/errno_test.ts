@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Error numbers in messages. */
 
 import { equal, throws } from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The surface of the built native library: who may load it finds nothing in it besides what the bindings
  * name. And how much C there is at all.

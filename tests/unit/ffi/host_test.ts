@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** What main asks of the host: each answer against what the system says by another way. */
 
 import { deepEqual, equal, notEqual, throws } from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Tries one thing on regions, named on the command line; some of them end this process.
  */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Regions: two views of the same bytes, one of which cannot be written by any means. What ends the
  * process is tried in a child.

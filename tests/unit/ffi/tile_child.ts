@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The process that `tile_test.ts` confines a worker in, because a mistake there would end it. Its
  * one argument is a list of tasks in JSON; it prints one JSON line for each, and ends in order.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What a confined tile can still do and what it cannot, each tried from inside, in a child process.
  */
@@ -189,4 +190,16 @@ Deno.test("wait() returns 1 once for any number of wakes, and 0 when there was n
   tile.wake(eventfd);
   equal(tile.wait(eventfd, -1), 1);
   equal(tile.wait(eventfd, 1), 0);
+});
+
+Deno.test("bePrompt() gives the calling thread the shortest slices that there are, and the usual ones", () => {
+  const tile = openTile();
+  const slice = () =>
+    Number(/se\.slice.*: +(\d+)/.exec(Deno.readTextFileSync("/proc/thread-self/sched"))?.[1]);
+  const before = slice();
+  equal(tile.bePrompt(true), 0);
+  // Kernels before 6.12 have none, and others may not show them.
+  if (before > 0) equal(slice(), 100_000);
+  equal(tile.bePrompt(false), 0);
+  if (before > 0) equal(slice(), before);
 });

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A tile in the making, for `tile_test.ts`: confines itself in the role it is told, then
  * tries what it must not do (`attempts`), does what honest code may do at any time (`honest`), works

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Which files an app is made from: what is in its module's folder or granted to it, and nothing that a
  * link, an import or a file without an end brings in from elsewhere.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** How an interface is attached, with no kernel to say no. */
 
 import { deepEqual, equal, throws } from "node:assert/strict";

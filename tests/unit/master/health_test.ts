@@ -1,10 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
 /** When an appliance is well, and the region by which that is reported. */
 
 import assert from "node:assert/strict";
 import { APP, NET } from "../../../tiles/runtime/counters.ts";
 import { TILE_COUNTERS, TileReader } from "../../../tiles/runtime/tile.ts";
 import { heapView } from "../../../ffi/region.ts";
-import { HealthMonitor, type Observed, StatusLine } from "../../../master/health.ts";
+import { HealthMonitor, isAnnounced, type Observed, StatusLine } from "../../../master/health.ts";
 import {
   HEALTH_BYTES,
   HealthReader,
@@ -124,6 +125,39 @@ Deno.test("each thing that is wrong makes it unwell once it lasts, and no longer
       `${2 + after}: ready`,
     ]);
   }
+});
+
+Deno.test("one that hung is not well again between its end and its successor's start", () => {
+  const { changes, look } = watched();
+  const stuck = allWell(0).tiles.map((tile) => ({ ...tile, progress: 1000 }));
+  look();
+  for (let i = 0; i < 4; i++) {
+    look({ tiles: allWell(i + 1).tiles.map((tile, j) => tile.kind === "app" ? stuck[j] : tile) });
+  }
+  const withoutApp = allWell(10).tiles.filter(({ kind }) => kind !== "app");
+  look({ tiles: withoutApp, ports: [{ name: "53", apps: "dns", ready: false }] });
+  look();
+  assert.deepEqual(changes, [
+    "0: ready",
+    "4: unwell, dns makes no progress",
+    "5: unwell, no app is ready for port 53 (dns)",
+    "6: ready",
+  ]);
+});
+
+Deno.test("a host is announced while it is ready, and while strangers fill its neighbour table", () => {
+  const { monitor, look } = watched();
+  const announced = (seen?: Partial<Observed>) => {
+    look(seen);
+    return isAnnounced(monitor.health);
+  };
+  assert.equal(announced({ starting: true }), false);
+  assert.equal(announced(), true);
+  assert.equal(announced({ neighborsFull: true }), true);
+  assert.equal(announced({ neighborsFull: true, unsyncedSeconds: 5 }), false);
+  assert.equal(announced(), true);
+  monitor.setDraining(true);
+  assert.equal(announced(), false);
 });
 
 Deno.test("what is interrupted begins anew", () => {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import type { Answers, App } from "../../../tiles/app/contract.ts";
 import { APP } from "../../../tiles/runtime/counters.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { RecentPeers } from "../../../tiles/net/app_port.ts";
 import { ETH0, ip, REQUEST, Room } from "./room.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { heapView, u32, u8 } from "../../../ffi/region.ts";
 import { AppPort, RECENT_PEERS_BYTES, requestsBytes } from "../../../tiles/net/app_port.ts";

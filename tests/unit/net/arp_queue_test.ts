@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { ArpQueue, type ArpQueueLimits, Rank } from "../../../tiles/net/arp_queue.ts";
 import { Packet, PACKET_WORDS } from "../../../tiles/net/rings.ts";

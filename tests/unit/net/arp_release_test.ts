@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import * as route from "../../../netbase/route.ts";
 import { ARP_QUEUE_LIMITS, ARP_QUEUE_MILLIS, REMIND_MILLIS } from "../../../tiles/net/arp_queue.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** What a net tile shows of what passes: the ring, its content, and the file that is made of it. */
 
 import assert from "node:assert/strict";

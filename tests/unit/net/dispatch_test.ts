@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { Dispatch } from "../../../tiles/net/rx.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The kernel's side of a net tile in memory: AF_XDP rings and UDP sockets, with the bookkeeping that
  * shows a frame lost or given away twice. The real ones are tested in tests/netns.

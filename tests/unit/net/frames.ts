@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Frames the slow, obvious way, byte by byte from the RFCs: the oracle for what the net tile reads
  * and writes with words and cached headers.

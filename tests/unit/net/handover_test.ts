@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** A net tile that takes over from another: after an orderly leave, after a kill, on old and new sockets. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The host of the net tile's tests, in memory: its addresses, and a netbase filled by hand.
  *     lo    1  127.0.0.1/8

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What an app does that it should not: it writes its links' region as it likes, at any time. Whatever
  * that is, each descriptor ends in one counter, and what leaves is right.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Good frames with bytes overwritten, cut off or lengthened, a million of them, through the whole path
  * in memory and an app that answers each that reaches it: which must be those, and only those, that a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** What an app gets to see of payloads: its own where it is alone, and of several each its own. */
 
 import assert from "node:assert/strict";

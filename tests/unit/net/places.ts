@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** A net tile and an app that answers, in the net tile or in a process of its own. */
 
 import { heapView } from "../../../ffi/region.ts";

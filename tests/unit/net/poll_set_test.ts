@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { BURST } from "../../../ffi/shared.ts";
 import type { TileLibrary } from "../../../ffi/tile.ts";

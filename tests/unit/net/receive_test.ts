@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import * as route from "../../../netbase/route.ts";
 import { be, buildFrame, checksum, ipOffset, mendIpChecksum, type UdpFrame } from "./frames.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Requests that are sent back where others are in the way. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** A net tile in the host of `host.ts`: rings faked, an app whose ends are at hand. */
 
 import assert from "node:assert/strict";
@@ -57,6 +58,9 @@ const SHAPE: LinkShape = { depth: 64, payloadBytes: 1 << 17 };
 /** The same where several apps share the UMEM. */
 const APART_SHAPE: LinkShape = { ...SHAPE, requestBytes: 1 << 17 };
 const RING = 32;
+/** Frames of each fill ring while the kernel has all, and longer than it has them. */
+export const DEEP = 48;
+export const DEEP_MILLIS = 10_000;
 
 /** A datagram as an app got it. */
 export interface Received {
@@ -183,6 +187,7 @@ export class Room {
   readonly #frames: { frameBytes: number; headroom: number };
   /** The tile's own. */
   readonly region = heapView(TILE_REGION_BYTES);
+  readonly #isDeep: boolean;
   readonly #made: Promise<Tile> | null = null;
   readonly counters: Float64Array;
   setup: NetSetup;
@@ -201,6 +206,7 @@ export class Room {
       kernelSockets = true,
       headroom = HEADROOM_BYTES,
       inline,
+      isDeep = false,
     }: {
       ports?: readonly (readonly number[])[];
       /** Whether each app is given its payloads in memory of its own. */
@@ -211,8 +217,11 @@ export class Room {
       kernelSockets?: boolean;
       headroom?: number;
       inline?: App;
+      /** Whether it goes on as a tile begins: the kernel has all frames, and apps are waited for. */
+      isDeep?: boolean;
     } = {},
   ) {
+    this.#isDeep = isDeep;
     const region = new TileRegion(this.region);
     const memory = heapView(UMEM_BYTES + 2 * MARGIN_BYTES);
     const umem = slice(memory, MARGIN_BYTES, UMEM_BYTES);
@@ -226,7 +235,13 @@ export class Room {
     this.apps = ports.map((ports) => new FakeApp(ports, { umem, shape, sendTo }));
     const solicit = heapView(SOLICIT_LINK_BYTES);
     this.solicits = new SolicitConsumer(solicit);
-    const socket = { fill: RING, tx: RING, partialChecksums };
+    const socket = {
+      ring: 2 * RING,
+      fill: RING,
+      deepFill: isDeep ? DEEP : RING,
+      tx: RING,
+      partialChecksums,
+    };
     this.setup = {
       netbase: this.netbase,
       umem,
@@ -272,6 +287,7 @@ export class Room {
           wake() {},
           wait: () => 0,
           thread: () => 0,
+          bePrompt: () => 0,
           nameThread() {},
           duplicate: (fd) => fd,
           readable: () => false,
@@ -332,6 +348,9 @@ export class Room {
 
   #start(tile: Tile): void {
     this.tile = tile;
+    if (!this.#isDeep) {
+      for (const then of [this.now - DEEP_MILLIS, this.now]) tile.housekeeping!(then);
+    }
     tile.clock!(this.now);
   }
 

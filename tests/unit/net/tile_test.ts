@@ -1,9 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { BURST } from "../../../ffi/shared.ts";
 import { create, framesNeeded } from "../../../tiles/net/tile.ts";
+import { ControlWriter } from "../../../tiles/runtime/control.ts";
+import { NET } from "../../../tiles/runtime/counters.ts";
 import fc from "../property.ts";
 import { buildFrame } from "./frames.ts";
-import { ETH0, FRAMES, ip, PEER_MAC, REQUEST, Room, SLOT } from "./room.ts";
+import { DEEP, DEEP_MILLIS, ETH0, FRAMES, ip, PEER_MAC, REQUEST, Room, SLOT } from "./room.ts";
 
 const FD = 1007;
 
@@ -27,6 +30,65 @@ Deno.test("fill rings are full from the start, and topped up while apps keep fra
   assert.deepEqual(filled(), [32, 32, 32]);
   for (let i = 0; i < 64; i++) room.receive(REQUEST);
   assert.deepEqual(filled(), [32, 32, 32]);
+});
+
+Deno.test("while a successor starts, and for a while at first, the kernel has all frames to receive", () => {
+  const room = new Room({ isDeep: true });
+  const filled = () => room.xsk.rings(SLOT.eth0).fill.length;
+  const control = new ControlWriter(room.setup.control);
+  /** Its requests pass, so that their frames come back. */
+  const ask = (count: number) => {
+    for (let i = 0; i < count; i++) {
+      room.receive(REQUEST);
+      room.apps[0].take();
+    }
+  };
+  assert.equal(filled(), DEEP);
+  room.pass(0);
+  room.pass(DEEP_MILLIS);
+  ask(DEEP);
+  assert.equal(filled(), 32);
+
+  control.changing = true;
+  room.pass(DEEP_MILLIS);
+  room.turn();
+  assert.equal(filled(), DEEP);
+  room.pass(DEEP_MILLIS);
+  ask(DEEP);
+  assert.equal(filled(), DEEP);
+
+  control.changing = false;
+  room.pass(1);
+  room.turn();
+  assert.equal(filled(), DEEP, "the start of a handover is not the end of it");
+  room.pass(DEEP_MILLIS);
+  ask(DEEP);
+  assert.equal(filled(), 32);
+});
+
+Deno.test("during a handover requests wait in the rings for an app, but not for long", () => {
+  const room = new Room({ isDeep: true });
+  const [app] = room.apps;
+  const waiting = () => room.xsk.rings(SLOT.eth0).rx.length;
+  const { rx_drop_app_link_full } = NET.index;
+  // Half of the link, and one.
+  for (let i = 0; i < 33; i++) room.receive(REQUEST);
+  for (let i = 0; i < 40; i++) room.receive({ ...REQUEST, destinationPort: 9 });
+  assert.equal(waiting(), 40);
+  assert.equal(app.take().length, 33);
+  room.turn();
+  assert.equal(waiting(), 0);
+  assert.equal(room.apps[1].take().length, 40);
+
+  for (let i = 0; i < 33; i++) room.receive(REQUEST);
+  room.receive({ ...REQUEST, destinationPort: 9 });
+  const end = performance.now() + 1000;
+  while (waiting() > 0 && performance.now() < end) room.tile.turn();
+  assert.equal(waiting(), 0, "an app that stands still costs itself, and no other app");
+  for (let i = 0; i < 40; i++) room.receive(REQUEST);
+  assert.equal(room.counters[rx_drop_app_link_full], 33 + 40 - 64);
+  room.turn();
+  assert.equal(room.apps[1].take().length, 1);
 });
 
 Deno.test("of thousands of kernel sockets all that have something are heard, each time", () => {

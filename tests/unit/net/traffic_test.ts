@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** What a net tile counts by port and socket, and how long datagrams take. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { IFF_BROADCAST, IFF_UP } from "../../../netbase/interfaces.ts";
 import { NUD_FAILED } from "../../../netbase/neighbors.ts";

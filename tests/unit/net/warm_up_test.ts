@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** That a net tile's warm-up goes the whole way of datagrams, by the library's own calls, and ends there. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
 import { Umem, XdpPort } from "../../../tiles/net/rings.ts";
@@ -12,7 +13,16 @@ function makePort() {
   const region = heapView(FRAMES * FRAME_BYTES);
   const umem = new Umem(region, { frameBytes: FRAME_BYTES, frames: FRAMES, largeBuffers: 0 });
   const xsk = new FakeXsk(region, { frameBytes: FRAME_BYTES });
-  const setup = { fd: 100, ifindex: 2, queue: 0, fill: FILL, tx: FRAMES, partialChecksums: false };
+  const setup = {
+    fd: 100,
+    ifindex: 2,
+    queue: 0,
+    ring: FRAMES,
+    fill: FILL,
+    deepFill: FILL,
+    tx: FRAMES,
+    partialChecksums: false,
+  };
   return {
     umem,
     xsk,
@@ -77,7 +87,16 @@ Deno.test("however slow the kernel is and whatever apps keep, each queue of a UM
     const xsk = new FakeXsk(region, { frameBytes: FRAME_BYTES });
     const ports = Array.from({ length: queues }, (_, slot) =>
       new XdpPort(
-        { fd: 100 + slot, ifindex: 2, queue: slot, fill: FILL, tx, partialChecksums: false },
+        {
+          fd: 100 + slot,
+          ifindex: 2,
+          queue: slot,
+          ring: FRAMES,
+          fill: FILL,
+          deepFill: FILL,
+          tx,
+          partialChecksums: false,
+        },
         { xsk, umem, slot, cells: new Float64Array(8) },
       ));
     for (const port of ports) port.refill();

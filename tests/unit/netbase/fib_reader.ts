@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A reader of the FIB in a thread of its own, for fib_concurrent_test.ts. Every address that
  * it looks up is covered at all times, by a route whose gateway is its prefix

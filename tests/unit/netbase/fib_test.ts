@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { fibWords } from "../../../netbase/fib.ts";
 import { TBL24_CELLS, TBL8_BIT, TBL8_CELLS } from "../../../netbase/layout.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { NEXT_HOPS, TBL8S } from "../../../netbase/layout.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";

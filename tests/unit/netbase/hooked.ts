@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Netbase with every single load and store of shared memory at the test's hands: a copy of netbase/
  * whose typed arrays and `Atomics` report each before it is made. At a store of the writer the test may

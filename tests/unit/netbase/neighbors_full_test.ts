@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The neighbour table at its end: no room for what is new, or none until a reader has moved on. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * A reader of the neighbour table in a thread of its own, for neighbors_concurrent_test.ts. It
  * works as a net tile does: bursts of lookups, what was found used until the end of the burst, then a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { u32 } from "../../../ffi/region.ts";
 import { slotsBaseOf, slotsLog2Of } from "../../../netbase/hash_table.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { DeferredFree, Grace, IdPool, RunPool } from "../../../netbase/rcu.ts";
 import { StandingReader } from "../netbase_room.ts";

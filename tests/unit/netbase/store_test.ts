@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { heapView, type View } from "../../../ffi/region.ts";
 import { fibWords } from "../../../netbase/fib.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * Every table whose keys strangers choose (`bench/stranger_tables.ts` lists them) is keyed: what meets in
  * one place under one seed does not under another. And it is bounded, in what it holds and in how much

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** What becomes of a lookup during which the writer goes on, by a reader that it knows of, and by one it does not. */
 
 import assert from "node:assert/strict";

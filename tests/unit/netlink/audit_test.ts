@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Audits of a mirror whose tables are real and whose kernel is made up. */
 
 import assert from "node:assert/strict";

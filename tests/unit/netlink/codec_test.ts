@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The rtnetlink codec: what is written is read again, what the kernel sent is read right, and no
  * message whatsoever makes it throw anything but its own error, hang, or look outside.

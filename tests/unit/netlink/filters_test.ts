@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The XDP filters as the interface table changes. VLAN devices are made up here, as the kernels
  * that tests run on need not have any.

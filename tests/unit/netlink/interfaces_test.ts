@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { IFF_LOWER_UP, IFF_RUNNING, IFF_UP } from "../../../netbase/interfaces.ts";
 import * as nl from "../../../tiles/netlink/rtnetlink.ts";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** When neighbours are marked "refresh wanted", in made-up time. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Solicits in made-up time: who is asked for, in what order, how often, and how many at once. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Events that come while a table is read: kept in order, and never lost silently. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * VLAN devices from what the kernel says of them to where frames go: messages recorded from a kernel
  * that has such devices, the interface table made of them, and what a net tile reads in it.

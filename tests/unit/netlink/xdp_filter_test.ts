@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The filter's writer against a plain set: whatever is added and removed, the program, which searches
  * as `isOurs` here does, finds what is in it and nothing else.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Alerts and dashboard: what they name exists, and each alert is raised by what it is about, and by nothing less. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import { strict as assert } from "node:assert";
 import { heapView } from "../../../ffi/region.ts";
 import { CONTROL_BYTES, ControlReader, ControlWriter } from "../../../tiles/runtime/control.ts";

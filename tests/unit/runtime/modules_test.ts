@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** What tiles and their process load: every module costs each that has it memory. */
 
 import { deepEqual, ok } from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** What processes are granted, as Deno takes it. */
 
 import assert from "node:assert/strict";

@@ -1,10 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import {
   ARP_QUEUE_ENTRIES,
   HEADROOM_BYTES,
   LINK_SHAPE,
   planTiles,
-  RING_ENTRIES,
+  SOCKET_FRAMES,
+  SPARE_FRAMES,
 } from "../../../tiles/runtime/plan.ts";
 import fc from "../property.ts";
 
@@ -33,7 +35,8 @@ Deno.test("every queue has exactly one net tile, and each UMEM has a frame for a
     for (const { queue, netTile } of shares) assert.equal(netTile, queue % netTiles);
     frames.forEach((count, tile) => {
       const sockets = shares.filter((share) => share.netTile === tile).length;
-      const most = sockets * 2 * RING_ENTRIES + shape.apps * LINK_SHAPE.depth + ARP_QUEUE_ENTRIES;
+      const most = sockets * 2 * SOCKET_FRAMES + (sockets > 0 ? SPARE_FRAMES : 0) +
+        shape.apps * LINK_SHAPE.depth + ARP_QUEUE_ENTRIES;
       assert.equal(count, most);
     });
   }));

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** How main looks after tiles, with workers that this test plays. */
 
 import assert from "node:assert/strict";

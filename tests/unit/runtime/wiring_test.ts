@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Which regions there are, and whose they are. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import { equal } from "node:assert/strict";
 import { pku } from "../../../scripts/machine.ts";
 

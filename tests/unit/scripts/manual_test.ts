@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { COMMANDS, OTHER_COMMANDS } from "../../../cli/main.ts";
 import { Exit, EXIT_STATUSES } from "../../../cli/command.ts";

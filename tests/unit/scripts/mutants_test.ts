@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** That every mutant can be applied to the tree as it is, and that what finds its place is right. */
 
 import assert from "node:assert/strict";

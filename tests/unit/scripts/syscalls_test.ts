@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * The policy of system calls, its reasons, and `docs/system_calls.md` belong together; and what honest
  * code calls is in it. `scripts/syscalls` measures more, and for longer.

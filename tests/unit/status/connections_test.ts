@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** Whoever connects to the status tile: how many at a time, for how long, and who has to go. */
 
 import assert from "node:assert/strict";

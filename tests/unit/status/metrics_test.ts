@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** The metrics as a scraper gets them: HTTP, and Prometheus's text. */
 
 import assert from "node:assert/strict";

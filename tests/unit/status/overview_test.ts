@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /** What `tegula top` and the status page show, by the metrics that it is made of. */
 
 import assert from "node:assert/strict";

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * All routes in parts, as the status tile gets them from the netlink tile: whatever lies where one part
  * ends and the next begins, none is left out and none comes twice.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /**
  * What a look at a running tegula shows, made of two scrapes of its metrics: rates by interface, port and app,
  * drops, latency, saturation and health. `tegula top` and the status page show the same tables, and read

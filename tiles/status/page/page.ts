@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// <reference lib="dom" />
 /**
  * The status page, as it runs in a browser: reads the metrics every second, and shows what `overview.ts`
