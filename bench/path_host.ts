@@ -130,6 +130,8 @@ export class MemoryXsk implements XskSlots {
       descriptors[2 + 2 * i] = filled[(tail + i) & (RING_ENTRIES - 1)];
       descriptors[3 + 2 * i] = REQUEST_BYTES;
     }
+    // Some time, so that answers are timed.
+    if (count > 0) descriptors[1] = 1;
     this.#fillTail = tail + count;
     return count;
   }

@@ -226,6 +226,7 @@ export class Receiver {
     const count = port.receive(batch.frames);
     if (count === 0) return 0;
     batch.arrival = ticksOf(batch.frames[0], batch.frames[1]);
+    this.#traffic.settle(batch.arrival);
     const others = this.#check(count, port.ifindex, port.partialChecksums);
     const { packets } = batch;
     let dropped = 0;

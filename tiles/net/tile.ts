@@ -355,11 +355,11 @@ class NetTile implements Tile {
       sent += count;
     }
     this.#counters[NET.index.tx_frames] += sent;
-    this.#traffic.settle();
     // Last: no answer waits for the kernel to have free frames.
     for (let i = 0; i < ports.length; i++) ports[i].refill();
     this.#askNetlink();
     this.#worked = work + sent > 0;
+    if (!this.#worked) this.#traffic.rest();
     return work + sent;
   }
 

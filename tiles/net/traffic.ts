@@ -10,8 +10,8 @@
  *     link i     the share of the i-th app's link that the app has not passed
  *     port p     packets, payload bytes and drops, received and sent; 0 is for what names no port of its app
  *
- * A record of a port is a cache line. A burst is counted by runs of the same port, in one pass over the
- * descriptions of its packets.
+ * A record of a port is a cache line. A burst that is all of one port is counted at once: the passes that
+ * read its packets anyway find that out.
  */
 
 import { f64, type View } from "../../ffi/region.ts";
@@ -21,7 +21,7 @@ import * as frame from "./rings.ts";
 import type { Dispatch, RxBatch } from "./rx.ts";
 
 // Own constants, see rings.ts.
-const { BATCH, Packet, PACKET_SHIFT, SocketCell } = frame;
+const { BATCH, Packet, PACKET_SHIFT, REFUSED, SocketCell } = frame;
 const { at: LATENCY, sum: LATENCY_SUM } = HISTOGRAMS.latency;
 
 /** Doubles of a record, and which is which. */
@@ -35,6 +35,8 @@ export const PortCell = {
   rxDrops: 4,
   txDrops: 5,
 } as const;
+const { rxPackets: RX_PACKETS, rxBytes: RX_BYTES } = PortCell;
+const { txPackets: TX_PACKETS, txBytes: TX_BYTES } = PortCell;
 
 const SOCKETS = 128;
 const LINKS = 256;
@@ -131,30 +133,22 @@ export class TrafficCounter {
     this.#add(port, PortCell.rxPackets, count, bytes);
   }
 
-  /** The same of what app `index` sends, all of it answers to one burst; see `sent`. */
-  sentAlike(index: number, port: number, count: number, bytes: number, arrival: number): void {
-    this.#addSent(index, port, count, bytes, arrival);
+  /** Counts `count` packets that all answer what arrived at `arrival` and are of one port of their app. */
+  sentAlike(port: number, count: number, bytes: number, arrival: number): void {
+    this.#add(port, PortCell.txPackets, count, bytes);
+    this.#answered(arrival, count);
   }
 
   /** Counts the packets of a batch, those with an app, by their ports. */
   received({ packets }: Pick<RxBatch, "packets">, count: number): void {
-    let port = 0;
-    let length = 0;
-    let bytes = 0;
+    const cells = this.#ports;
     for (let i = 0; i < count; i++) {
       const p = (i & (BATCH - 1)) << PACKET_SHIFT;
       if (packets[p + Packet.app] < 0) continue;
-      const to = packets[p + Packet.ports] & 0xffff;
-      if (to !== port) {
-        if (length > 0) this.#add(port, PortCell.rxPackets, length, bytes);
-        port = to;
-        length = 0;
-        bytes = 0;
-      }
-      length++;
-      bytes += packets[p + Packet.length];
+      const at = (packets[p + Packet.ports] & 0xffff) << RECORD_SHIFT;
+      cells[at + RX_PACKETS]++;
+      cells[at + RX_BYTES] += packets[p + Packet.length];
     }
-    if (length > 0) this.#add(port, PortCell.rxPackets, length, bytes);
   }
 
   /**
@@ -169,31 +163,25 @@ export class TrafficCounter {
     end: number,
     arrival: number,
   ): void {
-    let ports = -1;
-    let time = arrival;
-    let length = 0;
-    let bytes = 0;
+    const cells = this.#ports;
     for (let i = from; i < end; i++) {
       const p = picked[i & (BATCH - 1)];
-      const own = packets[p + Packet.ports] & 0xffff;
-      const came = arrival === 0 ? packets[p + Packet.arrival] : arrival;
-      if (own !== ports || came !== time) {
-        if (length > 0) this.#addSent(index, ports, length, bytes, time);
-        ports = own;
-        time = came;
-        length = 0;
-        bytes = 0;
-      }
-      length++;
+      let port = packets[p + Packet.ports] & 0xffff;
+      // One that was refused may name a port of another app.
+      if (packets[p + Packet.route] <= REFUSED) port = this.portOf(index, port);
+      const at = port << RECORD_SHIFT;
+      cells[at + TX_PACKETS]++;
       // An invalid length adds no more than the longest.
-      bytes += packets[p + Packet.length] & 0xffff;
+      cells[at + TX_BYTES] += packets[p + Packet.length] & 0xffff;
     }
-    if (length > 0) this.#addSent(index, ports, length, bytes, time);
-  }
-
-  #addSent(index: number, port: number, length: number, bytes: number, time: number): void {
-    this.#add(this.portOf(index, port), PortCell.txPackets, length, bytes);
-    if (time !== 0) this.#answered(time, length);
+    if (arrival !== 0) return this.#answered(arrival, end - from);
+    let begin = from;
+    for (let i = from; i < end; i++) {
+      const time = packets[picked[i & (BATCH - 1)] + Packet.arrival];
+      if (i + 1 < end && packets[picked[(i + 1) & (BATCH - 1)] + Packet.arrival] === time) continue;
+      if (time !== 0) this.#answered(time, i + 1 - begin);
+      begin = i + 1;
+    }
   }
 
   #add(port: number, cell: number, length: number, bytes: number): void {
@@ -220,18 +208,21 @@ export class TrafficCounter {
       runs[last + 1] += count;
       return;
     }
-    if (this.#waiting === 2 * RUNS) this.settle();
+    if (this.#waiting === 2 * RUNS) this.settle(this.#xsk.ticks());
     runs[this.#waiting] = time;
     runs[this.#waiting + 1] = count;
     this.#waiting += 2;
   }
 
-  /** What was noted has left: one look at the clock for all of it. */
-  settle(): void {
-    if (this.#waiting === 0) return;
+  /** The tile has nothing to do: what was noted has left. */
+  rest(): void {
+    if (this.#waiting > 0) this.settle(this.#xsk.ticks());
+  }
+
+  /** What was noted has left by `now`, in ticks, such as the arrival of the next burst. */
+  settle(now: number): void {
     const runs = this.#runs;
     const counters = this.#counters;
-    const now = this.#xsk.ticks();
     for (let i = 0; i < this.#waiting; i += 2) {
       // The clock of day can be set back.
       const ticks = Math.max(0, (now - runs[i]) | 0);

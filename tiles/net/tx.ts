@@ -392,7 +392,7 @@ export class Transmitter {
       const first = arrival || packets[picked[from] + Packet.arrival];
       const last = arrival || packets[picked[i - 1] + Packet.arrival];
       if (((all ^ any) & 0xffff) === 0 && first === last) {
-        this.#traffic.sentAlike(index, any & 0xffff, i - from, bytes, first);
+        this.#traffic.sentAlike(any & 0xffff, i - from, bytes, first);
       } else this.#traffic.sent(index, packets, picked, from, i, arrival);
     }
     if (this.#capture.wanted) {
