@@ -260,9 +260,10 @@ export class Receiver {
   }
 
   /**
-   * Describes the packets of the batch, and returns how many are not ordinary. A frame that does not begin where the UMEM's headroom puts
-   * frames is moved, and `frames` says where to. `partialChecksums`: the bare sum of the pseudo header is
-   * a valid UDP checksum too, since the sender left the rest to hardware that is not there.
+   * Describes the packets of the batch, and returns how many are not ordinary. A frame that does not begin
+   * where the UMEM's headroom puts frames is moved, and `frames` says where to. `partialChecksums`: the bare
+   * sum of the pseudo header is a valid UDP checksum too, since the sender left the rest to hardware that is
+   * not there.
    */
   #check(count: number, ifindex: number, partialChecksums: boolean): number {
     const { generation, interfaces } = this.#reader;
