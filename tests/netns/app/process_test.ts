@@ -254,10 +254,10 @@ Deno.test("what never ends in a handler is named once, with its place", async ()
   });
   const place = HONEST.slice("file://".length).replaceAll(".", "\\.");
   const patterns = [
-    `^honest: answer\\(\\) started a timer \\(setTimeout at ${place}:16\\), which never fires there: `,
-    `^honest: answer\\(\\) made a promise \\(fetch at ${place}:17\\), which never settles there: `,
+    `^honest: answer\\(\\) started a timer \\(setTimeout at ${place}:17\\), which never fires there: `,
+    `^honest: answer\\(\\) made a promise \\(fetch at ${place}:18\\), which never settles there: `,
     `^honest: the app threw.*: it has no read access to "${file}": what \\[apps\\] grants ends with`,
-    `^honest: the app threw.*as I was told(.|\\n)*${place}:20`,
+    `^honest: the app threw.*as I was told(.|\\n)*${place}:21`,
   ];
   for (const [i, pattern] of patterns.entries()) {
     const found = lines.filter((line) => new RegExp(pattern).test(line));
@@ -301,6 +301,7 @@ Deno.test("a program that is closed to the app's user is copied, and the app is 
     "tiles",
     "build",
     "deno.json",
+    "deno.lock",
   ];
   const copied = await new Deno.Command("cp", {
     args: ["-r", "--preserve=timestamps", ...parts.map((part) => ROOT + part), folder],
@@ -324,7 +325,7 @@ Deno.test("a program that is closed to the app's user is copied, and the app is 
     Deno.exit();`,
   );
   const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "--allow-all", "--no-check", "--no-lock", `${folder}/start.ts`],
+    args: ["run", "--allow-all", "--no-check", "--cached-only", `${folder}/start.ts`],
   }).output();
   const [said, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
   assert.equal(said, "answered 1\n", words);

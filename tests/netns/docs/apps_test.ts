@@ -48,18 +48,21 @@ labTest("docs/apps.md: apps that ship can be copied, with what is said there", a
 });
 
 /** What ships, each at its usual port. */
-const SHIPPED = { discard: 9, dns: 53, echo: 7, ntp: 123, statsd: 8125, time: 37 };
+const SHIPPED = { balance: 54, discard: 9, dns: 53, echo: 7, ntp: 123, statsd: 8125, time: 37 };
 
 function copied(): string[] {
-  return Object.values(APPS).map(({ module }) =>
+  const modules = Object.values(APPS).map(({ module }) =>
     ROOT + (module.startsWith("apps/dns/") ? "apps/dns" : module)
   );
+  return [...modules, `${ROOT}apps/library`];
 }
 
 /** A configuration of the copies, by other names than the originals have. */
 function copies(folder: string): string {
   const listen = Object.entries(SHIPPED).map(([name, port]) => `${port}=my-${name}`);
+  listen.push("20000-20001=my-balance");
   const granted: Record<string, string> = {
+    balance: `options = { upstream = "20000-20001", backends = ["198.18.0.2:54"] }`,
     dns: `read = ["${ZONE}"]\noptions = { zone = "${ZONE}" }`,
     ntp: "clock = true",
   };
