@@ -433,6 +433,10 @@ class NetTile implements Tile {
     const areComplete = this.#ports.every((port) => port.addStatistics(totals));
     if (areComplete) this.#countStatistics(totals);
     this.#counters[NET.index.frames_free] = this.#umem.freeFrames;
+    this.#counters[NET.index.frames_in_kernel] = this.#ports.reduce(
+      (sum, { held }) => sum + held,
+      0,
+    );
     this.#counters[NET.index.arp_queue] = this.#transmitter.queue.count;
     for (const port of this.#ports) port.measure();
     this.#apps.forEach((app, i) => this.#traffic.links[i] = app.fill);

@@ -82,6 +82,7 @@ export const NET = table({
   wakeups: WAKEUPS,
   busy_seconds: BUSY,
   arp_queue: "Datagrams that wait for their neighbour.",
+  frames_in_kernel: "UMEM frames that the kernel has, to receive into or to send.",
 });
 
 /** Counters of the netlink tile. */
@@ -192,6 +193,7 @@ export const GAUGES: ReadonlySet<string> = new Set([
   "neighbor_table_full",
   "unsynced_seconds",
   "frames_free",
+  "frames_in_kernel",
   "arp_queue",
   "used_neighbors",
   "used_next_hops",

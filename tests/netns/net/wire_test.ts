@@ -106,6 +106,7 @@ const OF_THE_CLOCK = new Set([
   "busy_seconds",
   "arp_queue",
   "frames_free",
+  "frames_in_kernel",
   "xdp_tx_ring_empty",
 ]);
 const WATCHED = Object.keys(NET.help).filter((name) => !OF_THE_CLOCK.has(name));
