@@ -16,6 +16,7 @@ import {
   assertStopsPromptly,
   Client,
   ECHO,
+  eventually,
   HOST,
   labTest,
   type Namespace,
@@ -208,7 +209,11 @@ class MemoryGroup implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await Deno.remove(this.#folder);
+    // A process that has just been reaped is in its group for a moment more.
+    await eventually(
+      "an empty group",
+      () => Deno.remove(this.#folder).then(() => true as const, () => undefined),
+    );
     new Deno.Command("umount", { args: [this.#mount] }).outputSync();
   }
 }
