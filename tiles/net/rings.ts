@@ -574,10 +574,12 @@ export class XdpPort {
     const share = (producer: number, consumer: number, entries: number) =>
       ((cursors[producer] - cursors[consumer]) >>> 0) / entries;
     const { rxProducer, rxConsumer, txProducer, txConsumer } = XskCursor;
-    this.cells[SocketCell.rxRing] = share(rxProducer, rxConsumer, this.#fill);
+    // After a handover the kernel has more frames than usual until it has used them.
+    const frames = Math.max(this.#fill, this.#filled);
+    this.cells[SocketCell.rxRing] = share(rxProducer, rxConsumer, frames);
     this.cells[SocketCell.txRing] = share(txProducer, txConsumer, this.#tx);
     const { fillProducer, fillConsumer } = XskCursor;
-    this.cells[SocketCell.fillRing] = share(fillProducer, fillConsumer, this.#fill);
+    this.cells[SocketCell.fillRing] = share(fillProducer, fillConsumer, frames);
   }
 
   /**

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
-import { Umem, XdpPort } from "../../../tiles/net/rings.ts";
+import { SocketCell, Umem, XdpPort } from "../../../tiles/net/rings.ts";
 import fc from "../property.ts";
 import { FakeXsk } from "./fakes.ts";
 
@@ -9,7 +9,7 @@ const FRAME_BYTES = 2048;
 const FRAMES = 64;
 const FILL = 16;
 
-function makePort() {
+function makePort({ deepFill = FILL } = {}) {
   const region = heapView(FRAMES * FRAME_BYTES);
   const umem = new Umem(region, { frameBytes: FRAME_BYTES, frames: FRAMES, largeBuffers: 0 });
   const xsk = new FakeXsk(region, { frameBytes: FRAME_BYTES });
@@ -19,7 +19,7 @@ function makePort() {
     queue: 0,
     ring: FRAMES,
     fill: FILL,
-    deepFill: FILL,
+    deepFill,
     tx: FRAMES,
     partialChecksums: false,
   };
@@ -170,4 +170,20 @@ Deno.test("what is queued and what the kernel has yet to send are never more tha
   xsk.rings(0).slow = 0;
   port.complete();
   assert.equal(port.room, FRAMES);
+});
+
+Deno.test("a ring is at most full, also while the kernel still has the frames of a handover", () => {
+  const made = makePort({ deepFill: 3 * FILL });
+  const { xsk, port } = made;
+  const fills = () => {
+    port.measure();
+    return [port.cells[SocketCell.rxRing], port.cells[SocketCell.fillRing]];
+  };
+  port.isDeep = true;
+  for (let i = 0; i < 3; i++) port.refill();
+  assert.equal(port.filled, 3 * FILL);
+  port.isDeep = false;
+  assert.deepEqual(fills(), [0, 1]);
+  for (let i = 0; i < 3 * FILL; i++) assert.ok(xsk.deliver(0, new Uint8Array(60)));
+  assert.deepEqual(fills(), [1, 0]);
 });
