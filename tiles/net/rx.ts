@@ -24,9 +24,10 @@ import type { Capture } from "./capture.ts";
 import * as frame from "./rings.ts";
 import type { Umem, XdpPort } from "./rings.ts";
 import * as cached from "./route_cache.ts";
-import { countBatch, PortCell, ticksOf, type TrafficCounter } from "./traffic.ts";
+import * as counted from "./traffic.ts";
 
 // Own constants, see rings.ts.
+const { countBatch, layout: { ONE_PACKET }, PortCell, ticksOf } = counted;
 const { RECEIVE_HEADER_WORDS } = shared;
 const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route;
 const { layout: { MOST_WORDS, Route }, NO_PEER } = cached;
@@ -38,6 +39,8 @@ const { flowHash, fold, halves, isPeer, MOST_BYTES, sumWords, swap16 } = frame;
 const COUNT = NET.index;
 const BATCHES = HISTOGRAMS.rx_batch;
 
+/** What is pending for a packet, but for its UDP length. */
+const EMPTY_PACKET = ONE_PACKET - UDP_BYTES;
 /** EtherType of IPv4, read little-endian. */
 const ETH_P_IP_LE = swap16(ETH_P_IP);
 /** A frame begins at this byte of a word, so that the IPv4 header after an Ethernet header is aligned. */
@@ -73,10 +76,6 @@ export class RxBatch {
   arrival = 0;
   /** Bytes of its frames. */
   frameBytes = 0;
-  /** Of ordinary packets: their UDP lengths together, and the bits of `ports` that all have, or any has. */
-  udpBytes = 0;
-  allPorts = 0;
-  anyPorts = 0;
 }
 
 /** An app as the way in knows it: its link, or itself if it is in this tile. */
@@ -115,12 +114,14 @@ export class Dispatch {
   readonly #fds: Int32Array;
   readonly #served: Uint8Array;
   readonly #width: number;
+  /** All served ports. */
+  readonly ports: readonly number[];
 
   constructor(
     apps: readonly { readonly ports: readonly number[] }[],
     sockets: readonly UdpSocketSetup[],
   ) {
-    const ports = [...new Set(apps.flatMap((app) => app.ports))];
+    const ports = this.ports = [...new Set(apps.flatMap((app) => app.ports))];
     this.#width = ports.length + 1;
     this.#fds = new Int32Array(this.#width).fill(-1);
     this.#served = new Uint8Array(this.#width * apps.length);
@@ -173,7 +174,7 @@ export class Receiver {
   readonly #apps: readonly Recipient[];
   readonly #capture: Capture;
   readonly #counters: Float64Array;
-  readonly #traffic: TrafficCounter;
+  readonly #traffic: counted.TrafficCounter;
   readonly #trustChecksums: boolean;
   /** Where in the route cache each packet's route is looked for first. */
   readonly #slots = new Uint32Array(BATCH);
@@ -197,7 +198,7 @@ export class Receiver {
       apps: readonly Recipient[];
       capture: Capture;
       counters: Float64Array;
-      traffic: TrafficCounter;
+      traffic: counted.TrafficCounter;
       trustChecksums?: boolean;
     },
   ) {
@@ -227,7 +228,7 @@ export class Receiver {
     if (count === 0) return 0;
     batch.arrival = ticksOf(batch.frames[0], batch.frames[1]);
     this.#traffic.settle(batch.arrival);
-    const others = this.#check(count, port.ifindex, port.partialChecksums);
+    this.#check(count, port.ifindex, port.partialChecksums);
     const { packets } = batch;
     let dropped = 0;
     for (let i = 0; i < count;) {
@@ -239,6 +240,7 @@ export class Receiver {
       dropped++;
       this.#counters[-app]++;
       if (app === -COUNT.rx_drop_app_link_full) {
+        this.#uncount(i << PACKET_SHIFT);
         const port = packets[(i << PACKET_SHIFT) + Packet.ports] & 0xffff;
         this.#traffic.dropped(port, PortCell.rxDrops);
       }
@@ -250,22 +252,19 @@ export class Receiver {
     countBatch(this.#counters, BATCHES, count);
     port.cells[SocketCell.rxPackets] += count;
     port.cells[SocketCell.rxBytes] += batch.frameBytes;
-    if (others + dropped === 0 && ((batch.allPorts ^ batch.anyPorts) & 0xffff) === 0) {
-      const bytes = batch.udpBytes - UDP_BYTES * count;
-      this.#traffic.receivedAlike(batch.anyPorts & 0xffff, count, bytes);
-    } else this.#traffic.received(batch, count);
+    this.#traffic.passed(count);
     // Frames that were given back are whole as long as the fill ring has none of them.
     if (this.#capture.wanted) this.#capture.received(batch, count, this.#umem.bytes);
     return count;
   }
 
   /**
-   * Describes the packets of the batch, and returns how many are not ordinary. A frame that does not begin
-   * where the UMEM's headroom puts frames is moved, and `frames` says where to. `partialChecksums`: the bare
-   * sum of the pseudo header is a valid UDP checksum too, since the sender left the rest to hardware that is
-   * not there.
+   * Describes the packets of the batch, and counts those with an app at their ports. A frame that does not
+   * begin where the UMEM's headroom puts frames is moved, and `frames` says where to. `partialChecksums`: the
+   * bare sum of the pseudo header is a valid UDP checksum too, since the sender left the rest to hardware that
+   * is not there.
    */
-  #check(count: number, ifindex: number, partialChecksums: boolean): number {
+  #check(count: number, ifindex: number, partialChecksums: boolean): void {
     const { generation, interfaces } = this.#reader;
     if (this.#generation !== generation || this.#ifindex !== ifindex) {
       this.#generation = generation;
@@ -279,13 +278,14 @@ export class Receiver {
     this.#batch.changes = this.#cache.changes;
     const others = this.#passOrdinary(count, ifindex, partialChecksums);
     if (others < count) this.#sumPayloads(count);
-    if (others === 0) return 0;
+    if (others === 0) return;
     const { packets } = this.#batch;
     for (let p = 0; p < count << PACKET_SHIFT; p += 1 << PACKET_SHIFT) {
       if (packets[p + Packet.app] !== UNUSUAL) continue;
-      packets[p + Packet.app] = this.#checkOne(p, ifindex, partialChecksums);
+      const app = packets[p + Packet.app] = this.#checkOne(p, ifindex, partialChecksums);
+      if (app < 0) continue;
+      this.#traffic.received(packets[p + Packet.ports] & 0xffff, packets[p + Packet.length]);
     }
-    return others;
   }
 
   /**
@@ -345,10 +345,8 @@ export class Receiver {
     const isTrusted = this.#trustChecksums ? 1 : 0;
     const mayBePartial = partialChecksums ? 1 : 0;
     const device = ifindex | 0;
+    const pending = this.#traffic.pending;
     let others = 0;
-    let bytes = 0;
-    let all = -1;
-    let any = 0;
     for (let i = 0; i < count; i++) {
       const p = (i & (BATCH - 1)) << PACKET_SHIFT;
       const at = frames[2 * i + RECEIVE_HEADER_WORDS];
@@ -389,15 +387,9 @@ export class Receiver {
       packets[p + Packet.length] = udpLength - UDP_BYTES;
       packets[p + Packet.interface] = device;
       packets[p + Packet.sum] = rest;
-      bytes += udpLength;
-      all &= ports;
-      any |= ports;
+      pending[(ports & 0xffff) << 1] += udpLength + EMPTY_PACKET;
       others--;
     }
-    const batch = this.#batch;
-    batch.udpBytes = bytes;
-    batch.allPorts = all;
-    batch.anyPorts = any;
     return others;
   }
 
@@ -411,8 +403,16 @@ export class Receiver {
       if (packets[p + Packet.app] < 0 || headers < 0) continue;
       const length = packets[p + Packet.length];
       const sum = headers + sumWords(words, packets[p + Packet.offset] >>> 2, length);
-      if (fold(sum) !== 0xffff) packets[p + Packet.app] = -COUNT.rx_drop_udp_checksum;
+      if (fold(sum) === 0xffff) continue;
+      packets[p + Packet.app] = -COUNT.rx_drop_udp_checksum;
+      this.#uncount(p);
     }
+  }
+
+  /** The packet at word `p` was counted at its port, and is dropped. */
+  #uncount(p: number): void {
+    const { packets } = this.#batch;
+    this.#traffic.notReceived(packets[p + Packet.ports] & 0xffff, packets[p + Packet.length]);
   }
 
   /** Checks the packet at word `p` on its own, and describes it. Returns its app, or a negated counter. */

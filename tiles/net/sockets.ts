@@ -111,11 +111,12 @@ export class SocketReceiver {
       this.#counters[refused === 0 ? NET.index.rx_delivered : refused]++;
       if (refused !== 0) packets[p + Packet.app] = -refused;
       if (AFTER_CHECKS.has(refused)) this.#traffic.dropped(port, PortCell.rxDrops);
+      if (refused === 0) this.#traffic.received(port, packets[p + Packet.length]);
       if (this.#capture.wanted) {
         this.#capture.datagram(0, refused, received.subarray(at), bytes);
       }
     }
-    this.#traffic.received(this.#batch, count);
+    this.#traffic.passed(count);
     return count;
   }
 

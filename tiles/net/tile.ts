@@ -439,6 +439,7 @@ class NetTile implements Tile {
     );
     this.#counters[NET.index.arp_queue] = this.#transmitter.queue.count;
     for (const port of this.#ports) port.measure();
+    this.#traffic.flush();
     this.#apps.forEach((app, i) => this.#traffic.links[i] = app.fill);
     this.#counters[NET.index.link_corrupt] = this.#apps.reduce(
       (sum, app) => sum + app.corrupt,

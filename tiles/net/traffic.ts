@@ -10,18 +10,19 @@
  *     link i     the share of the i-th app's link that the app has not passed
  *     port p     packets, payload bytes and drops, received and sent; 0 is for what names no port of its app
  *
- * A record of a port is a cache line. A burst that is all of one port is counted at once: the passes that
- * read its packets anyway find that out.
+ * A record of a port is a cache line, and one of many that are in use would push others out of the cache.
+ * So the passes over a batch add up in a table of the net tile's own, which goes to the region at least ten
+ * times a second.
  */
 
 import { f64, type View } from "../../ffi/region.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
 import { HISTOGRAMS } from "../runtime/counters.ts";
 import * as frame from "./rings.ts";
-import type { Dispatch, RxBatch } from "./rx.ts";
+import type { Dispatch } from "./rx.ts";
 
 // Own constants, see rings.ts.
-const { BATCH, Packet, PACKET_SHIFT, REFUSED, SocketCell } = frame;
+const { BATCH, Packet, SocketCell } = frame;
 const { at: LATENCY, sum: LATENCY_SUM } = HISTOGRAMS.latency;
 
 /** Doubles of a record, and which is which. */
@@ -35,8 +36,6 @@ export const PortCell = {
   rxDrops: 4,
   txDrops: 5,
 } as const;
-const { rxPackets: RX_PACKETS, rxBytes: RX_BYTES } = PortCell;
-const { txPackets: TX_PACKETS, txBytes: TX_BYTES } = PortCell;
 
 const SOCKETS = 128;
 const LINKS = 256;
@@ -46,6 +45,15 @@ const PORTS = 1 << 16;
 
 /** Bytes of the region. Untouched pages cost nothing. */
 export const TRAFFIC_BYTES = (PORTS_AT + PORTS * RECORD) * 8;
+
+/**
+ * A packet without payload in `TrafficCounter.pending`; its bytes are added. As many packets as
+ * `MOST_PENDING` of the longest have fewer bytes than one of these, and the sum is exact.
+ */
+const ONE_PACKET = 2 ** 33;
+const MOST_PENDING = 1 << 17;
+/** For other modules, see rings.ts. */
+export const layout = { ONE_PACKET } as const;
 
 /** Runs of answers with one arrival that wait for the clock. */
 const RUNS = 64;
@@ -91,7 +99,13 @@ export function ticksOf(low: number, high: number): number {
 export class TrafficCounter {
   readonly #traffic: Traffic;
   readonly #ports: Float64Array;
-  readonly #dispatch: Pick<Dispatch, "serves">;
+  /**
+   * What the region does not have yet: two cells for each port, what was received and what was sent, each of
+   * packets × ONE_PACKET + bytes of payload. Who adds to it says so by `passed`.
+   */
+  readonly pending = new Float64Array(2 * PORTS);
+  #passed = 0;
+  readonly #dispatch: Pick<Dispatch, "serves" | "ports">;
   readonly #counters: Float64Array;
   readonly #xsk: Pick<Xsk, "ticks">;
   /** Arrival in ticks, and how many answers: runs that wait for `settle`. */
@@ -101,7 +115,7 @@ export class TrafficCounter {
   constructor(
     { traffic, dispatch, counters, xsk }: {
       traffic: View;
-      dispatch: Pick<Dispatch, "serves">;
+      dispatch: Pick<Dispatch, "serves" | "ports">;
       /** Of the tile region. */
       counters: Float64Array;
       xsk: Pick<Xsk, "ticks">;
@@ -128,66 +142,42 @@ export class TrafficCounter {
     return this.#traffic.links;
   }
 
-  /** Counts `count` packets that all were delivered and are of one port. */
-  receivedAlike(port: number, count: number, bytes: number): void {
-    this.#add(port, PortCell.rxPackets, count, bytes);
+  /** Counts a received datagram that some pass over its batch did not. */
+  received(port: number, bytes: number): void {
+    this.pending[port << 1] += ONE_PACKET + bytes;
   }
 
-  /** Counts `count` packets that all answer what arrived at `arrival` and are of one port of their app. */
-  sentAlike(port: number, count: number, bytes: number, arrival: number): void {
-    this.#add(port, PortCell.txPackets, count, bytes);
-    this.#answered(arrival, count);
+  /** A datagram that was counted as received is dropped. */
+  notReceived(port: number, bytes: number): void {
+    this.pending[port << 1] -= ONE_PACKET + bytes;
   }
 
-  /** Counts the packets of a batch, those with an app, by their ports. */
-  received({ packets }: Pick<RxBatch, "packets">, count: number): void {
+  /** `count` packets have been added to `pending`. */
+  passed(count: number): void {
+    this.#passed += count;
+    if (this.#passed > MOST_PENDING - BATCH) this.flush();
+  }
+
+  /** Adds what is pending to the region. */
+  flush(): void {
+    if (this.#passed === 0) return;
+    this.#passed = 0;
+    this.#flush(0);
+    for (const port of this.#dispatch.ports) this.#flush(port);
+  }
+
+  #flush(port: number): void {
+    const { pending } = this;
     const cells = this.#ports;
-    for (let i = 0; i < count; i++) {
-      const p = (i & (BATCH - 1)) << PACKET_SHIFT;
-      if (packets[p + Packet.app] < 0) continue;
-      const at = (packets[p + Packet.ports] & 0xffff) << RECORD_SHIFT;
-      cells[at + RX_PACKETS]++;
-      cells[at + RX_BYTES] += packets[p + Packet.length];
+    const at = port << RECORD_SHIFT;
+    for (
+      const [cell, i] of [[PortCell.rxPackets, port << 1], [PortCell.txPackets, (port << 1) + 1]]
+    ) {
+      const packets = Math.floor(pending[i] / ONE_PACKET);
+      cells[at + cell] += packets;
+      cells[at + cell + 1] += pending[i] - packets * ONE_PACKET;
+      pending[i] = 0;
     }
-  }
-
-  /**
-   * Counts what app `index` sends: the packets at the words `picked` from number `from` on, up to `end`.
-   * `arrival`: of the burst that they answer; 0: each says its own, if it answers any.
-   */
-  sent(
-    index: number,
-    packets: Int32Array,
-    picked: Int32Array,
-    from: number,
-    end: number,
-    arrival: number,
-  ): void {
-    const cells = this.#ports;
-    for (let i = from; i < end; i++) {
-      const p = picked[i & (BATCH - 1)];
-      let port = packets[p + Packet.ports] & 0xffff;
-      // One that was refused may name a port of another app.
-      if (packets[p + Packet.route] <= REFUSED) port = this.portOf(index, port);
-      const at = port << RECORD_SHIFT;
-      cells[at + TX_PACKETS]++;
-      // An invalid length adds no more than the longest.
-      cells[at + TX_BYTES] += packets[p + Packet.length] & 0xffff;
-    }
-    if (arrival !== 0) return this.#answered(arrival, end - from);
-    let begin = from;
-    for (let i = from; i < end; i++) {
-      const time = packets[picked[i & (BATCH - 1)] + Packet.arrival];
-      if (i + 1 < end && packets[picked[(i + 1) & (BATCH - 1)] + Packet.arrival] === time) continue;
-      if (time !== 0) this.#answered(time, i + 1 - begin);
-      begin = i + 1;
-    }
-  }
-
-  #add(port: number, cell: number, length: number, bytes: number): void {
-    const at = (port << RECORD_SHIFT) + cell;
-    this.#ports[at] += length;
-    this.#ports[at + 1] += bytes;
   }
 
   /** The port, if app `index` serves it; else 0. */
@@ -200,8 +190,19 @@ export class TrafficCounter {
     this.#ports[(port << RECORD_SHIFT) + cell]++;
   }
 
+  /** Notes answers to the packets at the words `picked` from number `from` on, up to `end`. */
+  answeredEach(packets: Int32Array, picked: Int32Array, from: number, end: number): void {
+    let begin = from;
+    for (let i = from; i < end; i++) {
+      const time = packets[picked[i & (BATCH - 1)] + Packet.arrival];
+      if (i + 1 < end && packets[picked[(i + 1) & (BATCH - 1)] + Packet.arrival] === time) continue;
+      if (time !== 0) this.answered(time, i + 1 - begin);
+      begin = i + 1;
+    }
+  }
+
   /** Notes `count` answers to what arrived at `time`: how long they took is known when they have left. */
-  #answered(time: number, count: number): void {
+  answered(time: number, count: number): void {
     const runs = this.#runs;
     const last = this.#waiting - 2;
     if (last >= 0 && runs[last] === time) {

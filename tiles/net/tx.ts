@@ -23,10 +23,11 @@ import type { Umem, XdpPort } from "./rings.ts";
 import * as cached from "./route_cache.ts";
 import type { Dispatch, RxBatch } from "./rx.ts";
 import type { SocketSender } from "./sockets.ts";
-import { PortCell, type TrafficCounter } from "./traffic.ts";
+import * as counted from "./traffic.ts";
 
 // Own constants, see rings.ts.
 const { Descriptor, LARGEST_PAYLOAD, REFLECTED } = link;
+const { layout: { ONE_PACKET }, PortCell } = counted;
 const { appBit, BEGIN_BITS, layout: { MOST_WORDS, Route }, LINK_BYTES, TICK_BITS } = cached;
 const { dropCounter, Outcome, UNRESOLVED } = cached;
 const { BATCH, CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PACKET_WORDS } = frame;
@@ -74,7 +75,7 @@ export class Transmitter {
   readonly #dispatch: Dispatch;
   readonly #capture: Capture;
   readonly #counters: Float64Array;
-  readonly #traffic: TrafficCounter;
+  readonly #traffic: counted.TrafficCounter;
   /** Requests that go back as they came, taken from a link. */
   readonly #returned: ReflectedBatch = {
     packets: frame.makePackets(),
@@ -98,7 +99,7 @@ export class Transmitter {
       dispatch: Dispatch;
       capture: Capture;
       counters: Float64Array;
-      traffic: TrafficCounter;
+      traffic: counted.TrafficCounter;
       random: () => number;
       seed: number;
     },
@@ -185,7 +186,7 @@ export class Transmitter {
     const { packets } = this;
     const count = this.#read(app, from, end);
     this.#classify(app, count);
-    this.#traffic.sent(app.index, packets, ALL, 0, count, 0);
+    this.#traffic.answeredEach(packets, ALL, 0, count);
     this.#takeFrames(count);
     copyPayloads(app.view, this.#frames, packets, count);
     if (this.#write(packets, count) > 0) this.#sendOthers(app, count);
@@ -196,12 +197,13 @@ export class Transmitter {
   /**
    * Sends the first `count` of `packets`, payload in place in the UMEM. Each has a frame, or a large
    * buffer (`frame` is -1 then), which is given away by that. Kernel sockets send with their next flush.
-   * `arrival` is as in `TrafficCounter.sent`.
+   * `arrival`: of the burst that they answer, in ticks; 0: each says its own, if it answers any.
    */
   send(from: Sender, count: number, arrival: number): void {
     const { packets } = this;
     this.#classify(from, count);
-    this.#traffic.sent(from.index, packets, ALL, 0, count, arrival);
+    if (arrival !== 0) this.#traffic.answered(arrival, count);
+    else this.#traffic.answeredEach(packets, ALL, 0, count);
     sumPayloads(this.#frames, packets, count);
     if (this.#write(packets, count) > 0) this.#sendOthers(from, count);
     this.#counters[COUNT.tx_accepted] += count;
@@ -239,12 +241,13 @@ export class Transmitter {
     return i - from;
   }
 
-  /** Checks the packets, and leaves a route to those that can be sent at once. */
+  /** Checks the packets, leaves a route to those that can be sent at once, and counts all at their ports. */
   #classify({ index, bytes }: Sender, count: number): void {
     const { packets } = this;
     const routes = this.#routes;
     const cache = this.#cache;
     const dispatch = this.#dispatch;
+    const pending = this.#traffic.pending;
     const memoryBytes = bytes.length;
     const bit = appBit(index);
     const bits = TICK_BITS | bit;
@@ -255,11 +258,16 @@ export class Transmitter {
       const length = packets[p + Packet.length];
       const ports = packets[p + Packet.ports];
       let r = packets[p + Packet.route];
+      // One that is refused may name a port of another app.
+      let port = 0;
       if (length < 0 || length > LARGEST_PAYLOAD || offset < 0 || offset > memoryBytes - length) {
         r = REFUSED - COUNT.tx_drop_invalid_descriptor;
+        port = this.#traffic.portOf(index, ports & 0xffff);
       } else if (ports >>> 16 === 0 || !dispatch.serves(index, ports & 0xffff)) {
         r = REFUSED - COUNT.tx_drop_port_not_owned;
+        port = this.#traffic.portOf(index, ports & 0xffff);
       } else {
+        port = ports & 0xffff;
         const peer = packets[p + Packet.peer];
         const local = packets[p + Packet.local];
         if (r === LOOK_UP) r = cache.find(peer, local, 0);
@@ -269,7 +277,10 @@ export class Transmitter {
         ) r = UNROUTED;
       }
       packets[p + Packet.route] = r;
+      // An invalid length adds no more than the longest.
+      pending[(port << 1) + 1] += (length & 0xffff) + ONE_PACKET;
     }
+    this.#traffic.passed(count);
   }
 
   /** Gives a frame to each that has a route. */
@@ -348,10 +359,8 @@ export class Transmitter {
     let port: XdpPort | undefined;
     let number = -1;
     let room = 0;
+    const pending = this.#traffic.pending;
     let frameBytes = 0;
-    let bytes = 0;
-    let all = -1;
-    let any = 0;
     let i = from;
     for (; i < end; i++) {
       const p = picked[i & (BATCH - 1)];
@@ -382,18 +391,16 @@ export class Transmitter {
       const size = length + PAYLOAD_AT - begin;
       port!.queue(at + begin, size);
       frameBytes += size;
-      bytes += length;
-      all &= ports;
-      any |= ports;
+      pending[((ports & 0xffff) << 1) + 1] += length + ONE_PACKET;
     }
     if (i > from) {
       port!.cells[SocketCell.txBytes] += frameBytes;
       // Requests are answered in their order: if the first and the last came together, all did.
       const first = arrival || packets[picked[from] + Packet.arrival];
       const last = arrival || packets[picked[i - 1] + Packet.arrival];
-      if (((all ^ any) & 0xffff) === 0 && first === last) {
-        this.#traffic.sentAlike(any & 0xffff, i - from, bytes, first);
-      } else this.#traffic.sent(index, packets, picked, from, i, arrival);
+      if (first === last) this.#traffic.answered(first, i - from);
+      else this.#traffic.answeredEach(packets, picked, from, i);
+      this.#traffic.passed(i - from);
     }
     if (this.#capture.wanted) {
       for (let j = from; j < i; j++) {

@@ -446,6 +446,7 @@ export class Room {
 
   /** By port and by socket the same is counted as by the tile. */
   #expectPortsAddUp(): void {
+    this.tile.housekeeping!(this.now);
     const traffic = new Traffic(this.setup.traffic);
     const { ports } = traffic;
     const sum = (cell: number) => {

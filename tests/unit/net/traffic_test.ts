@@ -5,13 +5,21 @@ import assert from "node:assert/strict";
 import { HISTOGRAMS } from "../../../tiles/runtime/counters.ts";
 import { DESCRIPTOR_WORDS, linkWords } from "../../../tiles/runtime/link.ts";
 import { SocketCell } from "../../../tiles/net/rings.ts";
-import { latencyBucket, PortCell, Traffic } from "../../../tiles/net/traffic.ts";
+import { heapView } from "../../../ffi/region.ts";
+import {
+  latencyBucket,
+  PortCell,
+  Traffic,
+  TRAFFIC_BYTES,
+  TrafficCounter,
+} from "../../../tiles/net/traffic.ts";
 import * as route from "../../../netbase/route.ts";
 import { ETH0, ip, PEER_MAC } from "./host.ts";
 import { REQUEST, Room } from "./room.ts";
 
 /** What a port has counted, by the names of its cells. */
 function port(room: Room, number: number): Record<string, number> {
+  room.tile.housekeeping!(room.now);
   const cells = new Traffic(room.setup.traffic).port(number);
   return Object.fromEntries(Object.entries(PortCell).map(([name, i]) => [name, cells[i]]));
 }
@@ -101,4 +109,23 @@ Deno.test("an answer by a link took as long as since its request arrived; other 
   room.answer({});
   assert.deepEqual(histogram(room, latency), took);
   room.balance();
+});
+
+Deno.test("however many of the longest datagrams come between two housekeepings, all are counted", () => {
+  const traffic = heapView(TRAFFIC_BYTES);
+  const counter = new TrafficCounter({
+    traffic,
+    dispatch: { serves: () => true, ports: [53] },
+    counters: new Float64Array(256),
+    xsk: { ticks: () => 0 },
+  });
+  const [bursts, count, bytes] = [10_000, 64, 65_507];
+  for (let i = 0; i < bursts; i++) {
+    for (let j = 0; j < count; j++) counter.received(53, bytes);
+    counter.passed(count);
+  }
+  counter.flush();
+  const cells = new Traffic(traffic).port(53);
+  assert.equal(cells[PortCell.rxPackets], bursts * count);
+  assert.equal(cells[PortCell.rxBytes], bursts * count * bytes);
 });
