@@ -4,8 +4,8 @@
  * of ours that is the session's own at this backend, so that the backend's answers find the client. New
  * clients are spread by consistent hashing (Maglev), in proportion to weights.
  *
- * Options: `upstream`, the range of ports of this app that face the backends, the last one of them for
- * probes; `backends`, a list of `address:port`, or of tables with `address`, `weight` (1) and `drain` (false;
+ * Its own ports (`own_ports`) face the backends, the last one of each instance for probes. Options:
+ * `backends`, a list of `address:port`, or of tables with `address`, `weight` (1) and `drain` (false;
  * true: no new sessions); `idle_timeout` (60), the seconds without a datagram after which a session ends;
  * `probe`, a payload in hexadecimal that a backend answers, `probe_seconds` (1), and `probe_failures` (3), the
  * unanswered probes after which a backend is down; `allow`, the clients that are served; `ratelimit`
@@ -315,7 +315,7 @@ interface Prefix {
 }
 
 interface Options {
-  /** Ports in ascending order. */
+  /** Ports towards the backends; the last one is for probes. */
   readonly upstream: readonly number[];
   readonly backends: readonly Configured[];
   readonly allow: readonly Prefix[];
@@ -327,24 +327,16 @@ interface Options {
   readonly burst: number;
 }
 
-function parseOptions({ options, ports }: AppContext): Options {
+function parseOptions({ options, ownPorts: upstream }: AppContext): Options {
   const number = (name: string, usual: number, least: number, most: number) => {
     const { [name]: value = usual } = options;
     if (typeof value === "number" && value >= least && value <= most) return value;
     throw new TypeError(`options.${name}: must be a number from ${least} to ${most}`);
   };
-  const [, from, to] = /^(\d+)-(\d+)$/.exec(String(options.upstream)) ?? [];
-  const upstream = Array.from(
-    { length: Math.max(0, Number(to) - Number(from) + 1) || 0 },
-    (_, i) => Number(from) + i,
-  );
-  if (upstream.length < 2 || upstream.some((port) => !ports.includes(port))) {
+  if (upstream.length < 2) {
     throw new TypeError(
-      'options.upstream: must be a range of this app\'s ports, such as "20000-20063"',
+      'own_ports: each instance needs two or more, such as ["20000-20063"] in all',
     );
-  }
-  if (ports.length === upstream.length) {
-    throw new TypeError("listen: the app needs a port for clients, besides those of upstream");
   }
   const list = (name: string) => {
     const { [name]: value = [] } = options;

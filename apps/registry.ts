@@ -20,7 +20,7 @@ export const APPS: Readonly<Record<string, ShippedApp>> = {
     module: "apps/balance.ts",
     options: [
       ...["allow", "backends", "burst", "idle_timeout", "probe", "probe_failures", "probe_seconds"],
-      ...["ratelimit", "upstream"],
+      "ratelimit",
     ],
   },
   discard: { module: "apps/discard.ts", options: [] },

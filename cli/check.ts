@@ -45,7 +45,7 @@ import {
   portsOf,
 } from "../tiles/runtime/plan.ts";
 import { TILE_REGION_BYTES, TileReader, within } from "../tiles/runtime/tile.ts";
-import type { AppPlan } from "../tiles/runtime/wiring.ts";
+import { type AppPlan, servicePlan } from "../tiles/runtime/wiring.ts";
 import { command, Exit, type Given, JSON_OPTION, messageOf, say, UserError } from "./command.ts";
 import {
   checkConfig,
@@ -53,6 +53,7 @@ import {
   CONFIG_OPTIONS,
   listenText,
   planApps,
+  rangesServed,
   readConfig,
   type RunConfig,
 } from "./config.ts";
@@ -143,7 +144,7 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   }
   if (failed() === undefined) {
     const asked = await readConfig(configured);
-    checkListen(asked.listen);
+    checkListen(rangesServed(asked));
     const host = [...checkHost(asked, againWith(configured)), ...await checkRunning(asked)];
     // The phases of a start have named whatever would end it.
     for (const each of host) if (!isStart || each.verdict === "warn") report(each);
@@ -536,7 +537,7 @@ async function* checkStart(
       ? []
       : takeDefaults(host, { isAllowed: false, log() {} });
     config = { ...asked, interfaces: [...asked.interfaces, ...taken] };
-    return `${config.interfaces.join(" ")} answering ${listenText(config.listen)}`;
+    return `${config.interfaces.join(" ")} answering ${listenText(config.listen, config.apps)}`;
   });
   yield read;
   if (read.verdict !== "ok") return;
@@ -660,11 +661,8 @@ async function* makeApps(
   try {
     for (const [app, [plan]] of Map.groupBy(apps, ({ app }) => app)) {
       const said: string[] = [];
-      const { name, module, options, ports, refuseSources, mostPerSecond, stateBytes } = plan;
-      const service = {
-        ...{ name, module, options, refuseSources, mostPerSecond, served },
-        ports: portsOf(ports),
-      };
+      const { name, stateBytes } = plan;
+      const service = servicePlan(plan, served);
       const descriptors = makeDescriptors(regions, host, stateBytes);
       const { fd } = descriptors.descriptor(`tile ${name}`, true);
       const process = new AppProcess({

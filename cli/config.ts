@@ -91,16 +91,21 @@ export function parseListen(text: string): Listen {
   return { ports, app, instances: Number(instances), inline: placement === "inline" };
 }
 
-/** Formats what is answered, ranges joined: `7=echo 5300-5363=dns*2`. */
-export function listenText(listen: readonly Listen[]): string {
+/** Formats what is answered, ranges joined: `7=echo 5300-5363=dns*2`, and the apps' own ports. */
+export function listenText(
+  listen: readonly Listen[],
+  apps: Pick<RunConfig, "apps">["apps"] = {},
+): string {
   const byApp = Map.groupBy(
     listen,
     ({ app, instances, inline }) =>
       `${app}${inline ? "@inline" : instances > 1 ? `*${instances}` : ""}`,
   );
+  const own = Object.entries(apps).filter(([, { ownPorts }]) => ownPorts.length > 0)
+    .map(([app, { ownPorts }]) => ` (own ports of ${app}: ${ownPorts.map(rangeText).join(", ")})`);
   return [...byApp].flatMap(([app, all]) =>
     joinRanges(all.map(({ ports }) => ports)).map((range) => `${rangeText(range)}=${app}`)
-  ).join(" ");
+  ).join(" ") + own.join("");
 }
 
 /** Whether `text` is a plain decimal number from `least` to `most`. */
@@ -141,7 +146,20 @@ function isHost(text: string): boolean {
   return Number(port) >= 1 && Number(port) <= 65_535;
 }
 
-const onePorts = wants('a port or a range such as "7" or "0-52", from 0 to 65535');
+/** A list of ports from `least` on, and of ranges. */
+function portRanges(least: number, port: string, ports: string) {
+  const one = wants(`a port or a range such as "${port}" or "${ports}", from ${least} to 65535`);
+  return z.array(
+    z.string(one).transform((text, context) => {
+      const range = parseRange(text, least);
+      if (range !== null) return range;
+      context.addIssue({ code: "custom", message: one.error({ input: text }) });
+      return z.NEVER;
+    }),
+    wants(`a list such as ["${port}", "${ports}"]`),
+  );
+}
+
 const mostAnswers = wants("a whole number, 1 or more, or 0 for no limit");
 
 /** K, M and G in bytes. */
@@ -175,15 +193,10 @@ export const appSchema = z.strictObject({
     }),
     wants('a list such as ["198.51.100.0/24"]'),
   ).default([]).describe("prefixes where it may send without having received anything"),
-  refuse_sources: z.array(
-    z.string(onePorts).transform((text, context) => {
-      const range = parseRange(text, 0);
-      if (range !== null) return range;
-      context.addIssue({ code: "custom", message: onePorts.error({ input: text }) });
-      return z.NEVER;
-    }),
-    wants('a list such as ["7", "0-52"]'),
-  ).optional().describe(
+  own_ports: portRanges(1, "20000", "20000-20063").default([]).describe(
+    "further ports, split among its instances: each alone receives at its share and sends from it",
+  ),
+  refuse_sources: portRanges(0, "7", "0-52").optional().describe(
     "source ports that get no answer; by default the well-known ones but 53 and 123",
   ),
   most_per_second: z.int(mostAnswers).min(0, mostAnswers).optional()
@@ -207,7 +220,8 @@ export const appSchema = z.strictObject({
 /** Converts what `appSchema` has parsed. Relative paths begin at `folder`. */
 function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
   const { module, options, send_to: sendTo, read, write, ...rest } = parsed;
-  const { refuse_sources: refuseSources, most_per_second: mostPerSecond, ...limits } = rest;
+  const { own_ports: ownPorts, refuse_sources: refuseSources, ...bounds } = rest;
+  const { most_per_second: mostPerSecond, ...limits } = bounds;
   const { memory, state: stateBytes, ...others } = limits;
   const paths = (all: string[]) => all.map((path) => resolve(folder, path));
   const grants: Grants = { ...others, read: paths(read), write: paths(write) };
@@ -216,6 +230,7 @@ function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
     module: module === undefined || isName(module) ? module : resolve(folder, module),
     options: locateAll(options, folder) as AppPlan["options"],
     sendTo,
+    ownPorts,
     ...(refuseSources !== undefined && { refuseSources }),
     ...(mostPerSecond !== undefined && { mostPerSecond }),
     ...(memory !== undefined && { memoryMib: Math.floor(memory / UNITS.M) }),
@@ -470,7 +485,7 @@ export function checkConfig(config: RunConfig): void {
   if (config.listen.length === 0) {
     throw usage("no port to answer on: give at least one --listen PORT=APP, for example 7=echo");
   }
-  checkListen(config.listen);
+  checkListen(rangesServed(config));
   const name = repeated(config.interfaces);
   if (name !== undefined) throw usage(`interface ${name} is given twice`);
   if (config.provider === "socket" && (config.busyPoll || config.dispatcher)) {
@@ -478,9 +493,17 @@ export function checkConfig(config: RunConfig): void {
   }
 }
 
+/** All ports to be served: those that apps listen on, and their own. */
+export function rangesServed({ listen, apps }: Pick<RunConfig, "listen" | "apps">): PortRange[] {
+  return [
+    ...listen.map(({ ports }) => ports),
+    ...Object.values(apps).flatMap(({ ownPorts }) => ownPorts),
+  ];
+}
+
 /** Checks that no port is repeated, and that there are not too many. Throws a {@linkcode UserError}. */
-export function checkListen(listen: readonly Listen[]): void {
-  const ranges = listen.map(({ ports }) => ports).toSorted(([a], [b]) => a - b);
+export function checkListen(ports: readonly PortRange[]): void {
+  const ranges = ports.toSorted(([a], [b]) => a - b);
   let taken = 0;
   for (const [first, last] of ranges) {
     if (first <= taken) {
@@ -500,24 +523,33 @@ export function checkListen(listen: readonly Listen[]): void {
 /** Names the place in the file of what it gives twice. Throws UserError. */
 function checkRepeated(
   file: string,
-  { interfaces, listen }: Pick<z.output<typeof configSchema>, "interfaces" | "listen">,
+  { interfaces, listen, apps }: Pick<
+    z.output<typeof configSchema>,
+    "interfaces" | "listen" | "apps"
+  >,
 ): void {
   const at = interfaces.findIndex((name, i) => interfaces.indexOf(name) < i);
   if (at >= 0) {
     const place = placeOf(file, ["interfaces", at]);
     throw new UserError(`${place}: interface ${interfaces[at]} is given twice`, Exit.usage);
   }
+  const all = [
+    ...listen.map(({ ports }, i) => ({ ports: [ports], key: ["listen", i] })),
+    ...Object.entries(apps).map(([app, { own_ports: ports }]) => (
+      { ports, key: ["apps", app, "own_ports"] }
+    )),
+  ];
   const wrong = (count: number) => {
     try {
-      checkListen(listen.slice(0, count));
+      checkListen(all.slice(0, count).flatMap(({ ports }) => ports));
       return null;
     } catch (error) {
       return messageOf(error);
     }
   };
-  if (wrong(listen.length) === null) return;
-  const first = listen.findIndex((_, i) => wrong(i + 1) !== null);
-  throw new UserError(`${placeOf(file, ["listen", first])}: ${wrong(first + 1)}`, Exit.usage);
+  if (wrong(all.length) === null) return;
+  const first = all.findIndex((_, i) => wrong(i + 1) !== null);
+  throw new UserError(`${placeOf(file, all[first].key)}: ${wrong(first + 1)}`, Exit.usage);
 }
 
 /** The first value that occurs more than once. */
@@ -590,11 +622,11 @@ const MEMORY_MIB = 256;
 
 /**
  * Returns the app tiles that a configuration needs. An app on several ports is one app. If it has
- * instances, the n-th serves the ports that have at least n. Throws UserError for an unknown app, and for
- * configuration that has no effect.
+ * instances, the n-th serves the ports that have at least n, and has its share of the app's own ports.
+ * Throws UserError for an unknown app, and for configuration that has no effect.
  */
 export function planApps(
-  { listen, apps, file }: Pick<RunConfig, "listen" | "apps" | "file">,
+  { listen, apps, file, netTiles }: Pick<RunConfig, "listen" | "apps" | "file" | "netTiles">,
 ): AppPlan[] {
   const unused = Object.keys(apps).find((name) => !listen.some(({ app }) => app === name));
   if (unused !== undefined) {
@@ -606,12 +638,36 @@ export function planApps(
     const config = Object.hasOwn(apps, app) ? apps[app] : NO_APP_CONFIG;
     const plan = planApp(app, { config, inline, file });
     const instances = Math.max(...group.map((one) => one.instances));
-    return Array.from({ length: instances }, (_, i) => ({
-      ...plan,
-      app,
-      name: instances === 1 ? app : `${app}.${i + 1}`,
-      ports: joinRanges(group.filter((one) => one.instances > i).map(({ ports }) => ports)),
-    }));
+    const own = portsOf(config.ownPorts);
+    const refuse = (sentence: string) => {
+      const place = placeOf(file!, ["apps", app, "own_ports"]);
+      throw new UserError(`${place}: ${sentence}`, Exit.usage);
+    };
+    if (own.length > 0 && own.length < instances) {
+      refuse(`${own.length} are too few for ${instances} instances: each takes at least one`);
+    }
+    if (own.length > 0 && inline && netTiles !== 1) {
+      refuse(
+        `${app}@inline runs in each net tile, so it takes net_tiles = 1 to have ports of its own`,
+      );
+    }
+    if (own.length > 0 && listen.some((each) => each.app === app && each.inline !== inline)) {
+      refuse(`${app} runs both inline and in a process: give one of them another name`);
+    }
+    return Array.from({ length: instances }, (_, i) => {
+      const share = (n: number) => Math.floor(n * own.length / instances);
+      const ownPorts = joinRanges(
+        own.slice(share(i), share(i + 1)).map((port) => [port, port] as const),
+      );
+      const shared = group.filter((one) => one.instances > i).map(({ ports }) => ports);
+      return {
+        ...plan,
+        app,
+        name: instances === 1 ? app : `${app}.${i + 1}`,
+        ports: joinRanges([...shared, ...ownPorts]),
+        ...{ ownPorts, instance: i, instances },
+      };
+    });
   });
 }
 

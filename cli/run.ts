@@ -88,5 +88,5 @@ async function planRun(
   const ours = before?.apps.flatMap(({ ports }) => portsOf(ports)) ?? [];
   checkPorts(config, { libraries, ours, log });
   if (before === undefined) checkOccupants(config, libraries);
-  return { config, apps, answering: listenText(config.listen), addresses };
+  return { config, apps, answering: listenText(config.listen, config.apps), addresses };
 }

@@ -7,7 +7,7 @@
 import { accessSync, constants } from "node:fs";
 import { resolve } from "node:path";
 import { Exit, UserError } from "../cli/command.ts";
-import { placeOf, type RunConfig } from "../cli/config.ts";
+import { placeOf, rangesServed, type RunConfig } from "../cli/config.ts";
 import { CONTROL_FOLDER, isServed } from "../cli/control.ts";
 import * as native from "../ffi/host.ts";
 import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/library.ts";
@@ -89,14 +89,14 @@ export function missingCapabilities(
 /** Throws UserError if a capability that the configuration needs is missing. */
 export function checkPrivileges(
   host: Host,
-  { provider, dispatcher, listen, announce }: RunConfig,
+  { provider, dispatcher, announce, ...config }: RunConfig,
 ): void {
   const unprivileged = sysctl("ipv4/ip_unprivileged_port_start") ?? UNPRIVILEGED_PORT_START;
   const missing = missingCapabilities(host, {
     xdp: provider !== "socket",
     announce: announce !== undefined,
     dispatcher,
-    lowPorts: listen.some(({ ports: [first] }) => first < unprivileged),
+    lowPorts: rangesServed(config).some(([first]) => first < unprivileged),
   });
   if (missing.length === 0) return;
   throw new UserError(
@@ -241,14 +241,14 @@ export function partialChecksums(host: Host, name: string): boolean {
  * Throws UserError if AF_XDP is not used.
  */
 export function checkPorts(
-  { listen, provider }: RunConfig,
+  { provider, ...config }: RunConfig,
   { libraries: { udpSetup }, ours = [], log }: {
     libraries: Pick<MainLibraries, "udpSetup">;
     ours?: readonly number[];
     log: Log;
   },
 ): void {
-  const wanted = new Set(portsOf(listen.map(({ ports }) => ports))).difference(new Set(ours));
+  const wanted = new Set(portsOf(rangesServed(config))).difference(new Set(ours));
   const held = [...wanted].filter((port) => {
     const fd = udpSetup.open(port);
     if (fd >= 0) udpSetup.close(fd);

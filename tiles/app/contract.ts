@@ -203,8 +203,17 @@ export interface Clock {
 export interface AppContext {
   /** The app's name, as in the configuration. */
   readonly name: string;
-  /** The ports that this app answers on. */
+  /** The ports that this app answers on. Its instances share them by flow: source address and ports. */
   readonly ports: readonly number[];
+  /**
+   * This instance's share of `own_ports`. No other instance receives at these ports or sends from them, so
+   * what answers a datagram that was sent from one comes here.
+   */
+  readonly ownPorts: readonly number[];
+  /** The number of this instance, from 0 on: `NAME.1` in the log is 0. Inline: that of the net tile. */
+  readonly instance: number;
+  /** How many instances there are. Inline: how many net tiles. */
+  readonly instances: number;
   /** The configuration's `[apps.NAME.options]`: values that JSON has; dates are texts. */
   readonly options: Readonly<Record<string, unknown>>;
   /** Only for apps with `clock = true`. */

@@ -46,8 +46,11 @@ const NOT_DROPPED = {
 };
 
 /** What the harness provides in place of the host. All have a default. */
-export interface HarnessOptions
-  extends Partial<Pick<AppContext, "ports" | "options" | "clock">>, RefusalSetup {
+export interface HarnessOptions extends
+  Partial<
+    Pick<AppContext, "ports" | "ownPorts" | "instance" | "instances" | "options" | "clock">
+  >,
+  RefusalSetup {
   /** Every port that is served; the app's own when left out. */
   readonly served?: readonly number[];
   /** Where it may send unsolicited datagrams to, as `send_to` of the configuration. */
@@ -85,7 +88,9 @@ export class AppHarness {
   readonly logged: string[] = [];
   /** The memory of its state, for a successor. */
   readonly state?: View;
-  readonly #options: HarnessOptions;
+  readonly #ports: readonly number[];
+  /** Its ports, its own ones included. */
+  readonly #served: readonly number[];
   readonly #metrics = heapView(METRICS_BYTES);
   readonly #umem = heapView((SHAPE.depth + 1) * SLOT_BYTES);
   readonly #counters = new Float64Array(Object.keys(APP.help).length);
@@ -99,8 +104,9 @@ export class AppHarness {
   #service!: Service;
 
   private constructor(options: HarnessOptions) {
-    this.#options = options;
-    const { state } = options;
+    const { state, ports = [7], ownPorts = [] } = options;
+    this.#ports = ports;
+    this.#served = [...ports, ...ownPorts];
     this.state = typeof state === "number" ? heapView(stateRegionBytes(state)) : state;
     this.#sendTo = (options.sendTo ?? []).map((text) => {
       const prefix = parsePrefix(text);
@@ -129,8 +135,11 @@ export class AppHarness {
     harness.#service = await makeService(module, {
       name: "app",
       module: "",
-      ports: options.ports ?? [7],
-      served: options.served ?? options.ports ?? [7],
+      ports: harness.#ports,
+      ownPorts: options.ownPorts,
+      instance: options.instance,
+      instances: options.instances,
+      served: options.served ?? harness.#served,
       options: options.options ?? {},
       refuseSources: options.refuseSources,
       mostPerSecond: options.mostPerSecond,
@@ -189,7 +198,7 @@ export class AppHarness {
   #push(asked: Asked, offset: number): void {
     const { payload, sourceAddress = 0xc6120002, sourcePort = 40_000, receivedAt = 0 } = asked;
     const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
-    const port = asked.port ?? this.#options.ports?.[0] ?? 7;
+    const port = asked.port ?? this.#ports[0];
     u8(this.#umem).set(bytes, offset);
     const { words } = this.#requests;
     const slot = this.#requests.slot();
@@ -237,7 +246,7 @@ export class AppHarness {
   /** The reason for which an answer is dropped; null: it is sent. */
   #refused({ payload, address, port, sourcePort }: Answered): keyof typeof NOT_DROPPED | null {
     if (payload.length > LARGEST_PAYLOAD) return "tx_drop_invalid_descriptor";
-    if (port === 0 || !(this.#options.ports ?? [7]).includes(sourcePort)) {
+    if (port === 0 || !this.#served.includes(sourcePort)) {
       return "tx_drop_port_not_owned";
     }
     const isConfigured = this.#sendTo.some(({ address: prefix, mask }) =>

@@ -39,7 +39,11 @@ export interface RefusalSetup {
 }
 
 /** What the configuration says of an app. Plain data. */
-export interface ServiceSetup extends Pick<AppContext, "name" | "ports" | "options">, RefusalSetup {
+export interface ServiceSetup
+  extends
+    Pick<AppContext, "name" | "ports" | "options">,
+    Partial<Pick<AppContext, "ownPorts" | "instance" | "instances">>,
+    RefusalSetup {
   /** URL of its module. */
   readonly module: string;
   /** Every port served here, by any app. */
@@ -86,6 +90,9 @@ export async function makeService(
   const context: AppContext = {
     name: setup.name,
     ports: setup.ports,
+    ownPorts: setup.ownPorts ?? [],
+    instance: setup.instance ?? 0,
+    instances: setup.instances ?? 1,
     options: setup.options,
     ...(host.clock && { clock: host.clock }),
     ...(host.state && { state: host.state }),

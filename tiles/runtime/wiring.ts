@@ -71,9 +71,13 @@ export interface AppPlan
   extends
     Pick<ServiceSetup, "name" | "module" | "options" | "refuseSources" | "mostPerSecond">,
     Pick<PeerSetup, "sendTo"> {
-  /** The app that this is an instance of. */
+  /** The app that this is an instance of, its number from 0 on, and how many there are. */
   readonly app: string;
+  readonly instance?: number;
+  readonly instances?: number;
   readonly ports: readonly PortRange[];
+  /** Those of its ports that no other instance has. */
+  readonly ownPorts?: readonly PortRange[];
   readonly grants: Grants;
   /** Whether it runs inside each net tile, instead of a process of its own. */
   readonly inline: boolean;
@@ -425,6 +429,7 @@ export class Wiring {
       })),
       inline: apps.filter(({ inline }) => inline).map((app) => ({
         ...this.#serviceSetup(app, net),
+        ...{ instance: n, instances: this.nets.length },
         ...this.#peerSetup(app, n),
         region: this.#region(`tile ${instanceName(app, net)}`).writer,
       })),
@@ -461,12 +466,15 @@ export class Wiring {
 
 /** An app's setup without its region for metrics. `served`: the ports of all apps. */
 export function servicePlan(
-  { name, module, ports, options, refuseSources, mostPerSecond }: AppPlan,
+  { name, module, options, refuseSources, mostPerSecond, ...plan }: AppPlan,
   served: readonly number[],
 ): Omit<ServiceSetup, "metrics"> {
+  const { instance = 0, instances = 1 } = plan;
+  const ownPorts = portsOf(plan.ownPorts ?? []);
+  const own = new Set(ownPorts);
   return {
-    ...{ name, module, options, refuseSources, mostPerSecond },
-    ...{ ports: portsOf(ports), served },
+    ...{ name, module, options, refuseSources, mostPerSecond, instance, instances, ownPorts },
+    ...{ ports: portsOf(plan.ports).filter((port) => !own.has(port)), served },
   };
 }
 

@@ -39,12 +39,12 @@ zone:
 
 function configuration(backends: readonly string[]): string {
   return `interfaces = ["eth0", "eth1"]
-listen = ["53=balance", "20000-20063=balance"]
+listen = ["53=balance*2"]
 [apps.balance]
+own_ports = ["20000-20063"]
 send_to = ["198.18.5.0/24"]
 state = "1M"
 [apps.balance.options]
-upstream = "20000-20063"
 backends = ${JSON.stringify(backends.map((address) => `${address}:53`))}
 probe = "${PROBE.toString("hex")}"
 probe_seconds = 0.2

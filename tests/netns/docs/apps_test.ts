@@ -60,9 +60,8 @@ function copied(): string[] {
 /** A configuration of the copies, by other names than the originals have. */
 function copies(folder: string): string {
   const listen = Object.entries(SHIPPED).map(([name, port]) => `${port}=my-${name}`);
-  listen.push("20000-20001=my-balance");
   const granted: Record<string, string> = {
-    balance: `options = { upstream = "20000-20001", backends = ["198.18.0.2:54"] }`,
+    balance: `own_ports = ["20000-20001"]\noptions = { backends = ["198.18.0.2:54"] }`,
     dns: `read = ["${ZONE}"]\noptions = { zone = "${ZONE}" }`,
     ntp: "clock = true",
   };

@@ -47,6 +47,23 @@ Deno.test("the harness drops what the net tile would, and counts it by the same 
   assert.deepEqual(await outcome(sending(STRANGER), { sendTo }), [0, { tx_drop_unsolicited: 1 }]);
 });
 
+Deno.test("an app sends from its own ports, and receives there, besides those that it shares", async () => {
+  const app = ({ ports, ownPorts, instance, instances }: AppContext): App => ({
+    receive(requests, out) {
+      assert.deepEqual([ports, ownPorts, instance, instances], [[7], [20_000, 20_001], 1, 2]);
+      while (requests.next()) {
+        const to = { address: PEER, port: 9, sourcePort: requests.destinationPort + 1 };
+        out.send(to, out.reserve(1), 1);
+      }
+    },
+  });
+  const options = { ports: [7], ownPorts: [20_000, 20_001], instance: 1, instances: 2 };
+  const harness = await AppHarness.start({ default: app }, options);
+  const sent = harness.ask({ payload: "a", port: 20_000 }, { payload: "b", port: 20_001 });
+  assert.deepEqual(sent.map(({ sourcePort }) => sourcePort), [20_001]);
+  assert.equal(harness.counters.tx_drop_port_not_owned, 1);
+});
+
 Deno.test("the harness refuses a sendTo that is no prefix", async () => {
   await assert.rejects(outcome(() => {}, { sendTo: ["here/33"] }), /'here\/33' is no IPv4 address/);
 });

@@ -4,15 +4,16 @@ import * as balance from "../../../apps/balance.ts";
 import { type Answered, AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
 
 const [CLIENT, BACKENDS] = [0xc6120002, 0xc6120500];
-const PORTS = [53, 20000, 20001, 20002, 20003, 20004];
-/** Port for probes: the last one of upstream. */
+/** Ports towards the backends, the last one for probes. */
+const OWN_PORTS = [20000, 20001, 20002, 20003, 20004];
 const PROBE_PORT = 20004;
 
 function balancer(options: Record<string, unknown> = {}, more: HarnessOptions = {}) {
   return AppHarness.start(balance, {
-    ports: PORTS,
+    ports: [53],
+    ownPorts: OWN_PORTS,
     sendTo: ["198.18.5.0/24"],
-    options: { upstream: "20000-20004", backends: ["198.18.5.1:53", "198.18.5.2:53"], ...options },
+    options: { backends: ["198.18.5.1:53", "198.18.5.2:53"], ...options },
     ...more,
   });
 }
@@ -105,7 +106,6 @@ Deno.test("a successor goes on with the sessions, without those of a backend tha
   const first = await balancer({}, { state: 1 << 20 });
   const before = [0, 1, 2, 3, 4, 5].map((client) => fromClient(first, client)[0]);
   const options = {
-    upstream: "20000-20004",
     backends: ["198.18.5.3:53", { address: "198.18.5.2:53", drain: true }],
   };
   const second = await balancer(options, { state: first.state });
@@ -156,8 +156,6 @@ Deno.test("a client's rate is limited, and others' is not", async () => {
 
 Deno.test("wrong options are refused by name", async () => {
   const wrong: [Record<string, unknown>, RegExp][] = [
-    [{ upstream: "20000" }, /options\.upstream: must be a range/],
-    [{ upstream: "20003-20005" }, /options\.upstream: must be a range/],
     [{ backends: [] }, /options\.backends: must be 1 to 256/],
     [{ backends: ["198.18.5.1"] }, /'198\.18\.5\.1' is no address:port/],
     [{ backends: ["198.18.5.1:0"] }, /is no address:port/],
@@ -169,5 +167,6 @@ Deno.test("wrong options are refused by name", async () => {
     [{ idle_timeout: 0 }, /options\.idle_timeout: must be a number from 1/],
   ];
   for (const [options, sentence] of wrong) await assert.rejects(balancer(options), sentence);
+  await assert.rejects(balancer({}, { ownPorts: [20000] }), /own_ports: each instance needs two/);
   await assert.rejects(balancer({}, { state: 4096 }), /state: 4 ports for sessions need "1M"/);
 });

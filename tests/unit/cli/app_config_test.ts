@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { parseListen, planApps, readConfig } from "../../../cli/config.ts";
 import { UserError } from "../../../cli/command.ts";
+import { MOST_PORTS_SERVED } from "../../../tiles/runtime/plan.ts";
+import { servicePlan } from "../../../tiles/runtime/wiring.ts";
 import { NO_GRANTS } from "../../no_grants.ts";
 
 /** Loads `toml` from a folder of its own, in which there is an app `mine.ts`. */
@@ -134,6 +136,72 @@ Deno.test("whom an app refuses is the configuration's to say, and else the defau
   assert.deepEqual(told.refuseSources, [[7, 7], [0, 52], [65_535, 65_535]]);
   assert.equal(told.mostPerSecond, 100);
   assert.deepEqual(other.refuseSources, []);
+});
+
+Deno.test("an app's own ports are split among its instances, which share the others", async () => {
+  const { apps } = await load(`
+    listen = ["53=echo*3", "54=echo", "7=time"]
+    [apps.echo]
+    own_ports = ["20000-20004", "30000"]
+  `);
+  const seen = apps.map(({ app, instance, instances, ports, ownPorts }) => (
+    { app, instance, instances, ports, ownPorts }
+  ));
+  const echo = (instance: number, own: [number, number][], ...ports: [number, number][]) => (
+    { app: "echo", instance, instances: 3, ports: [...ports, ...own], ownPorts: own }
+  );
+  assert.deepEqual(seen, [
+    { ...echo(0, [[20_000, 20_001]]), ports: [[53, 54], [20_000, 20_001]] },
+    echo(1, [[20_002, 20_003]], [53, 53]),
+    echo(2, [[20_004, 20_004], [30_000, 30_000]], [53, 53]),
+    { app: "time", instance: 0, instances: 1, ports: [[7, 7]], ownPorts: [] },
+  ]);
+  const served = [20_000, 20_001, 53, 54];
+  const { ports, ownPorts, instance, instances } = servicePlan(apps[0], served);
+  assert.deepEqual({ ports, ownPorts, instance, instances }, {
+    ...{ ports: [53, 54], ownPorts: [20_000, 20_001], instance: 0, instances: 3 },
+  });
+});
+
+Deno.test("an app's own ports are nobody else's, and enough for its instances", async () => {
+  const refused = (toml: string, sentence: RegExp) =>
+    assert.rejects(load(toml), { name: "UserError", message: sentence });
+  const [echo, own] = [`listen = ["7=echo*2", "8=time"]\n[apps.echo]\n`, "apps\\.echo\\.own_ports"];
+  await refused(
+    `${echo}own_ports = ["7-9"]`,
+    new RegExp(`:3: ${own}: port 7 is given twice: one port, one app$`),
+  );
+  await refused(
+    `${echo}own_ports = ["10-20"]\n[apps.time]\nown_ports = ["20"]`,
+    /:5: apps\.time\.own_ports: port 20 is given twice: one port, one app$/,
+  );
+  await refused(
+    `${echo}own_ports = ["1001-${1000 + MOST_PORTS_SERVED}"]`,
+    new RegExp(`:3: ${own}: ${MOST_PORTS_SERVED + 2} ports are too many`),
+  );
+  await refused(
+    `${echo}own_ports = ["10"]`,
+    new RegExp(`:3: ${own}: 1 are too few for 2 instances: each takes at least one$`),
+  );
+  await refused(
+    `${echo}own_ports = "10-20"`,
+    new RegExp(`${own}: must be a list such as \\["20000", "20000-20063"\\], not "10-20"$`),
+  );
+  await refused(
+    `${echo}own_ports = ["0"]`,
+    new RegExp(`${own}\\[0\\]: must be a port or a range such as .* from 1 to 65535, not "0"$`),
+  );
+  const inline = `listen = ["7=echo@inline"]\n[apps.echo]\nown_ports = ["10-20"]`;
+  await refused(
+    inline,
+    new RegExp(`:3: ${own}: echo@inline runs in each net tile, so it takes net_tiles = 1 `),
+  );
+  await refused(
+    `net_tiles = 1\n${inline.replace("]", ', "8=echo"]')}`,
+    /echo runs both inline and in a process: give one of them another name$/,
+  );
+  const { apps: [one] } = await load(`net_tiles = 1\n${inline}`);
+  assert.deepEqual(one.ownPorts, [[10, 20]]);
 });
 
 Deno.test("of the apps that ship ntp has the clock, and none has more", () => {

@@ -366,10 +366,10 @@ Deno.test("checkConfig() wants a port, and ports and interfaces once each", asyn
 
 Deno.test("checkListen() takes as many ports as can be served, and no more", async () => {
   const most = MOST_PORTS_SERVED;
-  checkListen([parseListen(`1001-${1000 + most}=echo`)]);
-  checkListen(Array.from({ length: most }, (_, i) => parseListen(`${1000 + 2 * i}=echo`)));
+  checkListen([[1001, 1000 + most]]);
+  checkListen(Array.from({ length: most }, (_, i) => [1000 + 2 * i, 1000 + 2 * i] as const));
   await assertRefused(
-    () => checkListen([parseListen(`1001-${1000 + most}=echo`), parseListen("7=echo")]),
+    () => checkListen([[1001, 1000 + most], [7, 7]]),
     new RegExp(`^${most + 1} ports are too many: one Tegula serves at most ${most}$`),
   );
 });

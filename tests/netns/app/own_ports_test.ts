@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Instances with ports of their own: what is answered there comes back to the instance that asked. */
+
+import assert from "node:assert/strict";
+import { configured } from "../config_file.ts";
+import { answeredAtLeast, Appliance, CLIENT, HOST, labTest, pair, peer } from "../lab.ts";
+
+/** Clients, each of which needs a port of the instance that serves it. */
+const CLIENTS = 200;
+
+function configuration(instances: number, ownPorts: string): string {
+  return `listen = ["7=balance*${instances}"]
+[apps.balance]
+own_ports = ["${ownPorts}"]
+send_to = ["${CLIENT}"]
+options = { backends = ["${CLIENT}:5000"] }
+`;
+}
+
+labTest("each client has its own answers, however many instances share the ports", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  await peer(client, "udp", CLIENT, "5000");
+  const [option, path] = configured(configuration(2, "20000-20299"));
+  const appliance = await Appliance.start(host, [option, path]);
+  const { process: { stderr } } = appliance;
+  const exchange = async () => {
+    const flows = Array(CLIENTS).fill({ source: CLIENT, target: HOST, port: 7 });
+    await asker.start({ flows, rate: 2000 });
+    await answeredAtLeast(asker, 4 * CLIENTS);
+    const { sent, answered, mismatched } = await asker.stop();
+    assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
+  };
+  await exchange();
+  const from = stderr.all.length;
+  Deno.writeTextFileSync(
+    path,
+    `interfaces = ["eth0"]\n${configuration(3, "30000-30599")}`,
+  );
+  appliance.process.kill("SIGHUP");
+  const said = await stderr.find("reload", { from });
+  assert.match(said, /^reloaded: answering 7=balance\*3 \(own ports of balance: 30000-30599\)/);
+  await exchange();
+});
