@@ -164,8 +164,8 @@ class Balancer implements App {
     }
   }
 
-  tick(out: Answers): void {
-    const now = Math.floor(Date.now() / 1000);
+  tick(out: Answers, nowNanos: number): void {
+    const now = Math.floor(nowNanos / 1e9);
     const { idleSeconds, probe, probeFailures, upstream } = this.#options;
     this.#sessions.expire(now - idleSeconds, EXPIRED_AT_ONCE, (session) => {
       this.#backendOf(session)!.sessions.value--;

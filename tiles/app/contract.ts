@@ -62,7 +62,7 @@ export interface Datagrams {
   readonly destinationPort: number;
   /**
    * When its burst was taken from the ring: nanoseconds since 1970 UTC (CLOCK_REALTIME), in steps of
-   * 256, as a number of that size has.
+   * 256, as a number of that size has. The same for all datagrams of a burst, up to 64.
    */
   readonly receivedAt: number;
 }
@@ -122,11 +122,14 @@ export interface App {
    * error that it throws ends the app's start.
    */
   begin?(): void;
-  /** Called about every `tickMillis`, for unsolicited datagrams. */
-  tick?(out: Answers): void;
-  /** Milliseconds between two calls of `tick`; 1000 when left out. */
+  /** Called about every `tickMillis`, for unsolicited datagrams; further timers: `context.every`. */
+  tick?: Timed;
+  /** Milliseconds between two calls of `tick`, 1 or more; 1000 when left out. */
   readonly tickMillis?: number;
 }
+
+/** A handler that a timer calls. `now`: nanoseconds since 1970 UTC, in steps of a millisecond. */
+export type Timed = (out: Answers, now: number) => void;
 
 /** A request in the short form. */
 export interface Request {
@@ -243,6 +246,13 @@ export interface AppContext {
    * too. It takes the place of up to six metrics. Otherwise as `metric`. Throws RangeError for other bounds.
    */
   histogram(name: string, bounds: readonly number[], labels?: MetricLabels): Histogram | null;
+  /**
+   * Calls `handler` about every `millis` milliseconds from now on, and returns a function that ends this. It
+   * may be called anywhere. No call comes early; one is late by up to a millisecond while the app is idle,
+   * and by the handling of up to 1,024 datagrams while it is busy. Calls that were missed are not made up
+   * for. Throws RangeError for less than 1 ms.
+   */
+  every(millis: number, handler: Timed): () => void;
   /** Writes a line to the log, in the app's name; at most 50 a second, as `console` does. */
   log(message: string): void;
 }

@@ -57,8 +57,8 @@ export interface HarnessOptions extends
   readonly sendTo?: readonly string[];
   /** Bytes of its state, or the `state` of its predecessor's harness. */
   readonly state?: number | View;
-  /** A monotonic clock, milliseconds. */
-  readonly now?: () => number;
+  /** When it starts, milliseconds since 1970 UTC; now when left out. From then on the test sets the time. */
+  readonly startsAt?: number;
 }
 
 /** A datagram to give to the app. */
@@ -69,7 +69,7 @@ export interface Asked {
   readonly sourcePort?: number;
   /** Our port; the app's first when left out. */
   readonly port?: number;
-  /** Nanoseconds since 1970 UTC. */
+  /** Nanoseconds since 1970 UTC; the harness's `now` when left out. */
   readonly receivedAt?: number;
 }
 
@@ -101,9 +101,12 @@ export class AppHarness {
   readonly #heard = new RecentPeers(heapView(RECENT_PEERS_BYTES), 0);
   readonly #sendTo: readonly { address: number; mask: number }[];
   readonly #dropped = { ...NOT_DROPPED };
+  /** Milliseconds since 1970. */
+  #millis: number;
   #service!: Service;
 
   private constructor(options: HarnessOptions) {
+    this.#millis = options.startsAt ?? Date.now();
     const { state, ports = [7], ownPorts = [] } = options;
     this.#ports = ports;
     this.#served = [...ports, ...ownPorts];
@@ -149,7 +152,8 @@ export class AppHarness {
       log: (line) => harness.logged.push(line),
       ...(options.clock && { clock: options.clock }),
       ...(state && { state }),
-      ...(options.now && { now: options.now }),
+      now: () => harness.#millis,
+      date: () => harness.#millis,
     });
     return harness;
   }
@@ -169,12 +173,31 @@ export class AppHarness {
     return this.#sent();
   }
 
-  /** Calls the app's tick, and returns what it sent. */
+  /** The time as the app is told it: nanoseconds since 1970 UTC. Only `tick` and `advance` change it. */
+  get now(): number {
+    return this.#millis * 1e6;
+  }
+
+  /** Goes on to when the next timer of the app is due, such as its tick, and returns what it sent. */
   tick(): Answered[] {
-    this.#side.answers.refresh();
-    this.#service.clock(Infinity, this.#side.answers);
-    this.#side.finish();
-    return this.#sent();
+    return this.advance(Math.max(0, this.#service.nextDue(this.#millis)));
+  }
+
+  /** Goes on by `millis` milliseconds, calls each timer when it is due, and returns what was sent. */
+  advance(millis: number): Answered[] {
+    const end = this.#millis + millis;
+    const sent: Answered[] = [];
+    for (;;) {
+      const due = this.#service.nextDue(this.#millis);
+      if (due < 0 || this.#millis + due > end) break;
+      this.#millis += due;
+      this.#side.answers.refresh();
+      this.#service.clock(this.#millis, this.#side.answers);
+      this.#side.finish();
+      sent.push(...this.#sent());
+    }
+    this.#millis = end;
+    return sent;
   }
 
   /**
@@ -196,7 +219,8 @@ export class AppHarness {
   }
 
   #push(asked: Asked, offset: number): void {
-    const { payload, sourceAddress = 0xc6120002, sourcePort = 40_000, receivedAt = 0 } = asked;
+    const { payload, sourceAddress = 0xc6120002, sourcePort = 40_000, receivedAt = this.now } =
+      asked;
     const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
     const port = asked.port ?? this.#ports[0];
     u8(this.#umem).set(bytes, offset);

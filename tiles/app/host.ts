@@ -24,6 +24,7 @@ import type {
   Destination,
   PlainApp,
   Request,
+  Timed,
 } from "./contract.ts";
 import { MetricsWriter } from "./regions.ts";
 
@@ -63,6 +64,8 @@ interface ServiceHost extends Pick<AppContext, "clock" | "state"> {
   readonly beside?: boolean;
   /** A monotonic clock, milliseconds; `performance.now` when left out. */
   readonly now?: () => number;
+  /** Milliseconds since 1970; `Date.now` when left out. */
+  readonly date?: () => number;
 }
 
 /** Imports the app's module and makes the app. AppError: what is wrong with it. */
@@ -87,6 +90,7 @@ export async function makeService(
 ): Promise<Service> {
   const metrics = host.metrics ?? new MetricsWriter(setup.metrics);
   const say = bounded(host.log, host.now);
+  const timers = new Timers(host.now);
   const context: AppContext = {
     name: setup.name,
     ports: setup.ports,
@@ -99,11 +103,12 @@ export async function makeService(
     ...refusals(setup, host.counters),
     metric: (name, kind, labels) => metrics.metric(name, kind, labels),
     histogram: (name, bounds, labels) => metrics.histogram(name, bounds, labels),
+    every: (millis, handler) => timers.add(millis, handler),
     log: (...said) => say(Level.info, ...said),
   };
   const isMade = typeof module.default === "function";
   const made: object = isMade ? await (module.default as AppFactory)(context) : module;
-  const service = new Service(toApp(made, context, isMade), host);
+  const service = new Service(toApp(made, context, isMade), timers, host);
   if (!host.beside) service.begin();
   return service;
 }
@@ -131,8 +136,12 @@ const AsyncFunction = (async () => {}).constructor;
  */
 function synchronous<Made extends object>(made: Made, names: readonly (keyof Made)[]): Made {
   const name = names.find((each) => made[each] instanceof AsyncFunction);
-  if (name === undefined) return made;
-  throw new TypeError(`its ${String(name)}() must not be async: a promise never settles there`);
+  if (name !== undefined) throw asyncError(String(name));
+  return made;
+}
+
+function asyncError(name: string): TypeError {
+  return new TypeError(`its ${name}() must not be async: a promise never settles there`);
 }
 
 const ENCODER = new TextEncoder();
@@ -141,7 +150,7 @@ const ENCODER = new TextEncoder();
 function fromPlain(app: PlainApp, context: AppContext): App {
   return {
     ...(app.begin !== undefined && { begin: () => app.begin?.() }),
-    ...(app.tick !== undefined && { tick: (out) => app.tick?.(out) }),
+    ...(app.tick !== undefined && { tick: (out, now) => app.tick?.(out, now) }),
     tickMillis: app.tickMillis,
     receive: function receivePlain(requests, out) {
       while (requests.next()) {
@@ -183,24 +192,83 @@ interface Burst extends Datagrams {
   readonly left: number;
 }
 
+/** The shortest time between two calls of a timer, and the longest. */
+const [SHORTEST_MILLIS, LONGEST_MILLIS] = [1, 2 ** 31 - 1];
+
+/** A timer: `tick`, or one of `every`. */
+interface Timer {
+  readonly name: "tick" | "every";
+  readonly millis: number;
+  readonly handler: Timed;
+  due: number;
+}
+
+/** The timers of an app. */
+class Timers {
+  readonly #now: () => number;
+  #all: Timer[] = [];
+
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now;
+  }
+
+  /** As `AppContext.every`. */
+  add(millis: number, handler: Timed, name: Timer["name"] = "every"): () => void {
+    const what = name === "tick" ? "its tickMillis" : "the interval of every()";
+    if (typeof millis !== "number" || Number.isNaN(millis)) {
+      throw new TypeError(`${what} is to be a number of milliseconds`);
+    }
+    if (millis < SHORTEST_MILLIS) {
+      throw new RangeError(`${what} is ${millis} ms: the shortest is ${SHORTEST_MILLIS} ms`);
+    }
+    if (handler instanceof AsyncFunction) throw asyncError("every");
+    const period = Math.min(millis, LONGEST_MILLIS);
+    const timer = { name, millis: period, handler, due: this.#now() + period };
+    this.#all.push(timer);
+    return () => {
+      timer.due = Infinity;
+      this.#all = this.#all.filter((each) => each !== timer);
+    };
+  }
+
+  /** When the first is due; Infinity without any. */
+  get due(): number {
+    let due = Infinity;
+    for (const timer of this.#all) if (timer.due < due) due = timer.due;
+    return due;
+  }
+
+  /** Passes each timer that is due to `call`. */
+  run(nowMillis: number, call: (timer: Timer) => void): void {
+    for (const timer of this.#all) {
+      if (timer.due > nowMillis) continue;
+      timer.due += timer.millis;
+      if (timer.due <= nowMillis) timer.due = nowMillis + timer.millis;
+      call(timer);
+    }
+  }
+}
+
 /** A running app. */
 export class Service {
   readonly #app: App;
+  readonly #timers: Timers;
   readonly #host: Pick<ServiceHost, "counters" | "log">;
-  readonly #tickMillis: number;
+  readonly #date: () => number;
   readonly #seen = new Set<string>();
-  #nextTick: number;
 
-  constructor(app: App, host: Pick<ServiceHost, "counters" | "log" | "now">) {
+  constructor(
+    app: App,
+    timers: Timers,
+    { date = Date.now, ...host }: Pick<ServiceHost, "counters" | "log" | "date">,
+  ) {
     this.#app = app;
+    this.#timers = timers;
     this.#host = host;
+    this.#date = date;
+    if (app.tick === undefined) return;
     const { tickMillis = 1000 } = app;
-    const { now = () => performance.now() } = host;
-    if (typeof tickMillis !== "number" || Number.isNaN(tickMillis)) {
-      throw new TypeError("its tickMillis is to be a number of milliseconds");
-    }
-    this.#tickMillis = app.tick === undefined ? -1 : Math.min(Math.max(1, tickMillis), 2 ** 31 - 1);
-    this.#nextTick = now() + this.#tickMillis;
+    timers.add(tickMillis, (out, now) => app.tick?.(out, now), "tick");
   }
 
   /** Says that no predecessor runs any more. Once, before all else; throws what the app throws. */
@@ -224,21 +292,24 @@ export class Service {
     }
   }
 
-  /** Milliseconds to its next tick; -1 when it has none. */
+  /** Milliseconds to its next timer; -1 when it has none. */
   nextDue(nowMillis: number): number {
-    return this.#tickMillis < 0 ? -1 : Math.max(0, Math.ceil(this.#nextTick - nowMillis));
+    const { due } = this.#timers;
+    return due === Infinity ? -1 : Math.max(0, Math.ceil(due - nowMillis));
   }
 
-  /** Calls its tick when that is due; returns whether it was. */
+  /** Calls its timers that are due; returns whether there were any. */
   clock(nowMillis: number, out: Answers): boolean {
-    if (this.#tickMillis < 0 || nowMillis < this.#nextTick) return false;
-    this.#nextTick = Math.max(this.#nextTick + this.#tickMillis, nowMillis);
-    try {
-      const said: unknown = this.#app.tick?.(out);
-      if (said instanceof Promise) throw new PromiseError("tick", said);
-    } catch (error) {
-      this.#failed(error);
-    }
+    if (this.#timers.due > nowMillis) return false;
+    const now = this.#date() * 1e6;
+    this.#timers.run(nowMillis, ({ name, handler }) => {
+      try {
+        const said: unknown = handler(out, now);
+        if (said instanceof Promise) throw new PromiseError(name, said);
+      } catch (error) {
+        this.#failed(error);
+      }
+    });
     return true;
   }
 

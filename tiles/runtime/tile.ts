@@ -54,7 +54,7 @@ export interface Tile {
   wait(timeoutMs: number): void;
   /** Called about every 100 ms. `nowMillis` is monotonic. */
   housekeeping?(nowMillis: number): void;
-  /** Does what is due. Called whenever the clock is read, at least every 256 busy turns or half a second. */
+  /** Does what is due. Called whenever the clock is read (`CLOCK_TURNS`), at least every half second. */
   clock?(nowMillis: number): void;
   /** Milliseconds from `nowMillis` until something is due; -1 for nothing. */
   nextDue?(nowMillis: number): number;
@@ -267,8 +267,9 @@ const CROWDED_SPIN_TURNS = 20;
  */
 const SMALL_BURST = 2;
 /**
- * Busy turns between two looks at the clock, which costs as much as two datagrams. A turn may be 64
- * datagrams of an app that takes a millisecond for each, so main's pulse has it looked at too.
+ * Busy turns between two looks at the clock, which costs as much as two datagrams. Four datagrams count as
+ * one more turn, so timers are late by 1,024 of them at most. An app may take a millisecond for each, so
+ * main's pulse has the clock looked at too.
  */
 const CLOCK_TURNS = 256;
 const HOUSEKEEPING_MILLIS = 100;
@@ -351,7 +352,8 @@ export function runLoop({ tile, region, control, index, spinTurns }: LoopParts):
       const handsOver = crowded && work <= SMALL_BURST && wakesGiven !== wakes;
       patience = handsOver ? 1 : spinTurns;
     }
-    if (++turns < CLOCK_TURNS && idle < patience && control.pulse === pulse) continue;
+    turns += 1 + (work >>> 2);
+    if (turns < CLOCK_TURNS && idle < patience && control.pulse === pulse) continue;
 
     turns = 0;
     pulse = control.pulse;

@@ -208,8 +208,8 @@ Deno.test("the short form answers nothing, and says why, where it gives what is 
 
 Deno.test("an app that says a word for each datagram fills no log", async () => {
   const module = { default: ({ log }: AppContext) => ({ answer: () => void log("a word") }) };
-  // However long it takes, it all is said in one second.
-  const harness = await AppHarness.start(module, { now: () => 5000 });
+  // However long it takes, it all is said in one second: the clock stands still.
+  const harness = await AppHarness.start(module, { startsAt: 5000 });
   for (let i = 0; i < 20; i++) harness.ask(...Array(50).fill({ payload: "" }));
   assert.equal(harness.logged.length, 51);
   assert.match(harness.logged[50], /more than 50 lines in a second/);
@@ -230,6 +230,76 @@ Deno.test("an app whose tickMillis is no number does not start", async () => {
     const app = { tickMillis, receive() {}, tick() {} };
     await assert.rejects(AppHarness.start({ default: () => app }), /tickMillis is to be a number/);
   }
+});
+
+Deno.test("a timer of less than a millisecond is refused by a sentence", async () => {
+  const app = { receive() {}, tick() {} };
+  for (const tickMillis of [0.5, 0, -1]) {
+    const default_ = () => ({ ...app, tickMillis });
+    const message = `its tickMillis is ${tickMillis} ms: the shortest is 1 ms`;
+    await assert.rejects(AppHarness.start({ default: default_ }), { name: "RangeError", message });
+  }
+  const every = (millis: number, handler: () => unknown = () => {}) => ({
+    default: (context: AppContext) => {
+      context.every(millis, handler as () => void);
+      return app;
+    },
+  });
+  const short = /the interval of every\(\) is 0\.9 ms: the shortest is 1 ms/;
+  await assert.rejects(AppHarness.start(every(0.9)), short);
+  await assert.rejects(AppHarness.start(every(5, async () => {})), /every\(\) must not be async/);
+  await AppHarness.start(every(1));
+});
+
+Deno.test("timers run at their own paces, in the order in which they are due, until they are ended", async () => {
+  const calls: [string, number][] = [];
+  const startsAt = 1_000_000;
+  const module = {
+    default({ every }: AppContext): App {
+      const note = (name: string) => (_: Answers, now: number) =>
+        calls.push([name, now / 1e6 - startsAt]);
+      const end = every(30, () => end());
+      every(20, note("fast"));
+      return {
+        tickMillis: 50,
+        tick: note("tick"),
+        receive(requests) {
+          while (requests.next()) {
+            every(7, note(`asked at ${requests.receivedAt / 1e6 - startsAt}`));
+          }
+        },
+      };
+    },
+  };
+  const harness = await AppHarness.start(module, { startsAt });
+  harness.advance(95);
+  assert.deepEqual(calls.splice(0), [
+    ...[["fast", 20], ["fast", 40], ["tick", 50], ["fast", 60], ["fast", 80]],
+  ]);
+  harness.ask({ payload: "" });
+  harness.advance(10);
+  assert.deepEqual(calls.splice(0), [["fast", 100], ["tick", 100], ["asked at 95", 102]]);
+  assert.equal(harness.now, (startsAt + 105) * 1e6);
+  assert.equal(harness.counters.errors, 0, harness.logged[0]);
+});
+
+Deno.test("a timer that is late is called once, and goes on from there", async () => {
+  const calls: number[] = [];
+  const clock = { now: 0 };
+  const app = (context: AppContext) => {
+    context.every(10, () => calls.push(clock.now));
+    return { receive() {} };
+  };
+  const setup = { name: "", module: "", ports: [], served: [], options: {} };
+  const service = await makeService({ default: app }, {
+    ...setup,
+    metrics: heapView(METRICS_BYTES),
+  }, { counters: new Float64Array(99), log() {}, now: () => clock.now });
+  for (const now of [9, 10, 19, 55, 56, 66, 80]) {
+    clock.now = now;
+    service.clock(now, null as unknown as Answers);
+  }
+  assert.deepEqual(calls, [10, 55, 66, 80]);
 });
 
 Deno.test("a tick is called when it is due, and what it throws is counted", async () => {

@@ -100,8 +100,8 @@ Deno.test("time in turns with work is estimated from every 61st, and idle turns 
   assert.equal(busy(0), 0);
 });
 
-Deno.test("a busy tile looks at the clock every 256 turns, and when main's pulse says so", () => {
-  assert.deepEqual(run(600, () => {}), [256, 512, 601]);
+Deno.test("a busy tile looks at the clock every 1,024 datagrams, and when main's pulse says so", () => {
+  assert.deepEqual(run(40, () => {}), [16, 32, 41]);
   const looks = run(20, (turn, main) => {
     if (turn === 3 || turn === 10) main.pulse();
   });
