@@ -84,7 +84,9 @@ labTest("of three name servers one is killed and one is added, and answers go on
     return growth(before, await appliance.counters(), "rx_frames") > RATE || undefined;
   });
   running[0].kill("SIGKILL");
-  await appliance.process.stderr.find("balance: 198.18.5.1:53 is down");
+  for (const instance of ["balance.1", "balance.2"]) {
+    await appliance.process.stderr.find(`${instance}: 198.18.5.1:53 is down`);
+  }
   Deno.writeTextFileSync(path, configuration(addresses.slice(1)));
   appliance.process.kill("SIGHUP");
   assert.match(await appliance.process.stderr.find("reload"), /^reloaded: /);
