@@ -15,16 +15,27 @@
  */
 
 import { Buffer } from "node:buffer";
-import { isIPv4 } from "node:net";
-import type { Answers, App, AppContext, Datagrams, Metric } from "../tiles/app/contract.ts";
+import type {
+  Address,
+  Answers,
+  App,
+  AppContext,
+  Datagrams,
+  Metric,
+  Prefix,
+} from "../tiles/app/contract.ts";
 import { Maglev, mix } from "./library/maglev.ts";
 import { SessionTable } from "./library/session_table.ts";
 import { TokenBuckets } from "./library/token_buckets.ts";
 
 /** The most backends. */
 const MOST_BACKENDS = 256;
-/** Version of the state's layout: address and port of each backend, our address of each session, the table. */
-const LAYOUT = 1;
+/**
+ * Version of the state's layout: address and port of each backend, our address of each session, the table.
+ * An address is four words.
+ */
+const LAYOUT = 2;
+const [ADDRESS_WORDS, BACKEND_WORDS] = [4, 5];
 /** Ports that a new session tries, if the first ones are taken. */
 const MOST_TRIES = 64;
 /** Sessions that one tick looks at: a fraction of a millisecond. */
@@ -32,10 +43,10 @@ const EXPIRED_AT_ONCE = 1 << 16;
 /** What a port of ours is for, if it is not the port of sessions with its index. */
 const [LISTENER, PROBE] = [-1, -2];
 
-/** What of a backend is configured. Addresses in host order. */
+/** What of a backend is configured. */
 interface Configured {
   readonly name: string;
-  readonly address: number;
+  readonly address: Address;
   readonly port: number;
   readonly weight: number;
   readonly drain: boolean;
@@ -68,8 +79,11 @@ class Balancer implements App {
   readonly #maglev = new Maglev();
   /** By slot; null: free. */
   readonly #backends: (Backend | null)[] = Array(MOST_BACKENDS).fill(null);
-  /** Slots by address and port, as one number. */
-  readonly #slots = new Map<number, number>();
+  /** The slot of each backend, as the session of its address and port. */
+  readonly #slots = new SessionTable(
+    new Uint8Array(SessionTable.bytesFor(MOST_BACKENDS)),
+    MOST_BACKENDS,
+  );
   /** Slots that new sessions go to, in the order of Maglev's indices. */
   #open: number[] = [];
   #nextPort = 0;
@@ -77,7 +91,10 @@ class Balancer implements App {
   /** By session: our address that its client sends to. */
   #ourAddresses!: Uint32Array;
   /** Where the current datagram goes. */
-  readonly #to = { address: 0, port: 0, sourcePort: 0, sourceAddress: 0 };
+  readonly #to: { address: Address; port: number; sourcePort: number; sourceAddress?: Address };
+  /** The client of an answer, and our address that it sends to. */
+  readonly #client: Address;
+  readonly #ours: Address;
   readonly #drops: Readonly<Record<typeof DROPS[number], Metric>>;
 
   constructor(context: AppContext, options: Options) {
@@ -88,6 +105,10 @@ class Balancer implements App {
     for (const [i, port] of options.upstream.entries()) {
       this.#kinds[port] = i < this.#ports ? i : PROBE;
     }
+    const [{ address }] = options.backends;
+    this.#client = address.copy();
+    this.#ours = address.copy();
+    this.#to = { address, port: 0, sourcePort: 0, sourceAddress: undefined };
     const { ratelimit: perSecond, burst } = options;
     this.#limit = perSecond > 0 ? new TokenBuckets({ perSecond, burst }) : null;
     const drops = DROPS.map((reason) =>
@@ -100,7 +121,7 @@ class Balancer implements App {
   begin(): void {
     const { state, metric, log } = this.#context;
     const capacity = MOST_BACKENDS * this.#ports;
-    const head = 2 * MOST_BACKENDS + capacity;
+    const head = BACKEND_WORDS * MOST_BACKENDS + ADDRESS_WORDS * capacity;
     const bytes = head * 4 + SessionTable.bytesFor(capacity);
     if (state !== undefined && state.view.length < bytes) {
       const needed = Math.ceil(bytes / 2 ** 20);
@@ -111,23 +132,26 @@ class Balancer implements App {
     if (state !== undefined && state.version !== layout) memory.fill(0);
     state?.setVersion(layout);
     const words = new Uint32Array(memory.buffer, memory.byteOffset, head);
-    const placed = words.subarray(0, 2 * MOST_BACKENDS);
-    this.#ourAddresses = words.subarray(2 * MOST_BACKENDS);
+    const placed = words.subarray(0, BACKEND_WORDS * MOST_BACKENDS);
+    this.#ourAddresses = words.subarray(placed.length);
     this.#sessions = new SessionTable(memory.subarray(head * 4), capacity);
-    const kept = new Map<number, number>();
+    const kept = new Map<string, number>();
+    const before = this.#client;
     for (let slot = 0; slot < MOST_BACKENDS; slot++) {
-      const [address, port] = placed.subarray(2 * slot);
-      const isKept = this.#options.backends.some((each) =>
-        each.address === address && each.port === port
+      before.load(placed, BACKEND_WORDS * slot);
+      const port = placed[BACKEND_WORDS * slot + ADDRESS_WORDS];
+      const same = this.#options.backends.find((each) =>
+        each.address.equals(before) && each.port === port
       );
-      if (isKept) kept.set(keyOf(address, port), slot);
-      else this.#endSessions(slot);
+      if (same === undefined) this.#endSessions(slot);
+      else kept.set(same.name, slot);
     }
     const free = [...this.#backends.keys()].filter((slot) => ![...kept.values()].includes(slot));
     for (const configured of this.#options.backends) {
       const { name, address, port } = configured;
-      const slot = kept.get(keyOf(address, port)) ?? free.shift()!;
-      placed.set([address, port], 2 * slot);
+      const slot = kept.get(name) ?? free.shift()!;
+      address.store(placed, BACKEND_WORDS * slot);
+      placed[BACKEND_WORDS * slot + ADDRESS_WORDS] = port;
       const metricOf = (of: string, kind: "counter" | "gauge") =>
         metric(`balance.${of}`, kind, { backend: name })!;
       const backend = {
@@ -140,7 +164,7 @@ class Balancer implements App {
         if (this.#sessions.usedAt(i) !== 0) backend.sessions.value++;
       }
       this.#backends[slot] = backend;
-      this.#slots.set(keyOf(address, port), slot);
+      this.#slots.begin(slot, address, port, 1);
     }
     if (this.#sessions.count > 0) log(`goes on with ${this.#sessions.count} sessions`);
     this.#spread();
@@ -192,7 +216,7 @@ class Balancer implements App {
   #fromClient(requests: Datagrams, now: number): boolean {
     const { sourceAddress, sourcePort } = requests;
     const { allow } = this.#options;
-    if (allow.length > 0 && !allow.some((prefix) => isIn(sourceAddress, prefix))) {
+    if (allow.length > 0 && !allow.some((prefix) => sourceAddress.isIn(prefix))) {
       return this.#drop("not_allowed");
     }
     if (this.#limit?.take(sourceAddress, requests.receivedAt / 1e6) === false) {
@@ -214,21 +238,21 @@ class Balancer implements App {
       this.#backendOf(session)!.sessions.value++;
     }
     sessions.touch(session, now);
-    this.#ourAddresses[session] = requests.destinationAddress;
+    requests.destinationAddress.store(this.#ourAddresses, session * ADDRESS_WORDS);
     const backend = this.#backendOf(session)!;
     const to = this.#to;
     to.address = backend.address;
     to.port = backend.port;
     to.sourcePort = this.#options.upstream[session % this.#ports];
-    to.sourceAddress = 0;
+    to.sourceAddress = undefined;
     backend.requests.value++;
     return true;
   }
 
   /** Finds the session of a backend's answer. Returns whether `#to` is its client. */
   #fromBackend(requests: Datagrams, kind: number, now: number): boolean {
-    const slot = this.#slots.get(keyOf(requests.sourceAddress, requests.sourcePort));
-    if (slot === undefined) return this.#drop("not_a_backend");
+    const slot = this.#slots.find(requests.sourceAddress, requests.sourcePort);
+    if (slot < 0) return this.#drop("not_a_backend");
     const backend = this.#backends[slot]!;
     if (kind === PROBE) {
       const wasUp = this.#isUp(backend);
@@ -244,10 +268,11 @@ class Balancer implements App {
     if (sessions.usedAt(session) === 0) return this.#drop("no_session");
     sessions.touch(session, now);
     const to = this.#to;
-    to.address = sessions.first(session);
-    to.port = sessions.second(session) >>> 16;
-    to.sourcePort = sessions.second(session) & 0xffff;
-    to.sourceAddress = this.#ourAddresses[session];
+    const ports = sessions.read(session, this.#client);
+    to.address = this.#client;
+    to.port = ports >>> 16;
+    to.sourcePort = ports & 0xffff;
+    to.sourceAddress = this.#ours.load(this.#ourAddresses, session * ADDRESS_WORDS);
     backend.answers.value++;
     return true;
   }
@@ -309,11 +334,6 @@ const DROPS = [
   "not_a_backend",
 ] as const;
 
-interface Prefix {
-  readonly address: number;
-  readonly mask: number;
-}
-
 interface Options {
   /** Ports towards the backends; the last one is for probes. */
   readonly upstream: readonly number[];
@@ -327,7 +347,8 @@ interface Options {
   readonly burst: number;
 }
 
-function parseOptions({ options, ownPorts: upstream }: AppContext): Options {
+function parseOptions(context: AppContext): Options {
+  const { options, ownPorts: upstream, parseAddress, parsePrefix } = context;
   const number = (name: string, usual: number, least: number, most: number) => {
     const { [name]: value = usual } = options;
     if (typeof value === "number" && value >= least && value <= most) return value;
@@ -343,7 +364,12 @@ function parseOptions({ options, ownPorts: upstream }: AppContext): Options {
     if (Array.isArray(value)) return value as unknown[];
     throw new TypeError(`options.${name}: must be a list`);
   };
-  const backends = list("backends").map(parseBackend);
+  const backends = list("backends").map((value) => parseBackend(value, parseAddress));
+  const allow = list("allow").map((value) => {
+    const prefix = parsePrefix(String(value));
+    if (prefix !== null) return prefix;
+    throw new TypeError(`options.allow: '${value}' is no IPv4 address or prefix`);
+  });
   if (backends.length === 0 || backends.length > MOST_BACKENDS) {
     throw new TypeError(`options.backends: must be 1 to ${MOST_BACKENDS} backends`);
   }
@@ -355,7 +381,7 @@ function parseOptions({ options, ownPorts: upstream }: AppContext): Options {
     throw new TypeError("options.probe: must be up to 512 bytes in hexadecimal");
   }
   return {
-    ...{ upstream, backends, allow: list("allow").map(parsePrefix) },
+    ...{ upstream, backends, allow },
     ...{ probe: Buffer.from(probe, "hex"), probeSeconds: number("probe_seconds", 1, 0.1, 60) },
     probeFailures: number("probe_failures", 3, 1, 100),
     idleSeconds: number("idle_timeout", 60, 1, 86_400),
@@ -363,7 +389,7 @@ function parseOptions({ options, ownPorts: upstream }: AppContext): Options {
   };
 }
 
-function parseBackend(value: unknown): Configured {
+function parseBackend(value: unknown, parseAddress: AppContext["parseAddress"]): Configured {
   const table = typeof value === "string" ? { address: value } : value as Record<string, unknown>;
   const { address: name, weight = 1, drain = false, ...more } = table ?? {};
   const [, host = "", port] = /^([\d.]+):(\d{1,5})$/.exec(String(name)) ?? [];
@@ -380,28 +406,4 @@ function parseBackend(value: unknown): Configured {
     );
   }
   return { name: String(name), address, port: Number(port), weight, drain };
-}
-
-function parsePrefix(value: unknown): Prefix {
-  const [, host = "", length = "32"] = /^([\d.]+)(?:\/(\d{1,2}))?$/.exec(String(value)) ?? [];
-  const address = parseAddress(host);
-  if (address === null || Number(length) > 32) {
-    throw new TypeError(`options.allow: '${value}' is no IPv4 address or prefix`);
-  }
-  const mask = length === "0" ? 0 : (-1 << (32 - Number(length))) >>> 0;
-  return { address, mask };
-}
-
-/** An IPv4 address in host order; null for other text. */
-function parseAddress(text: string): number | null {
-  if (!isIPv4(text)) return null;
-  return text.split(".").reduce((word, octet) => word * 256 + Number(octet), 0);
-}
-
-function isIn(address: number, prefix: Prefix): boolean {
-  return ((address ^ prefix.address) & prefix.mask) === 0;
-}
-
-function keyOf(address: number, port: number): number {
-  return address * 0x10000 + port;
 }

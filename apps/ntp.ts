@@ -26,13 +26,14 @@ const KISS_EVERY = 4;
 const PRECISION = -20;
 
 /** Makes the time server. Throws TypeError if it was not granted the clock. */
-export default function create({ clock, options, refuses, metric }: AppContext): App {
+export default function create(context: AppContext): App {
+  const { clock, options, refuses, metric } = context;
   if (clock === undefined) throw new TypeError("it was not granted the clock (clock = true)");
   const { stratum = 3, reference = "127.127.1.1" } = options;
   if (typeof stratum !== "number" || stratum % 1 !== 0 || stratum < 1 || stratum > 15) {
     throw new TypeError("options.stratum: must be a whole number from 1 to 15");
   }
-  const referenceId = toReferenceId(String(reference), stratum);
+  const referenceId = toReferenceId(String(reference), stratum, context);
   const limit = makeLimit(options);
   const limited = metric("ntp.limited", "counter")!;
   let state = clock.status();
@@ -92,12 +93,15 @@ function makeLimit({ ratelimit = 0, burst = 8 }: AppContext["options"]): TokenBu
 }
 
 /** Converts letters for stratum 1, else an address (RFC 5905 §7.3). */
-function toReferenceId(reference: string, stratum: number): number {
-  const octets = stratum === 1
-    ? [...reference.padEnd(4, "\0")].map((letter) => letter.charCodeAt(0))
-    : reference.split(".").map(Number);
-  if (octets.length === 4 && octets.every((octet) => octet >= 0 && octet <= 255)) {
-    return octets.reduce((word, octet) => word * 256 + octet, 0);
+function toReferenceId(reference: string, stratum: number, { parseAddress }: AppContext): number {
+  if (stratum > 1) {
+    const address = parseAddress(reference);
+    if (address !== null) return address.words[3];
+  } else if (/^[\x20-\x7e]{1,4}$/.test(reference)) {
+    return [...reference.padEnd(4, "\0")].reduce(
+      (word, letter) => word * 256 + letter.charCodeAt(0),
+      0,
+    );
   }
   throw new TypeError("options.reference: must be an IPv4 address; for stratum 1, four letters");
 }

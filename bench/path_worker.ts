@@ -173,7 +173,7 @@ class Path {
       tile: heapView(TILE_REGION_BYTES),
       eventfd: -1,
     };
-    const side = new NetSide(join, { counters: parts.counters, wake() {} });
+    const side = new NetSide(join, { counters: parts.counters, firstPort: 0, wake() {} });
     return new Path({ xsk, tile, app: { service, side }, counters });
   }
 

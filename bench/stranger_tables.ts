@@ -18,6 +18,7 @@ import { hash, type HashKey, keyOf, Use } from "../netbase/hash.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NeighborReader, NUD_REACHABLE } from "../netbase/neighbors.ts";
 import { NetbaseWriter } from "../netbase/netbase_writer.ts";
+import { Address } from "../tiles/app/address.ts";
 import type { AppContext } from "../tiles/app/contract.ts";
 import { RecentAnswers } from "../tiles/app/host.ts";
 import { METRICS_BYTES, MetricsWriter } from "../tiles/app/regions.ts";
@@ -349,7 +350,9 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     mostReads: 24,
     make(seed) {
       const limit = new RateLimit({ ratelimit: 1, slip: 0 }, threeWords(seed));
-      const judge = (key: number) => limit.judge((key << 8) >>> 0, key >>> 24, 1);
+      const address = new Address();
+      const judge = (key: number) =>
+        limit.judge(address.load([0, 0, 0xffff, key << 8]), key >>> 24, 1);
       return { use: (key) => void judge(key), has: (key) => judge(key) !== Verdict.send };
     },
     place(seed) {
@@ -364,9 +367,10 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
     mostReads: 24,
     make(seed) {
       const recent = new RecentAnswers(1, threeWords(seed));
-      const request = { sourceAddress: 0, sourcePort: 7, destinationPort: 7, receivedAt: 1e9 };
+      const sourceAddress = new Address();
+      const request = { sourceAddress, sourcePort: 7, destinationPort: 7, receivedAt: 1e9 };
       const take = (key: number) => {
-        request.sourceAddress = key >>> 0;
+        sourceAddress.words[3] = key;
         return recent.take(request);
       };
       return { use: (key) => void take(key), has: (key) => !take(key) };

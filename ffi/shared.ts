@@ -20,8 +20,10 @@ export const UdpDescriptor = {
   /** source port << 16 | destination port */
   ports: 4,
   interface: 5,
+  /** TOS << 8 | TTL of the IPv4 header. */
+  tosTtl: 6,
 } as const;
-export const UDP_DESCRIPTOR_WORDS = 6;
+export const UDP_DESCRIPTOR_WORDS = 7;
 /** In the length word: the datagram was longer than its buffer. */
 export const UDP_TRUNCATED = 0x80000000;
 /** Bytes a receive buffer must have. */

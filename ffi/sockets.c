@@ -14,20 +14,20 @@
 
 #include "native.h"
 
-/* What one call moves. IP_PKTINFO is the one control message that is asked for or sent. */
+/* What one call moves, and for each datagram the control messages that are asked for and sent. */
 struct burst {
 	struct mmsghdr messages[BURST];
 	struct sockaddr_in peers[BURST];
 	struct iovec parts[BURST];
 	union {
 		struct cmsghdr header;
-		char room[CMSG_SPACE(sizeof(struct in_pktinfo))];
+		char room[CMSG_SPACE(sizeof(struct in_pktinfo)) + 2 * CMSG_SPACE(sizeof(int))];
 	} controls[BURST];
 };
 
 /*
  * A socket on 0.0.0.0:`port`, non-blocking, that says to which address and on which interface each
- * datagram came. Without SO_REUSEADDR or SO_REUSEPORT, so that the port is ours or an error. Returns
+ * datagram came, and with which TOS and TTL. Without SO_REUSEADDR or SO_REUSEPORT, so that the port is ours or an error. Returns
  * the descriptor, or -errno.
  */
 EXPORT int tegula_udp_open(int port)
@@ -38,6 +38,8 @@ EXPORT int tegula_udp_open(int port)
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_IP, IP_RECVTOS, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_IP, IP_RECVTTL, &one, sizeof(one));
 	setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one));
 	error = result(bind(fd, (const struct sockaddr *)&self, sizeof(self)));
 	if (error) {
@@ -83,7 +85,7 @@ EXPORT int tegula_udp_ready(int watch, uint32_t *ready, int most)
 	return count == -EINTR ? 0 : count;
 }
 
-/* Makes the i-th message of a burst: `length` bytes at `bytes`, with room for a peer and IP_PKTINFO. */
+/* Makes the i-th message of a burst: `length` bytes at `bytes`, with room for a peer and control messages. */
 static void lay_out(struct burst *b, int i, uint8_t *bytes, uint32_t length)
 {
 	b->parts[i] = (struct iovec){ bytes, length };
@@ -97,18 +99,26 @@ static void lay_out(struct burst *b, int i, uint8_t *bytes, uint32_t length)
 /* What is known of the i-th datagram, which was received at `offset` for `port`. */
 static struct udp_descriptor describe(struct burst *b, int i, int port, uint32_t offset)
 {
-	const struct msghdr *message = &b->messages[i].msg_hdr;
-	const struct cmsghdr *control = CMSG_FIRSTHDR(message);
+	struct msghdr *message = &b->messages[i].msg_hdr;
 	struct in_pktinfo info = { 0 };
+	uint32_t tos_ttl = 0;
 
-	if (control && control->cmsg_level == IPPROTO_IP && control->cmsg_type == IP_PKTINFO)
-		memcpy(&info, CMSG_DATA(control), sizeof(info));
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
+		if (c->cmsg_level != IPPROTO_IP)
+			continue;
+		if (c->cmsg_type == IP_PKTINFO)
+			memcpy(&info, CMSG_DATA(c), sizeof(info));
+		else if (c->cmsg_type == IP_TOS) /* one byte */
+			tos_ttl |= (uint32_t)*CMSG_DATA(c) << 8;
+		else if (c->cmsg_type == IP_TTL) /* an int */
+			tos_ttl |= *CMSG_DATA(c);
+	}
 	return (struct udp_descriptor){
 		.offset = offset,
 		.length = b->messages[i].msg_len | (message->msg_flags & MSG_TRUNC ? UDP_TRUNCATED : 0),
 		.source = ntohl(b->peers[i].sin_addr.s_addr), .destination = ntohl(info.ipi_addr.s_addr),
 		.ports = (uint32_t)ntohs(b->peers[i].sin_port) << 16 | (uint16_t)port,
-		.interface = (uint32_t)info.ipi_ifindex,
+		.interface = (uint32_t)info.ipi_ifindex, .tos_ttl = tos_ttl,
 	};
 }
 
@@ -134,10 +144,19 @@ EXPORT int tegula_udp_receive(int fd, int port, uint8_t *memory, const uint32_t 
 	return received;
 }
 
-/* Addresses the i-th message to where `d` says, from the source address and interface it says. */
+/* Writes a control message of IPv4 and returns where the next one goes. */
+static struct cmsghdr *put(struct cmsghdr *control, int type, const void *value, size_t bytes)
+{
+	*control = (struct cmsghdr){ CMSG_LEN(bytes), IPPROTO_IP, type };
+	memcpy(CMSG_DATA(control), value, bytes);
+	return (struct cmsghdr *)((char *)control + CMSG_SPACE(bytes));
+}
+
+/* Addresses the i-th message to where `d` says, with the source address, interface, TOS and TTL it says. */
 static void address(struct burst *b, int i, const struct udp_descriptor *d)
 {
 	struct cmsghdr *control = b->messages[i].msg_hdr.msg_control;
+	const int tos = (int)(d->tos_ttl >> 8), ttl = (int)(d->tos_ttl & 0xff);
 	const struct in_pktinfo info = {
 		.ipi_ifindex = (int)d->interface, .ipi_spec_dst = { htonl(d->source) },
 	};
@@ -146,8 +165,9 @@ static void address(struct burst *b, int i, const struct udp_descriptor *d)
 		.sin_family = AF_INET, .sin_port = htons((uint16_t)d->ports),
 		.sin_addr = { htonl(d->destination) },
 	};
-	*control = (struct cmsghdr){ CMSG_LEN(sizeof(info)), IPPROTO_IP, IP_PKTINFO };
-	memcpy(CMSG_DATA(control), &info, sizeof(info));
+	control = put(control, IP_PKTINFO, &info, sizeof(info));
+	control = put(control, IP_TOS, &tos, sizeof(tos));
+	put(control, IP_TTL, &ttl, sizeof(ttl));
 }
 
 /*

@@ -16,7 +16,7 @@
 import { Buffer } from "node:buffer";
 import packet from "dns-packet";
 import types from "dns-packet/types.js";
-import type { App, AppContext, Metric } from "../../tiles/app/contract.ts";
+import type { Address, App, AppContext, Metric } from "../../tiles/app/contract.ts";
 import { Field, keepCode, keepReply, Memory, OPCODE, Question, Writer } from "./answer.ts";
 import { Names } from "./names.ts";
 import { parseZoneFile, Zone } from "./zone.ts";
@@ -167,8 +167,8 @@ async function loadZones({ options, log }: AppContext): Promise<Zone[]> {
 }
 
 // Response rate limiting, counted as NSD does (rrl-ratelimit and rrl-slip in nsd.conf(5)), so that queries
-// with a forged source send few answers to the victim. Answers are counted per /24 of the client and per
-// answer. All names that do not exist in a zone share one answer, and so do all names that one wildcard or one
+// with a forged source send few answers to the victim. Answers are counted per /24 of the client (/56 with
+// IPv6) and per answer. All names that do not exist in a zone share one answer, and so do all names that one wildcard or one
 // delegation covers.
 //
 // The rate is smoothed: half of the previous second's rate is added to the count of this second. Above the
@@ -212,12 +212,12 @@ export class RateLimit {
   }
 
   /**
-   * Counts the answer with this number to `address` (IPv4, host order) in `second` since 1970. Returns
-   * what to do with it, a {@linkcode Verdict}.
+   * Counts the answer with this number to `address` in `second` since 1970. Returns what to do with it, a
+   * {@linkcode Verdict}.
    */
-  judge(address: number, answer: number, second: number): number {
+  judge(address: Address, answer: number, second: number): number {
     const words = this.#words;
-    const prefix = address >>> 8;
+    const prefix = this.#prefix(address);
     const at = this.#slot(prefix, answer);
     if (words[at + Word.prefix] !== prefix || words[at + Word.answer] !== answer) {
       words[at + Word.prefix] = prefix;
@@ -243,6 +243,12 @@ export class RateLimit {
     if ((count > half ? count + half : rate) < this.#most) return Verdict.send;
     const limited = ++words[at + Word.limited];
     return this.#slip > 0 && limited % this.#slip === 0 ? Verdict.truncate : Verdict.drop;
+  }
+
+  /** The client's network as a word. */
+  #prefix({ isIPv4, words }: Address): number {
+    if (isIPv4) return words[3] >>> 8;
+    return (Math.imul(words[0], this.#key[1] | 1) + (words[1] >>> 8)) >>> 0;
   }
 
   /** Where the slot of a pair begins. */

@@ -5,13 +5,14 @@
  * "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4.
  */
 
+import type { Address } from "../../tiles/app/contract.ts";
+
 /** Slots of the table: a prime, so that every step visits all of them. */
 const SLOTS = 65_537;
 
 /** A backend. Its address decides which slots it prefers, so it keeps them whatever the order. */
 export interface Weighted {
-  /** IPv4 address, host order. */
-  readonly address: number;
+  readonly address: Address;
   readonly port: number;
   /** Its share of the clients, relative to the others'; 0: none. */
   readonly weight: number;
@@ -51,8 +52,8 @@ export class Maglev {
 }
 
 /** A hash of an address and a port, 32 bits. It is the same everywhere, so it has no key. */
-export function mix(address: number, port: number, salt: number): number {
-  let hash = Math.imul(address ^ salt, 0x85ebca6b) ^ Math.imul(port + salt, 0xc2b2ae35);
+export function mix(address: Address, port: number, salt: number): number {
+  let hash = address.hash(salt) ^ Math.imul(port + salt, 0xc2b2ae35);
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
   hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
   return (hash ^ (hash >>> 16)) >>> 0;

@@ -1,25 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * A table of sessions in memory of fixed size, for example an app's `state`. A session has a number that
- * its user chooses, is found by two words, and ends when nothing has come for some time.
+ * its user chooses, is found by an address and a word, and ends when nothing has come for some time.
  */
+
+import type { Address } from "../../tiles/app/contract.ts";
 
 const HEADER_WORDS = 4;
 /** Words of the header: the version of the layout, the number of sessions, and the hash's key. */
 const Header = { version: 0, sessions: 1, multiplier: 2, count: 3 } as const;
-const VERSION = 1;
+const VERSION = 2;
+const ADDRESS_WORDS = 4;
+/** Words of a session: its address, its word, and the second when it was last used. */
+const SESSION_WORDS = ADDRESS_WORDS + 2;
 
 /** Slots of the index: at least twice as many as sessions, so that searches stay short. */
 function slotsFor(sessions: number): number {
   return 2 ** Math.ceil(Math.log2(Math.max(2, sessions) * 2));
 }
 
-/** Sessions by two words. Nothing is allocated after the constructor. */
+/** Sessions by an address and a word. Nothing is allocated after the constructor. */
 export class SessionTable {
   readonly #header: Uint32Array;
-  /** By session: its two words, and the second when it was last used; 0: it is free. */
-  readonly #first: Uint32Array;
-  readonly #second: Uint32Array;
+  /** By session: its address, its word, and the second when it was last used; 0: it is free. */
+  readonly #addresses: Uint32Array;
+  readonly #words: Uint32Array;
   readonly #used: Uint32Array;
   /** Open-addressed with linear probing: number of a session plus one; 0: free. */
   readonly #index: Int32Array;
@@ -29,7 +34,7 @@ export class SessionTable {
 
   /** Bytes of memory for so many sessions. */
   static bytesFor(sessions: number): number {
-    return (HEADER_WORDS + 3 * sessions + slotsFor(sessions)) * 4;
+    return (HEADER_WORDS + SESSION_WORDS * sessions + slotsFor(sessions)) * 4;
   }
 
   /**
@@ -48,12 +53,13 @@ export class SessionTable {
     const words = (at: number, length: number) =>
       new Uint32Array(buffer, byteOffset + at * 4, length);
     this.#header = words(0, HEADER_WORDS);
-    this.#first = words(HEADER_WORDS, sessions);
-    this.#second = words(HEADER_WORDS + sessions, sessions);
-    this.#used = words(HEADER_WORDS + 2 * sessions, sessions);
+    this.#addresses = words(HEADER_WORDS, ADDRESS_WORDS * sessions);
+    this.#words = words(HEADER_WORDS + ADDRESS_WORDS * sessions, sessions);
+    this.#used = words(HEADER_WORDS + (ADDRESS_WORDS + 1) * sessions, sessions);
     const slots = slotsFor(sessions);
     this.#mask = slots - 1;
-    this.#index = new Int32Array(buffer, byteOffset + (HEADER_WORDS + 3 * sessions) * 4, slots);
+    const index = HEADER_WORDS + SESSION_WORDS * sessions;
+    this.#index = new Int32Array(buffer, byteOffset + index * 4, slots);
     const header = this.#header;
     if (header[Header.version] === VERSION && header[Header.sessions] === sessions) {
       this.#rebuild();
@@ -69,8 +75,8 @@ export class SessionTable {
     let count = 0;
     for (let session = 0; session < this.#used.length; session++) {
       if (this.#used[session] === 0) continue;
-      const slot = this.#slot(this.#first[session], this.#second[session]);
-      // Whatever the memory holds, no two sessions have the same words.
+      const slot = this.#slot(this.#addresses, session * ADDRESS_WORDS, this.#words[session]);
+      // Whatever the memory holds, no two sessions have the same key.
       if (this.#index[slot] !== 0) this.#used[session] = 0;
       else {
         this.#index[slot] = session + 1;
@@ -85,19 +91,19 @@ export class SessionTable {
     return this.#header[Header.count];
   }
 
-  /** The session of these words; -1: none. */
-  find(first: number, second: number): number {
-    return this.#index[this.#slot(first, second)] - 1;
+  /** The session of this address and word; -1: none. */
+  find(address: Address, word: number): number {
+    return this.#index[this.#slot(address.words, 0, word)] - 1;
   }
 
-  /** Begins a free session for words that have none, in this second since 1970. */
-  begin(session: number, first: number, second: number, now: number): void {
-    const slot = this.#slot(first, second);
+  /** Begins a free session for an address and word that have none, in this second since 1970. */
+  begin(session: number, address: Address, word: number, now: number): void {
+    const slot = this.#slot(address.words, 0, word);
     if (this.#used[session] !== 0 || this.#index[slot] !== 0) {
-      throw new Error(`session ${session} is in use, or its words are`);
+      throw new Error(`session ${session} is in use, or its address and word are`);
     }
-    this.#first[session] = first;
-    this.#second[session] = second;
+    address.store(this.#addresses, session * ADDRESS_WORDS);
+    this.#words[session] = word;
     this.#used[session] = now;
     this.#index[slot] = session + 1;
     this.#header[Header.count]++;
@@ -113,25 +119,23 @@ export class SessionTable {
     return this.#used[session];
   }
 
-  /** The first and the second word of a session. */
-  first(session: number): number {
-    return this.#first[session];
-  }
-  second(session: number): number {
-    return this.#second[session];
+  /** Loads the address of a session into `address`, and returns its word. */
+  read(session: number, address: Address): number {
+    address.load(this.#addresses, session * ADDRESS_WORDS);
+    return this.#words[session];
   }
 
   /** Ends a session, which is then free. */
   end(session: number): void {
     const index = this.#index;
-    let hole = this.#slot(this.#first[session], this.#second[session]);
+    let hole = this.#slot(this.#addresses, session * ADDRESS_WORDS, this.#words[session]);
     if (this.#used[session] === 0 || index[hole] !== session + 1) return;
     this.#used[session] = 0;
     this.#header[Header.count]--;
     // Move back what would not be found beyond the hole.
     for (let slot = (hole + 1) & this.#mask; index[slot] !== 0; slot = (slot + 1) & this.#mask) {
       const other = index[slot] - 1;
-      const home = this.#hash(this.#first[other], this.#second[other]);
+      const home = this.#hash(this.#addresses, other * ADDRESS_WORDS, this.#words[other]);
       if (((slot - home) & this.#mask) < ((slot - hole) & this.#mask)) continue;
       index[hole] = index[slot];
       hole = slot;
@@ -153,22 +157,28 @@ export class SessionTable {
     }
   }
 
-  /** The slot of these words, or the free one where they would be. */
-  #slot(first: number, second: number): number {
-    const index = this.#index;
-    for (let slot = this.#hash(first, second);; slot = (slot + 1) & this.#mask) {
+  /** The slot of `word` and the address at `from` of `address`, or the free one where they would be. */
+  #slot(address: Uint32Array, from: number, word: number): number {
+    const [index, addresses] = [this.#index, this.#addresses];
+    for (let slot = this.#hash(address, from, word);; slot = (slot + 1) & this.#mask) {
       const session = index[slot] - 1;
       if (session < 0) return slot;
-      if (this.#first[session] === first >>> 0 && this.#second[session] === second >>> 0) {
-        return slot;
-      }
+      const at = session * ADDRESS_WORDS;
+      if (
+        this.#words[session] === word >>> 0 && addresses[at + 3] === address[from + 3] &&
+        addresses[at + 2] === address[from + 2] && addresses[at + 1] === address[from + 1] &&
+        addresses[at] === address[from]
+      ) return slot;
     }
   }
 
-  #hash(first: number, second: number): number {
+  #hash(address: Uint32Array, from: number, word: number): number {
     const multiplier = this.#header[Header.multiplier];
-    let hash = Math.imul(first ^ (first >>> 16), multiplier) ^ second;
-    hash = Math.imul(hash ^ (hash >>> 15), multiplier);
+    let hash = word;
+    for (let i = 0; i < ADDRESS_WORDS; i++) {
+      hash = Math.imul((hash ^ (hash >>> 15)) + address[from + i], multiplier);
+    }
+    hash = Math.imul(hash ^ (hash >>> 13), multiplier);
     return (hash ^ (hash >>> 14)) & this.#mask;
   }
 }

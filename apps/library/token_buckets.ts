@@ -4,8 +4,12 @@
  * https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm
  */
 
+import type { Address } from "../../tiles/app/contract.ts";
+
 /** Entries that an address may be in. */
 const WAYS = 4;
+/** Words of an address. */
+const WORDS = 4;
 
 /** How much each address may take. */
 export interface Rate {
@@ -15,7 +19,7 @@ export interface Rate {
   readonly burst: number;
   /**
    * How many addresses are remembered, a power of two. If more are active, the one that has been silent for
-   * the longest time is forgotten, and may take a burst again. An entry has 12 bytes.
+   * the longest time is forgotten, and may take a burst again. An entry has 24 bytes.
    */
   readonly entries?: number;
 }
@@ -27,8 +31,8 @@ export class TokenBuckets {
   readonly #full: Float64Array;
   readonly #interval: number;
   readonly #tolerance: number;
-  readonly #multiplier: number;
-  readonly #shift: number;
+  readonly #key: number;
+  readonly #mask: number;
 
   /** `key`: a random word, so that nobody can choose addresses that share entries. */
   constructor(
@@ -38,19 +42,16 @@ export class TokenBuckets {
     if (entries < 2 * WAYS || (entries & (entries - 1)) !== 0) {
       throw new RangeError(`entries must be a power of two from ${2 * WAYS} on, not ${entries}`);
     }
-    this.#addresses = new Uint32Array(entries);
+    this.#addresses = new Uint32Array(entries * WORDS);
     this.#full = new Float64Array(entries).fill(-Infinity);
     this.#interval = 1000 / perSecond;
     this.#tolerance = (burst - 1) * this.#interval;
-    this.#multiplier = key | 1;
-    this.#shift = 32 - Math.log2(entries / WAYS);
+    this.#key = key;
+    this.#mask = entries - WAYS;
   }
 
-  /**
-   * Takes a token of `address` (IPv4, host order) at `now`, in milliseconds. Returns false, and takes
-   * nothing, if there is none.
-   */
-  take(address: number, now: number): boolean {
+  /** Takes a token of `address` at `now`, in milliseconds. Returns false, and takes nothing, if there is none. */
+  take(address: Address, now: number): boolean {
     const full = this.#full;
     const at = this.#entry(address);
     const since = Math.max(full[at], now);
@@ -60,16 +61,20 @@ export class TokenBuckets {
   }
 
   /** The entry of an address, or the one of its set that is full for the longest time, made its own. */
-  #entry(address: number): number {
+  #entry(address: Address): number {
     const [addresses, full] = [this.#addresses, this.#full];
-    const mixed = Math.imul(address ^ (address >>> 15), this.#multiplier);
-    const first = (Math.imul(mixed ^ (mixed >>> 13), this.#multiplier) >>> this.#shift) * WAYS;
+    const { words } = address;
+    const first = address.hash(this.#key) & this.#mask;
     let oldest = first;
-    for (let at = first; at < first + WAYS; at++) {
-      if (addresses[at] === address >>> 0) return at;
-      if (full[at] < full[oldest]) oldest = at;
+    for (let entry = first; entry < first + WAYS; entry++) {
+      const at = entry * WORDS;
+      if (
+        addresses[at + 3] === words[3] && addresses[at + 2] === words[2] &&
+        addresses[at + 1] === words[1] && addresses[at] === words[0]
+      ) return entry;
+      if (full[entry] < full[oldest]) oldest = entry;
     }
-    addresses[oldest] = address;
+    address.store(addresses, oldest * WORDS);
     full[oldest] = -Infinity;
     return oldest;
   }

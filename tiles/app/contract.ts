@@ -36,6 +36,56 @@
  */
 
 /**
+ * An IP address: of IPv4 today, of IPv6 in a later version. In the fast form an address belongs to its burst:
+ * the same object is that of the next datagram after `next`. Keep a `copy` of it, or its words.
+ */
+export interface Address {
+  /**
+   * The address as of IPv6, in four words of host order, the first bits in the first one. An IPv4 address is
+   * IPv4-mapped: 198.18.0.1 is `[0, 0, 0xffff, 0xc6120001]`. Change them by `load` only.
+   */
+  readonly words: Uint32Array;
+  /** Whether it is an IPv4 address. */
+  readonly isIPv4: boolean;
+  /** Whether `other` is the same address. */
+  equals(other: Address): boolean;
+  /** The order of addresses, for `sort`: -1, 0 or 1. */
+  compare(other: Address): number;
+  /** Whether `prefix` covers it. */
+  isIn(prefix: Prefix): boolean;
+  /**
+   * 32 bits for a table. `key`: a secret random word for a table whose keys strangers choose, so that nobody
+   * can choose addresses that collide.
+   */
+  hash(key: number): number;
+  /** Becomes the address whose words begin at `at`, and returns itself. */
+  load(words: ArrayLike<number>, at?: number): this;
+  /** Writes its words from `at` on. */
+  store(words: Uint32Array, at?: number): void;
+  /** A copy to keep. */
+  copy(): Address;
+  /** The text, such as `198.18.0.2`. */
+  toString(): string;
+}
+
+/** A prefix, such as `198.51.100.0/24`: the addresses that have its first bits. */
+export interface Prefix {
+  readonly address: Address;
+  /** Bits of the prefix. */
+  readonly length: number;
+}
+
+/** Fields of the IP header of a datagram to be sent. */
+export interface HeaderFields {
+  /** Time to live, 1 to 255; 64 when left out. */
+  readonly ttl?: number;
+  /** Differentiated services code point (RFC 2474), 0 to 63; 0 when left out. */
+  readonly dscp?: number;
+  /** Explicit congestion notification (RFC 3168), 0 to 3; 0 when left out. */
+  readonly ecn?: number;
+}
+
+/**
  * A burst of received datagrams. `next` makes the next one current; all else is about the current one.
  * Valid only during the call of `receive` that it is given to.
  */
@@ -52,14 +102,20 @@ export interface Datagrams {
   readonly offset: number;
   /** Bytes of the payload, 0 to 65,507. */
   readonly size: number;
-  /** IPv4 address that the datagram came from, host order. */
-  readonly sourceAddress: number;
+  /** The address that the datagram came from. */
+  readonly sourceAddress: Address;
   /** UDP port that it came from. */
   readonly sourcePort: number;
-  /** Our IPv4 address that it was sent to, host order. */
-  readonly destinationAddress: number;
+  /** Our address that it was sent to. */
+  readonly destinationAddress: Address;
   /** Our UDP port that it was sent to. */
   readonly destinationPort: number;
+  /** Time to live in its IP header, as it arrived. */
+  readonly ttl: number;
+  /** Differentiated services code point in its IP header. */
+  readonly dscp: number;
+  /** Explicit congestion notification in its IP header. */
+  readonly ecn: number;
   /**
    * When its burst was taken from the ring: nanoseconds since 1970 UTC (CLOCK_REALTIME), in steps of
    * 256, as a number of that size has. The same for all datagrams of a burst, up to 64.
@@ -67,14 +123,14 @@ export interface Datagrams {
   readonly receivedAt: number;
 }
 
-/** Where an unsolicited datagram goes. Addresses in host order. */
-export interface Destination {
-  readonly address: number;
+/** Where a datagram goes that is no answer. */
+export interface Destination extends HeaderFields {
+  readonly address: Address;
   readonly port: number;
-  /** Our port that it is sent from. */
-  readonly sourcePort: number;
-  /** Our address that it is sent from; 0: the one that the kernel would choose. */
-  readonly sourceAddress?: number;
+  /** Our port that it is sent from; the app's first when left out. */
+  readonly sourcePort?: number;
+  /** Our address that it is sent from; the one that the kernel would choose when left out. */
+  readonly sourceAddress?: Address;
 }
 
 /**
@@ -95,9 +151,10 @@ export interface Answers {
   copy(offset: number): void;
   /**
    * Sends `size` bytes at `offset` to the current datagram's sender, from the address and port that it was
-   * sent to. Throws RangeError, as `send` does, when not all of them were reserved.
+   * sent to. Throws RangeError, as `send` does, when not all of them were reserved, or for a field that is
+   * out of range.
    */
-  reply(offset: number, size: number): void;
+  reply(offset: number, size: number, fields?: HeaderFields): void;
   /**
    * Sends the payload of the current datagram back to its sender unchanged, without a copy where possible.
    * What was reserved and not sent is taken back.
@@ -108,6 +165,8 @@ export interface Answers {
    * configuration lets the app send to (`send_to`). To others they are dropped and counted.
    */
   send(destination: Destination, offset: number, size: number): void;
+  /** The same with a payload of its own, which is copied. */
+  send(destination: Destination, payload: Uint8Array | string): void;
 }
 
 /**
@@ -135,23 +194,34 @@ export type Timed = (out: Answers, now: number) => void;
 export interface Request {
   /** The payload: a copy, the app's to keep. */
   readonly payload: Uint8Array<ArrayBuffer>;
-  /** IPv4 address that it came from, such as `198.18.0.2`. */
-  readonly address: string;
+  /** The address that it came from. The app may keep it. */
+  readonly address: Address;
   /** UDP port that it came from. */
   readonly port: number;
+  /** Our address that it was sent to. The app may keep it. */
+  readonly destinationAddress: Address;
   /** Our port that it was sent to. */
   readonly destinationPort: number;
+  /** Fields of its IP header, as in {@linkcode Datagrams}. */
+  readonly ttl: number;
+  readonly dscp: number;
+  readonly ecn: number;
   /** When it was received: milliseconds since 1970 UTC, with a fraction. */
   readonly receivedAt: number;
+}
+
+/** An answer in the short form, with header fields of its own. */
+export interface Reply extends HeaderFields {
+  readonly payload: Uint8Array | string;
 }
 
 /** The short form. It may have `begin` and `tick` too, as an {@linkcode App}. */
 export interface PlainApp extends Pick<App, "begin" | "tick" | "tickMillis"> {
   /**
-   * Returns the answer, as bytes or text; nothing: no answer. It is not called for a datagram whose answer
-   * could start a loop (see {@linkcode AppContext.mayLoop}).
+   * Returns the answer, as bytes or text; nothing: no answer. `out` sends to others. It is not called for a
+   * datagram whose answer could start a loop (see {@linkcode AppContext.mayLoop}).
    */
-  answer(request: Request): Uint8Array | string | null | undefined | void;
+  answer(request: Request, out: Answers): Uint8Array | string | Reply | null | undefined | void;
 }
 
 /** A number that an app publishes among the metrics, under a name of its own. */
@@ -253,6 +323,10 @@ export interface AppContext {
    * for. Throws RangeError for less than 1 ms.
    */
   every(millis: number, handler: Timed): () => void;
+  /** The address that `text` is, of IPv4 today; null: it is none. */
+  parseAddress(text: string): Address | null;
+  /** The prefix that `text` is: an address, or one with a length as `198.51.100.0/24`; null: it is none. */
+  parsePrefix(text: string): Prefix | null;
   /** Writes a line to the log, in the app's name; at most 50 a second, as `console` does. */
   log(message: string): void;
 }

@@ -15,7 +15,7 @@
  */
 
 import { heapView, u8, type View } from "../../ffi/region.ts";
-import { parsePrefix } from "../../netbase/route.ts";
+import { formatAddress, parseAddress } from "../../netbase/route.ts";
 import { RECENT_PEERS_BYTES, RecentPeers } from "../net/app_port.ts";
 import { APP, readCounters } from "../runtime/counters.ts";
 import {
@@ -31,8 +31,9 @@ import {
   REFLECTED,
 } from "../runtime/link.ts";
 import { TILE_REGION_BYTES } from "../runtime/tile.ts";
-import type { AppContext } from "./contract.ts";
-import { makeService, NetSide, type RefusalSetup, type Service } from "./host.ts";
+import { Address, Prefix } from "./address.ts";
+import type { AppContext, HeaderFields } from "./contract.ts";
+import { makeService, NetSide, type RefusalSetup, type Service, tosTtlOf } from "./host.ts";
 import { AppState, METRICS_BYTES, MetricsReader, stateRegionBytes } from "./regions.ts";
 
 const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
@@ -62,23 +63,26 @@ export interface HarnessOptions extends
 }
 
 /** A datagram to give to the app. */
-export interface Asked {
+export interface Asked extends HeaderFields {
   readonly payload: Uint8Array | string;
-  /** IPv4 address that it comes from, host order; 198.18.0.2 when left out. */
-  readonly sourceAddress?: number;
+  /** The address that it comes from; 198.18.0.2 when left out. */
+  readonly sourceAddress?: string;
   readonly sourcePort?: number;
+  /** Our address; 198.18.0.1 when left out. */
+  readonly address?: string;
   /** Our port; the app's first when left out. */
   readonly port?: number;
   /** Nanoseconds since 1970 UTC; the harness's `now` when left out. */
   readonly receivedAt?: number;
 }
 
-/** A datagram from the app. Addresses in host order. */
-export interface Answered {
+/** A datagram from the app. */
+export interface Answered extends Required<HeaderFields> {
   readonly payload: Uint8Array<ArrayBuffer>;
-  readonly address: number;
+  readonly address: string;
   readonly port: number;
-  readonly sourceAddress: number;
+  /** Our address; 0.0.0.0: the one that the kernel would choose. */
+  readonly sourceAddress: string;
   readonly sourcePort: number;
 }
 
@@ -99,7 +103,7 @@ export class AppHarness {
   readonly #answers: LinkConsumer;
   readonly #ring: Uint8Array;
   readonly #heard = new RecentPeers(heapView(RECENT_PEERS_BYTES), 0);
-  readonly #sendTo: readonly { address: number; mask: number }[];
+  readonly #sendTo: readonly Prefix[];
   readonly #dropped = { ...NOT_DROPPED };
   /** Milliseconds since 1970. */
   #millis: number;
@@ -112,7 +116,7 @@ export class AppHarness {
     this.#served = [...ports, ...ownPorts];
     this.state = typeof state === "number" ? heapView(stateRegionBytes(state)) : state;
     this.#sendTo = (options.sendTo ?? []).map((text) => {
-      const prefix = parsePrefix(text);
+      const prefix = Prefix.parse(text);
       if (prefix === null) throw new RangeError(`sendTo: '${text}' is no IPv4 address or prefix`);
       return prefix;
     });
@@ -120,7 +124,7 @@ export class AppHarness {
     const tile = heapView(TILE_REGION_BYTES);
     this.#side = new NetSide(
       { own, peer: net, payloads: this.#umem, shape: SHAPE, tile, eventfd: -1 },
-      { counters: this.#counters, wake() {} },
+      { counters: this.#counters, firstPort: this.#served[0], wake() {} },
     );
     this.#requests = new LinkProducer(net, own, SHAPE);
     this.#answers = new LinkConsumer(net, own, SHAPE);
@@ -219,22 +223,26 @@ export class AppHarness {
   }
 
   #push(asked: Asked, offset: number): void {
-    const { payload, sourceAddress = 0xc6120002, sourcePort = 40_000, receivedAt = this.now } =
-      asked;
+    const { payload, sourceAddress = "198.18.0.2", sourcePort = 40_000 } = asked;
+    const { receivedAt = this.now } = asked;
+    const [source, destination] = [sourceAddress, asked.address ?? "198.18.0.1"].map((text) => {
+      if (parseAddress(text) < 0) throw new RangeError(`'${text}' is no IPv4 address`);
+      return parseAddress(text);
+    });
     const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
     const port = asked.port ?? this.#ports[0];
     u8(this.#umem).set(bytes, offset);
     const { words } = this.#requests;
     const slot = this.#requests.slot();
     words[slot + Descriptor.offset] = offset;
-    words[slot + Descriptor.length] = bytes.length;
-    words[slot + Descriptor.source] = sourceAddress;
-    words[slot + Descriptor.destination] = 0xc6120001;
+    words[slot + Descriptor.length] = bytes.length | (tosTtlOf(asked) << 16);
+    words[slot + Descriptor.source] = source;
+    words[slot + Descriptor.destination] = destination;
     words[slot + Descriptor.ports] = (sourcePort << 16) | port;
     words[slot + Descriptor.timeLow] = receivedAt % 2 ** 32;
     words[slot + Descriptor.timeHigh] = receivedAt / 2 ** 32;
     this.#requests.push();
-    this.#heard.add(sourceAddress | 0);
+    this.#heard.add(source | 0);
   }
 
   /** The app's answers that a net tile would send; the others are counted (`../net/tx.ts`). */
@@ -256,14 +264,16 @@ export class AppHarness {
     if (length === REFLECTED) return this.#reflected(offset);
     const payload = new Uint8Array(this.#ring.subarray(offset, offset + length));
     const request = words[slot + Descriptor.request];
-    if (request !== 0) return { ...this.#reflected(request - 1), payload };
+    const fields = fieldsOf(words[slot + Descriptor.tosTtl]);
+    if (request !== 0) return { ...this.#reflected(request - 1), payload, ...fields };
     const ports = words[slot + Descriptor.ports];
     return {
       payload,
-      address: words[slot + Descriptor.destination],
+      address: formatAddress(words[slot + Descriptor.destination]),
       port: ports & 0xffff,
-      sourceAddress: words[slot + Descriptor.source],
+      sourceAddress: formatAddress(words[slot + Descriptor.source]),
       sourcePort: ports >>> 16,
+      ...fields,
     };
   }
 
@@ -273,10 +283,10 @@ export class AppHarness {
     if (port === 0 || !this.#served.includes(sourcePort)) {
       return "tx_drop_port_not_owned";
     }
-    const isConfigured = this.#sendTo.some(({ address: prefix, mask }) =>
-      (address & mask) === prefix
-    );
-    return isConfigured || this.#heard.has(address | 0) ? null : "tx_drop_unsolicited";
+    const to = Address.parse(address)!;
+    const isAllowed = this.#sendTo.some((prefix) => to.isIn(prefix)) ||
+      this.#heard.has(to.ipv4 | 0);
+    return isAllowed ? null : "tx_drop_unsolicited";
   }
 
   /** The request of descriptor `place`, sent back unchanged. */
@@ -286,11 +296,17 @@ export class AppHarness {
     const offset = words[slot + Descriptor.offset];
     const ports = words[slot + Descriptor.ports];
     return {
-      payload: u8(this.#umem).slice(offset, offset + words[slot + Descriptor.length]),
-      address: words[slot + Descriptor.source],
+      payload: u8(this.#umem).slice(offset, offset + (words[slot + Descriptor.length] & 0xffff)),
+      address: formatAddress(words[slot + Descriptor.source]),
       port: ports >>> 16,
-      sourceAddress: words[slot + Descriptor.destination],
+      sourceAddress: formatAddress(words[slot + Descriptor.destination]),
       sourcePort: ports & 0xffff,
+      ...fieldsOf(0),
     };
   }
+}
+
+/** The header fields that a net tile makes of a word as in `Descriptor.tosTtl`. */
+function fieldsOf(tosTtl: number): Required<HeaderFields> {
+  return { ttl: tosTtl & 0xff || 64, dscp: tosTtl >>> 10, ecn: (tosTtl >>> 8) & 3 };
 }

@@ -9,12 +9,12 @@ import { inWords } from "../../ffi/library.ts";
 import { u32, u8, type View } from "../../ffi/region.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import { hash } from "../../netbase/hash.ts";
-import { formatAddress } from "../../netbase/route.ts";
 import { APP } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import { AppError, bounded, Level, type Log, readThrown, wordsOf } from "../runtime/log.ts";
 import type { PortRange } from "../runtime/plan.ts";
 import { type Tile, TileReader, Waker } from "../runtime/tile.ts";
+import { Address, Prefix, toIPv4 } from "./address.ts";
 import type {
   Answers,
   App,
@@ -22,7 +22,9 @@ import type {
   AppFactory,
   Datagrams,
   Destination,
+  HeaderFields,
   PlainApp,
+  Reply,
   Request,
   Timed,
 } from "./contract.ts";
@@ -104,6 +106,8 @@ export async function makeService(
     metric: (name, kind, labels) => metrics.metric(name, kind, labels),
     histogram: (name, bounds, labels) => metrics.histogram(name, bounds, labels),
     every: (millis, handler) => timers.add(millis, handler),
+    parseAddress: (text) => Address.parse(text),
+    parsePrefix: (text) => Prefix.parse(text),
     log: (...said) => say(Level.info, ...said),
   };
   const isMade = typeof module.default === "function";
@@ -155,33 +159,60 @@ function fromPlain(app: PlainApp, context: AppContext): App {
     receive: function receivePlain(requests, out) {
       while (requests.next()) {
         if (context.mayLoop(requests)) continue;
-        const said = app.answer(toRequest(requests));
+        const said = app.answer(toRequest(requests), out);
         if (said === undefined || said === null) continue;
-        const bytes = toBytes(said);
-        const at = out.reserve(bytes.length);
-        if (at < 0) continue;
-        out.bytes.set(bytes, at);
-        out.reply(at, bytes.length);
+        if (said instanceof Promise) throw new PromiseError("answer", said);
+        const fields = (said as Reply).payload === undefined ? undefined : said as Reply;
+        const bytes = toBytes(fields?.payload ?? said, "answer() gave");
+        const at = put(out, bytes);
+        if (at >= 0) out.reply(at, bytes.length, fields);
       }
     },
   };
 }
 
-/** TypeError: the module broke the types of its contract. */
-function toBytes(said: unknown): Uint8Array {
-  if (typeof said === "string") return ENCODER.encode(said);
-  if (said instanceof Uint8Array) return said;
-  if (said instanceof Promise) throw new PromiseError("answer", said);
-  throw new TypeError(`answer() gave ${typeof said}; it is to give bytes, a string or nothing`);
+/** TypeError, which begins with `what`: it is neither bytes nor a string. */
+function toBytes(payload: unknown, what: string): Uint8Array {
+  if (typeof payload === "string") return ENCODER.encode(payload);
+  if (payload instanceof Uint8Array) return payload;
+  throw new TypeError(`${what} ${typeof payload}; it is to be bytes or a string`);
+}
+
+/** Copies a payload into reserved room and returns where; -1: there is none. */
+function put(out: Answers, payload: Uint8Array): number {
+  const at = out.reserve(payload.length);
+  if (at >= 0) out.bytes.set(payload, at);
+  return at;
+}
+
+/** Sends a payload that is not in `out` yet. */
+export function sendPayload(out: Answers, destination: Destination, payload: unknown): void {
+  const bytes = toBytes(payload, "send() was given");
+  const at = put(out, bytes);
+  if (at >= 0) out.send(destination, at, bytes.length);
+}
+
+/** Header fields as in `Descriptor.tosTtl`. Throws RangeError if one is out of range. */
+export function tosTtlOf({ ttl = 64, dscp = 0, ecn = 0 }: HeaderFields): number {
+  if (ttl >= 1 && ttl <= 255 && (dscp & ~63) === 0 && (ecn & ~3) === 0) {
+    return (dscp << 10) | (ecn << 8) | ttl;
+  }
+  throw new RangeError(
+    `ttl ${ttl}, dscp ${dscp}, ecn ${ecn}: they go from 1 to 255, 0 to 63, and 0 to 3`,
+  );
 }
 
 function toRequest(requests: Datagrams): Request {
   const { bytes, offset, size } = requests;
   return {
     payload: new Uint8Array(bytes.subarray(offset, offset + size)),
-    address: formatAddress(requests.sourceAddress),
+    address: requests.sourceAddress.copy(),
     port: requests.sourcePort,
+    destinationAddress: requests.destinationAddress.copy(),
     destinationPort: requests.destinationPort,
+    ttl: requests.ttl,
+    dscp: requests.dscp,
+    ecn: requests.ecn,
     receivedAt: requests.receivedAt / 1e6,
   };
 }
@@ -473,7 +504,7 @@ export class RecentAnswers {
     requests: Pick<Datagrams, "sourceAddress" | "sourcePort" | "destinationPort" | "receivedAt">,
   ): boolean {
     const words = this.#words;
-    const address = requests.sourceAddress >>> 0;
+    const address = toIPv4(requests.sourceAddress);
     const ports = ((requests.sourcePort << 16) | requests.destinationPort) >>> 0;
     const second = Math.floor(requests.receivedAt / 1e9) >>> 0;
     const key = this.#key;
@@ -532,6 +563,9 @@ class Requests implements Datagrams {
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   readonly words: Uint32Array<SharedArrayBuffer>;
   readonly #descriptors: Uint32Array;
+  /** Of the current datagram, once they were asked for. */
+  readonly #source = new Address();
+  readonly #destination = new Address();
   /** Word indices: first descriptor of the ring, its end, the current one, the one after that. */
   readonly #base: number;
   readonly #end: number;
@@ -585,20 +619,31 @@ class Requests implements Datagrams {
     return offset <= this.bytes.length - PAYLOAD_MARGIN ? offset : 0;
   }
   get size(): number {
-    const size = this.#descriptors[this.#at + Descriptor.length];
+    const size = this.#descriptors[this.#at + Descriptor.length] & 0xffff;
     return size <= LARGEST_PAYLOAD ? size : 0;
   }
-  get sourceAddress(): number {
-    return this.#descriptors[this.#at + Descriptor.source];
+  get sourceAddress(): Address {
+    this.#source.words[3] = this.#descriptors[this.#at + Descriptor.source];
+    return this.#source;
   }
   get sourcePort(): number {
     return this.#descriptors[this.#at + Descriptor.ports] >>> 16;
   }
-  get destinationAddress(): number {
-    return this.#descriptors[this.#at + Descriptor.destination];
+  get destinationAddress(): Address {
+    this.#destination.words[3] = this.#descriptors[this.#at + Descriptor.destination];
+    return this.#destination;
   }
   get destinationPort(): number {
     return this.#descriptors[this.#at + Descriptor.ports] & 0xffff;
+  }
+  get ttl(): number {
+    return (this.#descriptors[this.#at + Descriptor.length] >>> 16) & 0xff;
+  }
+  get dscp(): number {
+    return this.#descriptors[this.#at + Descriptor.length] >>> 26;
+  }
+  get ecn(): number {
+    return (this.#descriptors[this.#at + Descriptor.length] >>> 24) & 3;
   }
   get receivedAt(): number {
     const low = this.#descriptors[this.#at + Descriptor.timeLow];
@@ -620,6 +665,7 @@ class Replies implements Answers {
   readonly #ring: link.PayloadRing;
   /** Where the link was when this side joined: what is older, a predecessor sent. */
   readonly #joined: number;
+  readonly #firstPort: number;
   /** Where the room begins that was reserved and is not used yet, and its bytes; -1: nothing is reserved. */
   #at = 0;
   #room = -1;
@@ -629,8 +675,13 @@ class Replies implements Answers {
   constructor(
     join: NetJoin,
     answers: link.LinkProducer,
-    { requests, counters }: { requests: Requests; counters: Float64Array },
+    { requests, counters, firstPort }: {
+      requests: Requests;
+      counters: Float64Array;
+      firstPort: number;
+    },
   ) {
+    this.#firstPort = firstPort;
     this.bytes = link.payloadRing(join.own, join.shape);
     const { buffer, byteOffset, byteLength } = this.bytes;
     this.#words = new Uint32Array(buffer, byteOffset, byteLength >>> 2);
@@ -692,7 +743,7 @@ class Replies implements Answers {
     if (place !== this.#reflected) {
       this.#reflected = place;
       if (this.#link.free === 0) this.#noRoom();
-      else this.#push(this.#link.slot(), place, REFLECTED, 0, 0);
+      else this.#push(this.#link.slot(), place, REFLECTED, 0, 0, undefined);
       return;
     }
     const at = this.reserve(size);
@@ -701,21 +752,23 @@ class Replies implements Answers {
     this.reply(at, size);
   }
 
-  reply(offset: number, size: number): void {
+  reply(offset: number, size: number, fields?: HeaderFields): void {
     if (!this.#requests.isAtOne) throw noDatagram("reply");
     const slot = this.#slot(offset, size);
     if (slot < 0) return;
-    this.#push(slot, offset, size, offset - this.#at + size, this.#requests.place + 1);
+    this.#push(slot, offset, size, offset - this.#at + size, this.#requests.place + 1, fields);
   }
 
-  send(destination: Destination, offset: number, size: number): void {
+  send(destination: Destination, offset: number | Uint8Array | string, size = 0): void {
+    if (typeof offset !== "number") return sendPayload(this, destination, offset);
     const { words } = this.#link;
     const slot = this.#slot(offset, size);
     if (slot < 0) return;
-    words[slot + Descriptor.source] = destination.sourceAddress ?? 0;
-    words[slot + Descriptor.destination] = destination.address;
-    words[slot + Descriptor.ports] = (destination.sourcePort << 16) | destination.port;
-    this.#push(slot, offset, size, offset - this.#at + size, 0);
+    const { address, port, sourcePort = this.#firstPort, sourceAddress } = destination;
+    words[slot + Descriptor.source] = sourceAddress === undefined ? 0 : toIPv4(sourceAddress);
+    words[slot + Descriptor.destination] = toIPv4(address);
+    words[slot + Descriptor.ports] = (sourcePort << 16) | port;
+    this.#push(slot, offset, size, offset - this.#at + size, 0, destination);
   }
 
   /**
@@ -741,8 +794,16 @@ class Replies implements Answers {
    * Takes the descriptor at `slot` into the batch, and `taken` bytes of the ring. `request` is as in
    * `Descriptor`.
    */
-  #push(slot: number, offset: number, size: number, taken: number, request: number): void {
+  #push(
+    slot: number,
+    offset: number,
+    size: number,
+    taken: number,
+    request: number,
+    fields: HeaderFields | undefined,
+  ): void {
     const { words } = this.#link;
+    words[slot + Descriptor.tosTtl] = fields === undefined ? 0 : tosTtlOf(fields);
     words[slot + Descriptor.offset] = offset;
     words[slot + Descriptor.length] = size;
     words[slot + Descriptor.request] = request;
@@ -767,8 +828,10 @@ export class NetSide {
 
   constructor(
     join: NetJoin,
-    { counters, wake, handedOver = false }: {
+    { counters, firstPort, wake, handedOver = false }: {
       counters: Float64Array;
+      /** The port that it sends from where it names none. */
+      firstPort: number;
       wake: () => void;
       /** Whether a predecessor left between two batches: then what it has not read is ours. */
       handedOver?: boolean;
@@ -779,7 +842,7 @@ export class NetSide {
     this.#producer = new link.LinkProducer(join.own, join.peer, join.shape);
     const requests = new Requests(join.payloads, this.#consumer.words, join.shape);
     this.requests = requests;
-    this.answers = new Replies(join, this.#producer, { requests, counters });
+    this.answers = new Replies(join, this.#producer, { requests, counters, firstPort });
     this.#waker = new Waker(new TileReader(join.tile), wake);
   }
 

@@ -152,7 +152,10 @@ async function start(): Promise<() => void> {
     throw new AppError(setup.name, sentenceOf(error));
   }
   const sides = joins.map((join) =>
-    new NetSide(join, { counters, wake: () => library.wake(join.eventfd), handedOver })
+    new NetSide(join, {
+      ...{ counters, firstPort: [...setup.ports, ...(setup.ownPorts ?? [])][0], handedOver },
+      wake: () => library.wake(join.eventfd),
+    })
   );
   const tile = appTile(service, sides, { library, eventfd });
   stopSaying();

@@ -291,7 +291,8 @@ export class AppPort implements Recipient, Sender {
     if (!goesOn || pushed === reclaimed) return;
     const last = this.#requests.slotAt((pushed - 1) & (depth - 1));
     const { words } = this.#requests;
-    this.#copies?.resume(pushed, words[last + Descriptor.offset], words[last + Descriptor.length]);
+    const length = words[last + Descriptor.length] & 0xffff;
+    this.#copies?.resume(pushed, words[last + Descriptor.offset], length);
   }
 
   /**
@@ -393,7 +394,8 @@ export class AppPort implements Recipient, Sender {
     if (this.#umem.isLarge(offset)) this.largeOut--;
     const requests = this.#requests;
     packets[p + Packet.offset] = offset;
-    packets[p + Packet.length] = requests.words[requests.slotAt(place) + Descriptor.length];
+    packets[p + Packet.length] = requests.words[requests.slotAt(place) + Descriptor.length] &
+      0xffff;
     packets[p + Packet.sum] = out[at + Out.sum];
     this.#describe(place, packets, p);
     return true;
@@ -452,7 +454,7 @@ export class AppPort implements Recipient, Sender {
         if (seen < 0) break;
       }
       words[at + Descriptor.offset] = seen;
-      words[at + Descriptor.length] = length;
+      words[at + Descriptor.length] = length | (packets[p + Packet.tosTtl] << 16);
       words[at + Descriptor.source] = packets[p + Packet.peer];
       words[at + Descriptor.destination] = packets[p + Packet.local];
       words[at + Descriptor.ports] = packets[p + Packet.ports];

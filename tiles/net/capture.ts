@@ -68,6 +68,7 @@ export class Capture {
     words[UdpDescriptor.source] = packet[Packet.local];
     words[UdpDescriptor.destination] = packet[Packet.peer];
     words[UdpDescriptor.ports] = (ports << 16) | (ports >>> 16);
+    words[UdpDescriptor.tosTtl] = packet[Packet.tosTtl];
     this.datagram(CaptureFlag.out, reason, words, memory);
   }
 
@@ -103,9 +104,10 @@ function nowMillis(): number {
 /** IPv4 and UDP headers for the datagram of a descriptor, without a UDP checksum. */
 function writeBareHeaders(view: DataView, words: Uint32Array, length: number): void {
   const total = PACKET_HEADER_BYTES + length;
-  view.setUint32(0, 0x45000000 | (total & 0xffff));
+  const tosTtl = words[UdpDescriptor.tosTtl];
+  view.setUint32(0, 0x45000000 | ((tosTtl & 0xff00) << 8) | (total & 0xffff));
   view.setUint32(4, 0);
-  view.setUint32(8, (64 << 24) | (IPPROTO_UDP << 16));
+  view.setUint32(8, ((tosTtl & 0xff) << 24) | (IPPROTO_UDP << 16));
   view.setUint32(12, words[UdpDescriptor.source]);
   view.setUint32(16, words[UdpDescriptor.destination]);
   let sum = 0;

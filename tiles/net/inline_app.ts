@@ -17,8 +17,10 @@
  */
 
 import type { View } from "../../ffi/region.ts";
-import type { Answers, Datagrams, Destination } from "../app/contract.ts";
-import { checkWithin, noDatagram, type Service, type ServiceSetup } from "../app/host.ts";
+import { Address, toIPv4 } from "../app/address.ts";
+import type { Answers, Datagrams, Destination, HeaderFields } from "../app/contract.ts";
+import * as host from "../app/host.ts";
+import type { Service, ServiceSetup } from "../app/host.ts";
 import { APP } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import { AllowedPeers, type PeerSetup } from "./app_port.ts";
@@ -30,7 +32,8 @@ import type { Sender, Transmitter } from "./tx.ts";
 
 // Own constants, see rings.ts.
 const { LARGEST_PAYLOAD } = link;
-const { BATCH, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT } = frame;
+const { BATCH, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, USUAL_TOS_TTL } = frame;
+const { checkWithin, noDatagram, sendPayload, tosTtlOf } = host;
 const COUNT = APP.index;
 
 /** The description of no packet, see `makePackets`. */
@@ -80,7 +83,10 @@ export class InlineApp implements Recipient, Sender {
     this.#service = parts.service;
     this.#counters = counters;
     this.#requests = new InlineRequests(umem, parts.batch);
-    this.#answers = new InlineAnswers(this, this.#requests, { umem, transmitter, counters });
+    const [firstPort] = [...setup.ports, ...(setup.ownPorts ?? [])];
+    this.#answers = new InlineAnswers(this, this.#requests, {
+      ...{ umem, transmitter, counters, firstPort },
+    });
   }
 
   /** As `Recipient` says. There is room for a batch; the app is to be run after each. */
@@ -123,6 +129,9 @@ export class InlineApp implements Recipient, Sender {
 class InlineRequests implements Datagrams {
   readonly bytes: Uint8Array;
   readonly #umem: Umem;
+  /** Of the current datagram, once they were asked for. */
+  readonly #source = new Address();
+  readonly #destination = new Address();
   /** The app's packets, by the words at which they begin. */
   readonly #picked = new Int32Array(BATCH);
   #batch: RxBatch;
@@ -234,17 +243,28 @@ class InlineRequests implements Datagrams {
   get size(): number {
     return this.#packets[this.#current + Packet.length];
   }
-  get sourceAddress(): number {
-    return this.#packets[this.#current + Packet.peer] >>> 0;
+  get sourceAddress(): Address {
+    this.#source.words[3] = this.#packets[this.#current + Packet.peer];
+    return this.#source;
   }
   get sourcePort(): number {
     return this.#packets[this.#current + Packet.ports] >>> 16;
   }
-  get destinationAddress(): number {
-    return this.#packets[this.#current + Packet.local] >>> 0;
+  get destinationAddress(): Address {
+    this.#destination.words[3] = this.#packets[this.#current + Packet.local];
+    return this.#destination;
   }
   get destinationPort(): number {
     return this.#packets[this.#current + Packet.ports] & 0xffff;
+  }
+  get ttl(): number {
+    return this.#packets[this.#current + Packet.tosTtl] & 0xff;
+  }
+  get dscp(): number {
+    return this.#packets[this.#current + Packet.tosTtl] >>> 10;
+  }
+  get ecn(): number {
+    return (this.#packets[this.#current + Packet.tosTtl] >>> 8) & 3;
   }
   get receivedAt(): number {
     const { frames } = this.#batch;
@@ -262,6 +282,7 @@ class InlineAnswers implements Answers {
   /** The transmitter's batch, of which `#count` are filled. */
   readonly #packets: Int32Array;
   readonly #counters: Float64Array;
+  readonly #firstPort: number;
   /**
    * Where the room begins that was reserved and is not used yet, -1 without it, and how many bytes were
    * asked for. Bytes behind them are of other packets, so no more than that is sent.
@@ -279,8 +300,9 @@ class InlineAnswers implements Answers {
   constructor(
     sender: Sender,
     requests: InlineRequests,
-    parts: { umem: Umem; transmitter: Transmitter; counters: Float64Array },
+    parts: { umem: Umem; transmitter: Transmitter; counters: Float64Array; firstPort: number },
   ) {
+    this.#firstPort = parts.firstPort;
     this.bytes = parts.umem.bytes;
     this.#sender = sender;
     this.#requests = requests;
@@ -382,10 +404,10 @@ class InlineAnswers implements Answers {
     this.reply(room, size);
   }
 
-  reply(offset: number, size: number): void {
+  reply(offset: number, size: number, fields?: HeaderFields): void {
     const { packets, current } = this.#requests;
     if (current === NONE) throw noDatagram("reply");
-    const p = this.#add(offset, size);
+    const p = this.#add(offset, size, fields);
     if (p < 0) return;
     const answers = this.#packets;
     answers[p + Packet.peer] = packets[current + Packet.peer];
@@ -394,16 +416,16 @@ class InlineAnswers implements Answers {
     answers[p + Packet.route] = packets[current + Packet.route];
   }
 
-  send(
-    { address, port, sourcePort, sourceAddress = 0 }: Destination,
-    offset: number,
-    size: number,
-  ) {
-    const p = this.#add(offset, size);
+  send(destination: Destination, offset: number | Uint8Array | string, size = 0): void {
+    if (typeof offset !== "number") return sendPayload(this, destination, offset);
+    const { port, sourcePort = this.#firstPort, sourceAddress } = destination;
+    const peer = toIPv4(destination.address);
+    const local = sourceAddress === undefined ? 0 : toIPv4(sourceAddress);
+    const p = this.#add(offset, size, destination);
     if (p < 0) return;
     const answers = this.#packets;
-    answers[p + Packet.peer] = address;
-    answers[p + Packet.local] = sourceAddress;
+    answers[p + Packet.peer] = peer;
+    answers[p + Packet.local] = local;
     answers[p + Packet.ports] = (port << 16) | sourcePort;
     answers[p + Packet.route] = LOOK_UP;
   }
@@ -412,7 +434,8 @@ class InlineAnswers implements Answers {
    * Adds the answer in the reserved room to the batch. Returns the word of its description, into which the
    * caller writes where it goes; -1 when nothing is reserved. Throws RangeError outside of the room.
    */
-  #add(offset: number, size: number): number {
+  #add(offset: number, size: number, fields: HeaderFields | undefined): number {
+    const tosTtl = fields === undefined ? USUAL_TOS_TTL : tosTtlOf(fields);
     if (this.#at < 0) {
       this.#counters[COUNT.tx_drop_reply_link_full]++;
       return -1;
@@ -427,6 +450,7 @@ class InlineAnswers implements Answers {
     answers[p + Packet.offset] = offset;
     answers[p + Packet.length] = size;
     answers[p + Packet.frame] = this.#isLarge ? -1 : offset - PAYLOAD_AT;
+    answers[p + Packet.tosTtl] = tosTtl;
     this.#count++;
     if (this.#owner >= 0) this.#requests.spend(this.#owner);
     this.#at = -1;

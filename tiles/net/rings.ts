@@ -72,12 +72,14 @@ export const PAYLOAD = 28;
 
 export const IPPROTO_UDP = 17;
 
-/** First word of the IPv4 headers that we send: version 4, five words, no service class, no length yet. */
+/** First word of the IPv4 headers that we send: version 4, five words, no TOS, no length yet. */
 export const VERSION_WORD = 0x45;
 /** Second word: identification 0 and "don't fragment" (an atomic datagram, RFC 6864 §4.1). */
 export const FRAGMENT_WORD = 0x0040_0000;
-/** Third word: time to live 64, protocol UDP, no checksum yet. */
-export const PROTOCOL_WORD = 64 | (IPPROTO_UDP << 8);
+/** Third word: protocol UDP, no time to live and no checksum yet. */
+export const PROTOCOL_WORD = IPPROTO_UDP << 8;
+/** `Packet.tosTtl` of what says nothing else. */
+export const USUAL_TOS_TTL = 64;
 
 /** The part of the IPv4 header's checksum that is the same in all packets that we send. */
 export const IP_CONSTANT_SUM = VERSION_WORD + halves(FRAGMENT_WORD) + PROTOCOL_WORD;
@@ -126,6 +128,8 @@ export const Packet = {
   frame: 9,
   /** To be sent, out of a link: when what it answers arrived, in ticks (`traffic.ts`); 0: it answers nothing. */
   arrival: 10,
+  /** TOS << 8 | TTL of its IPv4 header, as they stand in the first and the third word. */
+  tosTtl: 11,
 } as const;
 
 /** As a route: no cached route can be used. The packet takes the slow path. */

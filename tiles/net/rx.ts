@@ -52,6 +52,9 @@ const SHORTEST = ETHERNET_BYTES + PACKET_HEADER_BYTES;
 /** The protocol field of the third header word, and UDP there. */
 const PROTOCOL_BITS = 0xff00;
 const PROTOCOL_UDP = IPPROTO_UDP << 8;
+/** TOS in the first word of the IPv4 header, and TTL in the third. */
+const TOS_BITS = 0xff00;
+const TTL_BITS = 0xff;
 /** Bytes of both addresses, which end the IPv4 header. */
 const ADDRESSES_BYTES = IPV4_BYTES - IP_SOURCE;
 /** Word offsets from the start of the IPv4 header. */
@@ -388,6 +391,7 @@ export class Receiver {
       packets[p + Packet.interface] = device;
       packets[p + Packet.sum] = rest;
       pending[(ports & 0xffff) << 1] += udpLength + EMPTY_PACKET;
+      packets[p + Packet.tosTtl] = (first & TOS_BITS) | (third & TTL_BITS);
       others--;
     }
     return others;
@@ -457,6 +461,7 @@ export class Receiver {
     packets[p + Packet.local] = view.getInt32(ip + IP_DESTINATION);
     packets[p + Packet.ports] = view.getInt32(ip + UDP_PORTS);
     packets[p + Packet.offset] = ip + PAYLOAD;
+    packets[p + Packet.tosTtl] = (first & TOS_BITS) | (this.#words[(ip >>> 2) + 2] & TTL_BITS);
     // The room for UDP, until its own length is known to be valid.
     packets[p + Packet.length] = total - IPV4_BYTES;
     return 0;

@@ -104,6 +104,7 @@ export class SocketReceiver {
       packets[p + Packet.local] = received[at + UdpDescriptor.destination];
       packets[p + Packet.ports] = received[at + UdpDescriptor.ports];
       packets[p + Packet.interface] = received[at + UdpDescriptor.interface];
+      packets[p + Packet.tosTtl] = received[at + UdpDescriptor.tosTtl];
       packets[p + Packet.route] = LOOK_UP;
       packets[p + Packet.sum] = CHECKSUM_PARTIAL;
       const isCut = (received[at + UdpDescriptor.length] & UDP_TRUNCATED) !== 0;
@@ -216,6 +217,7 @@ export class SocketSender {
     this.#batch[at + UdpDescriptor.destination] = packet[Packet.peer];
     this.#batch[at + UdpDescriptor.ports] = (ports << 16) | (ports >>> 16);
     this.#batch[at + UdpDescriptor.interface] = 0;
+    this.#batch[at + UdpDescriptor.tosTtl] = packet[Packet.tosTtl];
   }
 
   /** Sends what was gathered. What the kernel refuses, or has no room for now, is dropped. */

@@ -34,7 +34,7 @@ const { BATCH, CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PACKET_WORDS } =
 const { REFUSED, UNROUTED, PAYLOAD_AT, MOST_BYTES } = frame;
 const { ETHERNET_BYTES, PACKET_HEADER_BYTES, UDP_BYTES } = frame;
 const { fold, halves, sumWords, swap16 } = frame;
-const { FRAGMENT_WORD, PROTOCOL_WORD, SocketCell, VERSION_WORD } = frame;
+const { FRAGMENT_WORD, PROTOCOL_WORD, SocketCell, USUAL_TOS_TTL, VERSION_WORD } = frame;
 const COUNT = NET.index;
 
 /** Instead of the counter of a drop: the packet is sent or queued, and its frame given away. */
@@ -175,6 +175,7 @@ export class Transmitter {
       this.#counters[COUNT.tx_accepted] += done - first;
       if (done === count) return;
       copyPacket(packets, picked[done], this.packets);
+      this.packets[Packet.tosTtl] = USUAL_TOS_TTL;
       const offset = this.packets[Packet.offset];
       this.packets[Packet.frame] = this.#umem.isLarge(offset) ? -1 : offset - PAYLOAD_AT;
       this.send(from, 1, arrival);
@@ -223,6 +224,8 @@ export class Transmitter {
       const p = ((i - from) & (BATCH - 1)) << PACKET_SHIFT;
       packets[p + Packet.offset] = words[at + Descriptor.offset];
       packets[p + Packet.length] = length;
+      const tosTtl = words[at + Descriptor.tosTtl] & 0xffff;
+      packets[p + Packet.tosTtl] = (tosTtl & 0xff) === 0 ? tosTtl | USUAL_TOS_TTL : tosTtl;
       const request = words[at + Descriptor.request];
       if (request === 0) {
         const ports = words[at + Descriptor.ports];
@@ -637,7 +640,7 @@ function writeHeaders(
   const w = (packets[p + Packet.frame] & MOST_BYTES) >>> 2;
   const ports = packets[p + Packet.ports];
   const length = packets[p + Packet.length] & 0xffff;
-  writePacketHeader(frames, routes, w, r, length);
+  writePacketHeader(frames, routes, w, r, length, packets[p + Packet.tosTtl]);
 
   // The peer's port is the higher half, and comes second in memory. In each, the higher byte comes first.
   const portsBe = ((ports & 0x00ff00ff) << 8) | ((ports >>> 8) & 0x00ff00ff);
@@ -664,7 +667,7 @@ function turnHeaders(
   length: number,
 ): void {
   const w = (at & MOST_BYTES) >>> 2;
-  writePacketHeader(frames, routes, w, r & MOST_WORDS, length & 0xffff);
+  writePacketHeader(frames, routes, w, r & MOST_WORDS, length & 0xffff, USUAL_TOS_TTL);
   const ports = frames[w + 11];
   frames[w + 11] = (ports << 16) | (ports >>> 16);
 }
@@ -676,6 +679,7 @@ function writePacketHeader(
   w: number,
   r: number,
   length: number,
+  tosTtl: number,
 ): void {
   if (((routes[r + Route.outcome] >>> 16) & BEGIN_BITS) < UNTAGGED_BEGIN) {
     frames[w] = routes[r + Route.link];
@@ -687,9 +691,10 @@ function writePacketHeader(
   frames[w + 5] = routes[r + Route.link + 5];
 
   const total = swap16(length + PACKET_HEADER_BYTES);
-  frames[w + 6] = VERSION_WORD | (total << 16);
+  frames[w + 6] = VERSION_WORD | (tosTtl & 0xff00) | (total << 16);
   frames[w + 7] = FRAGMENT_WORD;
-  frames[w + 8] = PROTOCOL_WORD | (~fold((routes[r + Route.sums] >>> 16) + total) << 16);
+  frames[w + 8] = PROTOCOL_WORD | (tosTtl & 0xff) |
+    (~fold((routes[r + Route.sums] >>> 16) + total + tosTtl) << 16);
   frames[w + 9] = routes[r + Route.localBe];
   frames[w + 10] = routes[r + Route.peerBe];
 }

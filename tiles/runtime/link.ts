@@ -29,6 +29,7 @@ export const DESCRIPTOR_WORDS = 8;
  */
 export const Descriptor = {
   offset: 0,
+  /** net→app: the lower half; the upper one is TOS << 8 | TTL of the request's IPv4 header. */
   length: 1,
   source: 2,
   destination: 3,
@@ -41,6 +42,8 @@ export const Descriptor = {
    * that came from, and its own addresses and ports do not count. 0: it goes where it says.
    */
   request: 5,
+  /** app→net: TOS << 8 | TTL of the answer's IPv4 header; a TTL of 0 stands for 64. */
+  tosTtl: 6,
   timeLow: 6,
   timeHigh: 7,
 } as const;

@@ -119,7 +119,7 @@ export interface ApplianceSetup {
  * The version of all regions that outlast an appliance. Raise it with each change of their layout or meaning. After an
  * upgrade they are taken over only if it is the same.
  */
-export const REGIONS_VERSION = 4;
+export const REGIONS_VERSION = 5;
 
 /** A planned region. */
 interface RegionPlan {

@@ -27,6 +27,7 @@ interface Datagram {
   sourcePort: number;
   destinationPort: number;
   ifindex: number;
+  tosTtl: number;
 }
 
 /** What waits on `fd`, once anything does. */
@@ -36,19 +37,24 @@ function receive(fd: number, count = BURST, port = 7002): Datagram[] {
   const received = udp.receive(fd, port, memory, buffers, count, words);
   ok(received >= 0, `receive: ${received}`);
   return Array.from({ length: received }, (_, i) => {
-    const [offset, length, source, destination, ports, ifindex] = words.subarray(
+    const [offset, length, source, destination, ports, ifindex, tosTtl] = words.subarray(
       2 + i * UDP_DESCRIPTOR_WORDS,
     );
     const [sourcePort, destinationPort] = [ports >>> 16, ports & 0xffff];
-    return { offset, length, source, destination, sourcePort, destinationPort, ifindex };
+    return { offset, length, source, destination, sourcePort, destinationPort, ifindex, tosTtl };
   });
 }
 
 /** One descriptor for `udp.send`. */
 function descriptor(
-  { offset = 0, length = 4, source = 0, destination = LOOPBACK, from = 0, to = 0, ifindex = 0 },
+  { offset = 0, length = 4, source = 0, destination = LOOPBACK, from = 0, to = 0, ...more }:
+    & {
+      [word in "offset" | "length" | "source" | "destination" | "from" | "to"]?: number;
+    }
+    & { ifindex?: number; tosTtl?: number },
 ): number[] {
-  return [offset, length, source, destination, (from << 16 | to) >>> 0, ifindex];
+  const { ifindex = 0, tosTtl = 64 } = more;
+  return [offset, length, source, destination, (from << 16 | to) >>> 0, ifindex, tosTtl];
 }
 
 /** Sends one datagram, and waits while the socket's buffer is full. */
@@ -87,7 +93,7 @@ Deno.test("a datagram tells from where, to where, on which interface and when it
     0x7f000005,
     7001 * 65536 + 7002,
     LOOPBACK_IFINDEX,
-    0,
+    64,
     0,
   ]);
   equal(new TextDecoder().decode(memory.subarray(65536, 65540)), "word");
@@ -97,6 +103,14 @@ Deno.test("a datagram leaves from the source address that its descriptor says", 
   using sockets = pair();
   equal(send(sockets.one, descriptor({ source: 0x7f0a0b0c, to: 7002 })), 1);
   equal(receive(sockets.two)[0].source, 0x7f0a0b0c);
+});
+
+Deno.test("a datagram leaves with the TOS and TTL that its descriptor says, and tells those it came with", () => {
+  using sockets = pair();
+  for (const tosTtl of [64, 1, 255, (255 << 8) | 17, (46 << 10) | 64, (3 << 8) | 2]) {
+    equal(send(sockets.one, descriptor({ tosTtl, to: 7002 })), 1);
+    equal(receive(sockets.two)[0].tosTtl, tosTtl);
+  }
 });
 
 Deno.test("payloads of every size up to the largest, 65,507 bytes, come whole", () => {
@@ -238,6 +252,7 @@ Deno.test("a datagram from the wire tells its interface and the address it was s
     sourcePort: 4000,
     destinationPort: 7005,
     ifindex: wire.near.ifindex,
+    tosTtl: 64,
   });
   setup.close(fd);
 });

@@ -4,20 +4,20 @@
  * has heard from, to port 5000.
  */
 
-import type { App, AppContext } from "../../../tiles/app/contract.ts";
+import type { Address, App, AppContext } from "../../../tiles/app/contract.ts";
 
 const PORT = 5000;
 /** Milliseconds between two datagrams: long enough for every tile to fall asleep. */
 const TICK_MILLIS = 300;
 
 /** Makes the app. */
-export default function create({ ports }: AppContext): App {
-  const heard: number[] = [];
+export default function create(_: AppContext): App {
+  const heard: Address[] = [];
   let turn = 0;
   return {
     tickMillis: TICK_MILLIS,
     receive(requests) {
-      while (requests.next()) heard.push(requests.sourceAddress);
+      while (requests.next()) heard.push(requests.sourceAddress.copy());
     },
     tick(out) {
       if (turn === heard.length) return;
@@ -25,7 +25,7 @@ export default function create({ ports }: AppContext): App {
       if (at < 0) return;
       const now = performance.timeOrigin + performance.now();
       new DataView(out.bytes.buffer, out.bytes.byteOffset).setFloat64(at, now);
-      out.send({ address: heard[turn++], port: PORT, sourcePort: ports[0] }, at, 8);
+      out.send({ address: heard[turn++], port: PORT }, at, 8);
     },
   };
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
+import { Address } from "../../../tiles/app/address.ts";
 import type { Answers, App, AppContext, PlainApp } from "../../../tiles/app/contract.ts";
 import { AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
 
-const PEER = 0xc6120002;
-const STRANGER = 0xc6336407;
+const PEER = "198.18.0.2";
+const STRANGER = "198.51.100.7";
 
 /** What comes out of an app that does `what` when it is asked, and what is counted as dropped. */
 async function outcome(what: (out: Answers) => void, options: HarnessOptions = {}) {
@@ -23,7 +24,8 @@ async function outcome(what: (out: Answers) => void, options: HarnessOptions = {
 }
 
 /** Sends one byte to `address` and `port`. */
-function sending(address: number, { port = 9, sourcePort = 7 } = {}) {
+function sending(to: string, { port = 9, sourcePort = 7 } = {}) {
+  const address = Address.parse(to)!;
   return (out: Answers) => out.send({ address, port, sourcePort }, out.reserve(1), 1);
 }
 
@@ -48,11 +50,12 @@ Deno.test("the harness drops what the net tile would, and counts it by the same 
 });
 
 Deno.test("an app sends from its own ports, and receives there, besides those that it shares", async () => {
+  const address = Address.parse(PEER)!;
   const app = ({ ports, ownPorts, instance, instances }: AppContext): App => ({
     receive(requests, out) {
       assert.deepEqual([ports, ownPorts, instance, instances], [[7], [20_000, 20_001], 1, 2]);
       while (requests.next()) {
-        const to = { address: PEER, port: 9, sourcePort: requests.destinationPort + 1 };
+        const to = { address, port: 9, sourcePort: requests.destinationPort + 1 };
         out.send(to, out.reserve(1), 1);
       }
     },

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
+import { formatAddress } from "../../../netbase/route.ts";
+import { Address } from "../../../tiles/app/address.ts";
 import { AppHarness, type Asked, type HarnessOptions } from "../../../tiles/app/harness.ts";
 import * as echo from "../../../apps/echo.ts";
 import * as ntp from "../../../apps/ntp.ts";
@@ -91,7 +93,7 @@ Deno.test("most_per_second bounds the answers to one port of one address, and to
   assert.equal(count(10), 3);
   assert.equal(count(10, { sourcePort: 40_001 }), 3);
   assert.equal(count(10, { port: 7001 }), 3);
-  assert.equal(count(10, { sourceAddress: 0xc6120003 }), 3);
+  assert.equal(count(10, { sourceAddress: "198.18.0.3" }), 3);
   assert.equal(harness.counters.rx_drop_rate_limited, 28);
   assert.equal(
     count(10, { receivedAt: NOW + 1.2e9 }),
@@ -116,7 +118,7 @@ Deno.test("however many senders there are, none has more than most_per_second wh
   const harness = await AppHarness.start(echo, { mostPerSecond: 2 });
   let answers = 0;
   for (let i = 0; i < 2000; i++) {
-    harness.ask({ payload: "x", receivedAt: NOW, sourceAddress: 0x0a000000 + i });
+    harness.ask({ payload: "x", receivedAt: NOW, sourceAddress: formatAddress(0x0a000000 + i) });
     answers += harness.ask({ payload: "x", receivedAt: NOW }).length;
   }
   // One of 65,536 slots is its own; now and then another takes it.
@@ -135,12 +137,16 @@ Deno.test("two echoes that may answer each other stop at the bound", async () =>
 });
 
 Deno.test("whose place a sender takes in the table differs from one appliance to another", () => {
-  type Sender = readonly [sourceAddress: number, sourcePort: number];
+  type Sender = readonly [address: number, sourcePort: number];
   const victim: Sender = [0xc6120002, 40_000];
   const [one, other] = [1, 2].map(() => {
     const { mayLoop } = refusals({ served: [], mostPerSecond: 1 }, new Float64Array(64));
-    const asked = ([sourceAddress, sourcePort]: Sender) =>
-      mayLoop({ sourceAddress, sourcePort, destinationPort: 7, receivedAt: NOW } as Datagrams);
+    const sourceAddress = new Address();
+    const asked = ([address, sourcePort]: Sender) => {
+      sourceAddress.words[3] = address;
+      const request = { sourceAddress, sourcePort, destinationPort: 7, receivedAt: NOW };
+      return mayLoop(request as Partial<Datagrams> as Datagrams);
+    };
     return (sender: Sender) => {
       asked(victim);
       asked(sender);

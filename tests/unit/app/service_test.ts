@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { heapView, u32 } from "../../../ffi/region.ts";
+import { Address } from "../../../tiles/app/address.ts";
 import type { Answers, App, AppContext, Request } from "../../../tiles/app/contract.ts";
 import { AppHarness } from "../../../tiles/app/harness.ts";
 import { makeService } from "../../../tiles/app/host.ts";
@@ -139,7 +140,7 @@ Deno.test("the short form is one function from a request to its answer", async (
   assert.equal(text(answer.payload), "hi 198.18.0.2:1234 9 2.5");
   assert.deepEqual(
     [answer.address, answer.port, answer.sourceAddress, answer.sourcePort],
-    [0xc6120002, 1234, 0xc6120001, 9],
+    ["198.18.0.2", 1234, "198.18.0.1", 9],
   );
 });
 
@@ -156,20 +157,20 @@ Deno.test("the short form may be an object that remembers", async () => {
 });
 
 Deno.test("the short form may tick too, at its own pace", async () => {
-  const asked: number[] = [];
+  const asked: Request[] = [];
   const module = {
     tickMillis: 20_000,
-    answer({ port }: Request) {
-      asked.push(port);
+    answer(request: Request) {
+      asked.push(request);
     },
     tick(out: Answers) {
-      const at = out.reserve(1);
-      for (const port of asked) out.send({ address: 0xc6120002, port, sourcePort: 7 }, at, 1);
+      for (const { address, port } of asked) out.send({ address, port }, "tick");
     },
   };
   const harness = await AppHarness.start(module);
   assert.deepEqual(harness.ask({ payload: "", sourcePort: 1234 }), []);
-  assert.deepEqual(harness.tick().map(({ port }) => port), [1234]);
+  const [{ address, port, sourcePort, payload }] = harness.tick();
+  assert.deepEqual([address, port, sourcePort, text(payload)], ["198.18.0.2", 1234, 7, "tick"]);
   const parts = { counters: new Float64Array(99), log() {} };
   const setup = { name: "", module: "", ports: [], served: [], options: {} };
   const metrics = heapView(METRICS_BYTES);
@@ -195,7 +196,7 @@ Deno.test("the short form may answer with bytes or with nothing, and never a ser
 });
 
 Deno.test("the short form answers nothing, and says why, where it gives what is no answer", async () => {
-  for (const said of [42, { payload: "x" }, [1, 2]]) {
+  for (const said of [42, { payload: 1 }, { text: "x" }, [1, 2]]) {
     const harness = await AppHarness.start({ answer: () => said });
     assert.deepEqual(harness.ask({ payload: "a" }, { payload: "b" }), []);
     assert.equal(harness.counters.errors, 2);
@@ -311,11 +312,11 @@ Deno.test("a tick is called when it is due, and what it throws is counted", asyn
       tick(out) {
         if (++ticks === 2) throw new Error("second");
         const at = out.reserve(1);
-        out.send({ address: 0xc6120009, port: 9, sourcePort: 7 }, at, 1);
+        out.send({ address: Address.parse("198.18.0.9")!, port: 9 }, at, 1);
       },
     }),
   }, { sendTo: ["198.18.0.8/29"] });
-  assert.equal(harness.tick()[0].address, 0xc6120009);
+  assert.equal(harness.tick()[0].address, "198.18.0.9");
   assert.deepEqual(harness.tick(), []);
   assert.equal(harness.counters.errors, 1);
 });

@@ -3,10 +3,14 @@ import assert from "node:assert/strict";
 import * as balance from "../../../apps/balance.ts";
 import { type Answered, AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
 
-const [CLIENT, BACKENDS] = [0xc6120002, 0xc6120500];
+const CLIENT = "198.18.0.2";
+const [FIRST, SECOND, THIRD] = ["198.18.5.1", "198.18.5.2", "198.18.5.3"];
 /** Ports towards the backends, the last one for probes. */
 const OWN_PORTS = [20000, 20001, 20002, 20003, 20004];
 const PROBE_PORT = 20004;
+
+/** The address of a client. */
+const addressOf = (client: number) => `198.18.0.${2 + client}`;
 
 function balancer(options: Record<string, unknown> = {}, more: HarnessOptions = {}) {
   return AppHarness.start(balance, {
@@ -23,7 +27,7 @@ function fromClient(harness: AppHarness, client: number, more: { at?: number } =
   const receivedAt = more.at ?? Date.now() * 1e6;
   return harness.ask({
     payload: `of ${client}`,
-    sourceAddress: CLIENT + client,
+    sourceAddress: addressOf(client),
     sourcePort: 4000 + client,
     port: 53,
     receivedAt,
@@ -43,7 +47,7 @@ Deno.test("a client's datagrams go to one backend, and its answers to the client
   const harness = await balancer();
   for (let client = 0; client < 6; client++) {
     const [first] = fromClient(harness, client);
-    assert.ok([1, 2].includes(first.address - BACKENDS) && first.port === 53);
+    assert.ok([FIRST, SECOND].includes(first.address) && first.port === 53);
     assert.ok(first.sourcePort >= 20000 && first.sourcePort < PROBE_PORT);
     assert.equal(new TextDecoder().decode(first.payload), `of ${client}`);
     const [again] = fromClient(harness, client);
@@ -51,7 +55,7 @@ Deno.test("a client's datagrams go to one backend, and its answers to the client
     const [answer] = answerTo(harness, first);
     assert.deepEqual(
       [answer.address, answer.port, answer.sourcePort],
-      [CLIENT + client, 4000 + client, 53],
+      [addressOf(client), 4000 + client, 53],
     );
   }
   assert.equal(sum(harness, "requests"), 12);
@@ -78,8 +82,8 @@ function drops({ counters }: AppHarness): Record<string, number> {
 Deno.test("what belongs to no session goes nowhere and is counted", async () => {
   const harness = await balancer({ backends: ["198.18.5.1:53"], allow: ["198.18.0.0/28"] });
   const stray = { payload: "x", port: 20000 };
-  assert.deepEqual(harness.ask({ ...stray, sourceAddress: BACKENDS + 1, sourcePort: 53 }), []);
-  assert.deepEqual(harness.ask({ ...stray, sourceAddress: BACKENDS + 1, sourcePort: 54 }), []);
+  assert.deepEqual(harness.ask({ ...stray, sourceAddress: FIRST, sourcePort: 53 }), []);
+  assert.deepEqual(harness.ask({ ...stray, sourceAddress: FIRST, sourcePort: 54 }), []);
   assert.deepEqual(harness.ask({ ...stray, sourceAddress: CLIENT, sourcePort: 53 }), []);
   assert.deepEqual(fromClient(harness, 100), []);
   for (let client = 0; client < 6; client++) fromClient(harness, client);
@@ -112,19 +116,19 @@ Deno.test("a successor goes on with the sessions, without those of a backend tha
   assert.match(second.logged.join(), /goes on with \d sessions/);
   for (const [client, was] of before.entries()) {
     const [now] = fromClient(second, client);
-    if (was.address === BACKENDS + 2) assert.deepEqual(now, was, "drained, but it has the session");
-    else assert.equal(now?.address ?? BACKENDS + 3, BACKENDS + 3);
+    if (was.address === SECOND) assert.deepEqual(now, was, "drained, but it has the session");
+    else assert.equal(now?.address ?? THIRD, THIRD);
   }
   // The client need not have sent anything to this successor.
   const third = await balancer(options, { state: second.state, sendTo: ["198.18.0.0/16"] });
-  const kept = before.find(({ address }) => address === BACKENDS + 2)!;
+  const kept = before.find(({ address }) => address === SECOND)!;
   const [answer] = answerTo(third, kept);
-  assert.equal(answer.port, 4000 + (answer.address - CLIENT));
+  assert.equal(addressOf(answer.port - 4000), answer.address);
 });
 
 Deno.test("a backend that answers no probe gets nothing until it answers one", async () => {
   const harness = await balancer({ probe: "beef", probe_failures: 2, probe_seconds: 1 });
-  const answerProbes = (probes: Answered[], dead: number) => {
+  const answerProbes = (probes: Answered[], dead: string) => {
     for (const probe of probes) {
       assert.deepEqual([...probe.payload], [0xbe, 0xef]);
       assert.equal(probe.sourcePort, PROBE_PORT);
@@ -140,7 +144,7 @@ Deno.test("a backend that answers no probe gets nothing until it answers one", a
   assert.match(harness.logged.join(), /198\.18\.5\.\d:53 is down: it did not answer 2 probes/);
   const [moved] = fromClient(harness, 0);
   assert.notEqual(moved.address, session.address);
-  answerProbes(harness.tick(), 0);
+  answerProbes(harness.tick(), "");
   assert.match(harness.logged.join(), /is up/);
   const used = new Set(Array.from({ length: 7 }, (_, i) => fromClient(harness, i + 1)[0]?.address));
   assert.ok(used.has(session.address));

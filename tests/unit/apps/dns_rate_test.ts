@@ -5,6 +5,8 @@ import { fileURLToPath } from "node:url";
 import packet from "dns-packet";
 import * as dns from "../../../apps/dns/dns.ts";
 import { RateLimit, Verdict } from "../../../apps/dns/dns.ts";
+import { formatAddress } from "../../../netbase/route.ts";
+import { Address } from "../../../tiles/app/address.ts";
 import { AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
 import fc from "../property.ts";
 
@@ -41,7 +43,7 @@ function flood(
   const replies = Array.from({ length: times }, (_, i) => {
     const questions = [{ name: typeof name === "string" ? name : name(i), type }];
     const payload = packet.encode({ type: "query", id: i, questions, additionals });
-    const sourceAddress = address + i % 256;
+    const sourceAddress = formatAddress(address + i % 256);
     const asked = { payload, sourceAddress, sourcePort: 1024 + i, receivedAt: second * 1e9 };
     return harness.ask(asked).map((answer) => ({
       ...packet.decode(Buffer.from(answer.payload)),
@@ -161,18 +163,24 @@ Deno.test("what is no query is not answered, nor a query from a port that is no 
 Deno.test("a clock that is set back by however much stops nobody", () => {
   const limit = new RateLimit({ ratelimit: 1, slip: 2 });
   for (let back = 2; back < 100; back++) {
-    for (let i = 0; i < 1000; i++) limit.judge(VICTIM, 77, NOW + (i >>> 8));
-    assert.equal(limit.judge(VICTIM, 77, NOW + 3 - back), Verdict.send, `by ${back} s`);
+    for (let i = 0; i < 1000; i++) limit.judge(new Address(VICTIM), 77, NOW + (i >>> 8));
+    assert.equal(
+      limit.judge(new Address(VICTIM), 77, NOW + 3 - back),
+      Verdict.send,
+      `by ${back} s`,
+    );
   }
 });
 
 Deno.test("whose place a network takes in the table differs from one server to another", () => {
   const [one, other] = [1, 2].map(() => {
     const limit = new RateLimit({ ratelimit: 1, slip: 2 });
+    const [victim, other] = [new Address(VICTIM), new Address()];
     return (network: number) => {
-      for (let i = 0; i < 2; i++) limit.judge(VICTIM, 77, NOW);
-      limit.judge(network << 8, 77, NOW);
-      return limit.judge(VICTIM, 77, NOW) === Verdict.send;
+      for (let i = 0; i < 2; i++) limit.judge(victim, 77, NOW);
+      other.words[3] = network << 8;
+      limit.judge(other, 77, NOW);
+      return limit.judge(victim, 77, NOW) === Verdict.send;
     };
   });
   const chosen = Array.from({ length: 1 << 21 }, (_, network) => network).filter(one);
@@ -213,7 +221,7 @@ Deno.test("the rate is smoothed as by the slow and obvious way", () => {
     for (const { pause, queries } of steps) {
       second += pause;
       for (let i = 0; i < queries; i++) {
-        const isSent = limit.judge(VICTIM, 77, second) === Verdict.send;
+        const isSent = limit.judge(new Address(VICTIM), 77, second) === Verdict.send;
         assert.equal(isSent, slow.judge(second, ratelimit));
       }
     }

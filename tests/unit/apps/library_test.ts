@@ -2,6 +2,7 @@
 /** The library for authors of apps: each structure next to a model that is simple and slow. */
 
 import assert from "node:assert/strict";
+import { Address } from "../../../tiles/app/address.ts";
 import { Maglev, mix } from "../../../apps/library/maglev.ts";
 import { SessionTable } from "../../../apps/library/session_table.ts";
 import { TokenBuckets } from "../../../apps/library/token_buckets.ts";
@@ -22,20 +23,22 @@ Deno.test("a token bucket lets through what one that counts tokens lets through"
       model.set(address, bucket);
       const expected = bucket.tokens >= 1 - 1e-9;
       if (expected) bucket.tokens -= 1;
-      assert.equal(buckets.take(address, now), expected);
+      assert.equal(buckets.take(new Address(address), now), expected);
     }
   }));
 });
 
 Deno.test("of more addresses than entries the active ones stay limited", () => {
   const buckets = new TokenBuckets({ perSecond: 1, burst: 1, entries: 1024 });
-  assert.ok(buckets.take(0xffff_ffff, 0));
+  const [active, stranger] = [new Address(0xffff_ffff), new Address()];
+  assert.ok(buckets.take(active, 0));
   for (let i = 0; i < 100_000; i++) {
     // It asks between strangers that ask once, and gets one token a second.
     const now = i / 10;
-    const granted = buckets.take(0xffff_ffff, now);
+    const granted = buckets.take(active, now);
     assert.equal(granted, now > 0 && Number.isInteger(now / 1000), `${now}`);
-    buckets.take(i, now - 1001);
+    stranger.words[3] = i;
+    buckets.take(stranger, now - 1001);
   }
 });
 
@@ -47,13 +50,13 @@ Deno.test("the number of entries has to be a power of two", () => {
 });
 
 function backendsOf(weights: readonly number[]) {
-  return weights.map((weight, i) => ({ address: 0xc6120500 + i, port: 53, weight }));
+  return weights.map((weight, i) => ({ address: new Address(0xc6120500 + i), port: 53, weight }));
 }
 
 /** How many of the hashes each backend gets. */
 function sharesOf(maglev: Maglev, backends: number): number[] {
   const shares = Array<number>(backends).fill(0);
-  for (let i = 0; i < 100_000; i++) shares[maglev.find(mix(i, 1, 0))]++;
+  for (let i = 0; i < 100_000; i++) shares[maglev.find(mix(new Address(i), 1, 0))]++;
   return shares;
 }
 
@@ -71,11 +74,16 @@ Deno.test("Maglev spreads clients evenly, or by weight, whatever the order of th
   );
   const backends = backendsOf(Array(100).fill(1));
   maglev.build(backends);
-  const mine = Array.from({ length: 1000 }, (_, i) => backends[maglev.find(mix(i, 2, 0))]);
+  const mine = Array.from(
+    { length: 1000 },
+    (_, i) => backends[maglev.find(mix(new Address(i), 2, 0))],
+  );
   const turned = backends.toReversed();
   const elsewhere = new Maglev();
   elsewhere.build(turned);
-  const same = mine.filter((backend, i) => turned[elsewhere.find(mix(i, 2, 0))] === backend);
+  const same = mine.filter((backend, i) =>
+    turned[elsewhere.find(mix(new Address(i), 2, 0))] === backend
+  );
   assert.ok(same.length > 950, `${same.length} of 1000 clients have the same backend`);
 });
 
@@ -89,7 +97,7 @@ Deno.test("of 100 backends one that goes moves its own clients and at most one o
       after.build(left);
       let [others, moved] = [0, 0];
       for (let i = 0; i < 20_000; i++) {
-        const hash = mix(i, 3, 0);
+        const hash = mix(new Address(i), 3, 0);
         const backend = backends[before.find(hash)];
         if (backend === backends[gone]) continue;
         others++;
@@ -116,12 +124,14 @@ Deno.test("a session table has the sessions that a map has, also for its success
     for (const [what, session, words] of commands) {
       now++;
       const known = [...model].find(([, each]) => each.words === words)?.[0] ?? -1;
-      assert.equal(table.find(words, words * 7), known);
+      // Of two words of the address, as IPv6 has, and of the other word.
+      const address = new Address().load([words % 3, 0, 0xffff, words % 5]);
+      assert.equal(table.find(address, words * 7), known);
       if (what === "begin" && known < 0 && !model.has(session)) {
-        table.begin(session, words, words * 7, now);
+        table.begin(session, address, words * 7, now);
         model.set(session, { words, used: now });
       } else if (what === "begin") {
-        assert.throws(() => table.begin(session, words, words * 7, now), /in use/);
+        assert.throws(() => table.begin(session, address, words * 7, now), /in use/);
       } else if (what === "end") {
         table.end(session);
         model.delete(session);
@@ -144,6 +154,6 @@ Deno.test("memory that is too small, or of another shape, is refused or cleared"
   const memory = new Uint8Array(SessionTable.bytesFor(32)).fill(0xff);
   const table = new SessionTable(memory, 32);
   assert.equal(table.count, 0);
-  table.begin(3, 1, 2, 5);
+  table.begin(3, new Address(1), 2, 5);
   assert.equal(new SessionTable(memory, 16).count, 0);
 });

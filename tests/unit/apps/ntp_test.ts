@@ -91,8 +91,12 @@ Deno.test("stratum and reference are as configured, and wrong ones are refused",
 Deno.test("above its rate an address gets a kiss-o'-death now and then, and others are served", async () => {
   const options = { ratelimit: 0.5, burst: 2 };
   const harness = await AppHarness.start(ntp, { ports: [123], clock: clock(), options });
-  const strata = (sourceAddress: number, seconds: number) =>
-    harness.ask({ payload: request(), sourceAddress, receivedAt: NOW + seconds * 1e9 })
+  const strata = (client: number, seconds: number) =>
+    harness.ask({
+      payload: request(),
+      sourceAddress: `198.18.0.${client}`,
+      receivedAt: NOW + seconds * 1e9,
+    })
       .map(({ payload }) => {
         const view = new DataView(payload.buffer, payload.byteOffset);
         assert.equal(view.getUint32(12) === 0x52415445, view.getUint8(1) === 0, "RATE");

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
+import { Address } from "../../../tiles/app/address.ts";
 import type { Answers, App } from "../../../tiles/app/contract.ts";
 import { APP } from "../../../tiles/runtime/counters.ts";
 import { buildFrame } from "./frames.ts";
 import { ANSWER, PLACES, serve } from "./places.ts";
 import { ETH0, REQUEST, SLOT } from "./room.ts";
 
-const TO = { address: REQUEST.source, port: 9, sourcePort: 7 };
+const TO = { address: new Address(REQUEST.source), port: 9, sourcePort: 7 };
 const { errors, tx_drop_reply_link_full } = APP.index;
 
 /** Answers each request with eight bytes, in whichever way `send` does. */
@@ -97,7 +98,12 @@ for (const place of PLACES) {
           kept = out;
           const { offset, size, sourceAddress, destinationPort } = requests;
           // Nothing of the burst before is to be seen.
-          assert.deepEqual([offset, size, sourceAddress, destinationPort], [0, 0, 0, 0]);
+          assert.deepEqual([offset, size, `${sourceAddress}`, destinationPort], [
+            0,
+            0,
+            "0.0.0.0",
+            0,
+          ]);
           assert.throws(() => answer(out), {
             name: "TypeError",
             message: `${way}() is about the current datagram, and there is none: ` +

@@ -241,6 +241,8 @@ export interface Datagram {
   readonly sourcePort: number;
   readonly destinationPort: number;
   readonly payload: Uint8Array;
+  /** TOS << 8 | TTL; as sent, left out where it is the usual. */
+  readonly tosTtl?: number;
 }
 
 /** UDP sockets in memory. */
@@ -278,7 +280,7 @@ export class FakeUdp implements Udp {
       const { source, destination, sourcePort, destinationPort } = datagram;
       const ports = sourcePort * 0x10000 + destinationPort;
       out.set(
-        [buffers[i], fits, source, destination, ports, 1],
+        [buffers[i], fits, source, destination, ports, 1, datagram.tosTtl ?? 0],
         RECEIVE_HEADER_WORDS + UDP_DESCRIPTOR_WORDS * i,
       );
     });
@@ -303,7 +305,7 @@ export class FakeUdp implements Udp {
 
   send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number {
     for (let i = 0; i < count; i++) {
-      const [offset, length, source, destination, ports] = descriptors.subarray(
+      const [offset, length, source, destination, ports, , tosTtl] = descriptors.subarray(
         UDP_DESCRIPTOR_WORDS * i,
       );
       if (this.refused.has(destination)) return i > 0 ? i : -13;
@@ -316,6 +318,7 @@ export class FakeUdp implements Udp {
         sourcePort: ports >>> 16,
         destinationPort: ports & 0xffff,
         payload: memory.slice(offset, offset + length),
+        ...(tosTtl !== 64 && { tosTtl }),
       });
     }
     return count;

@@ -22,6 +22,9 @@ export interface UdpFrame {
   readonly sourcePort: number;
   readonly destinationPort: number;
   readonly payload: Uint8Array;
+  /** Left out where they are the usual, 0 and 64. */
+  readonly tos?: number;
+  readonly ttl?: number;
 }
 
 /** Big-endian bytes of a number. */
@@ -53,7 +56,8 @@ function packet(frame: UdpFrame): number[] {
   ];
   const sum = checksum([...addresses, 0, 17, ...be(length, 2), ...udp]);
   udp.splice(6, 2, ...be(sum === 0 ? 0xffff : sum, 2));
-  const ip = [0x45, 0, ...be(length + 20, 2), 0, 0, 0x40, 0, 64, 17, 0, 0, ...addresses];
+  const { tos = 0, ttl = 64 } = frame;
+  const ip = [0x45, tos, ...be(length + 20, 2), 0, 0, 0x40, 0, ttl, 17, 0, 0, ...addresses];
   ip.splice(10, 2, ...be(checksum(ip), 2));
   return [...ip, ...udp];
 }
@@ -103,7 +107,6 @@ export function parseFrame(bytes: Uint8Array): UdpFrame {
   assert.equal(at(ip, 1), 0x45);
   assert.equal(at(ip + 2, 2), bytes.length - ip, "total length is the rest of the frame");
   assert.equal(at(ip + 6, 2), 0x4000, "don't fragment, offset 0");
-  assert.equal(at(ip + 8, 1), 64);
   assert.equal(at(ip + 9, 1), 17);
   assert.equal(checksum(bytes.subarray(ip, ip + 20)), 0, "IPv4 checksum");
   const udpLength = at(ip + 24, 2);
@@ -120,5 +123,7 @@ export function parseFrame(bytes: Uint8Array): UdpFrame {
     sourcePort: at(ip + 20, 2),
     destinationPort: at(ip + 22, 2),
     payload: bytes.slice(ip + 28),
+    ...(at(ip + 1, 1) !== 0 && { tos: at(ip + 1, 1) }),
+    ...(at(ip + 8, 1) !== 64 && { ttl: at(ip + 8, 1) }),
   };
 }

@@ -161,7 +161,10 @@ Deno.test("what apps were asked is theirs to answer and to send back under the n
     room.turn();
     const { words } = app.consumer;
     const place = (i: number) => (app.consumer.slot(i) - app.consumer.slot(0)) >>> 3;
-    assert.equal(words[app.consumer.slot(0) + Descriptor.length], REQUEST.payload.length);
+    assert.equal(
+      words[app.consumer.slot(0) + Descriptor.length] & 0xffff,
+      REQUEST.payload.length,
+    );
     app.raw([place(0), REFLECTED]);
     // By the number of the request that it answers; its own addresses do not count.
     app.raw([0, 0, 1, 2, (7 << 16) | 9, place(1) + 1]);

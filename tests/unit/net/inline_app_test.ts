@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { heapView } from "../../../ffi/region.ts";
+import { Address } from "../../../tiles/app/address.ts";
 import type { App } from "../../../tiles/app/contract.ts";
 import { makeService } from "../../../tiles/app/host.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
@@ -131,7 +132,7 @@ Deno.test("however many answers an app gives, what it reads stays as it came, an
     kind: fc.constantFrom("reply", "reply", "send", "late", "shifted", "leave"),
   });
   const plan = fc.array(fc.record({ times: fc.constantFrom(1, 1, 70), steps: fc.array(step) }));
-  const to = { address: 1, port: 9, sourcePort: 7 };
+  const to = { address: new Address(1), port: 9, sourcePort: 7 };
   await fc.assert(fc.asyncProperty(plan, async (requests) => {
     const { umem, sent, receive, run, logged } = await room({
       receive(datagrams, out) {
@@ -231,7 +232,7 @@ Deno.test("any frame that is free is room for what is sent unasked, the first of
     receive() {},
     tick(out) {
       const at = out.reserve(1000);
-      if (at >= 0) out.send({ address: 1, port: 9, sourcePort: 7 }, at, 1000);
+      if (at >= 0) out.send({ address: new Address(1), port: 9, sourcePort: 7 }, at, 1000);
     },
   });
   while (umem.takeFrame() >= 0);

@@ -59,7 +59,7 @@ export async function attach(
   const { setup, payloads } = room.apps[index];
   const counters = new Float64Array(16);
   const join = { ...setup, own: setup.app, peer: setup.net, payloads };
-  const side = new NetSide(join, { counters, wake() {} });
+  const side = new NetSide(join, { counters, firstPort: setup.ports[0], wake() {} });
   const { ports } = setup;
   const service = await makeService(module, {
     ...{ name: "app", module: "", ports, served: ports, options },

@@ -3,6 +3,7 @@
 
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
+import { Address } from "../../../tiles/app/address.ts";
 import { ROUTE_CACHE_BYTES, RouteCache } from "../../../tiles/net/route_cache.ts";
 import { buildFrame } from "./frames.ts";
 import { ANSWER, echo, PEER, PLACES, serve } from "./places.ts";
@@ -48,12 +49,13 @@ for (const place of PLACES) {
 
   Deno.test(`${place}: a request goes back to its sender when others have its entry meanwhile`, async () => {
     let crowd: number[] = [];
+    const sourceAddress = new Address(REQUEST.destination);
     const { room, run } = await serve(place, (requests, out) => {
       while (requests.next()) {
         for (const address of crowd) {
           const at = out.reserve(MORE);
           out.send(
-            { address, port: 9, sourcePort: 7, sourceAddress: REQUEST.destination },
+            { address: new Address(address), port: 9, sourcePort: 7, sourceAddress },
             at,
             MORE,
           );

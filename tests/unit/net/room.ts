@@ -143,7 +143,7 @@ export class FakeApp {
         destination: words[at + Descriptor.destination],
         ports: words[at + Descriptor.ports],
         ifindex: words[at + Descriptor.interface],
-        payload: u8(this.payloads).slice(offset, offset + words[at + Descriptor.length]),
+        payload: u8(this.payloads).slice(offset, offset + (words[at + Descriptor.length] & 0xffff)),
       };
     });
     this.consumer.release(count);

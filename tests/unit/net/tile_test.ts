@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { BURST } from "../../../ffi/shared.ts";
+import { Address } from "../../../tiles/app/address.ts";
 import { create, framesNeeded } from "../../../tiles/net/tile.ts";
 import { ControlWriter } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
@@ -293,7 +294,7 @@ Deno.test("requests of other apps are published before an app inside the tile ru
 });
 
 Deno.test("after a sleep a tick of an app inside goes by what netbase has become", async () => {
-  const to = { address: REQUEST.source, port: 40_000, sourcePort: 7 };
+  const to = { address: new Address(REQUEST.source), port: 40_000, sourcePort: 7 };
   const room = await Room.inline({
     receive: (requests) => void requests.next(),
     tickMillis: 10,

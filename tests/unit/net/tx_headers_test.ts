@@ -15,6 +15,12 @@ import { headers } from "../../../tiles/net/tx.ts";
 import fc from "../property.ts";
 import { be, buildFrame, checksum, parseFrame, type UdpFrame } from "./frames.ts";
 
+/** Fields of a frame; TOS and TTL are left out where they are the usual. */
+const REQUIRED = [
+  ...["destinationMac", "sourceMac", "tags", "source", "destination", "sourcePort"] as const,
+  ...["destinationPort", "payload"] as const,
+];
+
 /** Arbitrary frames of ours to send. */
 const frames: fc.Arbitrary<UdpFrame> = fc.record({
   destinationMac: fc.array(fc.nat(255), { minLength: 6, maxLength: 6 }),
@@ -31,7 +37,9 @@ const frames: fc.Arbitrary<UdpFrame> = fc.record({
   sourcePort: fc.nat(65535),
   destinationPort: fc.nat(65535),
   payload: fc.uint8Array({ maxLength: 300 }),
-}, { noNullPrototype: true });
+  tos: fc.integer({ min: 1, max: 255 }),
+  ttl: fc.integer({ min: 0, max: 255 }).filter((ttl) => ttl !== 64),
+}, { noNullPrototype: true, requiredKeys: [...REQUIRED] });
 
 /** The frame made with the route cache, as the tile makes it. */
 function build(frame: UdpFrame, payloadAt: number): Uint8Array {
@@ -58,6 +66,7 @@ function build(frame: UdpFrame, payloadAt: number): Uint8Array {
   packet[Packet.length] = length;
   packet[Packet.ports] = (frame.destinationPort << 16) | frame.sourcePort;
   packet[Packet.route] = e;
+  packet[Packet.tosTtl] = ((frame.tos ?? 0) << 8) | (frame.ttl ?? 64);
   packet[Packet.frame] = at;
   headers.copyPayloads(new DataView(memory.buffer), words, packet, 1);
   headers.writeHeaders(words, cache.words, packet, 0);
