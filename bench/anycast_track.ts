@@ -8,7 +8,7 @@
  *                                        r3 192.0.2.1 ── e0 192.0.2.13 host3, too
  */
 
-import { Bird } from "../demo/bird.ts";
+import { Bird } from "./bird.ts";
 import type { Lab, LabProcess, Namespace } from "../demo/lab.ts";
 import type { Programs } from "./programs.ts";
 import { Service } from "./service.ts";
@@ -30,7 +30,6 @@ export function birdFile(name: string): string {
   return Deno.readTextFileSync(new URL(`../packaging/bird/${name}`, import.meta.url));
 }
 
-/** One of the hosts. */
 export interface Host {
   readonly namespace: Namespace;
   readonly service: Service;

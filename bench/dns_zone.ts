@@ -19,13 +19,11 @@ const SHARES = [["A", 60], ["AAAA", 20], ["MX", 5], ["TXT", 5]] as const;
 /** The UDP size that a resolver advertises. */
 const PAYLOAD_BYTES = 1232;
 
-/** A question. */
 export interface Question {
   readonly name: string;
   readonly type: string;
 }
 
-/** The zone file. */
 export function zoneFile(): string {
   const lines = [
     `$ORIGIN ${ORIGIN}.`,

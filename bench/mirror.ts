@@ -88,7 +88,6 @@ async function measureSync(report: Report, counter: string): Promise<void> {
   );
 }
 
-/** The output of a program. */
 async function output([program, ...args]: string[]): Promise<string> {
   const { success, stdout } = await new Deno.Command(program, { args, stderr: "inherit" }).output();
   if (!success) throw new Error(`${program} ${args.join(" ")} failed`);

@@ -95,7 +95,6 @@ function tell(report: Report, name: string, runs: readonly number[][]): void {
   }
 }
 
-/** A percentile. */
 export function percentile(figures: readonly number[], percent: number): number {
   const sorted = figures.toSorted((a, b) => a - b);
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * percent / 100))];

@@ -11,7 +11,6 @@ import { prefixes } from "./routes.ts";
 
 /** The interface of all routes and neighbours. */
 export const INTERFACE = "v0";
-/** Its address. */
 export const ADDRESS = "198.18.0.1";
 /** First gateway, host order, and how many there are. */
 export const GATEWAY = 0xc6120002;

@@ -63,7 +63,6 @@ function makeMemory(): PathMemory {
 class Contestant {
   readonly #worker = new Worker(new URL("./path_worker.ts", import.meta.url), { type: "module" });
 
-  /** Starts it. */
   static async start(shape: PathShape): Promise<Contestant> {
     const contestant = new Contestant();
     await contestant.#ask({ ...shape, memory: makeMemory() });

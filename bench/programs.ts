@@ -17,7 +17,6 @@ const PROGRAMS = [
   "sink",
 ] as const;
 
-/** Their common source. */
 const SHARED = ["common.c", "queries.c"].map((name) => SOURCES + name);
 
 /** Paths of the programs. */

@@ -82,7 +82,6 @@ export function fillRoute(route: Route, table: Uint32Array, i: number, shift = 0
   return route;
 }
 
-/** The default route. */
 export function defaultRoute(): Route {
   return { ...emptyRoute(), gateway: 0xc61200fe, ifindex: 2 };
 }

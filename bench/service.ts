@@ -201,7 +201,6 @@ export class Service {
     await this.ready();
   }
 
-  /** Its appliance. */
   appliance(): TreeProcess | undefined {
     return processTree(this.pid).find(({ kind }) => kind === "appliance");
   }

@@ -49,7 +49,6 @@ export function run(report: Report, selection: Selection): Promise<void> {
   return runInLaboratory(fileURLToPath(import.meta.url), report, selection);
 }
 
-/** The results of one round. */
 interface Round extends LoadResult {
   readonly millis: number;
   /** Messages that the tile read, and requests to the kernel. */

@@ -49,7 +49,6 @@ export interface OpenTable {
   has(key: number): boolean;
 }
 
-/** One kind of table. */
 export interface StrangerTable {
   readonly name: string;
   /** The largest number of keys. */

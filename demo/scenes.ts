@@ -173,7 +173,6 @@ async function network(lab: Lab) {
 /** The result of a scene. */
 export type Outcome = ReturnType<typeof judge>;
 
-/** A scene. */
 export interface Scene {
   /** Its name, also in the JSON output, where it must not change. */
   readonly name: string;

@@ -43,7 +43,6 @@ export function nowMillis(): number {
   return performance.timeOrigin + performance.now();
 }
 
-/** Running traffic. */
 export class Traffic {
   readonly #options: TrafficOptions;
   readonly #sockets: Socket[];

@@ -90,7 +90,6 @@ export const ENODEV = 19;
 export const EINVAL = 22;
 export const EMFILE = 24;
 export const EOPNOTSUPP = 95;
-export const EAFNOSUPPORT = 97;
 export const EADDRINUSE = 98;
 export const ENETUNREACH = 101;
 export const ENOBUFS = 105;

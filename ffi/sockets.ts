@@ -26,7 +26,6 @@ interface UdpSetup {
    * the port).
    */
   open(port: number, sockets?: number): number;
-  /** Closes it. */
   close(fd: number): void;
 }
 

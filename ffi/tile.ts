@@ -218,7 +218,6 @@ export function refusedCallsBytes(slots: number): number {
   return slots * SLOT_BYTES;
 }
 
-/** A call that was refused. */
 interface RefusedCall {
   /** Its number on this architecture. */
   readonly call: number;
@@ -236,7 +235,6 @@ export class RefusedCalls {
     this.#words = u32(view);
   }
 
-  /** The calls that were refused to what has this slot. */
   of(slot: number): RefusedCall[] {
     const refused: RefusedCall[] = [];
     for (let call = 0; call < OBSERVED_CALLS; call++) {

@@ -243,12 +243,6 @@ EXPORT int tegula_xsk_register(int map, uint32_t queue, int fd)
 	return bpf_map_update_elem(map, &queue, &fd, BPF_ANY);
 }
 
-/* From now on the program passes frames of `queue` to the kernel. 0, or -errno. */
-EXPORT int tegula_xsk_unregister(int map, uint32_t queue)
-{
-	return bpf_map_delete_elem(map, &queue);
-}
-
 /*
  * Busy polling: from now on it is the net tile's own calls that have the driver look at its rings, for
  * up to `micros` and `budget` frames a time, and while they keep on it may leave interrupts off. 0, or

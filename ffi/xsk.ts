@@ -91,8 +91,6 @@ export interface XskSetup {
   bind(fd: number, options: BindOptions): number;
   /** Puts a bound socket into the program's map: from now on frames of its queue come to it. */
   register(program: XdpProgram, queue: number, fd: number): number;
-  /** Takes the socket of a queue out of the map: from now on the kernel has the queue's frames. */
-  unregister(program: XdpProgram, queue: number): number;
   /**
    * Lets the net tile's own calls drive the driver, in place of interrupts (SO_PREFER_BUSY_POLL and
    * what belongs to it). A tile that has adopted the socket knows when it resumes. -ENOPROTOOPT: the
@@ -233,7 +231,6 @@ export function openXskSetup(path = libraryPath()): XskSetup {
     tegula_xsk_umem: { parameters: ["i32", "buffer", "u32", "u32", "u32"], result: "i32" },
     tegula_xsk_bind: { parameters: ["i32", "u32", "u32", "i32", "i32"], result: "i32" },
     tegula_xsk_register: { parameters: ["i32", "u32", "i32"], result: "i32" },
-    tegula_xsk_unregister: { parameters: ["i32", "u32"], result: "i32" },
     tegula_xsk_poll_busily: { parameters: ["i32", "i32", "i32"], result: "i32" },
     tegula_xsk_mappable: { parameters: ["i32"], result: "i32" },
     tegula_xsk_statistics_of: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
@@ -335,7 +332,6 @@ export function openXskSetup(path = libraryPath()): XskSetup {
       return error;
     },
     register: ({ sockets }, queue, fd) => symbols.tegula_xsk_register(sockets, queue, fd),
-    unregister: ({ sockets }, queue) => symbols.tegula_xsk_unregister(sockets, queue),
     pollBusily: (fd) => symbols.tegula_xsk_poll_busily(fd, BUSY_POLL_MICROS, BUSY_POLL_FRAMES),
     mappable: symbols.tegula_xsk_mappable,
     statistics: (fd, out) => symbols.tegula_xsk_statistics_of(fd, sockets.get(fd)!.mapped, out),

@@ -282,7 +282,6 @@ class Child {
     this.#parts.tileLibrary.wake(this.#eventfd);
   }
 
-  /** Kills it for this reason. */
   kill(reason?: string): void {
     if (this.#isOver || this.#isKilled) return;
     this.#isKilled = true;

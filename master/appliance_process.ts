@@ -61,14 +61,12 @@ export class ApplianceError extends Error {
   }
 }
 
-/** Events of an appliance. */
 interface ApplianceEvents {
   readonly log: Log;
   /** An operator asks for something, with a number. */
   ask(what: Request, number: number): void;
 }
 
-/** What an appliance may report. */
 const REPORTS: Shapes<ApplianceReport> = {
   ready: {},
   running: {},
@@ -84,7 +82,6 @@ const REPORTS: Shapes<ApplianceReport> = {
   },
 };
 
-/** A running appliance. */
 export class ApplianceProcess {
   /** Resolves when its tiles are ready. Rejects with ApplianceError if it ends before. */
   readonly ready: Promise<void>;

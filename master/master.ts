@@ -1140,7 +1140,6 @@ class Master {
     return appliance;
   }
 
-  /** The plan for the process of an app. */
   #appPlan(app: AppPlan, { apps, plan: { frames } }: ApplianceSetup): AppProcessPlan {
     const busy = frames.length + apps.filter(({ inline }) => !inline).length;
     return {
@@ -1359,7 +1358,6 @@ function isByKernel({ attachments }: Serving): boolean {
   return attachments.length === 0;
 }
 
-/** The readers of all tiles. */
 function readersOf(setup: ApplianceSetup, regions: Inventory): CountedTile[] {
   const past = regions.view(PAST_COUNTERS, { writable: true });
   return tilesOf(setup).map(({ kind, name }, i) => ({

@@ -73,7 +73,6 @@ export const NextHop = {
   shape: 6,
 } as const;
 
-/** Flags of a next hop. */
 export const NextHopFlag = {
   /** The gateway is on-link though no address says so (RTNH_F_ONLINK). */
   onlink: 1,

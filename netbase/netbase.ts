@@ -124,7 +124,6 @@ export interface Decision {
   interfaceRecord: number;
 }
 
-/** An empty decision. */
 export function emptyDecision(): Decision {
   return {
     kind: RTN_UNSPEC,

@@ -318,7 +318,6 @@ export class Rib {
     return this.trie.insert(route.destination, route.prefixLength);
   }
 
-  /** A route's place in a list. */
   #seek(list: number, route: Readonly<Route>): Place {
     const place: Place = { before: 0, first: 0, last: 0, match: 0 };
     let candidate = this.trie.words[list];
@@ -461,7 +460,6 @@ export class Rib {
       : { list: mainList, candidate: main };
   }
 
-  /** The route that a candidate in a list is. */
   #route(list: number, candidate: number): Route {
     const word = list % NODE_WORDS;
     const node = list - word;
@@ -483,7 +481,6 @@ export class Rib {
   }
 }
 
-/** The list of a table at a node. */
 function listOf(node: number, table: number): number {
   return node + (table === RT_TABLE_LOCAL ? Node.local : Node.main);
 }
@@ -549,7 +546,6 @@ export class Trie {
     return node;
   }
 
-  /** The prefix of a node. */
   prefix(node: number): { prefix: number; length: number } {
     return { prefix: this.words[node + Node.prefix], length: this.words[node + Node.length] };
   }

@@ -55,7 +55,6 @@ const PLACE_MASK = 0x3f;
 /** Smallest table, log2 of its slots. */
 const SMALLEST_LOG2 = 6;
 
-/** The one writer of a hash table. */
 export class HashTableWriter {
   /** The whole region; `allocate` and `find` return indices into this. */
   readonly words: Uint32Array;
@@ -536,7 +535,6 @@ export class NeighborWriter {
     this.#listeners = options.listeners;
   }
 
-  /** How many there are. */
   get size(): number {
     return this.#table.size;
   }

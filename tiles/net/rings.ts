@@ -285,7 +285,6 @@ export class Umem {
     this.#frames.subarray(0, this.#freeFrames).forEach(visit);
   }
 
-  /** Free frames. */
   get freeFrames(): number {
     return this.#freeFrames;
   }

@@ -77,7 +77,6 @@ export class RxBatch {
   changes = 0;
   /** When it came, in ticks (`traffic.ts`). */
   arrival = 0;
-  /** Bytes of its frames. */
   frameBytes = 0;
 }
 

@@ -74,7 +74,6 @@ export class Traffic {
     return this.#doubles.subarray(i * RECORD, (i + 1) * RECORD);
   }
 
-  /** One for each link. */
   get links(): Float64Array {
     return this.#doubles.subarray(LINKS_AT, PORTS_AT);
   }
@@ -84,7 +83,6 @@ export class Traffic {
     return this.#doubles.subarray(PORTS_AT + port * RECORD, PORTS_AT + (port + 1) * RECORD);
   }
 
-  /** All ports'. */
   get ports(): Float64Array {
     return this.#doubles.subarray(PORTS_AT);
   }

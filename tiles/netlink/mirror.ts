@@ -51,7 +51,6 @@ const GROUPS = [
   nl.RTNLGRP_IPV4_NETCONF,
 ];
 
-/** Options of a mirror. */
 export interface MirrorOptions {
   readonly library: NetlinkLibrary;
   readonly writer: NetbaseWriter;

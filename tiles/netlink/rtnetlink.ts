@@ -520,7 +520,6 @@ function decodeVlan(info: Attributes): { vlanId: number; vlanProtocol: number } 
   return { vlanId: (low | high << 8) & 0xfff, vlanProtocol: first << 8 | second };
 }
 
-/** An interface address as a message has it. */
 export interface AddressMessage extends InterfaceAddress {
   readonly ifindex: number;
 }
@@ -934,7 +933,6 @@ export interface MessageHandler {
   malformed(reason: string): void;
 }
 
-/** An open socket. */
 export class NetlinkSocket {
   readonly fd: number;
   /** The port id, which replies to this socket carry. */

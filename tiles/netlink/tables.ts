@@ -54,7 +54,6 @@ export const TableBit = { interfaces: 1, rules: 2, nextHops: 4, routes: 8, neigh
 /** All of them. */
 export const ALL_TABLES = 31;
 
-/** One table. */
 export interface Table {
   /** One of {@linkcode TableBit}. */
   readonly bit: number;

@@ -358,7 +358,6 @@ class Appliance {
 // A tile's worker as main sees it. Main believes no report that it can check: a tile counts as confined if
 // the kernel says so of its thread.
 
-/** Events of a tile. */
 interface TileEvents {
   log(line: string, level?: number): void;
   /** An uncaught error ended the tile's loop or its start. */
@@ -475,7 +474,6 @@ interface Ending {
   readonly app?: string;
 }
 
-/** One running tile. */
 export class TileWorker {
   readonly name: string;
   /** Resolves when the tile runs, with how it is confined. Rejects if its start fails. */
@@ -694,7 +692,6 @@ export class TileWorker {
 
 const isNumber: Check = (value) => isWord(value) && value !== 0;
 
-/** What a tile may report. */
 const REPORTS: Shapes<TileReport> = {
   started: { thread: isNumber },
   ready: {},

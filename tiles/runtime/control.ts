@@ -205,7 +205,6 @@ export class ControlReader {
 /** Bytes of the region. */
 export const SNAPSHOT_BYTES = 1 << 20;
 const TEXT_AT = 64;
-/** Bytes that an answer can have. */
 export const MOST_ANSWER_BYTES = SNAPSHOT_BYTES - TEXT_AT;
 
 const NUMBER = 0;

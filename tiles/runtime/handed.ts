@@ -112,7 +112,6 @@ export class Handed<Setup> {
 export type Request = (typeof REQUESTS)[number];
 export const REQUESTS = ["reload", "upgrade", "drain", "undrain"] as const;
 
-/** A report of the appliance. */
 export type ApplianceReport =
   /** Its tiles are ready. */
   | { readonly type: "ready" }
@@ -199,7 +198,6 @@ export function checkedMessage<Message extends { readonly type: string }>(
 
 /** Sends and receives messages of these types. */
 export interface Messages<Sent, Received> {
-  /** Returns whether it was sent. */
   send(message: Sent): boolean;
   /**
    * The next message; null: none now; undefined: the other end is closed. Throws SyntaxError or TypeError if it

@@ -17,7 +17,6 @@ import { slice, u32, u8, type View } from "../../ffi/region.ts";
 /** The largest UDP payload over IPv4 (RFC 768, RFC 791): 65,535 bytes less both headers. */
 export const LARGEST_PAYLOAD = 65_507;
 
-/** Words of a descriptor. */
 export const DESCRIPTOR_WORDS = 8;
 
 /**

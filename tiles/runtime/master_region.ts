@@ -39,7 +39,6 @@ function recordOf(process: ProcessKey): number {
   return PROCESSES_AT + n * RECORD;
 }
 
-/** Bytes of the region. */
 export const MASTER_REGION_BYTES = (PROCESSES_AT + (2 + APP_SLOTS) * RECORD) * 8;
 
 /** The master's side. A successor in the same process goes on with what is there. */

@@ -147,7 +147,6 @@ export function portsText(ports: readonly number[]): string {
 
 // What an interface needs before Tegula can answer on it.
 
-/** An interface is not as it has to be. */
 export class InterfaceError extends Error {}
 
 /** What is wrong, and the command that fixes it. */

@@ -74,7 +74,6 @@ export interface ServingTile {
   readonly descriptors: readonly number[];
 }
 
-/** The export of a tile's module. */
 export interface TileModule<Setup> {
   create(context: TileContext<Setup>): Tile | ServingTile | Promise<Tile | ServingTile>;
 }
@@ -430,7 +429,6 @@ export class RestartPause {
   #failures = 0;
   #lasting?: ReturnType<typeof setTimeout>;
 
-  /** To be called with each start. */
   started(): void {
     clearTimeout(this.#lasting);
     this.#lasting = setTimeout(() => this.#failures = 0, LASTING_MILLIS);

@@ -83,7 +83,6 @@ export interface AppPlan
   readonly inline: boolean;
   /** The most memory of its own that its process may have, in MiB; none inline. */
   readonly memoryMib?: number;
-  /** Bytes of its state, if it has one. */
   readonly stateBytes?: number;
 }
 
@@ -145,7 +144,6 @@ interface TileHandle {
 /** A tile that runs in a worker of the appliance. */
 export interface WorkerHandle extends TileHandle {
   readonly kind: WorkerKind;
-  /** Its region. */
   readonly region: Region;
 }
 

@@ -39,7 +39,6 @@ export function baseName(app: string): string {
   return app.replace(/\.\d+$/, "");
 }
 
-/** The names of all apps that listen. */
 export function appNames(listen: readonly Listening[]): string[] {
   return [...new Set(listen.map(({ app }) => baseName(app)))];
 }

@@ -42,7 +42,6 @@ export interface ApplianceView {
   readonly netbase: NetbaseReader;
   /** Runs `look` while the netlink tile leaves what it reads of netbase unchanged. */
   read<T>(look: () => T): T;
-  /** All tiles. */
   readonly tiles: readonly CountedTile[];
   /** Counters of the status tile. */
   readonly counters: Float64Array;

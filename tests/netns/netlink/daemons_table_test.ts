@@ -12,7 +12,7 @@ import { prefixes } from "../../../bench/routes.ts";
 import { selfCommand } from "../../../cli/command.ts";
 import { formatAddress } from "../../../netbase/route.ts";
 import { Appliance, ask, CLIENT, eventually, labTest, type Namespace, pair } from "../lab.ts";
-import { Bird } from "../../../demo/bird.ts";
+import { Bird } from "../../../bench/bird.ts";
 
 const ROUTES = Number(Deno.env.get("TEGULA_TABLE_ROUTES") ?? 50_000);
 /** How long a load, or the mirror's following it, may take. */

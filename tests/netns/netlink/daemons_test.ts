@@ -21,7 +21,7 @@ import {
   labTest,
   peer,
 } from "../lab.ts";
-import { Bird } from "../../../demo/bird.ts";
+import { Bird } from "../../../bench/bird.ts";
 import type { ReaderResult, ReaderTask } from "./daemons_reader.ts";
 import { assertCurrent, cleanSlate, ipBatch, library, Mirrored } from "./kit.ts";
 

@@ -4,12 +4,11 @@
  * in a folder of its own.
  */
 
-import { LabProcess, type Namespace } from "./lab.ts";
+import { LabProcess, type Namespace } from "../demo/lab.ts";
 
 /** How long BIRD may take to start or to do what it is told. */
 const PATIENCE_MILLIS = 60_000;
 
-/** A running BIRD. */
 export class Bird implements AsyncDisposable {
   readonly #folder: string;
   readonly #namespace: Namespace | null;
