@@ -17,7 +17,6 @@ import {
   type ConfinedProcess,
   type Ending,
   type KnownProcess,
-  openChannel,
   type Processes,
   RUN_FLAGS,
   SIGNALS,
@@ -28,13 +27,7 @@ import type { Observer, TileLibrary } from "../ffi/tile.ts";
 import type { AppOrder, AppReport, ProcessSetup } from "../tiles/app/process.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
-import {
-  checkedMessage,
-  isText,
-  type Messages,
-  messagesBy,
-  type Shapes,
-} from "../tiles/runtime/handed.ts";
+import { isText, type Shapes } from "../tiles/runtime/handed.ts";
 import {
   AppError,
   bounded,
@@ -47,9 +40,10 @@ import {
 } from "../tiles/runtime/log.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
 import { RestartPause, type TileReader } from "../tiles/runtime/tile.ts";
-import { prefix } from "./log.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
+import { Child } from "./child.ts";
 import { type Order, orderOf } from "./inventory.ts";
+import { prefix } from "./log.ts";
 import { residentMib, ticks } from "./proc.ts";
 
 /** The plan of an instance of an app. */
@@ -104,8 +98,8 @@ const HUNG_POLLS = 10;
 const [LATE_POLLS, START_POLLS] = [10, 600];
 /** How long it may take to leave. */
 const LEAVE_MILLIS = 1000;
-/** Messages that a process may send in a second, and that are read at once. */
-const [MESSAGES_A_SECOND, MESSAGES_AT_ONCE] = [2000, 64];
+/** Messages that a process may send in a second. */
+const MESSAGES_A_SECOND = 2000;
 /** Memory of Deno outside of V8's heap. */
 const BESIDE_HEAP_MIB = 40;
 /**
@@ -139,26 +133,14 @@ export interface KnownApp {
 }
 
 /** One process, from its start to its end. */
-class Child {
+class AppChild extends Child<AppOrder, AppReport, string> {
   stage: Stage;
-  /** Resolve when it waits for `go`, and when its loop runs. Reject with AppError if it ends before. */
-  readonly ready: Promise<void>;
-  readonly running: Promise<void>;
-  /** Resolves when it is reaped, with a clause about its end. */
-  readonly ended: Promise<string>;
   readonly plan: AppProcessPlan;
-  readonly missing: readonly string[];
   readonly #parts: AppProcessParts;
-  readonly #process: ConfinedProcess;
-  readonly #messages: Messages<AppOrder, AppReport>;
   readonly #controlFd: number;
   readonly #control: ControlWriter;
   readonly #eventfd: number;
   readonly #log: (level: number | undefined, line: string) => void;
-  readonly #ready = Promise.withResolvers<void>();
-  readonly #running = Promise.withResolvers<void>();
-  readonly #ended = Promise.withResolvers<string>();
-  #isOver = false;
   /** Why it was killed, or what failed by its own message. */
   #reason?: string;
   #isKilled = false;
@@ -173,11 +155,12 @@ class Child {
   #heard = 0;
   #stalled = 0;
   #age = 0;
+  /** When the second began in which `#received` messages came. */
   #begun = -Infinity;
   #received = 0;
 
   /** Starts one. Throws SystemError, AppError. */
-  static start(plan: AppProcessPlan, staged: StagedApp, parts: AppProcessParts): Child {
+  static start(plan: AppProcessPlan, staged: StagedApp, parts: AppProcessParts): AppChild {
     const { regions, processes, descriptors, files: { root } } = parts;
     const { name, service, shape, nets, spinTurns, grants: { clock, keep } } = plan;
     const control = regions.createShared(`control ${name}`, CONTROL_BYTES);
@@ -198,7 +181,7 @@ class Child {
         args: argumentsOf(plan, staged, { root, setupBytes: order.bytes }),
         descriptors: order.descriptors,
       });
-      return new Child({ plan, process, control: control.writable }, "loading", parts);
+      return new AppChild({ plan, process, control: control.writable }, "loading", parts);
     } catch (error) {
       regions.close(control.writable);
       if (!(error instanceof SystemError && error.errno === E2BIG)) throw error;
@@ -224,36 +207,27 @@ class Child {
   ) {
     const { regions, observer, watcher, descriptors, log } = parts;
     const { name } = plan;
+    super(process, watcher, REPORTS);
     this.plan = plan;
     this.stage = stage;
     this.#parts = parts;
-    this.#process = process;
     this.#controlFd = control;
     this.#log = bounded((line, level) => log(inName(name, line), level));
-    this.ready = this.#ready.promise;
-    this.running = this.#running.promise;
-    this.ended = this.#ended.promise;
-    for (const promise of [this.ready, this.running]) promise.catch(() => {});
-    const { listener, words, channel, pidfd, missing } = process;
-    this.missing = missing;
+    const { listener, words } = process;
     // Its standard error has only last words of V8 or libc.
     observer.hear({ name: `${prefix(Level.error)}${name}`, slot: parts.slot, listener, words });
     this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
     this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
-    this.#messages = messagesBy(openChannel(channel));
-    watcher.watch(channel, () => this.#hear());
-    watcher.watch(pidfd, () => this.#reap());
   }
 
   /** Its state for the program that the master becomes. */
   known(staged: StagedApp): KnownApp {
-    const { name, pid, pidfd, channel, words, listener, missing } = this.#process;
-    const process = { name, pid, pidfd, channel, words, listener, missing };
-    return { plan: this.plan, staged, process, control: this.#controlFd };
+    return { plan: this.plan, staged, process: this.knownProcess, control: this.#controlFd };
   }
 
-  get pid(): number {
-    return this.#process.pid;
+  /** Walls that the system cannot build around it, a clause for each. */
+  get missing(): readonly string[] {
+    return this.process.missing;
   }
 
   /** Whether it hung, or ended after `go` without a burst; and if so, whether by itself. */
@@ -272,7 +246,7 @@ class Child {
   go(handedOver: boolean): void {
     this.stage = "started";
     this.#doneBefore = this.#done;
-    this.#send({ type: "go", handedOver });
+    this.send({ type: "go", handedOver });
   }
 
   /** Tells its loop to end after its turn. */
@@ -282,44 +256,17 @@ class Child {
     this.#parts.tileLibrary.wake(this.#eventfd);
   }
 
-  kill(reason?: string): void {
-    if (this.#isOver || this.#isKilled) return;
+  override kill(reason?: string): void {
+    if (this.over || this.#isKilled) return;
     this.#isKilled = true;
     this.#reason = reason;
-    this.#process.kill();
+    this.process.kill();
   }
 
-  #send(order: AppOrder): void {
-    // The number of a closed channel may be reused.
-    if (!this.#isOver) this.#messages.send(order);
-  }
-
-  #hear(): void {
-    for (let i = 0; i < MESSAGES_AT_ONCE && !this.#isOver; i++) {
-      let message: unknown;
-      try {
-        message = this.#messages.receive();
-      } catch (error) {
-        if (!(error instanceof SystemError)) {
-          return this.kill("it sent a message that cannot be read");
-        }
-      }
-      if (message === null) return;
-      if (message === undefined) return this.#parts.watcher.forget(this.#process.channel);
-      const now = performance.now();
-      if (now - this.#begun >= 1000) [this.#begun, this.#received] = [now, 0];
-      if (++this.#received > MESSAGES_A_SECOND) return this.kill("it floods its channel");
-      this.#read(message);
-    }
-  }
-
-  #read(message: unknown): void {
-    let report: AppReport;
-    try {
-      report = checkedMessage(message, REPORTS);
-    } catch (error) {
-      return this.kill(`it sent ${sentenceOf(error)}`);
-    }
+  protected override take(report: AppReport): void {
+    const now = performance.now();
+    if (now - this.#begun >= 1000) [this.#begun, this.#received] = [now, 0];
+    if (++this.#received > MESSAGES_A_SECOND) return this.kill("it floods its channel");
     const { type } = report;
     if (type === "log") return this.#log(report.level, report.line);
     if (type === "failed") {
@@ -331,38 +278,21 @@ class Child {
     if (type === "left" && this.#isLeaving) return this.kill("it was told to end");
     if (type === "ready" && this.stage === "loading") {
       this.stage = "ready";
-      this.#ready.resolve();
+      this.atReady.resolve();
     } else if (type === "running" && this.stage === "started") {
       this.stage = "running";
-      this.#running.resolve();
+      this.atRunning.resolve();
     } else if (type === "ready" || type === "running") {
       this.kill(`it sent a message of type ${type} out of turn`);
     }
   }
 
-  #reap(): void {
-    if (this.#isOver) return;
-    let ending: Ending | null;
-    try {
-      ending = this.#process.wait();
-    } catch (error) {
-      ending = { status: 0, signal: 0 };
-      this.#reason ??= sentenceOf(error);
-    }
-    if (ending === null) return;
-    // Its last messages.
-    this.#hear();
-    this.#isOver = true;
-    this.#parts.watcher.forget(this.#process.channel);
-    this.#parts.watcher.forget(this.#process.pidfd);
-    this.#process.close();
+  protected override end(ending: Ending, failure?: string) {
+    this.#reason ??= failure;
     this.#parts.regions.close(this.#controlFd);
     this.#isKilledByOthers = ending.signal === SIGKILL && !this.#isKilled;
     const how = this.#sentence(ending);
-    const error = new AppError(this.plan.name, this.#reason ?? how);
-    this.#ready.reject(error);
-    this.#running.reject(error);
-    this.#ended.resolve(how);
+    return { how, error: new AppError(this.plan.name, this.#reason ?? how) };
   }
 
   #sentence({ status, signal }: Ending): string {
@@ -377,7 +307,7 @@ class Child {
 
   /** Checks its progress and memory. Called every `POLL_MILLIS`. */
   poll(): void {
-    if (this.#isOver) return;
+    if (this.over) return;
     this.#control.pulse();
     this.#age++;
     const { tile, log } = this.#parts;
@@ -490,8 +420,8 @@ export class AppProcess {
   readonly #parts: AppProcessParts;
   #plan: AppProcessPlan;
   #staged?: StagedApp;
-  #current?: Child;
-  #successor?: { child: Child; staged: StagedApp };
+  #current?: AppChild;
+  #successor?: { child: AppChild; staged: StagedApp };
   /** Counts successors that begin or are given up. One that is still made for an older number is given up. */
   #generation = 0;
   /** Settles when the old process has left, while a successor takes over. */
@@ -517,7 +447,7 @@ export class AppProcess {
     // The program before it had staged its files.
     app.#staged = { ...staged, stamp: "" };
     const process = parts.processes.adopt(known.process);
-    app.#current = new Child({ plan, process, control }, "running", parts);
+    app.#current = new AppChild({ plan, process, control }, "running", parts);
     app.#watchOver();
     app.#keep(app.#current);
     return app;
@@ -598,10 +528,10 @@ export class AppProcess {
     const { files } = this.#parts;
     this.#checkGrants(plan);
     const staged = await files.stage(plan);
-    let child: Child | undefined;
+    let child: AppChild | undefined;
     try {
       checkIsWanted();
-      child = Child.start(plan, staged, this.#parts);
+      child = AppChild.start(plan, staged, this.#parts);
       this.#successor = { child, staged };
       await child.ready;
       checkIsWanted();
@@ -718,12 +648,12 @@ export class AppProcess {
   }
 
   /** Restarts it when it has ended. */
-  async #keep(child: Child): Promise<void> {
+  async #keep(child: AppChild): Promise<void> {
     this.#restartPause.started();
     this.#failed(child, await child.ended);
   }
 
-  #failed(child: Child | undefined, how: string): void {
+  #failed(child: AppChild | undefined, how: string): void {
     if (this.#current !== child || this.#isStopping) return;
     this.#current = undefined;
     const barren = child?.wasBarren ?? null;
@@ -738,9 +668,9 @@ export class AppProcess {
 
   async #restart(): Promise<void> {
     this.#parts.changed("restarts");
-    let child: Child;
+    let child: AppChild;
     try {
-      child = this.#current = Child.start(this.#plan, this.#staged!, this.#parts);
+      child = this.#current = AppChild.start(this.#plan, this.#staged!, this.#parts);
     } catch (error) {
       return this.#failed(undefined, sentenceOf(error));
     }

@@ -433,7 +433,7 @@ class Master {
       const what = absent === undefined ? "the appliance or an interface" : `the app ${absent[0]}`;
       throw new UserError(`${what} is being replaced just now; try again`, Exit.usage);
     }
-    const { pidfd, channel, words, listener } = appliance.known;
+    const { pidfd, channel, words, listener } = appliance.knownProcess;
     const { folder, lock } = this.#files;
     return {
       regionsVersion: REGIONS_VERSION,
@@ -449,7 +449,7 @@ class Master {
       fresh: fresh.state,
       staged,
       attachments: states as Carried["attachments"],
-      appliance: appliance.known,
+      appliance: appliance.knownProcess,
       apps: known.map(([name, app]) => [name, app!.known]),
       ...{ folder, lock },
       descriptors: [

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * A confined process as the master watches it: messages on its channel, each checked for its shape, and its end by its
+ * pidfd. What they mean is a matter of the kind of process.
+ */
+
+import type { Watcher } from "../ffi/host.ts";
+import { SystemError } from "../ffi/library.ts";
+import {
+  type ConfinedProcess,
+  type Ending,
+  type KnownProcess,
+  openChannel,
+} from "../ffi/process.ts";
+import { checkedMessage, type Messages, messagesBy, type Shapes } from "../tiles/runtime/handed.ts";
+import { sentenceOf } from "../tiles/runtime/log.ts";
+
+/** Messages that are read at once. */
+const MOST_MESSAGES = 64;
+
+/** A process that gets `Order`s and sends `Report`s. `End` is how it ended. */
+export abstract class Child<Order, Report extends { readonly type: string }, End> {
+  /** Whether it is reaped. */
+  over = false;
+  protected readonly process: ConfinedProcess;
+  protected readonly atReady = Promise.withResolvers<void>();
+  protected readonly atRunning = Promise.withResolvers<void>();
+  protected readonly atEnd = Promise.withResolvers<End>();
+  /** Resolves when it waits for `go`. Rejects if it ends before. */
+  readonly ready = this.atReady.promise;
+  /** Resolves when it runs. Rejects likewise. */
+  readonly running = this.atRunning.promise;
+  /** Resolves when it is reaped, with how it ended. */
+  readonly ended = this.atEnd.promise;
+  readonly #watcher: Pick<Watcher, "watch" | "forget">;
+  readonly #messages: Messages<Order, Report>;
+  readonly #shapes: Shapes<Report>;
+
+  constructor(
+    process: ConfinedProcess,
+    watcher: Pick<Watcher, "watch" | "forget">,
+    shapes: Shapes<Report>,
+  ) {
+    this.process = process;
+    this.#watcher = watcher;
+    this.#messages = messagesBy(openChannel(process.channel));
+    this.#shapes = shapes;
+    // It may end when nobody waits for them.
+    for (const promise of [this.ready, this.running]) promise.catch(() => {});
+    watcher.watch(process.channel, () => this.#hear());
+    watcher.watch(process.pidfd, () => this.#reap());
+  }
+
+  get pid(): number {
+    return this.process.pid;
+  }
+
+  /** Its state for the program that the master becomes. */
+  get knownProcess(): KnownProcess {
+    const { name, pid, pidfd, channel, words, listener, missing } = this.process;
+    return { name, pid, pidfd, channel, words, listener, missing };
+  }
+
+  /** Kills it, unless it has ended. */
+  abstract kill(reason?: string): void;
+
+  /** Acts on a report of the right shape. */
+  protected abstract take(report: Report): void;
+
+  /** It is reaped. `failure`: why it is not known how it ended. Returns that, and the error for who waits for it. */
+  protected abstract end(ending: Ending, failure?: string): { how: End; error: Error };
+
+  /** Sends nothing after its end: the channel is closed, and its number may be reused. */
+  protected send(order: Order): void {
+    if (!this.over) this.#messages.send(order);
+  }
+
+  #hear(): void {
+    for (let i = 0; i < MOST_MESSAGES && !this.over; i++) {
+      let said: unknown;
+      try {
+        said = this.#messages.receive();
+      } catch (error) {
+        if (!(error instanceof SystemError)) {
+          return this.kill("it sent a message that cannot be read");
+        }
+      }
+      if (said === null) return;
+      // It has closed its end, and will end.
+      if (said === undefined) return this.#watcher.forget(this.process.channel);
+      let report: Report;
+      try {
+        report = checkedMessage(said, this.#shapes);
+      } catch (error) {
+        return this.kill(`it sent ${sentenceOf(error)}`);
+      }
+      this.take(report);
+    }
+  }
+
+  #reap(): void {
+    if (this.over) return;
+    let ending: Ending | null;
+    let failure: string | undefined;
+    try {
+      ending = this.process.wait();
+    } catch (error) {
+      ending = { status: 0, signal: 0 };
+      failure = sentenceOf(error);
+    }
+    if (ending === null) return;
+    // Its last messages.
+    this.#hear();
+    this.over = true;
+    this.#watcher.forget(this.process.channel);
+    this.#watcher.forget(this.process.pidfd);
+    this.process.close();
+    const { how, error } = this.end(ending, failure);
+    this.atReady.reject(error);
+    this.atRunning.reject(error);
+    this.atEnd.resolve(how);
+  }
+}
