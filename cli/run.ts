@@ -24,7 +24,8 @@ import {
   takeCarried,
 } from "../master/confinement.ts";
 import { log } from "../master/log.ts";
-import { type Run, serve } from "../master/master.ts";
+import { serve } from "../master/master.ts";
+import type { Run } from "../master/successor.ts";
 import { command, type Given } from "./command.ts";
 
 export default command({

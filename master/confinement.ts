@@ -15,7 +15,8 @@ import { openUdpSetup } from "../ffi/sockets.ts";
 import { openObserver, openTile } from "../ffi/tile.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
 import { shareJson } from "./inventory.ts";
-import type { Carried, Run } from "./master.ts";
+import type { Carried } from "./master.ts";
+import type { Run } from "./successor.ts";
 
 /** The variable of a confined master, with what it may do. */
 const CONFINED = "TEGULA_CONFINED";

@@ -9,136 +9,51 @@
  * The first start is a cold handover without a predecessor.
  */
 
-import { createHash } from "node:crypto";
-import { COMMIT, Exit, messageOf, selfCommand, UserError, VERSION } from "../cli/command.ts";
-import type { RunConfig } from "../cli/config.ts";
+import { Exit, messageOf, selfCommand, UserError, VERSION } from "../cli/command.ts";
 import { Watcher } from "../ffi/host.ts";
-import { describeErrno, libraryPath, programModule, SystemError } from "../ffi/library.ts";
-import { type ConfinedProcess, type KnownProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
-import { slice, u32 } from "../ffi/region.ts";
-import { FILTER_BYTES } from "../ffi/shared.ts";
-import { RefusedCalls } from "../ffi/tile.ts";
+import { describeErrno, SystemError } from "../ffi/library.ts";
+import type { KnownProcess } from "../ffi/process.ts";
+import { u32 } from "../ffi/region.ts";
 import { randomSeed } from "../netbase/hash.ts";
-import { stateRegionBytes } from "../tiles/app/regions.ts";
-import { ControlReader, type Outcome } from "../tiles/runtime/control.ts";
-import { APP, type CountedTile, countersOf, NETLINK } from "../tiles/runtime/counters.ts";
-import { HEALTH, type HealthState, HealthWriter } from "../tiles/runtime/health.ts";
+import type { Outcome } from "../tiles/runtime/control.ts";
+import { countersOf } from "../tiles/runtime/counters.ts";
+import type { Request } from "../tiles/runtime/handed.ts";
 import { AppError, Level } from "../tiles/runtime/log.ts";
-import { MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
-import {
-  FRAME_BYTES,
-  permissionFlags,
-  planTiles,
-  portsOf,
-  rangeText,
-} from "../tiles/runtime/plan.ts";
-import { RestartPause, spinTurnsFor, TileReader, within } from "../tiles/runtime/tile.ts";
+import { RestartPause, within } from "../tiles/runtime/tile.ts";
 import {
   APP_REFUSALS,
   type ApplianceSetup,
-  type AppPlan,
-  inlineGrants,
   KEPT_REGIONS,
-  linkShape,
-  MASTER_REGION,
-  netName,
-  PAST_COUNTERS,
-  pastCounters,
   REGIONS_VERSION,
   regionsOf,
-  servicePlan,
-  tilesOf,
 } from "../tiles/runtime/wiring.ts";
 import { Announcer } from "./announcer.ts";
-import { AppFiles, type StagedApp, stampOf } from "./app_files.ts";
-import {
-  AppProcess,
-  type AppProcessParts,
-  type AppProcessPlan,
-  type KnownApp,
-} from "./app_process.ts";
-import { ApplianceError, ApplianceProcess } from "./appliance_process.ts";
+import { AppFiles, type StagedApp } from "./app_files.ts";
+import type { KnownApp } from "./app_process.ts";
+import { ApplianceError } from "./appliance_process.ts";
 import {
   attachAll,
-  Attachment,
+  type Attachment,
   type AttachmentState,
   descriptorsOf,
   RingWatch,
   socketsOf,
 } from "./attachment.ts";
 import { leave, type MainLibraries } from "./confinement.ts";
-import { HealthMonitor, isAnnounced, type Observed, StatusLine } from "./health.ts";
-import {
-  APPLIANCE_SLOT,
-  type Handing,
-  handing,
-  Holdings,
-  type HoldingsState,
-  Inventory,
-  type InventoryState,
-  orderOf,
-  stateName,
-} from "./inventory.ts";
-import { log, logBy, prefix } from "./log.ts";
+import { isAnnounced } from "./health.ts";
+import { Holdings, type HoldingsState, type InventoryState } from "./inventory.ts";
+import { log, logBy } from "./log.ts";
 import * as preflight from "./preflight.ts";
-import type { StatusAddresses } from "./preflight.ts";
-import { processValues } from "./proc.ts";
-
-/** What to serve, read from the configuration and checked. */
-export interface Run {
-  readonly config: RunConfig;
-  readonly apps: readonly AppPlan[];
-  /** Ports and apps, for the log: `7=echo 5300-5363=dns*2`. */
-  readonly answering: string;
-  readonly addresses: StatusAddresses;
-}
-
-/** A handover from `before` to a successor that serves `run`. */
-interface Handover {
-  readonly run: Run;
-  /** What serves now, if anything does. */
-  readonly before?: Serving;
-  /** How long the successor may take to be ready. */
-  readonly millis: number;
-  /** Interfaces that the successor waits for. */
-  readonly awaited: readonly string[];
-  /** Whether to take over nothing of the predecessor. */
-  readonly isCold?: boolean;
-  /** Whether to use only the kernel's sockets, because AF_XDP has failed. */
-  readonly isSocketsOnly?: boolean;
-}
-
-/** The handover failed, and is to be repeated with these changes. */
-class Retry extends Error {
-  readonly changes: Partial<Handover>;
-
-  constructor(message: string, changes: Partial<Handover>) {
-    super(message);
-    this.changes = changes;
-  }
-}
-
-/** One appliance with its apps, and what they were started with. */
-interface Serving {
-  readonly run: Run;
-  readonly setup: ApplianceSetup;
-  /** What the next appliance takes over, if the handover is warm. */
-  readonly inventory: Inventory;
-  /** The regions that only this appliance has. */
-  readonly fresh: Inventory;
-  /** Files of inline apps that this appliance was started from. */
-  readonly staged: readonly StagedApp[];
-  readonly attachments: readonly Attachment[];
-  /** The AF_XDP sockets that were handed to the appliance. */
-  readonly handed: string;
-  readonly appliance: ApplianceProcess;
-  /** Apps that are processes, by name. */
-  readonly apps: ReadonlyMap<string, AppProcess>;
-  /** All tiles. `past` has the counts of their predecessors, and is written here. */
-  readonly tiles: readonly CountedTile[];
-  /** The apps that are started for it. */
-  readonly changed: readonly ChangedApp[];
-}
+import { Report, type ReportState } from "./report.ts";
+import {
+  discard,
+  type Handover,
+  portsOfRun,
+  Retry,
+  type Run,
+  type Serving,
+  Successors,
+} from "./successor.ts";
 
 /** The state that a master passes to the program that it becomes. Plain data. */
 export interface Carried extends HoldingsState {
@@ -161,22 +76,11 @@ export interface Carried extends HoldingsState {
   readonly folder: string | null;
   readonly lock?: number;
   /** Absent from programs that did not know it. */
-  readonly health?: {
-    readonly started: number;
-    readonly state: HealthState;
-    readonly since: number;
-    readonly hadXdp: readonly string[];
-  };
+  readonly health?: ReportState;
   /** The operator's number for this upgrade. */
   readonly number: number;
   /** All descriptors that were kept open. */
   readonly descriptors: readonly number[];
-}
-
-/** An app that is started for a successor. */
-interface ChangedApp {
-  readonly process: AppProcess;
-  readonly plan: AppProcessPlan;
 }
 
 const NOT_NOW = "it is starting or stopping just now; ask again when its log says 'ready'";
@@ -225,8 +129,6 @@ class Master {
   readonly #watcher: Watcher;
   readonly #files: AppFiles;
   readonly #holdings: Holdings;
-  /** The index of each interface when AF_XDP was last tried on it; 0 if it did not exist. */
-  readonly #tried = new Map<string, number>();
   /** Interfaces on which zero-copy has failed. */
   readonly #copyOnly = new Set<string>();
   /** The time of the next poll for recreated interfaces, and the pause after a failure. */
@@ -234,8 +136,6 @@ class Master {
   #pollPause = POLL_MILLIS;
   /** Settles when the last predecessor has ended. */
   #leaving: Promise<unknown> = Promise.resolve();
-  /** Lines that are logged only once. */
-  readonly #named = new Set<string>();
   #serving?: Serving;
   /** The successor while it starts. */
   #starting?: Serving;
@@ -245,19 +145,8 @@ class Master {
   #booted = false;
   /** Settles when the present change is over: there is one at a time. */
   #change: Promise<unknown> = Promise.resolve();
-  readonly #refusedCalls: RefusedCalls;
-  readonly #region: MasterRegion;
-  /** Whether all is well. The constructor adds observers. */
-  readonly #health: HealthMonitor;
-  readonly #report: HealthWriter;
-  readonly #statusLine = new StatusLine();
-  /** The inode of its network namespace. */
-  readonly #netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
-  /** When this master was started, before any upgrade. */
-  readonly #started: number;
-  /** Interfaces that had AF_XDP and should have it. */
-  #hadXdp: readonly string[];
-  #wasUnwell = false;
+  readonly #report: Report;
+  readonly #successors: Successors;
   readonly #changes = new Changes();
   readonly #announcer = new Announcer(log);
   /** Whether a signal has asked for a reload that has not begun. */
@@ -291,27 +180,25 @@ class Master {
     });
     const { own } = this.#holdings;
     for (const [name, bytes] of KEPT_REGIONS) own.ensure(name, bytes);
-    this.#region = new MasterRegion(own.view(MASTER_REGION, { writable: true }));
     libraries.observer.start(u32(own.view(APP_REFUSALS, { writable: true })));
-    this.#refusedCalls = new RefusedCalls(own.view(APP_REFUSALS));
+    this.#report = new Report(libraries, this.#holdings, {
+      before: carried?.health,
+      changed: (health) => this.#announcer.set(isAnnounced(health)),
+    });
+    this.#successors = new Successors(libraries, {
+      ...{ watcher: this.#watcher, holdings: this.#holdings, files: this.#files },
+      report: this.#report,
+      events: {
+        ask: (what, number) => this.#ask(what, number),
+        changed: () => this.#checkHealth(),
+      },
+    });
     this.#timers.push(setInterval(() => {
-      this.#nameRefusedCalls();
-      this.#measure();
+      this.#report.nameRefusedCalls();
+      this.#report.measure(this.#serving);
       this.#checkHealth();
       this.#announcer.update();
     }, POLL_MILLIS));
-    this.#report = new HealthWriter(this.#holdings.own.view(HEALTH, { writable: true }));
-    this.#started = carried?.health?.started ?? now();
-    this.#hadXdp = carried?.health?.hadXdp ?? [];
-    this.#health = new HealthMonitor(now(), carried?.health);
-    this.#health.observe(({ state, reasons }) => {
-      if (this.#stopping) return;
-      if (reasons.length > 0) {
-        log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`, Level.error);
-      } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
-      this.#wasUnwell = reasons.length > 0;
-    });
-    this.#health.observe((health) => this.#announcer.set(isAnnounced(health)));
     // What the program before this one has reported is good until this one knows better.
     if (carried === undefined) this.#checkHealth();
     this.failed.promise.catch(() => {});
@@ -323,9 +210,9 @@ class Master {
     const { config, answering, addresses } = run;
     this.#announcer.start(config.announce);
     await this.#exclusively(() =>
-      this.#handOver({ run, millis: Infinity, awaited: config.interfaces })
+      this.#handOver({ run, millis: Infinity, awaited: config.interfaces, isFirst: true })
     );
-    this.#loaded(run);
+    this.#report.loaded(run);
     this.#startTimers();
     const asked = addresses.control === null ? "" : `; asked at ${addresses.control}`;
     log(`ready: ${config.interfaces.join(" ")} answering ${answering}${asked}`, Level.notice);
@@ -376,7 +263,7 @@ class Master {
       // Interfaces that are served already may be down.
       awaited: run.config.interfaces.filter((name) => !before.run.config.interfaces.includes(name)),
     });
-    this.#loaded(run);
+    this.#report.loaded(run);
     const how = isByKernel(next)
       ? "the kernel's sockets serve"
       : next.inventory === before.inventory
@@ -438,12 +325,7 @@ class Master {
     return {
       regionsVersion: REGIONS_VERSION,
       ...{ run, setup, number },
-      health: {
-        started: this.#started,
-        state: this.#health.health.state,
-        since: this.#health.health.since,
-        hadXdp: this.#hadXdp,
-      },
+      health: this.#report.state,
       ...this.#holdings.state,
       inventory: inventory.state,
       fresh: fresh.state,
@@ -465,41 +347,14 @@ class Master {
 
   /** Adopts the state of the program before, and then replaces appliance and apps. */
   async goOn(carried: Carried): Promise<void> {
-    const { run, setup, number } = carried;
-    const { processes, observer, regions, xskSetup, host } = this.#libraries;
-    host.closeOnExec(carried.descriptors);
-    for (const name of run.config.interfaces) {
-      this.#tried.set(name, this.#libraries.host.ifindex(name));
-    }
-    const inventory = new Inventory(this.#libraries, { before: carried.inventory });
-    const fresh = new Inventory(this.#libraries, { before: carried.fresh, below: inventory });
-    const { staged = [] } = carried;
-    const attachments = carried.attachments.map(({ name, ifindex, queues, state }, i) =>
-      new Attachment(xskSetup, {
-        ...{ name, ifindex, queues, map: regions.mapShared },
-        dispatcher: run.config.dispatcher,
-        before: { state, shares: sharesOf(setup, inventory)[i] },
-      })
-    );
-    const process = processes.adopt(carried.appliance);
-    observer.hear({ ...applianceWords(), listener: process.listener, words: process.words });
-    const appliance = this.#watched(process, true);
-    const apps = new Map(carried.apps.map(([name, known]) => [
-      name,
-      AppProcess.adopt(known, this.#appParts(name, inventory)),
-    ]));
-    void appliance.ended.then(() => staged.forEach((app) => this.#files.discard(app)));
-    const tiles = readersOf(setup, fresh);
-    const handed = socketsOf(attachments);
-    const serving = {
-      ...{ run, setup, inventory, fresh, staged, attachments, handed, appliance, apps, tiles },
-      changed: [],
-    };
+    const { run, number } = carried;
+    this.#libraries.host.closeOnExec(carried.descriptors);
+    const serving = this.#successors.adopt(carried);
     this.#serving = serving;
     this.#watch(serving);
-    this.#watchRings(attachments);
-    this.#served = attachments;
-    this.#rememberXdp(serving);
+    this.#watchRings(serving.attachments);
+    this.#served = serving.attachments;
+    this.#report.rememberXdp(serving);
     this.#startTimers();
     // Not before it is known whether it is ready, or what is announced would be withdrawn.
     this.#announcer.configure(run.config.announce);
@@ -513,7 +368,7 @@ class Master {
           log(line, Level.notice);
           return line;
         } catch (error) {
-          this.#region.refused();
+          this.#report.region.refused();
           log(
             `the program was upgraded, appliance and apps go on as they were: ${messageOf(error)}`,
             Level.error,
@@ -535,7 +390,7 @@ class Master {
         log(line, Level.notice);
         return line;
       } catch (error) {
-        this.#region.refused();
+        this.#report.region.refused();
         const isAsItWas = error instanceof UserError;
         const says = isAsItWas ? ", it goes on as it was" : "";
         log(`${what} failed${says}: ${messageOf(error)}`, Level.error);
@@ -556,88 +411,22 @@ class Master {
 
   /** Begins or ends draining: it serves, but reports that it is not ready. */
   drain(isDraining: boolean): Outcome {
-    this.#health.setDraining(isDraining);
+    this.#report.drain(isDraining);
     this.#checkHealth();
     const line = isDraining ? "draining: it serves on, and is not ready" : "it drains no more";
     log(line, Level.notice);
     return { ok: true, line };
   }
 
-  /** Evaluates the health, and reports it to the status tile. */
+  /** Does what an operator asks an appliance for. */
+  #ask(what: Request, number: number): Outcome | Promise<Outcome> {
+    return what === "drain" || what === "undrain"
+      ? this.drain(what === "drain")
+      : this.change(what, number);
+  }
+
   #checkHealth(): void {
-    const at = now();
-    const health = this.#health.evaluate(at, this.#observe());
-    const serving = this.#serving;
-    const { appliance } = serving ?? {};
-    const line = this.#statusLine.next(at, health, serving?.tiles ?? []);
-    if (line !== null) this.#libraries.host.notify(`STATUS=${line}`);
-    this.#report.write({
-      ...{ ...health, at, version: VERSION, started: this.#started, netns: this.#netns },
-      config: serving?.run.config.file ?? null,
-      processes: [
-        { name: "master", pid: Deno.pid },
-        { name: "appliance", pid: appliance?.over === false ? appliance.pid : 0 },
-        ...[...serving?.apps.values() ?? []].map(({ name, pid }) => ({ name, pid })),
-      ],
-    });
-  }
-
-  #observe(): Observed {
-    const serving = this.#serving;
-    const hasAppliance = serving !== undefined && !serving.appliance.over;
-    const { tiles = [], apps, attachments = [], run } = serving ?? {};
-    const isReady = ({ name, inline }: AppPlan) => inline || apps?.get(name)?.isReady === true;
-    const keyOf = ({ app, inline }: { app: string; inline: boolean }) => `${inline} ${app}`;
-    const instances = Map.groupBy(run?.apps ?? [], keyOf);
-    const netlink = tiles.find(({ kind }) => kind === "netlink")?.reader.counters;
-    return {
-      starting: !this.#booted,
-      hasAppliance,
-      restarts: this.#restarts(),
-      // Inline apps have no loop of their own.
-      tiles: tiles.filter(({ kind, name }) =>
-        kind === "app" ? apps?.get(name)?.isReady === true : hasAppliance
-      ).map(({ kind, name, reader }) => ({
-        ...{ kind, name },
-        progress: reader.burst + reader.sleepSequence +
-          (kind === "app" ? reader.counters[APP.index.answers] : 0),
-      })),
-      ports: (run?.config.listen ?? []).map((one) => ({
-        ...{ name: rangeText(one.ports), apps: one.app },
-        ready: instances.get(keyOf(one))!.slice(0, one.instances).some(isReady),
-      })),
-      lostXdp: this.#hadXdp.filter((name) =>
-        !attachments.some((each) => each.name === name && each.attached)
-      ),
-      unsyncedSeconds: netlink?.[NETLINK.index.unsynced_seconds] ?? 0,
-      neighborsFull: netlink?.[NETLINK.index.neighbor_table_full] === 1,
-    };
-  }
-
-  /** The number of restarts of each process, and of each tile that is restarted in place. */
-  #restarts(): Observed["restarts"] {
-    const { fresh, apps, tiles = [] } = this.#serving ?? {};
-    const region = new MasterReader(this.#holdings.own.view(MASTER_REGION));
-    const control = fresh && new ControlReader(fresh.view("control"));
-    return [
-      { name: "appliance", count: region.restarts("appliance") },
-      ...[...apps?.keys() ?? []].map((name) => (
-        { name, count: region.restarts(this.#holdings.slot(name)) }
-      )),
-      ...tiles.flatMap(({ kind, name }, slot) =>
-        control !== undefined && (kind === "netlink" || kind === "status")
-          ? [{ name, count: control.restarts(slot) }]
-          : []
-      ),
-    ];
-  }
-
-  /** Remembers which interfaces have AF_XDP, so that its loss is noticed. */
-  #rememberXdp({ run: { config }, attachments }: Serving): void {
-    const attached = attachments.filter((each) => each.attached).map(({ name }) => name);
-    this.#hadXdp = config.provider === "socket"
-      ? []
-      : config.interfaces.filter((name) => attached.includes(name) || this.#hadXdp.includes(name));
+    this.#report.check(this.#serving, { isStarting: !this.#booted });
   }
 
   // Handover.
@@ -690,7 +479,7 @@ class Master {
     await this.#leaving;
     this.#checkGoesOn();
     before?.appliance.setChanging(true);
-    const next = this.#starting = await this.#startSuccessor(handover).catch((error) => {
+    const next = this.#starting = await this.#successors.start(handover).catch((error) => {
       // Without a predecessor the next try uses what was opened.
       if (before !== undefined) this.#release(before);
       before?.appliance.setChanging(false);
@@ -725,6 +514,11 @@ class Master {
       // No UserError, because something has changed.
       throw new Error(`what took over failed and is started again: ${messageOf(error)}`);
     }
+  }
+
+  /** Closes what `serving` does not need. */
+  #release(serving?: Serving): void {
+    for (const slot of this.#holdings.release(serving)) this.#report.region.clear(slot);
   }
 
   /** Throws UserError if it was told to stop. */
@@ -819,14 +613,17 @@ class Master {
       this.#served = attachments;
     }
     for (const { name } of setup.apps.filter(({ inline }) => inline)) {
-      this.#logOnce(`${name}: runs inside the net tiles, and is trusted as they are`, Level.info);
+      this.#report.logOnce(
+        `${name}: runs inside the net tiles, and is trusted as they are`,
+        Level.info,
+      );
     }
     this.#announcer.configure(next.run.config.announce);
-    this.#rememberXdp(next);
+    this.#report.rememberXdp(next);
     this.#notifyAttached();
     this.#release(next);
-    for (const { process } of changed) this.#lack("apps", process);
-    this.#measure();
+    for (const { process } of changed) this.#report.lack("apps", process);
+    this.#report.measure(this.#serving);
   }
 
   /** Attaches. If that fails for any reason the kernel's sockets serve, and it is retried. Throws Retry. */
@@ -841,7 +638,7 @@ class Master {
           Level.error,
         );
       }
-      for (const { name } of next.attachments) this.#tried.delete(name);
+      for (const { name } of next.attachments) this.#successors.tried.delete(name);
       const changes = { before: undefined, awaited: [], isSocketsOnly: true };
       throw new Retry(messageOf(error), changes);
     }
@@ -877,307 +674,6 @@ class Master {
     if (config.busyPoll) preflight.pollBusily(attachments, { ...this.#libraries, log });
   }
 
-  // What a successor is given.
-
-  /** Starts an appliance, and finds the apps that have to be started. Throws Retry. */
-  async #startSuccessor(handover: Handover): Promise<Serving> {
-    const { run, before } = handover;
-    const ports = this.#holdings.takePorts(portsOfRun(run));
-    const listeners = this.#holdings.listeners(run.addresses);
-    const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
-    const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
-    const fresh = new Inventory(this.#libraries, { below: inventory });
-    const staged: StagedApp[] = [];
-    const discardStaged = () => staged.forEach((app) => this.#files.discard(app));
-    try {
-      this.#makeRegions(planned, { config: run.config, attachments, inventory, fresh, isWarm });
-      const setup = { ...planned, apps: await this.#stageInline(planned.apps, staged) };
-      const { apps, changed } = this.#planApps(setup, inventory, isWarm ? before : undefined);
-      const appliance = this.#startAppliance(setup, { fresh, attachments, listeners });
-      void appliance.ended.then(discardStaged);
-      const tiles = readersOf(setup, fresh);
-      const handed = socketsOf(attachments);
-      return {
-        ...{ run, setup, inventory, fresh, staged, attachments, handed },
-        ...{ appliance, apps, tiles, changed },
-      };
-    } catch (error) {
-      discardStaged();
-      fresh.close();
-      if (!isWarm) discard(attachments, inventory);
-      throw error;
-    }
-  }
-
-  /**
-   * The successor's setup, its XDP programs, and whether it takes over the regions, rings and sockets of its
-   * predecessor. Throws UserError.
-   */
-  #planSuccessor(
-    { run, before, awaited, isCold, isSocketsOnly }: Handover,
-    ports: readonly number[],
-  ): { setup: ApplianceSetup; attachments: readonly Attachment[]; isWarm: boolean } {
-    const { config } = run;
-    const isBeside = before !== undefined && !before.appliance.over;
-    const plan = (names: readonly string[]) => {
-      const setup = this.#setup(run, { names, ports, awaited, isBeside });
-      return { setup, isWarm: !isCold && before !== undefined && isSame(before, run, setup) };
-    };
-    const names = isSocketsOnly || config.provider === "socket" ? [] : this.#fit(config);
-    const planned = plan(names);
-    if (names.length > 0 && planned.isWarm) {
-      return { ...planned, attachments: before!.attachments };
-    }
-    if (!planned.isWarm && !isSocketsOnly) {
-      for (const name of config.interfaces) {
-        this.#tried.set(name, this.#libraries.host.ifindex(name));
-      }
-    }
-    const attachments = names.length === 0
-      ? []
-      : preflight.loadPrograms({ ...config, interfaces: names }, {
-        libraries: this.#libraries,
-        replaced: before?.attachments ?? [],
-        log,
-      });
-    if (attachments.length > 0) return { ...planned, attachments };
-    // Once it serves, some ports are better than none.
-    if (!(this.#booted && isSocketsOnly)) preflight.requireSockets(portsOfRun(run), ports);
-    return { ...plan([]), attachments };
-  }
-
-  /** Creates missing regions, and AF_XDP sockets on them. Throws Retry. */
-  #makeRegions(
-    setup: ApplianceSetup,
-    { config, attachments, inventory, fresh, isWarm }: {
-      config: RunConfig;
-      attachments: readonly Attachment[];
-      inventory: Inventory;
-      fresh: Inventory;
-      isWarm: boolean;
-    },
-  ): void {
-    try {
-      for (const { name, bytes, fresh: isFresh } of regionsOf(setup)) {
-        if (!KEPT_REGIONS.has(name)) (isFresh ? fresh : inventory).ensure(name, bytes);
-      }
-      if (isWarm) return;
-      const shares = sharesOf(setup, inventory);
-      attachments.forEach((attachment, i) => attachment.prepare(shares[i]));
-    } catch (error) {
-      if (isWarm || attachments.length === 0) throw error;
-      // Without the socket family, for example.
-      preflight.fallBack(error, { ...config, log });
-      throw new Retry(messageOf(error), { isSocketsOnly: true });
-    }
-  }
-
-  /** The apps that are processes: all of them, and those that have to be started. */
-  #planApps(
-    setup: ApplianceSetup,
-    inventory: Inventory,
-    before?: Serving,
-  ): Pick<Serving, "apps" | "changed"> {
-    const apps = new Map<string, AppProcess>();
-    const changed: ChangedApp[] = [];
-    for (const app of setup.apps.filter(({ inline }) => !inline)) {
-      const plan = this.#appPlan(app, setup);
-      if (plan.stateBytes !== undefined) {
-        this.#holdings.own.ensure(stateName(plan.name, plan.stateBytes), plan.stateBytes);
-      }
-      const process = before?.apps.get(app.name) ??
-        new AppProcess(plan, this.#appParts(app.name, inventory));
-      apps.set(app.name, process);
-      const stamp = stampOf(plan, [...process.sources, ...plan.grants.read]);
-      if (process.stamp !== stamp) changed.push({ process, plan });
-    }
-    return { apps, changed };
-  }
-
-  /**
-   * The apps. Inline ones get modules that the appliance's user can read, which are added to `staged`. Throws
-   * AppError.
-   */
-  async #stageInline(apps: readonly AppPlan[], staged: StagedApp[]): Promise<AppPlan[]> {
-    const uid = this.#holdings.uid(0);
-    const all = await Promise.allSettled(apps.map(async (app) => {
-      if (!app.inline) return app;
-      const made = await this.#files.stage({ name: app.name, service: app, uid });
-      staged.push(made);
-      const { module, read } = made;
-      return { ...app, module, grants: { ...app.grants, read: [...app.grants.read, ...read] } };
-    }));
-    return all.map((each) => {
-      if (each.status === "rejected") throw each.reason;
-      return each.value;
-    });
-  }
-
-  /** The interfaces that exist and are fit for AF_XDP. */
-  #fit({ interfaces, provider }: RunConfig): string[] {
-    const { host } = this.#libraries;
-    return interfaces.filter((name) => {
-      if (host.ifindex(name) === 0) return false;
-      const why = preflight.unfit(host, name);
-      if (why !== null) preflight.fallBack(new Error(why), { interfaces: [name], provider, log });
-      return why === null;
-    });
-  }
-
-  #setup(
-    { config, apps, addresses }: Run,
-    { names, ports, awaited, isBeside }: {
-      names: readonly string[];
-      ports: readonly number[];
-      awaited: readonly string[];
-      isBeside: boolean;
-    },
-  ): ApplianceSetup {
-    const { host } = this.#libraries;
-    return {
-      plan: planTiles({
-        queues: names.map((name) => preflight.queues(host, name)),
-        cores: navigator.hardwareConcurrency,
-        apps: apps.length,
-        ...(config.netTiles !== undefined && { netTiles: config.netTiles }),
-      }),
-      apps,
-      attached: names.map((name) => ({
-        name,
-        ifindex: host.ifindex(name),
-        transmitQueues: preflight.transmitQueues(host, name),
-        partialChecksums: preflight.partialChecksums(host, name),
-      })),
-      interfaces: awaited,
-      isBeside,
-      sockets: ports,
-      slots: Object.fromEntries(
-        apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#holdings.slot(name)]),
-      ),
-      build: { version: VERSION, commit: COMMIT },
-      trustChecksums: config.checksums === "nic",
-      listens: { control: addresses.control !== null, metrics: addresses.metrics !== null },
-    };
-  }
-
-  /** Closes what `serving` does not need. */
-  #release(serving?: Serving): void {
-    for (const slot of this.#holdings.release(serving)) this.#region.clear(slot);
-  }
-
-  #startAppliance(
-    setup: ApplianceSetup,
-    { fresh, attachments, listeners }: {
-      fresh: Inventory;
-      attachments: readonly Attachment[];
-      listeners: readonly Handing[];
-    },
-  ): ApplianceProcess {
-    const handings: Handing[] = [
-      ...regionsOf(setup).flatMap(({ name, writer }) => [
-        ...writer === "appliance" ? [fresh.region(name, { writable: true })] : [],
-        KEPT_REGIONS.has(name) ? this.#holdings.own.region(name) : fresh.region(name),
-      ]),
-      ...tilesOf(setup).filter(({ inside }) => inside === undefined)
-        .map(({ name }) => fresh.eventfd(name)),
-      ...this.#holdings.sockets(setup.sockets),
-      ...attachments.flatMap(({ descriptors }) => descriptors).map(({ name, fd }) => ({
-        ...handing(name, fd),
-        ...(name.startsWith("filter ") && { bytes: FILTER_BYTES }),
-      })),
-      ...listeners,
-    ];
-    const { root } = this.#files;
-    const program = programModule("", root);
-    const library = libraryPath(root);
-    const { read, clock } = inlineGrants(setup.apps);
-    const order = orderOf(this.#libraries.regions, handings, setup);
-    try {
-      const child = this.#libraries.processes.start({
-        name: "appliance",
-        role: "appliance",
-        args: [
-          ...RUN_FLAGS,
-          V8_FLAGS,
-          ...permissionFlags(
-            { read: [program, ...read], ffi: [library] },
-            (sentence) => new UserError(sentence, Exit.usage),
-          ),
-          programModule("tiles/runtime/appliance.ts", root),
-          String(order.bytes),
-        ],
-        env: { DENO_NO_UPDATE_CHECK: "1" },
-        descriptors: order.descriptors,
-        read: [program, library, ...read],
-        clock,
-        uid: this.#holdings.uid(0),
-        netAdmin: true,
-      });
-      const { listener, words } = child;
-      this.#libraries.observer.hear({ ...applianceWords(), listener, words });
-      this.#lack("appliance", child);
-      return this.#watched(child);
-    } finally {
-      order.close();
-    }
-  }
-
-  /** The appliance of a process. `isRunning`: the program before has started it. */
-  #watched(child: ConfinedProcess, isRunning = false): ApplianceProcess {
-    const appliance: ApplianceProcess = new ApplianceProcess(child, {
-      watcher: this.#watcher,
-      isRunning,
-      events: {
-        log,
-        ask: async (what, number) => {
-          const outcome = what === "drain" || what === "undrain"
-            ? this.drain(what === "drain")
-            : await this.change(what, number);
-          appliance.setOutcome(number, outcome);
-        },
-      },
-    });
-    return appliance;
-  }
-
-  #appPlan(app: AppPlan, { apps, plan: { frames } }: ApplianceSetup): AppProcessPlan {
-    const busy = frames.length + apps.filter(({ inline }) => !inline).length;
-    return {
-      name: app.name,
-      service: servicePlan(app, portsOfRun({ apps })),
-      shape: linkShape(apps),
-      nets: frames.map((_, n) => netName(n)),
-      spinTurns: spinTurnsFor(busy, navigator.hardwareConcurrency),
-      grants: app.grants,
-      memoryMib: app.memoryMib!,
-      ...(app.stateBytes !== undefined && { stateBytes: stateRegionBytes(app.stateBytes) }),
-      uid: this.#holdings.uid(1 + this.#holdings.slot(app.name)),
-    };
-  }
-
-  #appParts(name: string, inventory: Inventory): AppProcessParts {
-    const { processes, regions, observer, tile } = this.#libraries;
-    return {
-      ...{ processes, regions, observer, log },
-      slot: this.#holdings.slot(name),
-      changed: (what) => {
-        if (what === "restarts") this.#region.restarted(this.#holdings.slot(name));
-        this.#checkHealth();
-      },
-      tileLibrary: tile,
-      watcher: this.#watcher,
-      files: this.#files,
-      descriptors: {
-        // An app's state outlasts its other regions.
-        descriptor: (each, readOnly, bytes) =>
-          bytes === undefined
-            ? inventory.descriptor(each, readOnly)
-            : this.#holdings.own.descriptor(stateName(name, bytes), readOnly),
-      },
-      tile: new TileReader(inventory.view(`tile ${name}`)),
-    };
-  }
-
   // Faults.
 
   /** Watches a serving appliance. */
@@ -1192,7 +688,7 @@ class Master {
   /** Replaces an appliance that has ended by itself. Datagrams wait in its rings. */
   #lost(serving: Serving, { message }: ApplianceError): void {
     const pause = this.#restartPause.next({ isFirstImmediate: true });
-    this.#region.restarted("appliance");
+    this.#report.region.restarted("appliance");
     this.#checkHealth();
     const when = pause === 0 ? "" : ` in ${pause} ms`;
     log(`appliance: ${message}; starting the next one${when}`, Level.error);
@@ -1216,7 +712,7 @@ class Master {
     if (performance.now() < this.#nextPoll) return;
     const { host } = this.#libraries;
     const again = serving.run.config.interfaces
-      .filter((name) => ![0, this.#tried.get(name)].includes(host.ifindex(name)));
+      .filter((name) => ![0, this.#successors.tried.get(name)].includes(host.ifindex(name)));
     if (again.length === 0) return;
     this.#nextPoll = Infinity;
     await this.#exclusively(async () => {
@@ -1229,7 +725,7 @@ class Master {
     }, (error) => {
       this.#pollPause = Math.min(2 * this.#pollPause, LONGEST_POLL_MILLIS);
       this.#nextPoll = performance.now() + this.#pollPause;
-      for (const name of again) this.#tried.delete(name);
+      for (const name of again) this.#successors.tried.delete(name);
       const pause = this.#pollPause / 1000;
       log(
         `${
@@ -1262,48 +758,6 @@ class Master {
     this.#ringWatch.start();
   }
 
-  // What operators see.
-
-  /** Tells the status tile that `run` is served. */
-  #loaded({ config }: Run): void {
-    const digest = createHash("sha256").update(JSON.stringify(config)).digest();
-    this.#region.loaded(digest.readUIntBE(0, 6), Date.now() / 1000);
-  }
-
-  /** Tells the status tile what each process has. */
-  #measure(): void {
-    this.#region.set("master", processValues(Deno.pid));
-    if (this.#serving === undefined) return;
-    const { appliance, apps } = this.#serving;
-    this.#region.set("appliance", appliance.over ? null : processValues(appliance.pid));
-    for (const [name, { pid }] of apps) {
-      this.#region.set(this.#holdings.slot(name), pid === 0 ? null : processValues(pid));
-    }
-  }
-
-  /** Logs each system call that was refused to an app's process, once. */
-  #nameRefusedCalls(): void {
-    const { tile } = this.#libraries;
-    for (const [name, slot] of this.#holdings.slots) {
-      for (const { call } of this.#refusedCalls.of(slot)) {
-        const line = `${name}: refused system call ${call} (${tile.callName(call)})`;
-        this.#logOnce(line);
-      }
-    }
-  }
-
-  /** Logs the walls that this system cannot build, once. */
-  #lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
-    const line = `${whose}: not all walls are to be had here: ${missing.join("; ")}`;
-    if (missing.length > 0) this.#logOnce(line);
-  }
-
-  #logOnce(line: string, level: number = Level.warning): void {
-    if (this.#named.has(line)) return;
-    this.#named.add(line);
-    log(line, level);
-  }
-
   /** Every tile's counters by its name. */
   counters(): Record<string, Record<string, number>> {
     return countersOf((this.#serving ?? this.#starting)?.tiles ?? []);
@@ -1320,7 +774,7 @@ class Master {
     if (this.#stopping) return;
     this.#stopping = true;
     // Observers are told before anything ends.
-    this.#health.setDraining(true);
+    this.#report.stop();
     this.#checkHealth();
     for (const timer of this.#timers) clearInterval(timer);
     this.#ringWatch?.stop();
@@ -1333,21 +787,6 @@ class Master {
   }
 }
 
-/** The appliance for the observer. Its lines name their tiles. */
-function applianceWords() {
-  return { name: `${prefix(Level.error)}appliance`, slot: APPLIANCE_SLOT, verbatim: true };
-}
-
-/** Milliseconds since the epoch, by a monotonic clock. */
-function now(): number {
-  return Math.floor(performance.timeOrigin + performance.now());
-}
-
-/** The served ports, each once. */
-function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
-  return [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
-}
-
 /** A handover to a successor with the same configuration. */
 function sameAgain(before: Serving): Handover {
   return { run: before.run, before, millis: READY_MILLIS, awaited: [] };
@@ -1356,37 +795,6 @@ function sameAgain(before: Serving): Handover {
 /** Whether only the kernel's sockets serve. */
 function isByKernel({ attachments }: Serving): boolean {
   return attachments.length === 0;
-}
-
-function readersOf(setup: ApplianceSetup, regions: Inventory): CountedTile[] {
-  const past = regions.view(PAST_COUNTERS, { writable: true });
-  return tilesOf(setup).map(({ kind, name }, i) => ({
-    ...{ kind, name, reader: new TileReader(regions.view(`tile ${name}`)) },
-    past: pastCounters(past, i),
-  }));
-}
-
-/** Whether `setup` fits the regions, rings and sockets of `before`. */
-function isSame(before: Serving, { config }: Run, setup: ApplianceSetup): boolean {
-  const shape = (config: RunConfig, setup: ApplianceSetup) =>
-    JSON.stringify([
-      setup.attached,
-      setup.plan,
-      [config.provider, config.dispatcher, config.busyPoll],
-      regionsOf(setup).filter(({ fresh }) => !fresh).map(({ name, bytes }) => [name, bytes]),
-    ]);
-  return shape(before.run.config, before.setup) === shape(config, setup);
-}
-
-/** The queues of each interface, each with its net tile and the UMEM of that. */
-function sharesOf({ attached, plan: { frames, shares } }: ApplianceSetup, inventory: Inventory) {
-  const umems = frames.map((count, n) =>
-    slice(inventory.view(`umem ${netName(n)}`, { writable: true }), 0, count * FRAME_BYTES)
-  );
-  return attached.map((_, i) =>
-    shares.filter((share) => share.interface === i)
-      .map(({ queue, netTile }) => ({ queue, netTile, umem: umems[netTile] }))
-  );
 }
 
 /** Lets the changed apps take over. */
@@ -1414,12 +822,6 @@ function detach(attachment: Attachment): void {
       `(${describeErrno(failed)})`,
     Level.warning,
   );
-}
-
-/** Closes what no process uses any more. */
-function discard(attachments: readonly Attachment[], inventory: Inventory): void {
-  for (const attachment of attachments) attachment.close();
-  inventory.close();
 }
 
 // Reloads and upgrades that operators ask for: one after the other, and each once. An operator may lose the

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * What the master tells operators: how the service is, to the status tile, systemd and the log; what each process uses;
+ * and, once each, what was refused and what this system lacks.
+ */
+
+import { createHash } from "node:crypto";
+import { VERSION } from "../cli/command.ts";
+import type { ConfinedProcess } from "../ffi/process.ts";
+import { RefusedCalls } from "../ffi/tile.ts";
+import { ControlReader } from "../tiles/runtime/control.ts";
+import { APP, NETLINK } from "../tiles/runtime/counters.ts";
+import { HEALTH, type Health, type HealthState, HealthWriter } from "../tiles/runtime/health.ts";
+import { Level } from "../tiles/runtime/log.ts";
+import { MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
+import { rangeText } from "../tiles/runtime/plan.ts";
+import { APP_REFUSALS, type AppPlan, MASTER_REGION } from "../tiles/runtime/wiring.ts";
+import type { MainLibraries } from "./confinement.ts";
+import { HealthMonitor, type Observed, StatusLine } from "./health.ts";
+import type { Holdings } from "./inventory.ts";
+import { log } from "./log.ts";
+import { processValues } from "./proc.ts";
+import type { Run, Serving } from "./successor.ts";
+
+/** The part of a report that the next program continues. */
+export interface ReportState {
+  /** When the first of these programs was started. */
+  readonly started: number;
+  readonly state: HealthState;
+  readonly since: number;
+  /** Interfaces that had AF_XDP and should have it. */
+  readonly hadXdp: readonly string[];
+}
+
+export class Report {
+  /** The region of the status tile with the configuration, the processes and their restarts. */
+  readonly region: MasterRegion;
+  readonly #libraries: MainLibraries;
+  readonly #holdings: Holdings;
+  readonly #monitor: HealthMonitor;
+  readonly #health: HealthWriter;
+  readonly #statusLine = new StatusLine();
+  readonly #refusedCalls: RefusedCalls;
+  /** The inode of its network namespace. */
+  readonly #netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
+  readonly #started: number;
+  #hadXdp: readonly string[];
+  #wasUnwell = false;
+  #isStopping = false;
+  /** Lines that are logged only once. */
+  readonly #named = new Set<string>();
+
+  /** `changed` is called when the state or its reasons change. */
+  constructor(
+    libraries: MainLibraries,
+    holdings: Holdings,
+    { before, changed }: { before?: ReportState; changed(health: Health): void },
+  ) {
+    const { own } = holdings;
+    this.#libraries = libraries;
+    this.#holdings = holdings;
+    this.region = new MasterRegion(own.view(MASTER_REGION, { writable: true }));
+    this.#refusedCalls = new RefusedCalls(own.view(APP_REFUSALS));
+    this.#health = new HealthWriter(own.view(HEALTH, { writable: true }));
+    this.#started = before?.started ?? now();
+    this.#hadXdp = before?.hadXdp ?? [];
+    this.#monitor = new HealthMonitor(now(), before);
+    this.#monitor.observe((health) => {
+      if (!this.#isStopping) this.#logHealth(health);
+      changed(health);
+    });
+  }
+
+  get state(): ReportState {
+    const { state, since } = this.#monitor.health;
+    return { started: this.#started, state, since, hadXdp: this.#hadXdp };
+  }
+
+  /** Begins or ends draining: it serves, but is reported not to be ready. */
+  drain(isDraining: boolean): void {
+    this.#monitor.setDraining(isDraining);
+  }
+
+  /** It is about to end: as draining, but without a word about its end in the log. */
+  stop(): void {
+    this.#isStopping = true;
+    this.drain(true);
+  }
+
+  #logHealth({ state, reasons }: Health): void {
+    if (reasons.length > 0) {
+      log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`, Level.error);
+    } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
+    this.#wasUnwell = reasons.length > 0;
+  }
+
+  /** Evaluates the health, and reports it to the status tile and to systemd. */
+  check(serving: Serving | undefined, { isStarting }: { isStarting: boolean }): void {
+    const at = now();
+    const health = this.#monitor.evaluate(at, this.#observe(serving, isStarting));
+    const line = this.#statusLine.next(at, health, serving?.tiles ?? []);
+    if (line !== null) this.#libraries.host.notify(`STATUS=${line}`);
+    const { appliance } = serving ?? {};
+    this.#health.write({
+      ...{ ...health, at, version: VERSION, started: this.#started, netns: this.#netns },
+      config: serving?.run.config.file ?? null,
+      processes: [
+        { name: "master", pid: Deno.pid },
+        { name: "appliance", pid: appliance?.over === false ? appliance.pid : 0 },
+        ...[...serving?.apps.values() ?? []].map(({ name, pid }) => ({ name, pid })),
+      ],
+    });
+  }
+
+  #observe(serving: Serving | undefined, starting: boolean): Observed {
+    const hasAppliance = serving !== undefined && !serving.appliance.over;
+    const { tiles = [], apps, attachments = [], run } = serving ?? {};
+    const isReady = ({ name, inline }: AppPlan) => inline || apps?.get(name)?.isReady === true;
+    const keyOf = ({ app, inline }: { app: string; inline: boolean }) => `${inline} ${app}`;
+    const instances = Map.groupBy(run?.apps ?? [], keyOf);
+    const netlink = tiles.find(({ kind }) => kind === "netlink")?.reader.counters;
+    return {
+      ...{ starting, hasAppliance },
+      restarts: this.#restarts(serving),
+      // Inline apps have no loop of their own.
+      tiles: tiles.filter(({ kind, name }) =>
+        kind === "app" ? apps?.get(name)?.isReady === true : hasAppliance
+      ).map(({ kind, name, reader }) => ({
+        ...{ kind, name },
+        progress: reader.burst + reader.sleepSequence +
+          (kind === "app" ? reader.counters[APP.index.answers] : 0),
+      })),
+      ports: (run?.config.listen ?? []).map((one) => ({
+        ...{ name: rangeText(one.ports), apps: one.app },
+        ready: instances.get(keyOf(one))!.slice(0, one.instances).some(isReady),
+      })),
+      lostXdp: this.#hadXdp.filter((name) =>
+        !attachments.some((each) => each.name === name && each.attached)
+      ),
+      unsyncedSeconds: netlink?.[NETLINK.index.unsynced_seconds] ?? 0,
+      neighborsFull: netlink?.[NETLINK.index.neighbor_table_full] === 1,
+    };
+  }
+
+  /** The number of restarts of each process, and of each tile that is restarted in place. */
+  #restarts(serving: Serving | undefined): Observed["restarts"] {
+    const { fresh, apps, tiles = [] } = serving ?? {};
+    const region = new MasterReader(this.#holdings.own.view(MASTER_REGION));
+    const control = fresh && new ControlReader(fresh.view("control"));
+    return [
+      { name: "appliance", count: region.restarts("appliance") },
+      ...[...apps?.keys() ?? []].map((name) => (
+        { name, count: region.restarts(this.#holdings.slot(name)) }
+      )),
+      ...tiles.flatMap(({ kind, name }, slot) =>
+        control !== undefined && (kind === "netlink" || kind === "status")
+          ? [{ name, count: control.restarts(slot) }]
+          : []
+      ),
+    ];
+  }
+
+  /** Remembers which interfaces have AF_XDP, so that its loss is noticed. */
+  rememberXdp({ run: { config }, attachments }: Serving): void {
+    const attached = attachments.filter((each) => each.attached).map(({ name }) => name);
+    this.#hadXdp = config.provider === "socket"
+      ? []
+      : config.interfaces.filter((name) => attached.includes(name) || this.#hadXdp.includes(name));
+  }
+
+  /** Tells the status tile that `run` is served. */
+  loaded({ config }: Run): void {
+    const digest = createHash("sha256").update(JSON.stringify(config)).digest();
+    this.region.loaded(digest.readUIntBE(0, 6), Date.now() / 1000);
+  }
+
+  /** Tells the status tile what each process has. */
+  measure(serving: Serving | undefined): void {
+    this.region.set("master", processValues(Deno.pid));
+    if (serving === undefined) return;
+    const { appliance, apps } = serving;
+    this.region.set("appliance", appliance.over ? null : processValues(appliance.pid));
+    for (const [name, { pid }] of apps) {
+      this.region.set(this.#holdings.slot(name), pid === 0 ? null : processValues(pid));
+    }
+  }
+
+  /** Logs each system call that was refused to an app's process, once. */
+  nameRefusedCalls(): void {
+    const { tile } = this.#libraries;
+    for (const [name, slot] of this.#holdings.slots) {
+      for (const { call } of this.#refusedCalls.of(slot)) {
+        const line = `${name}: refused system call ${call} (${tile.callName(call)})`;
+        this.logOnce(line);
+      }
+    }
+  }
+
+  /** Logs the walls that this system cannot build, once. */
+  lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
+    const line = `${whose}: not all walls are to be had here: ${missing.join("; ")}`;
+    if (missing.length > 0) this.logOnce(line);
+  }
+
+  logOnce(line: string, level: number = Level.warning): void {
+    if (this.#named.has(line)) return;
+    this.#named.add(line);
+    log(line, level);
+  }
+}
+
+/** Milliseconds since the epoch, by a monotonic clock. */
+function now(): number {
+  return Math.floor(performance.timeOrigin + performance.now());
+}

@@ -1,0 +1,520 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * What a successor is made of, before it takes over: its plan, regions and eventfds, sockets and XDP programs, the
+ * process of its appliance, and the apps that have to be started for it.
+ */
+
+import { COMMIT, Exit, messageOf, UserError, VERSION } from "../cli/command.ts";
+import type { RunConfig } from "../cli/config.ts";
+import type { Watcher } from "../ffi/host.ts";
+import { libraryPath, programModule } from "../ffi/library.ts";
+import { type ConfinedProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
+import { slice } from "../ffi/region.ts";
+import { FILTER_BYTES } from "../ffi/shared.ts";
+import { stateRegionBytes } from "../tiles/app/regions.ts";
+import type { Outcome } from "../tiles/runtime/control.ts";
+import type { CountedTile } from "../tiles/runtime/counters.ts";
+import type { Request } from "../tiles/runtime/handed.ts";
+import { Level } from "../tiles/runtime/log.ts";
+import { FRAME_BYTES, permissionFlags, planTiles, portsOf } from "../tiles/runtime/plan.ts";
+import { spinTurnsFor, TileReader } from "../tiles/runtime/tile.ts";
+import {
+  type ApplianceSetup,
+  type AppPlan,
+  inlineGrants,
+  KEPT_REGIONS,
+  linkShape,
+  netName,
+  PAST_COUNTERS,
+  pastCounters,
+  regionsOf,
+  servicePlan,
+  tilesOf,
+} from "../tiles/runtime/wiring.ts";
+import { type AppFiles, type StagedApp, stampOf } from "./app_files.ts";
+import { AppProcess, type AppProcessParts, type AppProcessPlan } from "./app_process.ts";
+import { ApplianceProcess } from "./appliance_process.ts";
+import { Attachment, socketsOf } from "./attachment.ts";
+import type { MainLibraries } from "./confinement.ts";
+import {
+  APPLIANCE_SLOT,
+  type Handing,
+  handing,
+  type Holdings,
+  Inventory,
+  orderOf,
+  stateName,
+} from "./inventory.ts";
+import { log, prefix } from "./log.ts";
+import type { Carried } from "./master.ts";
+import * as preflight from "./preflight.ts";
+import type { StatusAddresses } from "./preflight.ts";
+import type { Report } from "./report.ts";
+
+/** What to serve, read from the configuration and checked. */
+export interface Run {
+  readonly config: RunConfig;
+  readonly apps: readonly AppPlan[];
+  /** Ports and apps, for the log: `7=echo 5300-5363=dns*2`. */
+  readonly answering: string;
+  readonly addresses: StatusAddresses;
+}
+
+/** A handover from `before` to a successor that serves `run`. */
+export interface Handover {
+  readonly run: Run;
+  /** What serves now, if anything does. */
+  readonly before?: Serving;
+  /** How long the successor may take to be ready. */
+  readonly millis: number;
+  /** Interfaces that the successor waits for. */
+  readonly awaited: readonly string[];
+  /** Whether nothing has served yet. */
+  readonly isFirst?: boolean;
+  /** Whether to take over nothing of the predecessor. */
+  readonly isCold?: boolean;
+  /** Whether to use only the kernel's sockets, because AF_XDP has failed. */
+  readonly isSocketsOnly?: boolean;
+}
+
+/** The handover failed, and is to be repeated with these changes. */
+export class Retry extends Error {
+  readonly changes: Partial<Handover>;
+
+  constructor(message: string, changes: Partial<Handover>) {
+    super(message);
+    this.changes = changes;
+  }
+}
+
+/** One appliance with its apps, and what they were started with. */
+export interface Serving {
+  readonly run: Run;
+  readonly setup: ApplianceSetup;
+  /** What the next appliance takes over, if the handover is warm. */
+  readonly inventory: Inventory;
+  /** The regions that only this appliance has. */
+  readonly fresh: Inventory;
+  /** Files of inline apps that this appliance was started from. */
+  readonly staged: readonly StagedApp[];
+  readonly attachments: readonly Attachment[];
+  /** The AF_XDP sockets that were handed to the appliance. */
+  readonly handed: string;
+  readonly appliance: ApplianceProcess;
+  /** Apps that are processes, by name. */
+  readonly apps: ReadonlyMap<string, AppProcess>;
+  /** All tiles. `past` has the counts of their predecessors, and is written here. */
+  readonly tiles: readonly CountedTile[];
+  /** The apps that are started for it. */
+  readonly changed: readonly ChangedApp[];
+}
+
+/** An app that is started for a successor. */
+interface ChangedApp {
+  readonly process: AppProcess;
+  readonly plan: AppProcessPlan;
+}
+
+/** What happens to the processes of a successor. */
+interface Events {
+  /** An operator asks an appliance for something. */
+  ask(what: Request, number: number): Outcome | Promise<Outcome>;
+  /** The state of an app has changed. */
+  changed(): void;
+}
+
+/** Starts successors. */
+export class Successors {
+  /** The index of each interface when AF_XDP was last tried on it; 0 if it did not exist. */
+  readonly tried = new Map<string, number>();
+  readonly #libraries: MainLibraries;
+  readonly #watcher: Watcher;
+  readonly #holdings: Holdings;
+  readonly #files: AppFiles;
+  readonly #report: Report;
+  readonly #events: Events;
+
+  constructor(
+    libraries: MainLibraries,
+    { watcher, holdings, files, report, events }: {
+      watcher: Watcher;
+      holdings: Holdings;
+      files: AppFiles;
+      report: Report;
+      events: Events;
+    },
+  ) {
+    this.#libraries = libraries;
+    this.#watcher = watcher;
+    this.#holdings = holdings;
+    this.#files = files;
+    this.#report = report;
+    this.#events = events;
+  }
+
+  /** Starts an appliance, and finds the apps that have to be started. Throws Retry. */
+  async start(handover: Handover): Promise<Serving> {
+    const { run, before } = handover;
+    const ports = this.#holdings.takePorts(portsOfRun(run));
+    const listeners = this.#holdings.listeners(run.addresses);
+    const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
+    const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
+    const fresh = new Inventory(this.#libraries, { below: inventory });
+    const staged: StagedApp[] = [];
+    const discardStaged = () => staged.forEach((app) => this.#files.discard(app));
+    try {
+      this.#makeRegions(planned, { config: run.config, attachments, inventory, fresh, isWarm });
+      const setup = { ...planned, apps: await this.#stageInline(planned.apps, staged) };
+      const { apps, changed } = this.#planApps(setup, inventory, isWarm ? before : undefined);
+      const appliance = this.#startAppliance(setup, { fresh, attachments, listeners });
+      void appliance.ended.then(discardStaged);
+      const tiles = readersOf(setup, fresh);
+      const handed = socketsOf(attachments);
+      return {
+        ...{ run, setup, inventory, fresh, staged, attachments, handed },
+        ...{ appliance, apps, tiles, changed },
+      };
+    } catch (error) {
+      discardStaged();
+      fresh.close();
+      if (!isWarm) discard(attachments, inventory);
+      throw error;
+    }
+  }
+
+  /**
+   * The successor's setup, its XDP programs, and whether it takes over the regions, rings and sockets of its
+   * predecessor. Throws UserError.
+   */
+  #planSuccessor(
+    { run, before, awaited, isFirst, isCold, isSocketsOnly }: Handover,
+    ports: readonly number[],
+  ): { setup: ApplianceSetup; attachments: readonly Attachment[]; isWarm: boolean } {
+    const { config } = run;
+    const isBeside = before !== undefined && !before.appliance.over;
+    const plan = (names: readonly string[]) => {
+      const setup = this.#setup(run, { names, ports, awaited, isBeside });
+      return { setup, isWarm: !isCold && before !== undefined && isSame(before, run, setup) };
+    };
+    const names = isSocketsOnly || config.provider === "socket" ? [] : this.#fit(config);
+    const planned = plan(names);
+    if (names.length > 0 && planned.isWarm) {
+      return { ...planned, attachments: before!.attachments };
+    }
+    if (!planned.isWarm && !isSocketsOnly) {
+      for (const name of config.interfaces) {
+        this.tried.set(name, this.#libraries.host.ifindex(name));
+      }
+    }
+    const attachments = names.length === 0
+      ? []
+      : preflight.loadPrograms({ ...config, interfaces: names }, {
+        libraries: this.#libraries,
+        replaced: before?.attachments ?? [],
+        log,
+      });
+    if (attachments.length > 0) return { ...planned, attachments };
+    // Once it serves, some ports are better than none.
+    if (isFirst || !isSocketsOnly) preflight.requireSockets(portsOfRun(run), ports);
+    return { ...plan([]), attachments };
+  }
+
+  /** Creates missing regions, and AF_XDP sockets on them. Throws Retry. */
+  #makeRegions(
+    setup: ApplianceSetup,
+    { config, attachments, inventory, fresh, isWarm }: {
+      config: RunConfig;
+      attachments: readonly Attachment[];
+      inventory: Inventory;
+      fresh: Inventory;
+      isWarm: boolean;
+    },
+  ): void {
+    try {
+      for (const { name, bytes, fresh: isFresh } of regionsOf(setup)) {
+        if (!KEPT_REGIONS.has(name)) (isFresh ? fresh : inventory).ensure(name, bytes);
+      }
+      if (isWarm) return;
+      const shares = sharesOf(setup, inventory);
+      attachments.forEach((attachment, i) => attachment.prepare(shares[i]));
+    } catch (error) {
+      if (isWarm || attachments.length === 0) throw error;
+      // Without the socket family, for example.
+      preflight.fallBack(error, { ...config, log });
+      throw new Retry(messageOf(error), { isSocketsOnly: true });
+    }
+  }
+
+  /** The apps that are processes: all of them, and those that have to be started. */
+  #planApps(
+    setup: ApplianceSetup,
+    inventory: Inventory,
+    before?: Serving,
+  ): Pick<Serving, "apps" | "changed"> {
+    const apps = new Map<string, AppProcess>();
+    const changed: ChangedApp[] = [];
+    for (const app of setup.apps.filter(({ inline }) => !inline)) {
+      const plan = this.#appPlan(app, setup);
+      if (plan.stateBytes !== undefined) {
+        this.#holdings.own.ensure(stateName(plan.name, plan.stateBytes), plan.stateBytes);
+      }
+      const process = before?.apps.get(app.name) ??
+        new AppProcess(plan, this.#appParts(app.name, inventory));
+      apps.set(app.name, process);
+      const stamp = stampOf(plan, [...process.sources, ...plan.grants.read]);
+      if (process.stamp !== stamp) changed.push({ process, plan });
+    }
+    return { apps, changed };
+  }
+
+  /**
+   * The apps. Inline ones get modules that the appliance's user can read, which are added to `staged`. Throws
+   * AppError.
+   */
+  async #stageInline(apps: readonly AppPlan[], staged: StagedApp[]): Promise<AppPlan[]> {
+    const uid = this.#holdings.uid(0);
+    const all = await Promise.allSettled(apps.map(async (app) => {
+      if (!app.inline) return app;
+      const made = await this.#files.stage({ name: app.name, service: app, uid });
+      staged.push(made);
+      const { module, read } = made;
+      return { ...app, module, grants: { ...app.grants, read: [...app.grants.read, ...read] } };
+    }));
+    return all.map((each) => {
+      if (each.status === "rejected") throw each.reason;
+      return each.value;
+    });
+  }
+
+  /** The interfaces that exist and are fit for AF_XDP. */
+  #fit({ interfaces, provider }: RunConfig): string[] {
+    const { host } = this.#libraries;
+    return interfaces.filter((name) => {
+      if (host.ifindex(name) === 0) return false;
+      const why = preflight.unfit(host, name);
+      if (why !== null) preflight.fallBack(new Error(why), { interfaces: [name], provider, log });
+      return why === null;
+    });
+  }
+
+  #setup(
+    { config, apps, addresses }: Run,
+    { names, ports, awaited, isBeside }: {
+      names: readonly string[];
+      ports: readonly number[];
+      awaited: readonly string[];
+      isBeside: boolean;
+    },
+  ): ApplianceSetup {
+    const { host } = this.#libraries;
+    return {
+      plan: planTiles({
+        queues: names.map((name) => preflight.queues(host, name)),
+        cores: navigator.hardwareConcurrency,
+        apps: apps.length,
+        ...(config.netTiles !== undefined && { netTiles: config.netTiles }),
+      }),
+      apps,
+      attached: names.map((name) => ({
+        name,
+        ifindex: host.ifindex(name),
+        transmitQueues: preflight.transmitQueues(host, name),
+        partialChecksums: preflight.partialChecksums(host, name),
+      })),
+      interfaces: awaited,
+      isBeside,
+      sockets: ports,
+      slots: Object.fromEntries(
+        apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#holdings.slot(name)]),
+      ),
+      build: { version: VERSION, commit: COMMIT },
+      trustChecksums: config.checksums === "nic",
+      listens: { control: addresses.control !== null, metrics: addresses.metrics !== null },
+    };
+  }
+
+  #startAppliance(
+    setup: ApplianceSetup,
+    { fresh, attachments, listeners }: {
+      fresh: Inventory;
+      attachments: readonly Attachment[];
+      listeners: readonly Handing[];
+    },
+  ): ApplianceProcess {
+    const handings: Handing[] = [
+      ...regionsOf(setup).flatMap(({ name, writer }) => [
+        ...writer === "appliance" ? [fresh.region(name, { writable: true })] : [],
+        KEPT_REGIONS.has(name) ? this.#holdings.own.region(name) : fresh.region(name),
+      ]),
+      ...tilesOf(setup).filter(({ inside }) => inside === undefined)
+        .map(({ name }) => fresh.eventfd(name)),
+      ...this.#holdings.sockets(setup.sockets),
+      ...attachments.flatMap(({ descriptors }) => descriptors).map(({ name, fd }) => ({
+        ...handing(name, fd),
+        ...(name.startsWith("filter ") && { bytes: FILTER_BYTES }),
+      })),
+      ...listeners,
+    ];
+    const { root } = this.#files;
+    const program = programModule("", root);
+    const library = libraryPath(root);
+    const { read, clock } = inlineGrants(setup.apps);
+    const order = orderOf(this.#libraries.regions, handings, setup);
+    try {
+      const child = this.#libraries.processes.start({
+        name: "appliance",
+        role: "appliance",
+        args: [
+          ...RUN_FLAGS,
+          V8_FLAGS,
+          ...permissionFlags(
+            { read: [program, ...read], ffi: [library] },
+            (sentence) => new UserError(sentence, Exit.usage),
+          ),
+          programModule("tiles/runtime/appliance.ts", root),
+          String(order.bytes),
+        ],
+        env: { DENO_NO_UPDATE_CHECK: "1" },
+        descriptors: order.descriptors,
+        read: [program, library, ...read],
+        clock,
+        uid: this.#holdings.uid(0),
+        netAdmin: true,
+      });
+      const { listener, words } = child;
+      this.#libraries.observer.hear({ ...applianceWords(), listener, words });
+      this.#report.lack("appliance", child);
+      return this.#watched(child);
+    } finally {
+      order.close();
+    }
+  }
+
+  /** The appliance of a process. `isRunning`: the program before has started it. */
+  #watched(child: ConfinedProcess, isRunning = false): ApplianceProcess {
+    const appliance: ApplianceProcess = new ApplianceProcess(child, {
+      ...{ watcher: this.#watcher, isRunning },
+      events: {
+        log,
+        ask: async (what, number) =>
+          appliance.setOutcome(number, await this.#events.ask(what, number)),
+      },
+    });
+    return appliance;
+  }
+
+  #appPlan(app: AppPlan, { apps, plan: { frames } }: ApplianceSetup): AppProcessPlan {
+    const busy = frames.length + apps.filter(({ inline }) => !inline).length;
+    return {
+      name: app.name,
+      service: servicePlan(app, portsOfRun({ apps })),
+      shape: linkShape(apps),
+      nets: frames.map((_, n) => netName(n)),
+      spinTurns: spinTurnsFor(busy, navigator.hardwareConcurrency),
+      grants: app.grants,
+      memoryMib: app.memoryMib!,
+      ...(app.stateBytes !== undefined && { stateBytes: stateRegionBytes(app.stateBytes) }),
+      uid: this.#holdings.uid(1 + this.#holdings.slot(app.name)),
+    };
+  }
+
+  #appParts(name: string, inventory: Inventory): AppProcessParts {
+    const { processes, regions, observer, tile } = this.#libraries;
+    return {
+      ...{ processes, regions, observer, log },
+      slot: this.#holdings.slot(name),
+      changed: (what) => {
+        if (what === "restarts") this.#report.region.restarted(this.#holdings.slot(name));
+        this.#events.changed();
+      },
+      tileLibrary: tile,
+      watcher: this.#watcher,
+      files: this.#files,
+      descriptors: {
+        // An app's state outlasts its other regions.
+        descriptor: (each, readOnly, bytes) =>
+          bytes === undefined
+            ? inventory.descriptor(each, readOnly)
+            : this.#holdings.own.descriptor(stateName(name, bytes), readOnly),
+      },
+      tile: new TileReader(inventory.view(`tile ${name}`)),
+    };
+  }
+
+  /** What serves, as the program before this one has started it. */
+  adopt({ run, setup, ...carried }: Carried): Serving {
+    const { processes, observer, regions, xskSetup, host } = this.#libraries;
+    for (const name of run.config.interfaces) this.tried.set(name, host.ifindex(name));
+    const inventory = new Inventory(this.#libraries, { before: carried.inventory });
+    const fresh = new Inventory(this.#libraries, { before: carried.fresh, below: inventory });
+    const { staged = [] } = carried;
+    const attachments = carried.attachments.map(({ name, ifindex, queues, state }, i) =>
+      new Attachment(xskSetup, {
+        ...{ name, ifindex, queues, map: regions.mapShared },
+        dispatcher: run.config.dispatcher,
+        before: { state, shares: sharesOf(setup, inventory)[i] },
+      })
+    );
+    const process = processes.adopt(carried.appliance);
+    observer.hear({ ...applianceWords(), listener: process.listener, words: process.words });
+    const appliance = this.#watched(process, true);
+    const apps = new Map(carried.apps.map(([name, known]) => [
+      name,
+      AppProcess.adopt(known, this.#appParts(name, inventory)),
+    ]));
+    void appliance.ended.then(() => staged.forEach((app) => this.#files.discard(app)));
+    const tiles = readersOf(setup, fresh);
+    const handed = socketsOf(attachments);
+    return {
+      ...{ run, setup, inventory, fresh, staged, attachments, handed, appliance, apps, tiles },
+      changed: [],
+    };
+  }
+}
+
+/** The appliance for the observer. Its lines name their tiles. */
+function applianceWords() {
+  return { name: `${prefix(Level.error)}appliance`, slot: APPLIANCE_SLOT, verbatim: true };
+}
+
+/** The served ports, each once. */
+export function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
+  return [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
+}
+
+function readersOf(setup: ApplianceSetup, regions: Inventory): CountedTile[] {
+  const past = regions.view(PAST_COUNTERS, { writable: true });
+  return tilesOf(setup).map(({ kind, name }, i) => ({
+    ...{ kind, name, reader: new TileReader(regions.view(`tile ${name}`)) },
+    past: pastCounters(past, i),
+  }));
+}
+
+/** Whether `setup` fits the regions, rings and sockets of `before`. */
+function isSame(before: Serving, { config }: Run, setup: ApplianceSetup): boolean {
+  const shape = (config: RunConfig, setup: ApplianceSetup) =>
+    JSON.stringify([
+      setup.attached,
+      setup.plan,
+      [config.provider, config.dispatcher, config.busyPoll],
+      regionsOf(setup).filter(({ fresh }) => !fresh).map(({ name, bytes }) => [name, bytes]),
+    ]);
+  return shape(before.run.config, before.setup) === shape(config, setup);
+}
+
+/** The queues of each interface, each with its net tile and the UMEM of that. */
+function sharesOf({ attached, plan: { frames, shares } }: ApplianceSetup, inventory: Inventory) {
+  const umems = frames.map((count, n) =>
+    slice(inventory.view(`umem ${netName(n)}`, { writable: true }), 0, count * FRAME_BYTES)
+  );
+  return attached.map((_, i) =>
+    shares.filter((share) => share.interface === i)
+      .map(({ queue, netTile }) => ({ queue, netTile, umem: umems[netTile] }))
+  );
+}
+
+/** Closes what no process uses any more. */
+export function discard(attachments: readonly Attachment[], inventory: Inventory): void {
+  for (const attachment of attachments) attachment.close();
+  inventory.close();
+}
