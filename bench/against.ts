@@ -28,7 +28,7 @@ const USUAL: Readonly<Record<string, string>> = {
   dns: "^dns( inline)?( cpu)?$",
 };
 
-/** Benchmarks that use only the command line: those of this tree run the other tree's program, too. */
+/** Benchmarks that use only the command line. They can measure the other tree's program as well. */
 const BLACK_BOX: ReadonlySet<string> = new Set(["handover", "memory"]);
 
 /** The files that define the load, as git pathspecs. */

@@ -4,7 +4,7 @@
  *
  * `idle cpu`: its use of a core without traffic, also with the largest number of ports. `start`: the time from its
  * start until it is ready, likewise. `echo gc scavenge` and `echo gc mark-compact`: garbage collections a minute
- * under load, beside those of the same time without (`idle`). An allocation per packet would show as a difference.
+ * under load, next to the same time without load (`idle`). An allocation per packet would show as a difference.
  */
 
 import { setTimeout as delay } from "node:timers/promises";

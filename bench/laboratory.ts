@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Benchmarks on the real kernel. Each is started again in namespaces of its own (`../demo/lab.ts`), which the kernel
- * removes at its end with all that is in them.
+ * Benchmarks on the real kernel. Each one restarts itself in its own namespaces (`../demo/lab.ts`). When it ends, the
+ * kernel removes them with everything in them.
  */
 
 import { checkLaboratory, laboratoryCommand } from "../demo/lab.ts";

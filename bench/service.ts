@@ -161,7 +161,7 @@ export class Service {
     await this.#process.stderr.find("ready:", { timeoutMs: START_MILLIS });
   }
 
-  /** Writes the configuration anew. */
+  /** Rewrites the configuration. */
   configure(said: Said): void {
     write(this.#folder, said);
   }

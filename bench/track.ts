@@ -62,7 +62,7 @@ export class Track {
   }
 
   /**
-   * Lays a track; `name` tells its namespaces from those of others. With more `queues` the service can have
+   * Makes a track. `name` is part of the names of its namespaces. With more `queues` the service can have
    * more net tiles; what it sends itself still comes by the first, where the generator has its socket.
    */
   static async lay(

@@ -136,8 +136,8 @@ function wrapped(text: string, indent = 0): string {
 }
 
 /**
- * Returns those of `allowed` that `given` is, or is the beginning of, as for `ip`. `neighbour` is spelled as
- * there, too.
+ * Returns the words of `allowed` that `given` abbreviates, as with `ip`. `neighbour` is accepted for
+ * `neighbor`.
  */
 export function abbreviated<T extends string>(given: string, allowed: readonly T[]): T[] {
   const text = given.replace("neighbour", "neighbor");

@@ -279,7 +279,7 @@ function socketsIn(folder: string): string[] {
 
 // Commands that only ask a running tegula.
 
-/** `tegula reload`: loads the configuration and apps of a running tegula anew. */
+/** `tegula reload`: makes a running tegula reload its configuration and apps. */
 export const reload = changeCommand(
   "reload",
   `The running tegula reads its configuration and the files of its apps anew; waits until they are in use.

@@ -74,7 +74,7 @@ export function neighborText(entry: Entry): string {
   ].join(" ");
 }
 
-/** Formats those of `fields` that the entry has. */
+/** Formats the fields that the entry has. */
 function keywords(entry: Entry, fields: readonly Keyword[]): string[] {
   return fields.filter(([field]) => entry[field] !== undefined)
     .map(([field, keyword]) => `${keyword} ${entry[field]}`);

@@ -106,7 +106,7 @@ static int is_abandoned(const struct sockaddr_un *address)
 }
 
 /*
- * A Unix socket that listens at `path`, non-blocking, which those may connect to whom `mode` lets write.
+ * A Unix socket that listens at `path`, non-blocking. `mode` says who may connect: who can write the file.
  * A socket that nobody serves any more is replaced. The descriptor, or -errno: EADDRINUSE where somebody
  * serves it, ENOTSOCK where something else is there.
  */

@@ -16,7 +16,7 @@ export const CAP_IPC_LOCK = 14;
 export const CAP_SYS_ADMIN = 21;
 export const CAP_BPF = 39;
 
-/** What a master has a use for, of what it was started with; besides these it gives up all. */
+/** Capabilities that a master keeps, if it was started with them. It gives up all others. */
 const MASTER_CAPABILITIES: readonly number[] = [
   1, // CAP_DAC_OVERRIDE: root reads what apps were granted, and makes sockets, in folders of others
   5, // CAP_KILL: processes of other users
@@ -27,7 +27,7 @@ const MASTER_CAPABILITIES: readonly number[] = [
   14, // CAP_IPC_LOCK: UMEMs beyond RLIMIT_MEMLOCK
   CAP_SYS_ADMIN, // namespaces of a process; XDP before Linux 5.8
   24, // CAP_SYS_RESOURCE: limits of a process beyond the master's
-  38, // CAP_PERFMON, with CAP_BPF: what of BPF took CAP_SYS_ADMIN before Linux 5.8
+  38, // CAP_PERFMON, with CAP_BPF: BPF calls that needed CAP_SYS_ADMIN before Linux 5.8
   CAP_BPF,
 ];
 
@@ -43,7 +43,7 @@ const ETHTOOL_GFLAGS = 0x25;
 const ETHTOOL_GCHANNELS = 0x3c;
 const DRVINFO_BYTES = 196;
 const FLAGS_BYTES = 8;
-/** Of the flags: tags are taken out of received frames. */
+/** A flag: the driver removes tags from received frames. */
 const ETH_FLAG_RXVLAN = 1 << 8;
 const CHANNELS_BYTES = 36;
 /** struct ifreq: the name, then what is asked for. */
@@ -94,7 +94,7 @@ export interface Host {
    */
   readThread(thread: number, name: string): string | null;
   /**
-   * A Unix socket that listens at `path`, for those whom `mode` lets write. It replaces a socket that
+   * A Unix socket that listens at `path`; users who can write by `mode` may connect. It replaces a socket that
    * nobody serves any more, and nothing else. Non-blocking and closed on exec, as that of `listenTcp`:
    * both are to be handed over. Throws SystemError: EADDRINUSE where somebody serves it, ENOTSOCK where
    * something else is there.
@@ -336,7 +336,7 @@ export function openHost(path = libraryPath()): Host {
 
 /** Calls back when descriptors are readable: one thread of Deno's pool waits for all of them. */
 export class Watcher {
-  /** By which a wait is ended, to take in what is new. */
+  /** Ends a wait, so that the next one includes new descriptors. */
   readonly #eventfd: number;
   readonly #host: Pick<Host, "waitAny">;
   readonly #tile: Pick<TileLibrary, "wake" | "wait">;

@@ -449,7 +449,7 @@ static const struct {
 	int error;
 } PROCESS_EXPECTED[] = {
 	{ SYS_clone3, ENOSYS }, /* as in EXPECTED */
-	{ SYS_io_uring_setup, ENOSYS }, /* its calls pass no filter; whoever looks for it does without */
+	{ SYS_io_uring_setup, ENOSYS }, /* no filter sees its calls; programs that probe for it do without it */
 	{ SYS_openat2, ENOSYS }, /* its flags stand in memory */
 	/* Deno makes the folder of its caches and clears it, in vain, and goes on without. */
 #ifdef SYS_mkdir
@@ -483,7 +483,7 @@ static const int32_t APPLIANCE_FILTERS[] = {
 static const int32_t APPLIANCE_IOCTL[] = {
 	FIONBIO, FIOCLEX,
 	(int32_t)SECCOMP_IOCTL_NOTIF_RECV, (int32_t)SECCOMP_IOCTL_NOTIF_SEND, /* the tiles' observer */
-	TCGETS, TIOCGWINSZ, /* whoever asks is told that there is no terminal, and that is no refusal to log */
+	TCGETS, TIOCGWINSZ, /* the answer is that there is no terminal: nothing to log */
 };
 
 /* Memory that is shared and has no file counts in no limit of the process. */

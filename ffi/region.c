@@ -3,10 +3,10 @@
  * write, and a second one, reopened through /proc/self/fd, may only read. The MMU enforces the
  * one-writer rule by the descriptor that a mapping was made from: a shared mapping of a read-only
  * descriptor has no VM_MAYWRITE, so mprotect(PROT_WRITE) on it fails with EACCES, as does a writable
- * mmap of that descriptor. Whoever has the writable descriptor can map the region again, in another
+ * mmap of that descriptor. A process with the writable descriptor can map the region again, in another
  * process too.
  *
- * The seals bind whoever has the writable descriptor. SHRINK: a reader would fault if the region were
+ * The seals bind a process that has the writable descriptor. SHRINK: a reader would fault if the region were
  * truncated. GROW: nobody allocates memory in a region's name. SEAL: nobody can add the seal that
  * would refuse the region to the owner's successor.
  *

@@ -24,7 +24,7 @@ export interface View {
   readonly byteLength: number;
 }
 
-/** Ordinary shared memory of `byteLength` bytes, zeroed, writable by whoever holds it. */
+/** Ordinary shared memory of `byteLength` bytes, zeroed, writable by all who hold it. */
 export function heapView(byteLength: number): View {
   return { buffer: new SharedArrayBuffer(byteLength), byteOffset: 0, byteLength };
 }

@@ -11,7 +11,7 @@ import * as shared from "./shared.ts";
 /** Datagrams that one call receives or sends, at most. */
 export const BURST = 64;
 
-/** Words of a datagram's descriptor, that of a kernel's socket; addresses and ports are in host order. */
+/** Words of the descriptor of a datagram from or to a kernel's socket. Addresses and ports are in host order. */
 export const UdpDescriptor = {
   offset: 0,
   length: 1,

@@ -568,7 +568,7 @@ EXPORT int tegula_tile_observe_process(int slot, const char *name, int verbatim,
 }
 
 /*
- * Has the observer answer no call and write no line until it is told to go on, by the same thread: a
+ * Makes the observer answer no call and write no line until the same thread tells it to continue: a
  * process that is about to execute another program leaves no call of a child's half answered.
  */
 EXPORT void tegula_tile_observe_pause(int pause)

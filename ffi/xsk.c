@@ -153,7 +153,7 @@ EXPORT int tegula_xsk_join(const int32_t fds[4], int ifindex, int mode)
 }
 
 /*
- * Which XDP program is attached to `ifindex`, in whatever mode and by whomever: its id, 0 when there
+ * Which XDP program is attached to `ifindex`, in any mode and by any program: its id, 0 when there
  * is none, and its name, "" when that may not be read.
  */
 EXPORT uint32_t tegula_xsk_attached(int ifindex, char name[BPF_OBJ_NAME_LEN])

@@ -69,7 +69,7 @@ export interface XskSetup {
   join(program: XdpProgram, ifindex: number, mode: "native" | "generic"): number;
   /** Takes ours out of the dispatcher of `ifindex`; what else it runs stays. */
   leave(ifindex: number): number;
-  /** The XDP program attached to `ifindex` by whomever; its name is "" when it may not be read. */
+  /** The XDP program attached to `ifindex`, also another one; its name is "" if it may not be read. */
   attached(ifindex: number): { readonly id: number; readonly name: string } | null;
   /**
    * Makes a socket with four rings of its own and `memory` (page-aligned, as the inside of a region is) as
@@ -115,7 +115,7 @@ export interface Xsk {
    * open. Slot, or -errno: EBUSY when it is bound and Linux older than 6.4. One thread uses a slot.
    */
   adopt(fd: number, memory: View, ring: number): number;
-  /** Goes on where the rings are: to be called when whoever used them before has ended. */
+  /** Continues at the rings' cursors. Their previous user must have ended. */
   resume(slot: number): void;
   /** Writes `XSK_CURSORS` words. */
   cursors(slot: number, out: Uint32Array): void;
@@ -140,7 +140,7 @@ export interface Xsk {
   /** Puts frames on the fill ring, and wakes the driver when it asks. How many it took. */
   fill(slot: number, frames: Uint32Array, count: number): number;
   /**
-   * Puts (offset, length) pairs on the transmit ring, and has the kernel go on with what is on it where
+   * Puts (offset, length) pairs on the transmit ring, and makes the kernel continue with the ring where
    * it must be told, also when `count` is 0. How many it took.
    */
   transmit(slot: number, descriptors: Uint32Array, count: number): number;

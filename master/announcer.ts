@@ -90,7 +90,7 @@ export class Markers implements MessageHandler {
     });
   }
 
-  /** Removes all markers in a table, whoever left them, and returns them. */
+  /** Removes all markers in a table, also those of others, and returns them. */
   clear(table: number): Marker[] {
     this.#found = [];
     this.#request(`read routing table ${table}`, { table, address: 0, length: 0 }, {
@@ -179,7 +179,7 @@ export class Announcer {
   }
 
   /**
-   * Adds and removes markers until they are as they should be, whoever changed them. A prefix in which the
+   * Adds and removes markers until they are as configured, also if others changed them. A prefix in which the
    * host has no address is not announced, since its packets would be lost here. To be called now and then.
    */
   update(): void {

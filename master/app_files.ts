@@ -78,7 +78,7 @@ export class AppFiles {
     if (folder === undefined) removeLeft(host);
     // Of a predecessor that had no lock yet.
     else this.#lock = lock ?? host.lockFolder(folder);
-    // What an app needs of them the appliance does, too.
+    // The appliance reads the same files as apps.
     if ([PROGRAM, libraryPath()].every((path) => processes.readableBy(path, uid))) {
       this.root = ROOT;
       return;
@@ -170,7 +170,7 @@ async function placeIn(
 ): Promise<StagedApp> {
   const denoDir = `${folder}/cache`;
   const run = (args: string[], module: string) => deno(args, { name, module, denoDir, millis });
-  // What is missing or wrong the process itself finds, and says where.
+  // The process itself reports what is missing or wrong, and where.
   const known = imported(JSON.parse(await run(["info", "--json"], path)))
     .filter(({ local }) => local !== undefined && !local.startsWith(PROGRAM));
   const files = [...new Set([path, ...known.map(({ local }) => local!)])];
@@ -190,7 +190,7 @@ async function placeIn(
     for (const file of checked) await copyOf(name, file, { to: folder + file.path, owner });
   }
   if (isCompiled) {
-    // What is wrong with it the process says, with its place.
+    // The process itself reports errors in it, with their place.
     await run(["cache", "--quiet", "--no-check", "--cached-only"], module).catch((error) => {
       if (error instanceof AppError) throw error;
     });
@@ -255,7 +255,7 @@ function checkFiles(
           `read = ["${real}"]`,
       );
     }
-    // Of the module itself the process says what is wrong with it.
+    // The process itself reports what is wrong with the first one.
     if (i > 0 && !Deno.statSync(real).isFile) {
       throw new AppError(name, `its module imports ${real}, which is no regular file`);
     }
@@ -319,7 +319,7 @@ function runtimePlaces(): string[] {
   return [given ?? "/run", Deno.env.get("TMPDIR") ?? "/tmp"];
 }
 
-/** What the folder of a master's files is called: after its PID, for whoever looks there. */
+/** The name of a master's folder. It has the PID, for people who look there. */
 const RUNTIME_FOLDER = /^tegula-\d+-[0-9a-f]+\.files$/;
 
 /**
@@ -466,7 +466,7 @@ function filesAt(path: string): unknown[] {
       const { isDirectory, ino, size, mtime, ctime } = next === path
         ? Deno.statSync(next)
         : Deno.lstatSync(next);
-      // Whoever copies or unpacks a file may set its mtime, but not its ctime.
+      // Programs that copy or unpack a file may set its mtime, but not its ctime.
       found.push([next, ino, size, mtime, ctime]);
       if (!isDirectory) continue;
       for (const { name } of Deno.readDirSync(next)) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * A confined process as the master watches it: messages on its channel, each checked for its shape, and its end by its
- * pidfd. What they mean is a matter of the kind of process.
+ * pidfd. Subclasses know what messages mean.
  */
 
 import type { Watcher } from "../ffi/host.ts";

@@ -64,7 +64,7 @@ export class HealthMonitor {
   /** As the program before this one has evaluated it. */
   #carried?: Pick<Health, "state" | "since">;
 
-  /** `carried`: what a master leaves to the program that it becomes. Its observers hear the state anew. */
+  /** `carried`: what a master leaves to the program that it becomes. Its observers are told the state again. */
   constructor(now: number, carried?: Pick<Health, "state" | "since">) {
     this.#carried = carried;
     this.#isDraining = carried?.state === "draining";
@@ -150,7 +150,7 @@ export class HealthMonitor {
 
   /** When `name`, which was started again `count` times in all, was so last. */
   #restartsLately(name: string, count: number, now: number): number[] {
-    // What is counted anew, or was counted for another program, was not now.
+    // The first count of a thing says nothing about when its restarts were.
     const { count: before, recent } = this.#restarts.get(name) ?? { count, recent: [] };
     for (let i = before; i < count; i++) recent.push(now);
     const last = recent.slice(-RESTARTS);

@@ -4,21 +4,21 @@
  * its cells name. This is the readers' side; `netbase_writer.ts`, which only the netlink tile loads, builds it
  * from the RIB.
  *
- * The tbl24 has a cell for every /24. A cell is a next hop id; or, with bit 15, a tbl8 of 256 cells for
- * the addresses of that /24; or 0: what the default route says, which is one word, so that moving the
- * default route of a full internet table is one store.
+ * The tbl24 has a cell for every /24. A cell is one of three things: a next hop id; with bit 15 set, the
+ * number of a tbl8, which has a cell for each address of that /24; or 0 for the default route. The default
+ * route is one word, so one store moves the default route of a full internet table.
  *
- * Every cell changes from one right answer to the next by one store, a tbl8 is published by the store of
- * the cell that names it, and what is replaced is freed after a grace period (`rcu.ts`). Only "cell 0,
- * so the default" is two facts read at two times: were a specific route to appear and then the default to
- * vanish in between, a reader would find neither. So the writer keeps the two apart by a grace period:
- * no reader sees both a change of a cell and a change of the default in one burst. That costs a lookup
- * nothing, and the order of its loads does not matter on any processor.
+ * One store changes a cell from one correct answer to the next. A tbl8 is published by the store of the
+ * cell that names it, and a replaced tbl8 is freed after a grace period (`rcu.ts`). Only the answer
+ * "the cell is 0, so take the default" needs two loads. If a specific route appeared between them, and
+ * the default route then vanished, a reader would find neither. So the writer waits a grace period
+ * between the two changes: no reader sees both in one burst. That costs a lookup nothing, and the order
+ * of its loads does not matter on any processor.
  *
- * A random address costs a cache miss, and a processor bears as many at a time as fit into the stretch of
- * instructions that it looks ahead. So a lookup has as few instructions as possible: each costs a third of
- * a nanosecond when all miss. Whether a cell is 0 is a coin toss for random addresses, but deciding it by
- * arithmetic takes longer than a wrong guess: the loads behind it are under way already.
+ * A lookup of a random address misses the cache. How many misses a processor handles at a time depends on
+ * how many instructions it can look ahead. So a lookup has as few instructions as possible: each costs a
+ * third of a nanosecond when all lookups miss. The branch on 0 is unpredictable for random addresses. Code
+ * without that branch is slower all the same, because after a wrong guess the next loads are under way.
  */
 
 import { slice, u16, u32, type View } from "../ffi/region.ts";

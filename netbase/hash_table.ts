@@ -79,7 +79,7 @@ export function isTaken(word: number): boolean {
 }
 
 /**
- * The readers' side. One array for all of it, since V8 checks arrays anew in each lookup. Fields are declared
+ * The readers' side. One array for all of it, since V8 checks each array in every lookup. Fields are declared
  * and not defined: of those that are written once, by the constructor, and are not `undefined` before that,
  * it knows the type, which saves a check at each use.
  */

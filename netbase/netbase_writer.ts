@@ -652,7 +652,7 @@ export class FibBuilder {
   /** The root's `best` at the last commit. */
   #rootBest = 0;
   #order: LookupOrder = "merged";
-  /** Separate tables, and `local` has a default route: it hides that of `main`. */
+  /** Separate tables, and `local` has a default route, which hides the one of `main`. */
   #localDefault = false;
   /** Nodes without a next hop and /24s without a tbl8, for want of room. */
   readonly #noNextHop = new Set<number>();

@@ -41,7 +41,7 @@ export type LookupOrder = "merged" | "separate";
 
 /** Where a route belongs in a list; 0 stands for none. */
 interface Place {
-  /** The last candidate before those of equal key. */
+  /** The last candidate before the ones of equal key. */
   before: number;
   /** The first and the last of equal key. */
   first: number;
@@ -139,7 +139,7 @@ export class Rib {
     return true;
   }
 
-  /** Begins a mark and sweep; begins it anew when the last was given up. */
+  /** Begins a mark and sweep; restarts it if the last one was abandoned. */
   beginSync(): void {
     this.candidates.beginSync();
   }
@@ -435,7 +435,7 @@ export class Rib {
     return refusal === 0 || refusal !== this.#refusal(separate);
   }
 
-  /** RTN_* by which a candidate refuses, that of no route being `throw`; 0: it leads somewhere. */
+  /** RTN_* of a candidate that leads nowhere (`throw` for no route); 0: it leads somewhere. */
   #refusal(candidate: number): number {
     if (candidate === 0) return RTN_THROW;
     const { type } = this.attributes.get(this.candidates.attributes(candidate));

@@ -257,7 +257,7 @@ export class HashTableWriter {
   }
 
   /**
-   * Builds the table anew, larger when it is full rather than littered, and publishes it. False: there
+   * Rebuilds the table, larger if it is full and not just littered, and publishes it. False: there
    * is no place for it just now, or some key finds no slot in it, and all stays as it was.
    */
   #rebuild(): boolean {

@@ -19,7 +19,7 @@ import project from "../deno.json" with { type: "json" };
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const OUTPUT = `${ROOT}dist/tegula`;
-/** Files of these folders and of npm's that are not needed to run: C, types, sources, modules for tests. */
+/** Files that the program does not need at run time: C, types, npm's sources, modules for tests. */
 const LEFT_OUT = [
   ...["*.[ch]", "node_modules/*.*ts", "zod/src", "fast-check*", "statsd-client*"],
   // What browsers get of it is among the program's files.

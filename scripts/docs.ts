@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `deno task docs`: writes what of the documentation is made from the source. Tests compare.
+ * `deno task docs`: writes the parts of the documentation that are made from the source. Tests compare them.
  *
  * - `docs/app_contract.txt`: the types of an app as `deno doc` prints them, from `tiles/app/contract.ts`.
  * - `docs/testing.md`, below its heading "Inventory": the names of all tests, from the test files.
@@ -58,8 +58,8 @@ const DECLARATION =
   /(?<step>\.step|(?<![.\w])(?:Deno\.test|labTest|test))\(\s*(?:\{\s*name:\s*)?(?:"(?<plain>(?:\\.|[^"\\])*)"|`(?<template>(?:\\.|[^`\\])*)`)/g;
 
 /**
- * The names of the tests that a file declares, in order, those of steps behind two spaces. Of a name that
- * is put together at run time the source is given (`${…}`); where it is no literal at all, nothing is.
+ * The names of the tests that a file declares, in order; names of steps are indented. A name with
+ * placeholders is given as in the source (`${…}`). Tests without a literal name are left out.
  */
 export function testsOf(source: string): string[] {
   return [...source.matchAll(DECLARATION)].map(({ groups }) => {

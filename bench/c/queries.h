@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The payloads of the load generator: for an echo those of the smallest Ethernet frame, for a name server DNS queries
+ * Payloads of the load generator: as small as Ethernet allows for an echo, DNS queries for a name server
  * from a file, each preceded by its length in two bytes, as over TCP (RFC 1035 §4.2.2). The generator writes the
  * first two bytes of a payload, a query's ID.
  */

@@ -163,7 +163,7 @@ export interface Captured {
 
 /** The net tile's end. */
 export class CaptureWriter {
-  /** The whole region, for the bytes of the record at hand, which begin at `at`. */
+  /** The whole region, for the bytes of the current record, which begin at `at`. */
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   readonly #words: Uint32Array;
   #written: number;
@@ -174,7 +174,7 @@ export class CaptureWriter {
     this.#written = this.#words[WRITTEN];
   }
 
-  /** Where the frame of the record at hand is to be put: up to `MOST_CAPTURED` bytes. */
+  /** Where the frame of the current record goes: up to `MOST_CAPTURED` bytes. */
   get at(): number {
     return this.#record * RECORD_BYTES + HEADER_WORDS * 4;
   }
@@ -183,7 +183,7 @@ export class CaptureWriter {
     return 1 + this.#written % CAPTURE_RECORDS;
   }
 
-  /** Finishes the record at hand, whose frame of `size` bytes is in place as far as there is room. */
+  /** Finishes the current record, whose frame of `size` bytes is in place as far as there is room. */
   publish(flags: number, reason: number, ifindex: number, size: number, millis: number): void {
     const seconds = Math.floor(millis / 1000);
     const head = [flags, reason, ifindex, size, seconds, (millis - seconds * 1000) * 1000];

@@ -14,7 +14,7 @@ import { f64, slice, u32, u8, type View } from "../../ffi/region.ts";
 import type { AppPort } from "./app_port.ts";
 import type { Umem, XdpPort } from "./rings.ts";
 
-/** The rings cannot be taken over: the sockets have to be opened anew. */
+/** The rings cannot be taken over, so the sockets have to be opened again. */
 export class RingsLost extends Error {
   override readonly name = "RingsLost";
 

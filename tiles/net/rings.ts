@@ -399,7 +399,7 @@ export class XdpPort {
   readonly #frames = new Uint32Array(BATCH);
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
   readonly #cursors = new Uint32Array(XSK_CURSORS);
-  /** Where it is counted, by `SocketCell`; bytes, and what is received, by those who have them at hand. */
+  /** Its counts, by `SocketCell`. Bytes and received packets are counted by receiver and transmitter. */
   readonly cells: Float64Array;
   #queued = 0;
   #filled = 0;

@@ -49,7 +49,7 @@ const Route = {
   outcome: 4,
   /** Sums, folded: of the IPv4 header << 16 | of the pseudo header, both without their lengths. */
   sums: 5,
-  /** Six words: the Ethernet header, which ends at their end. */
+  /** Six words for the Ethernet header. A shorter header is stored at the end of them. */
   link: 6,
   /** Both addresses as they stand in the IPv4 header. */
   localBe: 12,
@@ -77,7 +77,7 @@ export function appBit(index: number): number {
   return index < 22 ? 0x100 << index : SHARED_BIT;
 }
 
-/** Bytes that an entry holds for the Ethernet header, which ends at their end. */
+/** Room for the Ethernet header in an entry. A shorter header is stored at the end of it. */
 export const LINK_BYTES = 24;
 
 /**
@@ -268,7 +268,7 @@ export class RouteCache {
   }
 }
 
-/** Where frames of an interface go: made anew for each generation. */
+/** Where frames of an interface go; recomputed for each generation. */
 interface Egress {
   /** Indices of the ports on the device below, one for each of its queues that is ours and can send. */
   readonly ports: readonly number[];

@@ -103,7 +103,7 @@ export interface NetSetup {
 
 /**
  * Makes a net tile. Throws RangeError if its setup does not fit together, and RingsLost if its sockets
- * have to be opened anew.
+ * have to be opened again.
  */
 export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
   const { setup: { inline = [], ...setup }, libraries: { xsk, udp } } = context;
@@ -427,7 +427,7 @@ class NetTile implements Tile {
     return this.#patience > 0;
   }
 
-  /** Has what others see of this tile be true. */
+  /** Updates counters and gauges that others read. */
   #count(): void {
     const totals = new Float64Array(XDP_STATISTICS);
     const areComplete = this.#ports.every((port) => port.addStatistics(totals));

@@ -218,7 +218,7 @@ export class TrafficCounter {
     if (this.#waiting > 0) this.settle(this.#xsk.ticks());
   }
 
-  /** What was noted has left by `now`, in ticks, such as the arrival of the next burst. */
+  /** Answers noted so far have left by `now`, in ticks, for example when the next burst arrives. */
   settle(now: number): void {
     const runs = this.#runs;
     const counters = this.#counters;

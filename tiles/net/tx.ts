@@ -421,7 +421,7 @@ export class Transmitter {
     this.#capture.sent(this.#umem.bytes, at + begin, size, this.#ports[outcome >>> 24].ifindex);
   }
 
-  /** Sends or drops those of the batch that have no route, one by one. */
+  /** Sends or drops the packets of the batch that have no route, one by one. */
   #sendOthers(from: Sender, count: number): void {
     const { packets } = this;
     for (let i = 0; i < count; i++) {

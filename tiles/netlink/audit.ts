@@ -4,7 +4,7 @@
  * purpose. From its first dump on the copy gets the same events as the mirror, so when neither is
  * stale they are equal. A difference counts when two comparisons show it: the copy may have read
  * something whose event is still to come. A difference is a fault: it is logged and counted, and the
- * mirror reads everything anew.
+ * mirror reads everything again.
  *
  * The copy takes as much memory as the mirror does, until the audit ends.
  */

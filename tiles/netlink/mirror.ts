@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * The mirror keeps a netbase equal to the kernel's network state. It joins the kernel's multicast
- * groups, then reads all tables, then follows events; a table that may be stale is read anew.
+ * groups, then reads all tables, then follows events; a table that may be stale is read again.
  *
  * The way of an event: `Mirror.turn` receives datagrams, `Mirror.message` gets each message,
  * `Resync.event` finds its table, and the table (`tables.ts`) decodes it and applies it to netbase's
@@ -152,8 +152,8 @@ export class Mirror implements MessageHandler {
   }
 
   /**
-   * A second copy of the kernel's state, in `writer`: nothing is read yet, and its events are those of
-   * `watchEvents`. It uses this mirror's dumper.
+   * Makes a second copy of the kernel's state in `writer`. Nothing is read yet. It shares this mirror's
+   * dumper, and gets its events by `watchEvents`.
    */
   copyInto(writer: NetbaseWriter): Resync {
     const tables = makeTables(writer, {
@@ -168,7 +168,7 @@ export class Mirror implements MessageHandler {
     this.#watcher = watcher;
   }
 
-  /** Reads tables (bits of `TableBit`) anew, all by default. */
+  /** Reads tables (bits of `TableBit`) again, all by default. */
   resync(tables = ALL_TABLES, now = performance.now()): void {
     this.#resync.markStale(tables, now);
   }
@@ -317,7 +317,7 @@ interface Schedule {
 }
 
 /**
- * Applies events to tables, and reads tables anew when they may be stale, by mark and sweep.
+ * Applies events to tables, and rereads tables that may be stale, by mark and sweep.
  *
  * A dump and the events beside it have no common order. So events for a table that is being dumped
  * are recorded and replayed after the dump; then they are at least as new as the dump. They are also
@@ -442,7 +442,7 @@ export class Resync {
   }
 
   #ended(schedule: Schedule, end: DumpEnd, errno: number, now: number): void {
-    // What the kernel is built without is empty: next-hop objects before 5.3, policy rules.
+    // A table that the kernel lacks counts as empty: next-hop objects before 5.3, policy rules.
     const absent = end === "refused" && schedule.table.optional;
     if (end !== "done" && !absent) {
       this.#failed(schedule, end, now, errno);

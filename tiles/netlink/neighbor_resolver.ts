@@ -122,7 +122,7 @@ export class SolicitReceiver {
     if (usable && neighbors.refreshWanted(record)) {
       this.resolver.confirm(ifindex, address, now);
     } else if (usable || (record >= 0 && (neighbors.flags(record) & NTF_KEPT) !== 0)) {
-      // It is known, or whoever keeps its entry resolves it.
+      // It is known, or the keeper of its entry resolves it.
       counters[NETLINK.index.solicit_drop_duplicate]++;
     } else if (!this.#hasArp(ifindex)) {
       counters[NETLINK.index.solicit_drop_off_link]++;
@@ -191,7 +191,7 @@ const DEMAND_LOG2 = 20;
 const DEFAULT_CAPACITY = 1024;
 const LEAST_OUTSTANDING = 16;
 
-/** Rank of gateways; that of other addresses is their demand. */
+/** The rank of gateways. The rank of other addresses is their demand. */
 const GATEWAY = Infinity;
 /** An address is in demand from this rank on; the share of all solicits for those, and for others. */
 const IN_DEMAND = 2;
@@ -684,14 +684,14 @@ export class NeighborAgeing {
     this.#neighbors = neighbors;
   }
 
-  /** Sets the times of an interface, or with index 0 those of all others. */
+  /** Sets the times of an interface, or with index 0 the default. */
   setTimes({ ifindex, ...times }: Times & { readonly ifindex: number }): void {
     if (times.reachableMillis === 0) return;
     if (ifindex === 0) this.#default = times;
     else this.#times.set(ifindex, times);
   }
 
-  /** Forgets the times of all other interfaces: one that gets an index anew has the default. */
+  /** Forgets the times of all other interfaces: an interface that reuses an index has the default. */
   keepInterfaces(present: ReadonlySet<number>): void {
     for (const ifindex of this.#times.keys()) {
       if (!present.has(ifindex)) this.#times.delete(ifindex);
@@ -703,7 +703,7 @@ export class NeighborAgeing {
     { ifindex, address, state, flags, confirmedMillis }: Omit<NeighborMessage, "type" | "hasMac">,
     now: number,
   ): void {
-    // Whoever keeps an entry has it resolved, and a solicit of ours would clear that mark.
+    // The keeper of an entry has it resolved. A solicit from here would clear the keeper's mark.
     if ((flags & NTF_KEPT) !== 0) {
       this.#deadlines.delete(ifindex, address);
     } else if (state === NUD_REACHABLE) {

@@ -658,8 +658,8 @@ export function emptyNeighborMessage(): NeighborMessage {
 }
 
 /**
- * Decodes RTM_NEWNEIGH or RTM_DELNEIGH into `out`. False for what else is in the group: other
- * families, entries without an address, proxy entries. Throws `MalformedMessage`.
+ * Decodes RTM_NEWNEIGH or RTM_DELNEIGH into `out`. Returns false for messages that do not count:
+ * those of other families, without an address, or about proxy entries. Throws `MalformedMessage`.
  */
 export function decodeNeighbor(message: MessageCursor, out: NeighborMessage): boolean {
   const { bytes: { u8, u16, u32 }, bodyAt } = message;

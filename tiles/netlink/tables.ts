@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * The tables of the mirror: interfaces with their addresses, next-hop objects, routes, neighbours, rules.
- * Each applies the events of some message types to netbase, and can be read anew by mark and sweep
+ * Each applies the events of some message types to netbase, and can be reread by mark and sweep
  * while its content goes on being served (`mirror.ts` does that).
  *
  * The kernel withdraws routes without an RTM_DELROUTE when a link goes down, or when an address or a
  * next-hop object is removed. The same is done here at once, so that no packet is sent to nowhere,
- * and then the routes are read anew.
+ * and then the routes are read again.
  */
 
 import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../ffi/library.ts";

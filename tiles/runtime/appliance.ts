@@ -324,7 +324,7 @@ class Appliance {
     await Promise.race([Promise.all(ends), delay(millis)]);
   }
 
-  /** Of what the appliance and its tiles say, all is for operators to see; apps choose levels. */
+  /** Lines of the appliance and its tiles are warnings, so that operators see them. Apps choose levels. */
   #log(text: string, level: number = Level.warning): void {
     for (const line of text.split("\n")) {
       const lost = `${this.#lost} lines of the log were lost`;

@@ -23,7 +23,7 @@ const PULSE = CAPTURE + 1;
 const LEAVE = PULSE + 1;
 const SERVES = LEAVE + 1;
 const CHANGING = SERVES + 1;
-/** How often the netlink tile, and the status tile, was started again: by their slots. */
+/** Restarts of the netlink tile and of the status tile, by slot. */
 const RESTARTS_AT = CHANGING + 1;
 /** A word for each interface that was to be attached, in order: 1 while AF_XDP takes its frames. */
 const XDP_AT = RESTARTS_AT + 2;
@@ -40,7 +40,7 @@ export const Ask = {
   /** Not to the netlink tile, but to the main isolate: to set the capture mode; argument: `CaptureMode`. */
   capture: 3,
   /**
-   * To the master: to read the configuration anew, and to go on with the program that is installed now.
+   * For the master: reload the configuration; upgrade to the installed program.
    * It answers with an `Outcome`, and does it once for each number, however often that is asked for.
    */
   reload: 4,
@@ -65,7 +65,7 @@ export interface ControlRequest {
   readonly arguments: readonly number[];
 }
 
-/** Main's side. Main wakes whom it concerns after it changed something here. */
+/** Main's side. After a change, main wakes the tiles that it concerns. */
 export class ControlWriter {
   readonly #words: Uint32Array;
 

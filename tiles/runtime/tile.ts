@@ -127,7 +127,7 @@ export type TileReport =
 
 // The tile region: what a tile tells the others about itself. One page, written by that tile alone.
 //
-//     word 0  sleep sequence: odd while the tile blocks    (read by whoever may have to wake it)
+//     word 0  sleep sequence: odd while the tile blocks    (read by those who may have to wake it)
 //     word 1  burst counter: quiescent states passed       (read by netbase's writer, and as heartbeat by main)
 //     word 2  life: booting, running, stopped              (read by main, its successor and status commands)
 //     byte 1024…  counters, doubles, in the order of `counters.ts`

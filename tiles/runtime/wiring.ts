@@ -2,7 +2,7 @@
 /**
  * The appliance's regions and their users. `regionsOf` lists every region with its size and writer. The master creates
  * them, and hands them to the appliance and the apps. In the appliance, `Wiring` maps them and decides which of them each
- * tile writes and reads, and whom it wakes.
+ * tile writes and reads, and which tiles it wakes.
  */
 
 import { f64, type Region, slice, type View } from "../../ffi/region.ts";

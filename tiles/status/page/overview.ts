@@ -134,7 +134,7 @@ class Interval {
     this.#seconds = before === null ? NaN : (now.atMillis - before.atMillis) / 1000;
   }
 
-  /** How much a counter has grown. One that has shrunk began anew at 0, as Prometheus takes it. */
+  /** How much a counter has grown. If it has shrunk it was reset to 0, as Prometheus assumes. */
   growth({ series, value }: Sample): number {
     if (this.#before === null) return NaN;
     const before = this.#before.value(series) ?? 0;

@@ -216,7 +216,7 @@ function say(text: string, { isBad = false } = {}): void {
 let before: Scrape | null = null;
 let answered = "";
 
-/** Reads the metrics and shows them. Returns for how long that is to do. */
+/** Reads the metrics and shows them. Returns the milliseconds until the next refresh. */
 async function refresh(): Promise<number> {
   let text: string;
   let scrape: Scrape;
