@@ -77,82 +77,7 @@ interface MasterConfinement {
 }
 
 /** The master's own calls. Interfaces are those of the calling thread's network namespace. */
-export interface Host {
-  /** A new eventfd, non-blocking, closed on exec. Throws Error. */
-  eventfd(): number;
-  /** Effective capabilities of this thread as a bit set in a double; ask `hasCapability`. */
-  capabilities(): number;
-  /** How many of `count` more threads, at most 1024, this process can have at once. */
-  threads(count: number): number;
-  /** Descriptors that are open, and how many may be (RLIMIT_NOFILE, which Deno raises at its start). */
-  files(): { readonly open: number; readonly most: number };
-  /** Whether the thread with this number (`TileLibrary.thread`) still runs. */
-  isRunning(thread: number): boolean;
-  /**
-   * The file `name` ("status", "stat") of a thread of this process under /proc/self/task (proc(5)); null
-   * where there is no such thread.
-   */
-  readThread(thread: number, name: string): string | null;
-  /**
-   * A Unix socket that listens at `path`; users who can write by `mode` may connect. It replaces a socket that
-   * nobody serves any more, and nothing else. Non-blocking and closed on exec, as that of `listenTcp`:
-   * both are to be handed over. Throws SystemError: EADDRINUSE where somebody serves it, ENOTSOCK where
-   * something else is there.
-   */
-  listenUnix(path: string, mode: number): number;
-  /** A TCP socket that listens at a numeric `address`. Throws SystemError. */
-  listenTcp(address: string, port: number): number;
-  /** Index of the interface `ifname`, 0 when there is none. */
-  ifindex(ifname: string): number;
-  /** Whether there is an interface with this index, whatever its name. */
-  exists(ifindex: number): boolean;
-  /** Queues of `ifname` (ETHTOOL_GCHANNELS: its own and the combined); 0 when the driver does not say. */
-  channels(ifname: string): { readonly rx: number; readonly tx: number };
-  /** The driver of `ifname` (ETHTOOL_GDRVINFO), "" when it does not say. */
-  driver(ifname: string): string;
-  /** Whether VLAN tags of frames that `ifname` receives are handed over beside them (rx-vlan-offload). */
-  stripsTags(ifname: string): boolean;
-  /** Whether frames on `ifname` have Ethernet headers: loopback's have, a tun device's have not. */
-  hasEthernetHeaders(ifname: string): boolean;
-  /**
-   * Becomes another program, path and arguments in `argv`, with another environment and with SIGUSR1
-   * blocked; `fds` stay open, all else closes on exec. Only a main isolate with every permission may.
-   * Children stay children: they die with the main thread (`process.ts`), which goes on. A `confinement`
-   * takes away what it does not list for good: no new privileges, capabilities, files (landlock). Returns
-   * only with -errno: -EPERM where it is not called by the main thread, -ENOENT where there is no such
-   * folder. Confined, the caller can do no more than end then.
-   */
-  execKeeping(
-    argv: readonly string[],
-    env: { readonly [name: string]: string },
-    fds: readonly number[],
-    confinement?: MasterConfinement,
-  ): number;
-  /**
-   * poll(2) over `pollSet` on a thread of its own: of each descriptor a `struct pollfd`, itself and what
-   * is waited for in one word each, where the upper half of the second comes back as what is there. Neither
-   * `pollSet` nor its descriptors may change meanwhile: an eventfd in it ends the wait. Resolves with how
-   * many are ready, 0 where `timeoutMs` passed (-1: never).
-   */
-  waitAny(pollSet: Int32Array<ArrayBuffer>, timeoutMs: number): Promise<number>;
-  /**
-   * Writes a line to standard error as far as that takes it without waiting; false where it was not
-   * written whole: nobody reads, or the disk is full.
-   */
-  log(line: string): boolean;
-  /**
-   * Locks the folder at `path` for as long as the descriptor that it returns is open, across `execKeeping`,
-   * too. Returns -errno where somebody else has it locked, or it is not a folder of this user's own that no
-   * other can write; a symbolic link is none.
-   */
-  lockFolder(path: string): number;
-  /** Closes a descriptor. */
-  close(fd: number): void;
-  /** Has descriptors close as this process executes another program: `execKeeping` kept them open. */
-  closeOnExec(fds: readonly number[]): void;
-  /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
-  notify(message: string): void;
-}
+export type Host = ReturnType<typeof openHost>;
 
 /** Whether a set from {@linkcode Host.capabilities} has `capability` in it. */
 export function hasCapability(set: number, capability: number): boolean {
@@ -187,7 +112,7 @@ function cString(text: string): Uint8Array<ArrayBuffer> {
 }
 
 /** Opens the library at `path`. */
-export function openHost(path = libraryPath()): Host {
+export function openHost(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_host_ask: { parameters: ["u32", "buffer", "buffer"], result: "i32" },
     tegula_host_log: { parameters: ["buffer", "u32"], result: "i32" },
@@ -234,94 +159,147 @@ export function openHost(path = libraryPath()): Host {
     return ask(ifname, SIOCETHTOOL, data);
   }
 
-  const execKeeping: Host["execKeeping"] = (argv, env, fds, confinement) => {
-    const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
-    const { write = [], bindTcp, connectTcp, capabilities = MASTER_CAPABILITIES } = confinement ??
-      {};
-    if (!write.every(exists)) return -ENOENT;
-    const lists = [argv, variables, write];
-    const strings = cString(
-      lists.map((list) => list.map((text) => `${text}\0`).join("")).join("\0"),
-    );
-    const confined = new Uint32Array(Object.keys(Confinement).length);
-    for (const each of capabilities) {
-      confined[Confinement.capabilitiesLow + (each >> 5)] |= 1 << (each & 31);
-    }
-    confined[Confinement.tcp] = (bindTcp ? 1 : 0) | (connectTcp ? 2 : 0);
-    return symbols.tegula_host_exec(
-      strings,
-      strings.length,
-      Int32Array.from(fds),
-      fds.length,
-      confinement === undefined ? null : confined,
-    );
-  };
-
   return {
-    eventfd() {
+    /** A new eventfd, non-blocking, closed on exec. Throws Error. */
+    eventfd(): number {
       // Non-blocking, so that neither who wakes nor who empties it can be held up.
       const fd = symbols.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
       if (fd < 0) throw new Error("cannot make an eventfd; are too many files open?");
       return fd;
     },
-    capabilities() {
+    /** Effective capabilities of this thread as a bit set in a double; ask `hasCapability`. */
+    capabilities(): number {
       const status = Deno.readTextFileSync("/proc/thread-self/status");
       return parseInt(status.match(/^CapEff:\s*(\w+)$/m)![1], 16);
     },
+    /** How many of `count` more threads, at most 1024, this process can have at once. */
     threads: symbols.tegula_host_threads,
-    files() {
+    /** Descriptors that are open, and how many may be (RLIMIT_NOFILE, which Deno raises at its start). */
+    files(): { readonly open: number; readonly most: number } {
       const [, most] = /^Max open files\s+(\S+)/m.exec(Deno.readTextFileSync("/proc/self/limits"))!;
       const open = [...Deno.readDirSync("/proc/self/fd")].length;
       return { open, most: most === "unlimited" ? Infinity : Number(most) };
     },
-    isRunning: (thread) => symbols.tegula_host_read_thread(thread, cString("stat"), page, 1) > 0,
-    readThread(thread, name) {
+    /** Whether the thread with this number (`TileLibrary.thread`) still runs. */
+    isRunning: (thread: number): boolean =>
+      symbols.tegula_host_read_thread(thread, cString("stat"), page, 1) > 0,
+    /**
+     * The file `name` ("status", "stat") of a thread of this process under /proc/self/task (proc(5)); null
+     * where there is no such thread.
+     */
+    readThread(thread: number, name: string): string | null {
       const length = symbols.tegula_host_read_thread(thread, cString(name), page, page.length);
       return length < 0 ? null : new TextDecoder().decode(page.subarray(0, length));
     },
-    listenUnix: (path, mode) =>
+    /**
+     * A Unix socket that listens at `path`; users who can write by `mode` may connect. It replaces a socket that
+     * nobody serves any more, and nothing else. Non-blocking and closed on exec, as that of `listenTcp`:
+     * both are to be handed over. Throws SystemError: EADDRINUSE where somebody serves it, ENOTSOCK where
+     * something else is there.
+     */
+    listenUnix: (path: string, mode: number): number =>
       checked(symbols.tegula_host_listen_unix(cString(path), mode), `listen at ${path}`),
-    listenTcp: (address, port) =>
+    /** A TCP socket that listens at a numeric `address`. Throws SystemError. */
+    listenTcp: (address: string, port: number): number =>
       checked(
         symbols.tegula_host_listen_tcp(cString(address), port),
         `listen on port ${port} of ${address}`,
       ),
-    ifindex: (ifname) => symbols.if_nametoindex(cString(ifname)),
-    exists: (ifindex) => symbols.if_indextoname(ifindex, new Uint8Array(IFNAMSIZ)) !== null,
-    channels(ifname) {
+    /** Index of the interface `ifname`, 0 when there is none. */
+    ifindex: (ifname: string): number => symbols.if_nametoindex(cString(ifname)),
+    /** Whether there is an interface with this index, whatever its name. */
+    exists: (ifindex: number): boolean =>
+      symbols.if_indextoname(ifindex, new Uint8Array(IFNAMSIZ)) !== null,
+    /** Queues of `ifname` (ETHTOOL_GCHANNELS: its own and the combined); 0 when the driver does not say. */
+    channels(ifname: string): { readonly rx: number; readonly tx: number } {
       const channels = askDriver(ifname, ETHTOOL_GCHANNELS, CHANNELS_BYTES);
       if (channels === null) return { rx: 0, tx: 0 };
       const [rx, tx, combined] = [20, 24, 32].map((at) => channels.getUint32(at, true));
       return { rx: rx + combined, tx: tx + combined };
     },
-    driver(ifname) {
+    /** The driver of `ifname` (ETHTOOL_GDRVINFO), "" when it does not say. */
+    driver(ifname: string): string {
       const info = askDriver(ifname, ETHTOOL_GDRVINFO, DRVINFO_BYTES);
       if (info === null) return "";
       return new TextDecoder().decode(new Uint8Array(info.buffer, 4, 32)).replace(/\0.*/s, "");
     },
-    stripsTags(ifname) {
+    /** Whether VLAN tags of frames that `ifname` receives are handed over beside them (rx-vlan-offload). */
+    stripsTags(ifname: string): boolean {
       const flags = askDriver(ifname, ETHTOOL_GFLAGS, FLAGS_BYTES);
       return flags !== null && (flags.getUint32(4, true) & ETH_FLAG_RXVLAN) !== 0;
     },
-    hasEthernetHeaders(ifname) {
+    /** Whether frames on `ifname` have Ethernet headers: loopback's have, a tun device's have not. */
+    hasEthernetHeaders(ifname: string): boolean {
       const hardware = ask(ifname, SIOCGIFHWADDR)?.getUint16(IFNAMSIZ, true);
       return hardware === ARPHRD_ETHER || hardware === ARPHRD_LOOPBACK;
     },
-    execKeeping,
-    async waitAny(pollSet, timeoutMs) {
+    /**
+     * Becomes another program, path and arguments in `argv`, with another environment and with SIGUSR1
+     * blocked; `fds` stay open, all else closes on exec. Only a main isolate with every permission may.
+     * Children stay children: they die with the main thread (`process.ts`), which goes on. A `confinement`
+     * takes away what it does not list for good: no new privileges, capabilities, files (landlock). Returns
+     * only with -errno: -EPERM where it is not called by the main thread, -ENOENT where there is no such
+     * folder. Confined, the caller can do no more than end then.
+     */
+    execKeeping(
+      argv: readonly string[],
+      env: { readonly [name: string]: string },
+      fds: readonly number[],
+      confinement?: MasterConfinement,
+    ): number {
+      const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
+      const { write = [], bindTcp, connectTcp, capabilities = MASTER_CAPABILITIES } = confinement ??
+        {};
+      if (!write.every(exists)) return -ENOENT;
+      const lists = [argv, variables, write];
+      const strings = cString(
+        lists.map((list) => list.map((text) => `${text}\0`).join("")).join("\0"),
+      );
+      const confined = new Uint32Array(Object.keys(Confinement).length);
+      for (const each of capabilities) {
+        confined[Confinement.capabilitiesLow + (each >> 5)] |= 1 << (each & 31);
+      }
+      confined[Confinement.tcp] = (bindTcp ? 1 : 0) | (connectTcp ? 2 : 0);
+      return symbols.tegula_host_exec(
+        strings,
+        strings.length,
+        Int32Array.from(fds),
+        fds.length,
+        confinement === undefined ? null : confined,
+      );
+    },
+    /**
+     * poll(2) over `pollSet` on a thread of its own: of each descriptor a `struct pollfd`, itself and what
+     * is waited for in one word each, where the upper half of the second comes back as what is there. Neither
+     * `pollSet` nor its descriptors may change meanwhile: an eventfd in it ends the wait. Resolves with how
+     * many are ready, 0 where `timeoutMs` passed (-1: never).
+     */
+    async waitAny(pollSet: Int32Array<ArrayBuffer>, timeoutMs: number): Promise<number> {
       const ready = await symbols.wait(pollSet, BigInt(pollSet.length / 2), timeoutMs);
       return Math.max(0, ready); // a signal is no reason
     },
-    log(line) {
+    /**
+     * Writes a line to standard error as far as that takes it without waiting; false where it was not
+     * written whole: nobody reads, or the disk is full.
+     */
+    log(line: string): boolean {
       const bytes = new TextEncoder().encode(`${line}\n`);
       return symbols.tegula_host_log(bytes, bytes.length) === 0;
     },
-    lockFolder: (path) => symbols.tegula_host_lock_folder(cString(path)),
-    close: (fd) => void symbols.close(fd),
-    closeOnExec(fds) {
+    /**
+     * Locks the folder at `path` for as long as the descriptor that it returns is open, across `execKeeping`,
+     * too. Returns -errno where somebody else has it locked, or it is not a folder of this user's own that no
+     * other can write; a symbolic link is none.
+     */
+    lockFolder: (path: string): number => symbols.tegula_host_lock_folder(cString(path)),
+    /** Closes a descriptor. */
+    close: (fd: number): void => void symbols.close(fd),
+    /** Has descriptors close as this process executes another program: `execKeeping` kept them open. */
+    closeOnExec(fds: readonly number[]): void {
       for (const fd of fds) symbols.fcntl(fd, F_SETFD, FD_CLOEXEC);
     },
-    notify(message) {
+    /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
+    notify(message: string): void {
       // A leading '@' stands for the zero byte of an abstract name.
       const path = new TextEncoder().encode(Deno.env.get("NOTIFY_SOCKET")?.replace(/^@/, "\0"));
       if (path.length === 0 || path.length > LONGEST_PATH) return;

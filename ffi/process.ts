@@ -199,34 +199,10 @@ export interface ConfinedProcess extends KnownProcess {
 }
 
 /** Starts processes. */
-export interface Processes {
-  /** Returns when the process executes Deno. Throws SystemError, with the step that failed. */
-  start(options: ProcessOptions): ConfinedProcess;
-  /**
-   * Takes over a process that this one has started before it executed the program that it is now, and
-   * kept the descriptors of (`Host.execKeeping`).
-   */
-  adopt(known: KnownProcess): ConfinedProcess;
-  /**
-   * Whether a process of this user and group can read the file at `path`, or read and enter the folder:
-   * each folder on its way has to let it through. A caller that cannot choose the user asks for its own.
-   */
-  readableBy(path: string, uid: number, gid?: number): boolean;
-}
+export type Processes = ReturnType<typeof openProcesses>;
 
 /** An end of a channel: whole messages, in order, of at most `MESSAGE_BYTES`. */
-export interface Channel {
-  /**
-   * The next message, or null where there is none now, or undefined when the other end is closed. The
-   * bytes are valid until the next call. Descriptors that the other end sends are not received.
-   */
-  receive(): Uint8Array<ArrayBuffer> | null | undefined;
-  /**
-   * Whether the message went: not where the other end has not read the last ones, or is closed. Never
-   * waits.
-   */
-  send(message: Uint8Array<ArrayBuffer>): boolean;
-}
+export type Channel = ReturnType<typeof openChannel>;
 
 /** The longest message of a channel. */
 export const MESSAGE_BYTES = 65_536;
@@ -258,7 +234,7 @@ function ownFiles(): { readonly execute: readonly string[]; readonly read: reado
 }
 
 /** Opens the library at `path`. */
-export function openProcesses(path = libraryPath()): Processes {
+export function openProcesses(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_process_start: {
       parameters: ["buffer", "u32", "buffer", "buffer", "buffer"],
@@ -273,7 +249,7 @@ export function openProcesses(path = libraryPath()): Processes {
   const seal = stringLists([sealPath()]);
   let own: ReturnType<typeof ownFiles> | undefined;
 
-  const adopt: Processes["adopt"] = (known) => {
+  const adopt = (known: KnownProcess): ConfinedProcess => {
     const { name, pidfd, channel, words, listener } = known;
     return {
       ...known,
@@ -293,10 +269,21 @@ export function openProcesses(path = libraryPath()): Processes {
   };
 
   return {
+    /**
+     * Takes over a process that this one has started before it executed the program that it is now, and
+     * kept the descriptors of (`Host.execKeeping`).
+     */
     adopt,
-    readableBy: (path, uid, gid = uid) =>
+    /**
+     * Whether a process of this user and group can read the file at `path`, or read and enter the folder:
+     * each folder on its way has to let it through. A caller that cannot choose the user asks for its own.
+     */
+    readableBy: (path: string, uid: number, gid = uid): boolean =>
       symbols.tegula_process_readable(stringLists([path]), uid, gid) === 0,
-    start({ name, args, env = {}, descriptors = [], read = [], write = [], ...options }) {
+    /** Returns when the process executes Deno. Throws SystemError, with the step that failed. */
+    start(
+      { name, args, env = {}, descriptors = [], read = [], write = [], ...options }: ProcessOptions,
+    ): ConfinedProcess {
       own ??= ownFiles();
       for (const granted of [...read, ...write]) {
         if (!exists(granted)) throw new SystemError(`grant ${name} ${granted}`, ENOENT);
@@ -352,7 +339,7 @@ export function openProcesses(path = libraryPath()): Processes {
 }
 
 /** Opens an end of a channel. The functions are libc's, which the library at `path` is linked to. */
-export function openChannel(fd: number, path = libraryPath()): Channel {
+export function openChannel(fd: number, path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
@@ -365,12 +352,20 @@ export function openChannel(fd: number, path = libraryPath()): Channel {
     return symbols.poll(pollSet, 1n, 0) > 0 ? pollSet[1] >>> 16 : 0;
   };
   return {
-    receive() {
+    /**
+     * The next message, or null where there is none now, or undefined when the other end is closed. The
+     * bytes are valid until the next call. Descriptors that the other end sends are not received.
+     */
+    receive(): Uint8Array<ArrayBuffer> | null | undefined {
       if (ready(POLLIN) === 0) return null;
       const count = Number(symbols.read(fd, room, BigInt(room.length)));
       return count > 0 ? room.subarray(0, count) : count === 0 ? undefined : null;
     },
-    send(message) {
+    /**
+     * Whether the message went: not where the other end has not read the last ones, or is closed. Never
+     * waits.
+     */
+    send(message: Uint8Array<ArrayBuffer>): boolean {
       if ((ready(POLLOUT) & POLLOUT) === 0) return false;
       return Number(symbols.write(fd, message, BigInt(message.length))) === message.length;
     },

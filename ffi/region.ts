@@ -78,26 +78,7 @@ export interface Region {
 }
 
 /** Makes regions; held by the master alone. */
-export interface Regions {
-  /**
-   * Makes a zeroed region of `byteLength` bytes, at most 2 GiB, that lives until nobody has a view of
-   * it. `name` shows in `/proc/PID/maps` as `/memfd:tegula NAME`. Needs /proc. Throws SystemError.
-   */
-  create(name: string, byteLength: number): Region;
-  /**
-   * As `create`, of descriptors alone, for processes that map it (`mapShared`): who is given the
-   * writable one can write. The caller closes both (`close`).
-   */
-  createShared(name: string, byteLength: number): SharedRegion;
-  /**
-   * Maps the first `byteLength` bytes of what `fd` names (a region, a BPF_F_MMAPABLE array), read-write
-   * unless `readOnly`. The mapping stays when `fd` is closed. Throws SystemError, with EACCES where the
-   * descriptor is one for reading alone and the mapping would not be.
-   */
-  mapShared(fd: number, byteLength: number, options?: { readonly readOnly?: boolean }): View;
-  /** Closes a descriptor. */
-  close(fd: number): void;
-}
+export type Regions = ReturnType<typeof openRegions>;
 
 /** The descriptors of a region; both close on exec. */
 export interface SharedRegion {
@@ -119,7 +100,7 @@ function reserve(pages: number): SharedArrayBuffer {
 }
 
 /** Opens the library at `path`. */
-export function openRegions(path = libraryPath()): Regions {
+export function openRegions(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_region_create: { parameters: ["buffer", "u32", "buffer"], result: "i32" },
     tegula_region_map: { parameters: ["buffer", "u32", "i32", "i32"], result: "i32" },
@@ -149,7 +130,11 @@ export function openRegions(path = libraryPath()): Regions {
   }
 
   return {
-    create(name, byteLength) {
+    /**
+     * Makes a zeroed region of `byteLength` bytes, at most 2 GiB, that lives until nobody has a view of
+     * it. `name` shows in `/proc/PID/maps` as `/memfd:tegula NAME`. Needs /proc. Throws SystemError.
+     */
+    create(name: string, byteLength: number): Region {
       const tried = `make the ${byteLength} byte region ${name}`;
       const { writable, readOnly, bytes } = make(name, byteLength, tried);
       try {
@@ -165,7 +150,11 @@ export function openRegions(path = libraryPath()): Regions {
         symbols.close(readOnly);
       }
     },
-    createShared(name, byteLength) {
+    /**
+     * As `create`, of descriptors alone, for processes that map it (`mapShared`): who is given the
+     * writable one can write. The caller closes both (`close`).
+     */
+    createShared(name: string, byteLength: number): SharedRegion {
       const { writable, readOnly } = make(
         name,
         byteLength,
@@ -173,11 +162,21 @@ export function openRegions(path = libraryPath()): Regions {
       );
       return { writable, readOnly };
     },
-    mapShared(fd, byteLength, { readOnly = false } = {}) {
+    /**
+     * Maps the first `byteLength` bytes of what `fd` names (a region, a BPF_F_MMAPABLE array), read-write
+     * unless `readOnly`. The mapping stays when `fd` is closed. Throws SystemError, with EACCES where the
+     * descriptor is one for reading alone and the mapping would not be.
+     */
+    mapShared(
+      fd: number,
+      byteLength: number,
+      { readOnly = false }: { readonly readOnly?: boolean } = {},
+    ): View {
       const tried = `map ${byteLength} bytes of descriptor ${fd}`;
       const protection = readOnly ? PROT_READ : PROT_READ | PROT_WRITE;
       return { buffer: map(fd, byteLength, protection, tried), byteOffset: 0, byteLength };
     },
+    /** Closes a descriptor. */
     close: symbols.close,
   };
 }

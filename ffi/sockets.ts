@@ -18,17 +18,6 @@ function share({ most, least, together }: typeof RECEIVE_BUFFER, sockets: number
   return Math.max(least, Math.min(most, Math.floor(together / sockets)));
 }
 
-/** Main's side. */
-interface UdpSetup {
-  /**
-   * A non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace, shared with nobody, one
-   * of so many that `sockets` says. Returns the descriptor, or -errno (-EADDRINUSE: another program has
-   * the port).
-   */
-  open(port: number, sockets?: number): number;
-  close(fd: number): void;
-}
-
 /** The net tile's side. Addresses and ports in host order. */
 export interface Udp {
   /**
@@ -61,7 +50,7 @@ export interface Udp {
 }
 
 /** Opens the library at `path` for the master. */
-export function openUdpSetup(path = libraryPath()): UdpSetup {
+export function openUdpSetup(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_udp_open: { parameters: ["i32"], result: "i32" },
     // libc's
@@ -69,13 +58,18 @@ export function openUdpSetup(path = libraryPath()): UdpSetup {
     close: { parameters: ["i32"], result: "i32" },
   });
   return {
-    open(port, sockets = 1) {
+    /**
+     * A non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace, shared with nobody, one
+     * of so many that `sockets` says. Returns the descriptor, or -errno (-EADDRINUSE: another program has
+     * the port).
+     */
+    open(port: number, sockets = 1): number {
       const fd = symbols.tegula_udp_open(port);
       const [receive, send] = [share(RECEIVE_BUFFER, sockets), share(SEND_BUFFER, sockets)];
       if (fd >= 0) sizeBuffers(symbols.setsockopt, { fd, receive, send });
       return fd;
     },
-    close(fd) {
+    close(fd: number): void {
       symbols.close(fd);
     },
   };
@@ -168,38 +162,10 @@ export interface NetlinkOptions {
 }
 
 /** The netlink tile's native calls. */
-export interface NetlinkLibrary {
-  /** A NETLINK_ROUTE socket, non-blocking, in the calling thread's namespace. Throws SystemError. */
-  open(options: NetlinkOptions): number;
-  /** The port id that the kernel gave the socket: what replies carry in nlmsg_pid. 0: it is none. */
-  portId(fd: number): number;
-  /**
-   * Takes up to `lengths.length` (at most 64) datagrams, datagram i to `buffer` at i × `slotBytes`.
-   * `lengths[i]` is its size in bytes, `NETLINK_TRUNCATED` when it did not fit, 0 when it did not come from
-   * the kernel. Returns how many, 0 when none waits, -ENOBUFS after an overrun, -errno.
-   */
-  receive(fd: number, buffer: Uint8Array, lengths: Uint32Array, slotBytes: number): number;
-  /** Sends the first `length` bytes of `buffer` to the kernel. `length`, or -1. */
-  send(fd: number, buffer: Uint8Array, length: number): number;
-  /**
-   * poll(2) over what `pollSet` made. Returns how many are ready, 0 on time-out, -1 on a signal or an
-   * error.
-   */
-  wait(pollSet: Int32Array, timeoutMs: number): number;
-  /** The socket that `probe` sends from; open it before the tile confines itself. */
-  openProbe(): number;
-  /**
-   * Sends an empty UDP datagram to the discard port of `address` (host order), out of interface
-   * `ifindex` as if it were on-link there: the kernel resolves the neighbour, no capability needed.
-   * 0, or -errno. `fd` is from `openProbe`.
-   */
-  probe(fd: number, ifindex: number, address: number): number;
-  /** Closes a descriptor of this library. */
-  close(fd: number): void;
-}
+export type NetlinkLibrary = ReturnType<typeof openNetlink>;
 
 /** Opens the library at `path`. */
-export function openNetlink(path = libraryPath()): NetlinkLibrary {
+export function openNetlink(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_netlink_open: { parameters: ["buffer", "i32"], result: "i32" },
     tegula_netlink_receive: {
@@ -216,7 +182,8 @@ export function openNetlink(path = libraryPath()): NetlinkLibrary {
     close: { parameters: ["i32"], result: "i32" },
   });
   return {
-    open({ groups, receiveBuffer, strict }) {
+    /** A NETLINK_ROUTE socket, non-blocking, in the calling thread's namespace. Throws SystemError. */
+    open({ groups, receiveBuffer, strict }: NetlinkOptions): number {
       const { setsockopt, tegula_netlink_open: open } = symbols;
       const fd = checked(open(Int32Array.from(groups), groups.length), "open a netlink socket");
       sizeBuffers(setsockopt, { fd, receive: receiveBuffer });
@@ -225,24 +192,43 @@ export function openNetlink(path = libraryPath()): NetlinkLibrary {
       }
       return fd;
     },
-    portId(fd) {
+    /** The port id that the kernel gave the socket: what replies carry in nlmsg_pid. 0: it is none. */
+    portId(fd: number): number {
       const address = new Uint32Array(SOCKADDR_NL_WORDS);
       const length = Uint32Array.of(address.byteLength);
       const isKnown = symbols.getsockname(fd, address, length) === 0;
       return isKnown && (address[0] & 0xffff) === AF_NETLINK ? address[1] : 0;
     },
-    receive: (fd, buffer, lengths, slotBytes) =>
+    /**
+     * Takes up to `lengths.length` (at most 64) datagrams, datagram i to `buffer` at i × `slotBytes`.
+     * `lengths[i]` is its size in bytes, `NETLINK_TRUNCATED` when it did not fit, 0 when it did not come from
+     * the kernel. Returns how many, 0 when none waits, -ENOBUFS after an overrun, -errno.
+     */
+    receive: (fd: number, buffer: Uint8Array, lengths: Uint32Array, slotBytes: number): number =>
       symbols.tegula_netlink_receive(fd, buffer, lengths, lengths.length, slotBytes),
-    send: (fd, buffer, length) =>
+    /** Sends the first `length` bytes of `buffer` to the kernel. `length`, or -1. */
+    send: (fd: number, buffer: Uint8Array, length: number): number =>
       Number(symbols.sendto(fd, buffer, BigInt(length), 0, KERNEL, KERNEL.byteLength)),
-    wait: (pollSet, timeoutMs) => symbols.poll(pollSet, BigInt(pollSet.length / 2), timeoutMs),
-    openProbe() {
+    /**
+     * poll(2) over what `pollSet` made. Returns how many are ready, 0 on time-out, -1 on a signal or an
+     * error.
+     */
+    wait: (pollSet: Int32Array, timeoutMs: number): number =>
+      symbols.poll(pollSet, BigInt(pollSet.length / 2), timeoutMs),
+    /** The socket that `probe` sends from; open it before the tile confines itself. */
+    openProbe(): number {
       const fd = symbols.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
       if (fd < 0) throw new Error("cannot open a probe socket");
       return fd;
     },
+    /**
+     * Sends an empty UDP datagram to the discard port of `address` (host order), out of interface
+     * `ifindex` as if it were on-link there: the kernel resolves the neighbour, no capability needed.
+     * 0, or -errno. `fd` is from `openProbe`.
+     */
     probe: symbols.tegula_netlink_probe,
-    close(fd) {
+    /** Closes a descriptor of this library. */
+    close(fd: number): void {
       symbols.close(fd);
     },
   };

@@ -50,78 +50,13 @@ export interface Confinement {
 }
 
 /** What every tile may do. */
-export interface TileLibrary {
-  /** Makes the tile that waits on `eventfd` return from its wait. */
-  wake(eventfd: number): void;
-  /**
-   * Blocks until `eventfd` is written or `timeoutMs` passed (-1: no limit, 0: not at all, as it is not
-   * blocking), and reads it empty. Returns 1 when it was written, 0 on time-out or a signal.
-   */
-  wait(eventfd: number, timeoutMs: number): number;
-  /** Another descriptor of what `fd` is one of. Throws SystemError. */
-  duplicate(fd: number): number;
-  /** Whether `fd` can be read, or a connection waits there to be accepted. */
-  readable(fd: number): boolean;
-  /** The name of a system call, by its number on this architecture: "openat". */
-  callName(number: number): string;
-  /**
-   * The number of the calling thread as `/proc` has it, also where the process has a PID namespace of its
-   * own: by it another process, too, can see whether it still runs.
-   */
-  thread(): number;
-  /**
-   * Whether the calling thread is to run at once when it wakes, also where others never pause (Linux 6.12).
-   * 0, or -errno.
-   */
-  bePrompt(prompt: boolean): number;
-  /** Names the calling thread, for ps, top and perf: 15 bytes of what follows the last slash. */
-  nameThread(name: string): void;
-  /**
-   * Gives up, for this thread and for good: signals, capabilities, new privileges, files (landlock,
-   * where the kernel has it) and every system call that the role does not need. Refused calls fail
-   * with EPERM, and are counted where there is an observer (`openObserver`) and the kernel lets it
-   * listen (Linux 5.0). All modules must be loaded and all eventfds exist by then. Throws SystemError
-   * when it failed: the tile must not go on then.
-   */
-  confine(keep: Confinement): { readonly landlock: boolean; readonly observed: boolean };
-}
+export type TileLibrary = ReturnType<typeof openTile>;
 
 /** Who hears of refused system calls; the master's, and the appliance's. */
-export interface Observer {
-  /**
-   * Starts the process's observer, a thread that counts refused system calls of confined tiles into
-   * `counters`: `OBSERVED_CALLS` for each slot. To be called once, before any tile confines itself.
-   * Throws SystemError.
-   */
-  start(counters: Uint32Array<SharedArrayBuffer>): void;
-  /**
-   * Counts what the filter of a process refuses (`listener`, or -1) into its `slot`, and writes what it
-   * writes (the pipe `words`) to standard error in its `name`, 50 lines a second at most; or, `verbatim`,
-   * as it is and 1,000, where the lines name themselves, as an appliance's do. Where the name begins with a
-   * level for the journal, as in `<3>dns`, so do the lines. The observer has copies of
-   * both descriptors, which it closes when the process has ended: they stay the caller's, to close or to
-   * hand on. The slot may have been that of a process that has ended. Throws SystemError where it was not
-   * started, or the process can have no more descriptors.
-   */
-  hear(process: {
-    readonly name: string;
-    readonly verbatim?: boolean;
-    readonly slot: number;
-    readonly listener: number;
-    readonly words: number;
-  }): void;
-  /**
-   * Answers no call and writes no line until `resume`: before this process executes another program, so
-   * that no call of a child is left half answered. The new program calls `hear` again. Between `pause` and
-   * `resume`, `hear` would block for ever.
-   */
-  pause(): void;
-  /** Goes on. */
-  resume(): void;
-}
+export type Observer = ReturnType<typeof openObserver>;
 
 /** Opens the library at `path`. */
-export function openTile(path = libraryPath()): TileLibrary {
+export function openTile(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_wake: { parameters: ["i32"], result: "void" },
     tegula_tile_confine: {
@@ -141,34 +76,60 @@ export function openTile(path = libraryPath()): TileLibrary {
   const pollSet = new Int32Array(2);
   const count = new Uint8Array(8);
   return {
+    /** Makes the tile that waits on `eventfd` return from its wait. */
     wake: symbols.tegula_tile_wake,
-    wait(eventfd, timeoutMs) {
+    /**
+     * Blocks until `eventfd` is written or `timeoutMs` passed (-1: no limit, 0: not at all, as it is not
+     * blocking), and reads it empty. Returns 1 when it was written, 0 on time-out or a signal.
+     */
+    wait(eventfd: number, timeoutMs: number): number {
       pollSet[0] = eventfd;
       pollSet[1] = POLLIN;
       if (timeoutMs !== 0 && symbols.poll(pollSet, 1n, timeoutMs) <= 0) return 0;
       return symbols.eventfd_read(eventfd, count) === 0 ? 1 : 0;
     },
-    duplicate(fd) {
+    /** Another descriptor of what `fd` is one of. Throws SystemError. */
+    duplicate(fd: number): number {
       const copy = symbols.fcntl(fd, F_DUPFD_CLOEXEC, 0);
       return checked(copy < 0 ? -EMFILE : copy, "duplicate a descriptor");
     },
-    readable(fd) {
+    /** Whether `fd` can be read, or a connection waits there to be accepted. */
+    readable(fd: number): boolean {
       pollSet[0] = fd;
       pollSet[1] = POLLIN;
       return symbols.poll(pollSet, 1n, 0) > 0;
     },
-    callName(number) {
+    /** The name of a system call, by its number on this architecture: "openat". */
+    callName(number: number): string {
       const name = new Uint8Array(64);
       symbols.tegula_tile_call_name(number, name, name.length);
       return new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
     },
+    /**
+     * The number of the calling thread as `/proc` has it, also where the process has a PID namespace of its
+     * own: by it another process, too, can see whether it still runs.
+     */
     thread: symbols.tegula_tile_thread,
-    bePrompt: (prompt) => symbols.tegula_tile_be_prompt(prompt ? 1 : 0),
-    nameThread(name) {
+    /**
+     * Whether the calling thread is to run at once when it wakes, also where others never pause (Linux 6.12).
+     * 0, or -errno.
+     */
+    bePrompt: (prompt: boolean): number => symbols.tegula_tile_be_prompt(prompt ? 1 : 0),
+    /** Names the calling thread, for ps, top and perf: 15 bytes of what follows the last slash. */
+    nameThread(name: string): void {
       const text = encode(`${name.replace(/.*\//, "")}\0`);
       symbols.prctl(PR_SET_NAME, text, 0n, 0n, 0n);
     },
-    confine({ name, slot, role, fds, keepNetAdmin = false, keepClock = false }) {
+    /**
+     * Gives up, for this thread and for good: signals, capabilities, new privileges, files (landlock,
+     * where the kernel has it) and every system call that the role does not need. Refused calls fail
+     * with EPERM, and are counted where there is an observer (`openObserver`) and the kernel lets it
+     * listen (Linux 5.0). All modules must be loaded and all eventfds exist by then. Throws SystemError
+     * when it failed: the tile must not go on then.
+     */
+    confine(
+      { name, slot, role, fds, keepNetAdmin = false, keepClock = false }: Confinement,
+    ): { readonly landlock: boolean; readonly observed: boolean } {
       symbols.pthread_sigmask(SIG_SETMASK, foreignSignals(), null);
       const keep = (keepNetAdmin ? Keep.netAdmin : 0) | (keepClock ? Keep.clock : 0);
       const label = encode(`${name}\0`);
@@ -185,7 +146,7 @@ export function openTile(path = libraryPath()): TileLibrary {
 }
 
 /** Opens the observer's part of the library at `path`. */
-export function openObserver(path = libraryPath()): Observer {
+export function openObserver(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_observe: { parameters: ["buffer", "i32"], result: "i32" },
     tegula_tile_observe_process: {
@@ -195,16 +156,42 @@ export function openObserver(path = libraryPath()): Observer {
     tegula_tile_observe_pause: { parameters: ["i32"], result: "void" },
   });
   return {
-    hear({ name, verbatim = false, slot, listener, words }) {
+    /**
+     * Counts what the filter of a process refuses (`listener`, or -1) into its `slot`, and writes what it
+     * writes (the pipe `words`) to standard error in its `name`, 50 lines a second at most; or, `verbatim`,
+     * as it is and 1,000, where the lines name themselves, as an appliance's do. Where the name begins with a
+     * level for the journal, as in `<3>dns`, so do the lines. The observer has copies of
+     * both descriptors, which it closes when the process has ended: they stay the caller's, to close or to
+     * hand on. The slot may have been that of a process that has ended. Throws SystemError where it was not
+     * started, or the process can have no more descriptors.
+     */
+    hear({ name, verbatim = false, slot, listener, words }: {
+      readonly name: string;
+      readonly verbatim?: boolean;
+      readonly slot: number;
+      readonly listener: number;
+      readonly words: number;
+    }): void {
       const label = new TextEncoder().encode(`${name}\0`);
       checked(
         symbols.tegula_tile_observe_process(slot, label, verbatim ? 1 : 0, listener, words),
         `observe the process of ${name}`,
       );
     },
-    pause: () => symbols.tegula_tile_observe_pause(1),
-    resume: () => symbols.tegula_tile_observe_pause(0),
-    start(counters) {
+    /**
+     * Answers no call and writes no line until `resume`: before this process executes another program, so
+     * that no call of a child is left half answered. The new program calls `hear` again. Between `pause` and
+     * `resume`, `hear` would block for ever.
+     */
+    pause: (): void => symbols.tegula_tile_observe_pause(1),
+    /** Goes on. */
+    resume: (): void => symbols.tegula_tile_observe_pause(0),
+    /**
+     * Starts the process's observer, a thread that counts refused system calls of confined tiles into
+     * `counters`: `OBSERVED_CALLS` for each slot. To be called once, before any tile confines itself.
+     * Throws SystemError.
+     */
+    start(counters: Uint32Array<SharedArrayBuffer>): void {
       checked(
         symbols.tegula_tile_observe(counters, counters.length / OBSERVED_CALLS),
         "start the observer of refused system calls",

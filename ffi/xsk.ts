@@ -48,65 +48,7 @@ interface BindOptions {
 }
 
 /** The master's side. Where nothing else is said a function returns 0 or a descriptor, or -errno. */
-export interface XskSetup {
-  /** Loads the XDP program with maps for `queues` queues. Throws SystemError. */
-  load(queues: number): XdpProgram;
-  /** Lets go of program and maps; where it is attached it stays until it is detached. */
-  unload(program: XdpProgram): void;
-  /**
-   * Attaches by a bpf_link, which goes when this process does, and returns it. -EBUSY: another
-   * program is there, for longer than the link of a predecessor that was killed takes to go.
-   */
-  attach(program: XdpProgram, ifindex: number, mode: "native" | "generic"): number;
-  /** Takes the program off the interface that `link` has it on; it stays loaded. */
-  detach(link: number): void;
-  /**
-   * Attaches as one of those that libxdp's dispatcher runs on `ifindex`, after the others and in place
-   * of any of ours, which a Tegula that was killed left. It stays until `leave`, whatever becomes of
-   * this process. So it takes open sockets on the queues first: who has them is no other that lives.
-   * 0, or -errno; -EEXIST: the dispatcher there is attached in the other mode.
-   */
-  join(program: XdpProgram, ifindex: number, mode: "native" | "generic"): number;
-  /** Takes ours out of the dispatcher of `ifindex`; what else it runs stays. */
-  leave(ifindex: number): number;
-  /** The XDP program attached to `ifindex`, also another one; its name is "" if it may not be read. */
-  attached(ifindex: number): { readonly id: number; readonly name: string } | null;
-  /**
-   * Makes a socket with four rings of its own and `memory` (page-aligned, as the inside of a region is) as
-   * its UMEM. Sockets on the same memory and in the same mode share one. It receives nothing until it is
-   * bound. ENOBUFS: that much memory may not be locked; EAFNOSUPPORT: the kernel has no AF_XDP.
-   */
-  prepare(memory: View, options: SocketOptions): number;
-  /**
-   * Goes on with a bound socket that this process made before it executed another program. Before Linux
-   * 6.4 there are no statistics of it (-EBUSY).
-   */
-  inherit(fd: number, memory: View, options: SocketOptions, mode: BindOptions["mode"]): void;
-  /**
-   * Binds a prepared socket to a queue. Waits up to a second while the queue's former socket is being
-   * released. EBUSY: a socket is there; EOPNOTSUPP or EINVAL: the driver or the queue cannot; ENODEV: the
-   * interface is gone. After an error the socket is as it was, with its mappings, and can be bound in
-   * another way. A bound socket stays bound to its queue.
-   */
-  bind(fd: number, options: BindOptions): number;
-  /** Puts a bound socket into the program's map: from now on frames of its queue come to it. */
-  register(program: XdpProgram, queue: number, fd: number): number;
-  /**
-   * Lets the net tile's own calls drive the driver, in place of interrupts (SO_PREFER_BUSY_POLL and
-   * what belongs to it). A tile that has adopted the socket knows when it resumes. -ENOPROTOOPT: the
-   * kernel is older than 5.11.
-   */
-  pollBusily(fd: number): number;
-  /** Whether the rings of a bound socket can be adopted: 0, or -EBUSY before Linux 6.4. */
-  mappable(fd: number): number;
-  /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. 0, or -errno. */
-  statistics(fd: number, out: BigUint64Array): number;
-  /**
-   * Closes a socket. Its queue is free when no process has its descriptor or its rings any more: those
-   * that adopted it have to end or release it.
-   */
-  close(fd: number): void;
-}
+export type XskSetup = ReturnType<typeof openXskSetup>;
 
 /** The net tile's side. Offsets are bytes from the start of the UMEM. */
 export interface Xsk {
@@ -219,7 +161,7 @@ interface PreparedSocket {
 }
 
 /** Opens the library at `path` for the master. */
-export function openXskSetup(path = libraryPath()): XskSetup {
+export function openXskSetup(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_xsk_load: { parameters: ["u32", "buffer"], result: "i32" },
     tegula_xsk_attach: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -271,24 +213,41 @@ export function openXskSetup(path = libraryPath()): XskSetup {
   }
 
   return {
-    load(queues) {
+    /** Loads the XDP program with maps for `queues` queues. Throws SystemError. */
+    load(queues: number): XdpProgram {
       const fds = new Int32Array(4);
       checked(symbols.tegula_xsk_load(queues, fds), "load the XDP program");
       const [program, filter, sockets, redirected] = fds;
       return { program, filter, sockets, redirected };
     },
-    unload(program) {
+    /** Lets go of program and maps; where it is attached it stays until it is detached. */
+    unload(program: XdpProgram): void {
       for (const fd of Object.values(program)) symbols.close(fd);
     },
-    attach: ({ program }, ifindex, mode) =>
+    /**
+     * Attaches by a bpf_link, which goes when this process does, and returns it. -EBUSY: another
+     * program is there, for longer than the link of a predecessor that was killed takes to go.
+     */
+    attach: ({ program }: XdpProgram, ifindex: number, mode: "native" | "generic"): number =>
       insist(ATTACH_TRIES, () => {
         const link = symbols.tegula_xsk_attach(program, ifindex, mode === "native" ? 1 : 0);
         return link === -EEXIST ? -EBUSY : link;
       }),
-    detach(link) {
+    /** Takes the program off the interface that `link` has it on; it stays loaded. */
+    detach(link: number): void {
       symbols.close(link);
     },
-    join({ program, filter, sockets, redirected }, ifindex, mode) {
+    /**
+     * Attaches as one of those that libxdp's dispatcher runs on `ifindex`, after the others and in place
+     * of any of ours, which a Tegula that was killed left. It stays until `leave`, whatever becomes of
+     * this process. So it takes open sockets on the queues first: who has them is no other that lives.
+     * 0, or -errno; -EEXIST: the dispatcher there is attached in the other mode.
+     */
+    join(
+      { program, filter, sockets, redirected }: XdpProgram,
+      ifindex: number,
+      mode: "native" | "generic",
+    ): number {
       const wanted = ATTACH_MODES[mode];
       const there = symbols.tegula_xsk_leave(ifindex);
       if (there < 0) return there;
@@ -296,14 +255,21 @@ export function openXskSetup(path = libraryPath()): XskSetup {
       const fds = Int32Array.of(program, filter, sockets, redirected);
       return symbols.tegula_xsk_join(fds, ifindex, wanted);
     },
+    /** Takes ours out of the dispatcher of `ifindex`; what else it runs stays. */
     leave: symbols.tegula_xsk_leave,
-    attached(ifindex) {
+    /** The XDP program attached to `ifindex`, also another one; its name is "" if it may not be read. */
+    attached(ifindex: number): { readonly id: number; readonly name: string } | null {
       const name = new Uint8Array(NAME_BYTES);
       const id = symbols.tegula_xsk_attached(ifindex, name);
       if (id === 0) return null;
       return { id, name: new TextDecoder().decode(name.subarray(0, name.indexOf(0))) };
     },
-    prepare(memory, options) {
+    /**
+     * Makes a socket with four rings of its own and `memory` (page-aligned, as the inside of a region is) as
+     * its UMEM. Sockets on the same memory and in the same mode share one. It receives nothing until it is
+     * bound. ENOBUFS: that much memory may not be locked; EAFNOSUPPORT: the kernel has no AF_XDP.
+     */
+    prepare(memory: View, options: SocketOptions): number {
       const mapped = new BigUint64Array(1);
       const fd = symbols.tegula_xsk_prepare(options.ring, mapped);
       if (fd < 0) return fd;
@@ -320,22 +286,47 @@ export function openXskSetup(path = libraryPath()): XskSetup {
       sizeBuffers(setsockopt, { fd, send: options.ring * SENT_FRAME_BYTES });
       return fd;
     },
-    inherit(fd, memory, options, mode) {
+    /**
+     * Goes on with a bound socket that this process made before it executed another program. Before Linux
+     * 6.4 there are no statistics of it (-EBUSY).
+     */
+    inherit(fd: number, memory: View, options: SocketOptions, mode: BindOptions["mode"]): void {
       const mapped = new BigUint64Array(1);
       symbols.tegula_xsk_map(fd, mapped);
       sockets.set(fd, { memory, options, mapped, registered: true, bound: mode });
     },
-    bind(fd, options) {
+    /**
+     * Binds a prepared socket to a queue. Waits up to a second while the queue's former socket is being
+     * released. EBUSY: a socket is there; EOPNOTSUPP or EINVAL: the driver or the queue cannot; ENODEV: the
+     * interface is gone. After an error the socket is as it was, with its mappings, and can be bound in
+     * another way. A bound socket stays bound to its queue.
+     */
+    bind(fd: number, options: BindOptions): number {
       const socket = sockets.get(fd)!;
       const error = insist(BIND_TRIES, () => bindOnce(fd, socket, options));
       if (error === 0) socket.bound = options.mode;
       return error;
     },
-    register: ({ sockets }, queue, fd) => symbols.tegula_xsk_register(sockets, queue, fd),
-    pollBusily: (fd) => symbols.tegula_xsk_poll_busily(fd, BUSY_POLL_MICROS, BUSY_POLL_FRAMES),
+    /** Puts a bound socket into the program's map: from now on frames of its queue come to it. */
+    register: ({ sockets }: XdpProgram, queue: number, fd: number): number =>
+      symbols.tegula_xsk_register(sockets, queue, fd),
+    /**
+     * Lets the net tile's own calls drive the driver, in place of interrupts (SO_PREFER_BUSY_POLL and
+     * what belongs to it). A tile that has adopted the socket knows when it resumes. -ENOPROTOOPT: the
+     * kernel is older than 5.11.
+     */
+    pollBusily: (fd: number): number =>
+      symbols.tegula_xsk_poll_busily(fd, BUSY_POLL_MICROS, BUSY_POLL_FRAMES),
+    /** Whether the rings of a bound socket can be adopted: 0, or -EBUSY before Linux 6.4. */
     mappable: symbols.tegula_xsk_mappable,
-    statistics: (fd, out) => symbols.tegula_xsk_statistics_of(fd, sockets.get(fd)!.mapped, out),
-    close(fd) {
+    /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. 0, or -errno. */
+    statistics: (fd: number, out: BigUint64Array): number =>
+      symbols.tegula_xsk_statistics_of(fd, sockets.get(fd)!.mapped, out),
+    /**
+     * Closes a socket. Its queue is free when no process has its descriptor or its rings any more: those
+     * that adopted it have to end or release it.
+     */
+    close(fd: number): void {
       symbols.tegula_xsk_close(fd, sockets.get(fd)!.mapped);
       sockets.delete(fd);
     },
