@@ -11,8 +11,7 @@ import { type Regions, type SharedRegion, u8, type View } from "../ffi/region.ts
 import { Exit, UserError } from "../cli/command.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
-import { APP_SLOTS } from "../tiles/runtime/master_region.ts";
-import type { ApplianceSetup } from "../tiles/runtime/wiring.ts";
+import { APP_SLOTS, type ApplianceSetup } from "../tiles/runtime/wiring.ts";
 import type { MainLibraries } from "./confinement.ts";
 import {
   listenControl,
@@ -341,8 +340,8 @@ export class Holdings {
     return this.#past.get(tile) ?? [];
   }
 
-  /** Closes and forgets what `used` does not need, which may be nothing. Returns the slots that are free now. */
-  release(used?: Used): number[] {
+  /** Closes and forgets what `used` does not need, which may be nothing. Returns the apps that have no slot any more. */
+  release(used?: Used): string[] {
     const { control = null, metrics = null } = used?.run.addresses ?? {};
     for (const [address, fd] of this.#listening) {
       if (address === control || address === metrics) continue;
@@ -364,8 +363,8 @@ export class Holdings {
       this.#libraries.udpSetup.close(fd);
       this.#udp.delete(port);
     }
-    const gone = [...this.#slots].filter(([name]) => !used?.apps.has(name));
-    for (const [name] of gone) this.#slots.delete(name);
-    return gone.map(([, slot]) => slot);
+    const gone = [...this.#slots.keys()].filter((name) => !used?.apps.has(name));
+    for (const name of gone) this.#slots.delete(name);
+    return gone;
   }
 }

@@ -264,6 +264,7 @@ class Master {
       awaited: run.config.interfaces.filter((name) => !before.run.config.interfaces.includes(name)),
     });
     this.#report.loaded(run);
+    this.#checkHealth();
     const how = isByKernel(next)
       ? "the kernel's sockets serve"
       : next.inventory === before.inventory
@@ -368,7 +369,8 @@ class Master {
           log(line, Level.notice);
           return line;
         } catch (error) {
-          this.#report.region.refused();
+          this.#report.refused();
+          this.#checkHealth();
           log(
             `the program was upgraded, appliance and apps go on as they were: ${messageOf(error)}`,
             Level.error,
@@ -390,7 +392,8 @@ class Master {
         log(line, Level.notice);
         return line;
       } catch (error) {
-        this.#report.region.refused();
+        this.#report.refused();
+        this.#checkHealth();
         const isAsItWas = error instanceof UserError;
         const says = isAsItWas ? ", it goes on as it was" : "";
         log(`${what} failed${says}: ${messageOf(error)}`, Level.error);
@@ -518,7 +521,7 @@ class Master {
 
   /** Closes what `serving` does not need. */
   #release(serving?: Serving): void {
-    for (const slot of this.#holdings.release(serving)) this.#report.region.clear(slot);
+    for (const app of this.#holdings.release(serving)) this.#report.forget(app);
   }
 
   /** Throws UserError if it was told to stop. */
@@ -620,10 +623,10 @@ class Master {
     }
     this.#announcer.configure(next.run.config.announce);
     this.#report.rememberXdp(next);
+    this.#report.measure(next);
     this.#notifyAttached();
     this.#release(next);
     for (const { process } of changed) this.#report.lack("apps", process);
-    this.#report.measure(this.#serving);
   }
 
   /** Attaches. If that fails for any reason the kernel's sockets serve, and it is retried. Throws Retry. */
@@ -688,7 +691,7 @@ class Master {
   /** Replaces an appliance that has ended by itself. Datagrams wait in its rings. */
   #lost(serving: Serving, { message }: ApplianceError): void {
     const pause = this.#restartPause.next({ isFirstImmediate: true });
-    this.#report.region.restarted("appliance");
+    this.#report.restarted(null);
     this.#checkHealth();
     const when = pause === 0 ? "" : ` in ${pause} ms`;
     log(`appliance: ${message}; starting the next one${when}`, Level.error);

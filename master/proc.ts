@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What the kernel says of a process (proc(5)). */
 
-import type { ProcessValues } from "../tiles/runtime/master_region.ts";
+import type { ProcessValues } from "../tiles/runtime/health.ts";
 
 /** Clock ticks a second, which Linux has fixed for user space (USER_HZ). */
 const TICKS = 100;
@@ -40,8 +40,8 @@ export function residentMib(pid: number): number {
   }
 }
 
-/** What the metrics tell of a process; null when it has ended. */
-export function processValues(pid: number): ProcessValues | null {
+/** What the metrics tell of a process; undefined when it has ended. */
+export function processValues(pid: number): ProcessValues | undefined {
   try {
     const fields = statOf(pid);
     const [, most] = /^Max open files\s+(\d+)/m
@@ -57,6 +57,6 @@ export function processValues(pid: number): ProcessValues | null {
       process_threads: fields[17],
     };
   } catch {
-    return null;
+    return undefined;
   }
 }

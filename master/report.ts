@@ -10,11 +10,17 @@ import type { ConfinedProcess } from "../ffi/process.ts";
 import { RefusedCalls } from "../ffi/tile.ts";
 import { ControlReader } from "../tiles/runtime/control.ts";
 import { APP, NETLINK } from "../tiles/runtime/counters.ts";
-import { HEALTH, type Health, type HealthState, HealthWriter } from "../tiles/runtime/health.ts";
+import {
+  HEALTH,
+  type Health,
+  type HealthState,
+  HealthWriter,
+  type LoadedConfig,
+  type ProcessValues,
+} from "../tiles/runtime/health.ts";
 import { Level } from "../tiles/runtime/log.ts";
-import { MasterReader, MasterRegion } from "../tiles/runtime/master_region.ts";
 import { rangeText } from "../tiles/runtime/plan.ts";
-import { APP_REFUSALS, type AppPlan, MASTER_REGION } from "../tiles/runtime/wiring.ts";
+import { APP_REFUSALS, type AppPlan } from "../tiles/runtime/wiring.ts";
 import type { MainLibraries } from "./confinement.ts";
 import { HealthMonitor, type Observed, StatusLine } from "./health.ts";
 import type { Holdings } from "./inventory.ts";
@@ -30,11 +36,12 @@ export interface ReportState {
   readonly since: number;
   /** Interfaces that had AF_XDP and should have it. */
   readonly hadXdp: readonly string[];
+  /** Absent from programs that did not know them. */
+  readonly loaded?: LoadedConfig;
+  readonly restarts?: readonly (readonly [app: string | null, count: number])[];
 }
 
 export class Report {
-  /** The region of the status tile with the configuration, the processes and their restarts. */
-  readonly region: MasterRegion;
   readonly #libraries: MainLibraries;
   readonly #holdings: Holdings;
   readonly #monitor: HealthMonitor;
@@ -45,6 +52,11 @@ export class Report {
   readonly #netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
   readonly #started: number;
   #hadXdp: readonly string[];
+  #loaded: LoadedConfig;
+  /** By app; null: the appliance. */
+  readonly #restarts: Map<string | null, number>;
+  /** By PID, as of the last `measure`. */
+  #values: ReadonlyMap<number, ProcessValues | undefined> = new Map();
   #wasUnwell = false;
   #isStopping = false;
   /** Lines that are logged only once. */
@@ -59,11 +71,12 @@ export class Report {
     const { own } = holdings;
     this.#libraries = libraries;
     this.#holdings = holdings;
-    this.region = new MasterRegion(own.view(MASTER_REGION, { writable: true }));
     this.#refusedCalls = new RefusedCalls(own.view(APP_REFUSALS));
     this.#health = new HealthWriter(own.view(HEALTH, { writable: true }));
     this.#started = before?.started ?? now();
     this.#hadXdp = before?.hadXdp ?? [];
+    this.#loaded = before?.loaded ?? { hash: 0, at: 0, isGood: false };
+    this.#restarts = new Map(before?.restarts);
     this.#monitor = new HealthMonitor(now(), before);
     this.#monitor.observe((health) => {
       if (!this.#isStopping) this.#logHealth(health);
@@ -73,7 +86,10 @@ export class Report {
 
   get state(): ReportState {
     const { state, since } = this.#monitor.health;
-    return { started: this.#started, state, since, hadXdp: this.#hadXdp };
+    return {
+      ...{ started: this.#started, state, since, hadXdp: this.#hadXdp },
+      ...{ loaded: this.#loaded, restarts: [...this.#restarts] },
+    };
   }
 
   /** Begins or ends draining: it serves, but is reported not to be ready. */
@@ -103,12 +119,18 @@ export class Report {
     const { appliance } = serving ?? {};
     this.#health.write({
       ...{ ...health, at, version: VERSION, started: this.#started, netns: this.#netns },
-      config: serving?.run.config.file ?? null,
+      ...{ config: serving?.run.config.file ?? null, loaded: this.#loaded },
       processes: [
-        { name: "master", pid: Deno.pid },
-        { name: "appliance", pid: appliance?.over === false ? appliance.pid : 0 },
-        ...[...serving?.apps.values() ?? []].map(({ name, pid }) => ({ name, pid })),
-      ],
+        { name: "master", pid: Deno.pid, restarts: 0 },
+        {
+          name: "appliance",
+          pid: appliance?.over === false ? appliance.pid : 0,
+          restarts: this.#restarts.get(null) ?? 0,
+        },
+        ...Array.from(serving?.apps.values() ?? [], ({ name, pid }) => (
+          { name, pid, restarts: this.#restarts.get(name) ?? 0 }
+        )),
+      ].map((process) => ({ ...process, values: this.#values.get(process.pid) })),
     });
   }
 
@@ -121,7 +143,7 @@ export class Report {
     const netlink = tiles.find(({ kind }) => kind === "netlink")?.reader.counters;
     return {
       ...{ starting, hasAppliance },
-      restarts: this.#restarts(serving),
+      restarts: this.#restartsOf(serving),
       // Inline apps have no loop of their own.
       tiles: tiles.filter(({ kind, name }) =>
         kind === "app" ? apps?.get(name)?.isReady === true : hasAppliance
@@ -143,14 +165,13 @@ export class Report {
   }
 
   /** The number of restarts of each process, and of each tile that is restarted in place. */
-  #restarts(serving: Serving | undefined): Observed["restarts"] {
+  #restartsOf(serving: Serving | undefined): Observed["restarts"] {
     const { fresh, apps, tiles = [] } = serving ?? {};
-    const region = new MasterReader(this.#holdings.own.view(MASTER_REGION));
     const control = fresh && new ControlReader(fresh.view("control"));
     return [
-      { name: "appliance", count: region.restarts("appliance") },
+      { name: "appliance", count: this.#restarts.get(null) ?? 0 },
       ...[...apps?.keys() ?? []].map((name) => (
-        { name, count: region.restarts(this.#holdings.slot(name)) }
+        { name, count: this.#restarts.get(name) ?? 0 }
       )),
       ...tiles.flatMap(({ kind, name }, slot) =>
         control !== undefined && (kind === "netlink" || kind === "status")
@@ -168,21 +189,32 @@ export class Report {
       : config.interfaces.filter((name) => attached.includes(name) || this.#hadXdp.includes(name));
   }
 
-  /** Tells the status tile that `run` is served. */
-  loaded({ config }: Run): void {
-    const digest = createHash("sha256").update(JSON.stringify(config)).digest();
-    this.region.loaded(digest.readUIntBE(0, 6), Date.now() / 1000);
+  /** Notes that a process was started again after a failure: an app, or with null the appliance. */
+  restarted(app: string | null): void {
+    this.#restarts.set(app, (this.#restarts.get(app) ?? 0) + 1);
   }
 
-  /** Tells the status tile what each process has. */
+  /** Forgets an app that is no process any more. */
+  forget(app: string): void {
+    this.#restarts.delete(app);
+  }
+
+  /** Notes that a configuration is served. */
+  loaded({ config }: Run): void {
+    const digest = createHash("sha256").update(JSON.stringify(config)).digest();
+    this.#loaded = { hash: digest.readUIntBE(0, 6), at: Date.now() / 1000, isGood: true };
+  }
+
+  /** Notes that a configuration was to be served and could not be. */
+  refused(): void {
+    this.#loaded = { ...this.#loaded, isGood: false };
+  }
+
+  /** Reads what each process uses. */
   measure(serving: Serving | undefined): void {
-    this.region.set("master", processValues(Deno.pid));
-    if (serving === undefined) return;
-    const { appliance, apps } = serving;
-    this.region.set("appliance", appliance.over ? null : processValues(appliance.pid));
-    for (const [name, { pid }] of apps) {
-      this.region.set(this.#holdings.slot(name), pid === 0 ? null : processValues(pid));
-    }
+    const processes = serving === undefined ? [] : [serving.appliance, ...serving.apps.values()];
+    const pids = [Deno.pid, ...processes.map(({ pid }) => pid)].filter((pid) => pid !== 0);
+    this.#values = new Map(pids.map((pid) => [pid, processValues(pid)]));
   }
 
   /** Logs each system call that was refused to an app's process, once. */

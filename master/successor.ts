@@ -424,7 +424,7 @@ export class Successors {
       ...{ processes, regions, observer, log },
       slot: this.#holdings.slot(name),
       changed: (what) => {
-        if (what === "restarts") this.#report.region.restarted(this.#holdings.slot(name));
+        if (what === "restarts") this.#report.restarted(name);
         this.#events.changed();
       },
       tileLibrary: tile,

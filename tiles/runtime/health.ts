@@ -5,6 +5,7 @@
  */
 
 import { slice, u32, u8, type View } from "../../ffi/region.ts";
+import type { DeclaredMetric } from "./metrics.ts";
 
 /** Why Tegula is unwell, by the label of the metric `tegula_unwell`. */
 export const UNWELL = {
@@ -36,11 +37,29 @@ export interface Health {
   readonly reasons: readonly Reason[];
 }
 
-/** A process, as `tegula status` shows it. */
+/** What the kernel says of a process, by metric. */
+export type ProcessValues = Readonly<
+  Record<Extract<DeclaredMetric, `process_${string}`>, number>
+>;
+
+/** A process: the master, the appliance, or an app. */
 export interface ProcessReport {
   readonly name: string;
   /** 0: it does not run. */
   readonly pid: number;
+  /** How often it was started again after a failure. */
+  readonly restarts: number;
+  /** About a second old; absent until it runs. */
+  readonly values?: ProcessValues;
+}
+
+/** The configuration that is served, as metrics have it. */
+export interface LoadedConfig {
+  readonly hash: number;
+  /** Seconds since the epoch. */
+  readonly at: number;
+  /** Whether the last attempt to load one was good. */
+  readonly isGood: boolean;
 }
 
 /** What the master reports, about every second. */
@@ -52,6 +71,7 @@ export interface HealthReport extends Health {
   readonly started: number;
   /** The configuration file; null: there is none. */
   readonly config: string | null;
+  readonly loaded: LoadedConfig;
   /** The inode of the master's network namespace. */
   readonly netns: number;
   readonly processes: readonly ProcessReport[];

@@ -29,8 +29,7 @@ export interface Metric {
 }
 
 /** The values of `from` that are more than one metric's. */
-const MASTER = "the master's region";
-const PROC = "/proc, read by the master every second";
+const PROC = "/proc, which the master reads every second";
 const HEALTH = "the health region";
 const TRAFFIC = "the traffic regions of net tiles";
 const HISTOGRAM = "the tile region";
@@ -47,20 +46,20 @@ const DECLARED = {
     type: "gauge",
     labels: [],
     help: "Hash of the configuration that is served.",
-    from: MASTER,
+    from: HEALTH,
   },
   tegula_config_last_reload_successful: {
     type: "gauge",
     labels: [],
     help: "Whether the last attempt to read and serve a configuration succeeded, 1 or 0.",
-    from: MASTER,
+    from: HEALTH,
   },
   tegula_config_last_reload_success_timestamp_seconds: {
     type: "gauge",
     labels: [],
     help: "When the configuration that is served was loaded, since 1970.",
     unit: "seconds",
-    from: MASTER,
+    from: HEALTH,
   },
   process_start_time_seconds: {
     type: "gauge",
@@ -112,7 +111,7 @@ const DECLARED = {
     type: "counter",
     labels: ["process"],
     help: "Times that a process, or a tile of the appliance, was started again after a failure.",
-    from: "the master's region, and of tiles the control region",
+    from: `${HEALTH}, and of tiles the control region`,
   },
   tegula_refused_calls_total: {
     type: "counter",

@@ -24,7 +24,6 @@ import { CONTROL_BYTES, SNAPSHOT_BYTES } from "./control.ts";
 import type { Handed } from "./handed.ts";
 import { HEALTH, HEALTH_BYTES } from "./health.ts";
 import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
-import { APP_SLOTS, MASTER_REGION_BYTES } from "./master_region.ts";
 import {
   APART_LINK_SHAPE,
   FRAME_BYTES,
@@ -49,12 +48,12 @@ import {
   type WorkerKind,
 } from "./tile.ts";
 
+/** Slots of apps that are processes: more than there are at once. */
+export const APP_SLOTS = 256;
 /** The regions that the master itself keeps, whatever else is replaced. */
 export const APP_REFUSALS = "refused calls of apps";
-export const MASTER_REGION = "master";
 export const KEPT_REGIONS: ReadonlyMap<string, number> = new Map([
   [APP_REFUSALS, refusedCallsBytes(APP_SLOTS)],
-  [MASTER_REGION, MASTER_REGION_BYTES],
   [HEALTH, HEALTH_BYTES],
 ]);
 
@@ -356,7 +355,6 @@ export class Wiring {
       control: this.control.reader,
       snapshot: this.snapshot.reader,
       refusedCalls: this.refusedCalls.reader,
-      master: this.#region(MASTER_REGION).reader,
       build: this.#setup.build,
       nets: this.nets.map(({ name }, n) => ({
         name,

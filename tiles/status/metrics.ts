@@ -21,9 +21,8 @@ import {
   STATUS,
   totalsOf,
 } from "../runtime/counters.ts";
-import { UNWELL } from "../runtime/health.ts";
+import { type HealthReport, type ProcessValues, UNWELL } from "../runtime/health.ts";
 import { type PortRange, portsOf } from "../runtime/plan.ts";
-import type { MasterReader, ProcessValues } from "../runtime/master_region.ts";
 import { type DeclaredMetric, type Metric, metricOf, METRICS } from "../runtime/metrics.ts";
 import type { ApplianceSetup } from "../runtime/wiring.ts";
 import type { RefusedCalls } from "../../ffi/tile.ts";
@@ -87,7 +86,6 @@ export interface Measured
     readonly traffic: Traffic;
   })[];
   readonly build: ApplianceSetup["build"];
-  readonly master: Pick<MasterReader, "config" | "process" | "restarts">;
   /** System calls that the filters of `tiles` refused, by index. */
   readonly refusedCalls: Pick<RefusedCalls, "of">;
   /** The name of a system call, by its number. */
@@ -232,8 +230,9 @@ export function collect(measured: Measured): Family[] {
   };
   const add: Add = put;
   const { netbase, interfaces, control, health, custom } = measured;
-  addMaster(measured, add);
-  const { state, reasons = [] } = health.read() ?? {};
+  const report = health.read();
+  addMaster(measured, report, add);
+  const { state, reasons = [] } = report ?? {};
   add("tegula_ready", {}, Number(state === "ready"));
   for (const reason of Object.keys(UNWELL)) {
     const count = reasons.filter((each) => each.reason === reason).length;
@@ -284,22 +283,21 @@ export function collect(measured: Measured): Family[] {
 type Add = (name: DeclaredMetric, labels: Labels, value: number | Distribution) => void;
 
 /** What the master tells, and what runs. */
-function addMaster({ build, master, tiles, control }: Measured, add: Add): void {
+function addMaster(
+  { build, tiles, control }: Measured,
+  report: HealthReport | null,
+  add: Add,
+): void {
   add("tegula_build_info", { ...build, deno: Deno.version.deno, v8: Deno.version.v8 }, 1);
-  const { hash, loadedAt, isGood } = master.config;
+  const { hash = 0, at = 0, isGood = false } = report?.loaded ?? {};
   add("tegula_config_hash", {}, hash);
-  add("tegula_config_last_reload_successful", {}, isGood);
-  add("tegula_config_last_reload_success_timestamp_seconds", {}, loadedAt);
-  const processes = [
-    ["master", "master"],
-    ["appliance", "appliance"],
-    ...tiles.flatMap(({ name, slot }) => slot === undefined ? [] : [[name, slot] as const]),
-  ] as const;
-  for (const [process, key] of processes) {
-    for (const [name, value] of Object.entries(master.process(key) ?? {})) {
+  add("tegula_config_last_reload_successful", {}, Number(isGood));
+  add("tegula_config_last_reload_success_timestamp_seconds", {}, at);
+  for (const { name: process, restarts, values = {} } of report?.processes ?? []) {
+    for (const [name, value] of Object.entries<number>(values)) {
       add(name as keyof ProcessValues, { process }, value);
     }
-    if (key !== "master") add("tegula_restarts_total", { process }, master.restarts(key));
+    if (process !== "master") add("tegula_restarts_total", { process }, restarts);
   }
   for (const [slot, { kind, name }] of tiles.entries()) {
     if (kind !== "netlink" && kind !== "status") continue;

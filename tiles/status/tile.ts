@@ -14,7 +14,6 @@ import { MetricsReader } from "../app/regions.ts";
 import { Ask, ControlReader, type Outcome, Question } from "../runtime/control.ts";
 import { Traffic } from "../net/traffic.ts";
 import { HealthReader } from "../runtime/health.ts";
-import { MasterReader } from "../runtime/master_region.ts";
 import {
   Life,
   type ServingTile,
@@ -46,8 +45,6 @@ export interface StatusSetup {
   /** Refused system calls: of tiles by their order, of apps that are processes by slot. */
   readonly refusedCalls: View;
   readonly refusedCallsOfApps: View;
-  /** What the master tells (`master_region.ts`). */
-  readonly master: View;
   readonly build: ApplianceSetup["build"];
   /** What each net tile counts (`../net/traffic.ts`), and its AF_XDP sockets in their order. */
   readonly nets: readonly {
@@ -124,7 +121,7 @@ export async function create(
     },
     callName: (number: number) => libraries.tile.callName(number),
     nets: setup.nets.map((net) => ({ ...net, traffic: new Traffic(net.traffic) })),
-    ...{ build: setup.build, master: new MasterReader(setup.master) },
+    build: setup.build,
     custom: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
     page: listeners.metrics === null ? new Map() : readPage(),
   };

@@ -17,7 +17,6 @@ import {
   SNAPSHOT_BYTES,
 } from "../../../tiles/runtime/control.ts";
 import { HEALTH_BYTES } from "../../../tiles/runtime/health.ts";
-import { MASTER_REGION_BYTES } from "../../../tiles/runtime/master_region.ts";
 import { type MainMessage, TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import { create } from "../../../tiles/status/tile.ts";
 
@@ -148,7 +147,7 @@ async function startStatus(fd: number, ask: (request: ControlRequest) => void) {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
       ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
       health: heapView(HEALTH_BYTES),
-      ...{ master: heapView(MASTER_REGION_BYTES), build: { version: "0", commit: "" } },
+      build: { version: "0", commit: "" },
       ...{ captures: [], nets: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: fd, metrics: null },
     },

@@ -198,9 +198,9 @@ Deno.test("a report is read as it was written last, however long", () => {
   assert.equal(reader.read(), null);
   const report = {
     ...{ state: "ready", since: 1, reasons: [], at: 2, version: "1", started: 0 },
-    ...{ config: null, netns: 3, processes: [] },
+    ...{ config: null, loaded: { hash: 1, at: 2, isGood: true }, netns: 3, processes: [] },
   } satisfies HealthReport;
-  const process = { name: "größe", pid: 1 };
+  const process = { name: "größe", pid: 1, restarts: 0 };
   for (const count of [1, 300, 2]) {
     const processes = new Array(count).fill(process);
     writer.write({ ...report, processes });

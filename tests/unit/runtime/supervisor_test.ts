@@ -7,7 +7,6 @@ import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { CONTROL_BYTES, SNAPSHOT_BYTES } from "../../../tiles/runtime/control.ts";
 import { HEALTH_BYTES } from "../../../tiles/runtime/health.ts";
-import { MASTER_REGION_BYTES } from "../../../tiles/runtime/master_region.ts";
 import { Threads, TileWorker } from "../../../tiles/runtime/appliance.ts";
 import {
   Life,
@@ -306,7 +305,7 @@ Deno.test("a status tile that nobody asks shows that it gets on", async () => {
       ...{ netbase, control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) },
       ...{ refusedCalls: heapView(0), refusedCallsOfApps: heapView(0) },
       health: heapView(HEALTH_BYTES),
-      ...{ master: heapView(MASTER_REGION_BYTES), build: { version: "0", commit: "" } },
+      build: { version: "0", commit: "" },
       ...{ captures: [], nets: [], tiles: [], metrics: [], interfaces: [], listen: [] },
       listeners: { control: null, metrics: null },
     },

@@ -8,11 +8,6 @@ import { heapView } from "../../../ffi/region.ts";
 import { openTile } from "../../../ffi/tile.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
 import { processValues } from "../../../master/proc.ts";
-import {
-  MASTER_REGION_BYTES,
-  MasterReader,
-  MasterRegion,
-} from "../../../tiles/runtime/master_region.ts";
 import { Traffic, TRAFFIC_BYTES } from "../../../tiles/net/traffic.ts";
 import { COUNTERS, HISTOGRAMS, STATUS } from "../../../tiles/runtime/counters.ts";
 import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
@@ -21,7 +16,13 @@ import { type Measured, readPage, serveMetrics } from "../../../tiles/status/met
 
 /** What the master reports; tests change it. */
 const health: { current: unknown; isFresh: boolean } = {
-  current: { state: "ready", reasons: [] },
+  current: {
+    ...{ state: "ready", reasons: [], loaded: { hash: 0, at: 0, isGood: false } },
+    processes: [
+      { name: "master", pid: Deno.pid, restarts: 0, values: processValues(Deno.pid) },
+      { name: "appliance", pid: 0, restarts: 0 },
+    ],
+  },
   isFresh: true,
 };
 
@@ -39,8 +40,6 @@ async function serving(
   const { at, sum, bounds } = HISTOGRAMS.latency;
   for (const [i, count] of [[0, 1], [2, 2], [bounds.length, 1]]) reader.counters[at + i] = count;
   reader.counters[sum] = 7.5;
-  const told = heapView(MASTER_REGION_BYTES);
-  new MasterRegion(told).set("master", processValues(Deno.pid));
   const traffic = new Traffic(heapView(TRAFFIC_BYTES));
   traffic.socket(0).set([3, 180, 2, 120, 0.25, 0, 1]);
   traffic.links[0] = 0.5;
@@ -52,7 +51,7 @@ async function serving(
   const parts = {
     ...{ netbase: { syncState: 2 }, interfaces: ["eth0"], counters },
     control: { xdp: () => true, restarts: () => 0 },
-    ...{ build: { version: "0.1.0", commit: "abc" }, master: new MasterReader(told) },
+    build: { version: "0.1.0", commit: "abc" },
     nets: [{ name: "net0", traffic, sockets: [{ interface: "eth0", queue: 3 }] }],
     listen: [{ port: 53, app: tile }, { port: 6000, last: 7001, app: tile }],
     tiles: Object.keys(COUNTERS).map((kind) => ({
