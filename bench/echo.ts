@@ -5,7 +5,7 @@
  * and the round trip with one.
  *
  * Peers: `c_af_xdp` and `c_af_xdp_poll`, the same echo in C over AF_XDP, spinning and blocking in poll; `c_mmsg`,
- * C over a socket; `node`, `deno` and `bun` with their UDP sockets. `generator` is no echo: it is the number of
+ * C over a socket; `node`, `deno` and `bun` with their UDP sockets. `generator` is not an echo: it is the number of
  * requests that the generator can send if they are dropped, so no contestant can be faster.
  */
 

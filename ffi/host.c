@@ -27,7 +27,7 @@
 
 /*
  * One SIOC* request of netdevice(7). `about` is its struct ifreq, whose ifr_data is made to point at
- * `data` unless that is NULL; the answer is in either. 0, or -errno.
+ * `data` unless that is NULL; the answer is in either. Returns 0, or -errno.
  */
 EXPORT int tegula_host_ask(uint32_t request, struct ifreq *about, void *data)
 {
@@ -107,7 +107,7 @@ static int is_abandoned(const struct sockaddr_un *address)
 
 /*
  * A Unix socket that listens at `path`, non-blocking. `mode` says who may connect: who can write the file.
- * A socket that nobody serves any more is replaced. The descriptor, or -errno: EADDRINUSE where somebody
+ * A socket that nobody serves any more is replaced. Returns the descriptor, or -errno: EADDRINUSE where somebody
  * serves it, ENOTSOCK where something else is there.
  */
 EXPORT int tegula_host_listen_unix(const char *path, int mode)
@@ -142,7 +142,7 @@ EXPORT int tegula_host_listen_unix(const char *path, int mode)
 	return error;
 }
 
-/* A TCP socket that listens at a numeric IPv4 or IPv6 address, non-blocking. The descriptor, or -errno. */
+/* A TCP socket that listens at a numeric IPv4 or IPv6 address, non-blocking. Returns the descriptor, or -errno. */
 EXPORT int tegula_host_listen_tcp(const char *address, int port)
 {
 	union {
@@ -203,7 +203,7 @@ static int restrict_writing(char **write, uint32_t tcp)
 	return error;
 }
 
-/* Leaves of this thread's capabilities, and of what it executes can have, at most `most`. 0, or -errno. */
+/* Leaves of this thread's capabilities, and of what it executes can have, at most `most`. Returns 0, or -errno. */
 static int limit_capabilities(const uint32_t most[2])
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -229,7 +229,7 @@ static int limit_capabilities(const uint32_t most[2])
 	return 0;
 }
 
-/* Sets whether the descriptors stay open across exec. 0, or -errno. */
+/* Sets whether the descriptors stay open across exec. Returns 0, or -errno. */
 static int keep_open(const int32_t *fds, int count, int keep)
 {
 	for (int i = 0; i < count; i++)
@@ -282,7 +282,7 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, in
 
 /*
  * Opens a folder and locks it (flock(2)), for as long as a copy of the descriptor is open. Only one that is
- * this user's own, which no other can write, and no symbolic link. The descriptor, or -errno: -EWOULDBLOCK
+ * this user's own, which no other can write, and no symbolic link. Returns the descriptor, or -errno: -EWOULDBLOCK
  * where somebody has it locked.
  */
 EXPORT int tegula_host_lock_folder(const char *path)

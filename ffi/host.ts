@@ -287,9 +287,9 @@ export function openHost(path = libraryPath()) {
       return symbols.tegula_host_log(bytes, bytes.length) === 0;
     },
     /**
-     * Locks the folder at `path` for as long as the descriptor that it returns is open, across `execKeeping`,
-     * too. Returns -errno where somebody else has it locked, or it is not a folder of this user's own that no
-     * other can write; a symbolic link is none.
+     * Locks the folder at `path` and returns a descriptor. The lock lasts until that is closed, also across
+     * `execKeeping`. Returns -errno if somebody else has locked it, or if it is not a folder of this user that
+     * only this user can write. Does not follow a symbolic link.
      */
     lockFolder: (path: string): number => symbols.tegula_host_lock_folder(cString(path)),
     /** Closes a descriptor. */

@@ -693,7 +693,7 @@ static inline int install(struct policy *p)
 /*
  * Makes a landlock ruleset that handles the accesses `files` to files, those to TCP, and the scopes of
  * signals and abstract sockets where wanted, as far as they are known. Stores which accesses to files these
- * are, and the version of landlock. The descriptor, or -errno; -ENOSYS or -EOPNOTSUPP where the kernel has
+ * are, and the version of landlock. Returns the descriptor, or -errno; -ENOSYS or -EOPNOTSUPP where the kernel has
  * no landlock.
  */
 static inline int make_ruleset(uint64_t tcp, int scopes, uint64_t *files, long *version)
@@ -718,12 +718,12 @@ static inline int make_ruleset(uint64_t tcp, int scopes, uint64_t *files, long *
 	return result(syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0));
 }
 
-/* Accesses that landlock knows of what is no folder. */
+/* Accesses of landlock that apply to files. */
 #define OF_FILES                                                                            \
 	(LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | \
 	 LANDLOCK_ACCESS_FS_TRUNCATE)
 
-/* Allows `access` of what is at `path`, and below. 0, or -errno. */
+/* Allows `access` of what is at `path`, and below. Returns 0, or -errno. */
 static inline int allow_path(int ruleset, uint64_t access, const char *path)
 {
 	struct landlock_path_beneath_attr rule = { .allowed_access = access };

@@ -124,7 +124,7 @@ static int make_rules(struct plan *plan, char **execute, char **read, char **wri
 	return ruleset;
 }
 
-/* Writes the whole of `text` into `path`. 0, or -errno. */
+/* Writes the whole of `text` into `path`. Returns 0, or -errno. */
 static int write_file(const char *path, const char *text)
 {
 	int error = 0, fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -171,7 +171,7 @@ static int limit(int resource, rlim_t value)
 /*
  * Puts the descriptors in their places: first all of them above the places, then each into its own. For
  * a moment there are twice as many, within the caller's limit, which Deno has raised as far as it goes.
- * Those that the child still needs itself come last, and close on exec. 0, or -errno.
+ * Those that the child still needs itself come last, and close on exec. Returns 0, or -errno.
  */
 static int place_descriptors(struct plan *plan)
 {
@@ -220,7 +220,7 @@ static int become_another(struct plan *plan)
 	return 0;
 }
 
-/* Gives up all capabilities, but CAP_NET_ADMIN for an order that grants it and a caller that has it. 0, or -errno. */
+/* Gives up all capabilities, but CAP_NET_ADMIN for an order that grants it and a caller that has it. Returns 0, or -errno. */
 static int give_up_capabilities(const struct order *order)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -240,7 +240,7 @@ static int give_up_capabilities(const struct order *order)
 	return 0;
 }
 
-/* Installs the filters. The listener, -1 where there is none, or -errno beside -1. */
+/* Installs the filters. Returns the listener, -1 without one, or another -errno. */
 static int install_filters(struct plan *plan, int *listener)
 {
 	static struct policy policy; /* of this process alone: it has a copy of the caller's memory */
@@ -400,7 +400,7 @@ static int hear(int setup, struct report *said, int *listener)
 	return result(count);
 }
 
-/* Clones with the namespaces `flags`, and waits for the child to execute. 0, or -errno. */
+/* Clones with the namespaces `flags`, and waits for the child to execute. Returns 0, or -errno. */
 static int start(struct plan *plan, unsigned long flags, struct started *out)
 {
 	const struct timeval patience = { .tv_sec = START_SECONDS };
@@ -468,7 +468,7 @@ out:
  * of that and the arguments, from argv[0] on; the environment; and what may be executed, read and written, for landlock. `seal` is the
  * path of the library that LD_PRELOAD of the environment names by its descriptor, the first after those
  * of the order. The caller closes what is in `out`. It is to be called by a thread that stays: the child
- * dies with it. 0, or -errno with `out->step`.
+ * dies with it. Returns 0, or -errno with `out->step`.
  */
 EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, const struct order *order,
 				struct started *out)
@@ -545,7 +545,7 @@ out:
 /*
  * Whether user `uid`, with the group `gid` alone, can read what is at `path` and, where it is a folder,
  * enter it: asked in a process that becomes that user, or stays the caller where it may not, as one that
- * tegula_process_start() starts. 0, or -errno.
+ * tegula_process_start() starts. Returns 0, or -errno.
  */
 EXPORT int tegula_process_readable(const char *path, int uid, int gid)
 {
@@ -587,7 +587,7 @@ EXPORT int tegula_process_wait(int pidfd, int32_t how[2])
 	return info.si_pid != 0;
 }
 
-/* Ends the process. 0, or -errno; ESRCH when it has been reaped. */
+/* Ends the process. Returns 0, or -errno; ESRCH when it has been reaped. */
 EXPORT int tegula_process_kill(int pidfd)
 {
 	return result(syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0));

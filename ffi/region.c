@@ -28,7 +28,7 @@
 
 /*
  * Makes a zeroed region named `name` of `bytes` bytes. Stores its writable and its read-only
- * descriptor in `fds`; both are close-on-exec and the caller closes them. 0, or -errno; ENOENT means
+ * descriptor in `fds`; both are close-on-exec and the caller closes them. Returns 0, or -errno; ENOENT means
  * that there is no /proc.
  */
 EXPORT int tegula_region_create(const char *name, uint32_t bytes, int32_t fds[2])
@@ -52,7 +52,7 @@ EXPORT int tegula_region_create(const char *name, uint32_t bytes, int32_t fds[2]
 	return 0;
 }
 
-/* Maps `bytes` of `fd` in place of what is at the page boundary `at`. 0, or -errno. */
+/* Maps `bytes` of `fd` in place of what is at the page boundary `at`. Returns 0, or -errno. */
 EXPORT int tegula_region_map(void *at, uint32_t bytes, int protection, int fd)
 {
 	return mmap(at, bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ? -errno : 0;

@@ -249,7 +249,7 @@ EXPORT int tegula_netlink_receive(int fd, uint8_t *buffer, uint32_t *lengths, in
 /*
  * Makes the kernel resolve `address` (host order) on `ifindex`, by an empty datagram to its discard
  * port. IP_PKTINFO names the interface, MSG_DONTROUTE keeps it on-link: with both the socket needs
- * neither a capability nor to be bound to the device. 0, or -errno.
+ * neither a capability nor to be bound to the device. Returns 0, or -errno.
  */
 EXPORT int tegula_netlink_probe(int fd, int ifindex, uint32_t address)
 {

@@ -94,7 +94,7 @@ export function openUdp(path = libraryPath()): Udp {
   };
 }
 
-/** libc's setsockopt(2), as bindings name it to `Deno.dlopen`. Here a refused option is no error. */
+/** libc's setsockopt(2), as bindings name it to `Deno.dlopen`. Here a refused option is not an error. */
 export const SETSOCKOPT = {
   parameters: ["i32", "i32", "i32", "buffer", "u32"],
   result: "i32",
@@ -192,7 +192,7 @@ export function openNetlink(path = libraryPath()) {
       }
       return fd;
     },
-    /** The port id that the kernel gave the socket: what replies carry in nlmsg_pid. 0: it is none. */
+    /** The port id of the socket, which replies carry in nlmsg_pid; 0: it is not a netlink socket. */
     portId(fd: number): number {
       const address = new Uint32Array(SOCKADDR_NL_WORDS);
       const length = Uint32Array.of(address.byteLength);

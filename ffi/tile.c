@@ -46,7 +46,7 @@
 
 /* What tegula_tile_confine() has done; as in tile.ts. */
 
-/* Adds one to the eventfd: who polls it returns. Non-blocking, so a full counter is no matter. */
+/* Adds one to the eventfd, so that a poll on it returns. It is non-blocking: a full counter does not matter. */
 EXPORT void tegula_tile_wake(int fd)
 {
 	eventfd_write(fd, 1);
@@ -69,7 +69,7 @@ EXPORT int tegula_tile_thread(void)
 /*
  * Asks for the shortest slices of a processor for the calling thread, or for the usual ones. With short
  * ones it gets no more of it, but when it wakes it runs at once, where another that never pauses would go
- * on for milliseconds. Before Linux 6.12 there are none, and nothing changes. 0, or -errno.
+ * on for milliseconds. Before Linux 6.12 there are none, and nothing changes. Returns 0, or -errno.
  */
 EXPORT int tegula_tile_be_prompt(int prompt)
 {
@@ -107,7 +107,7 @@ static int list_eventfds(int32_t *fds, int most)
 
 /*
  * Leaves of all capabilities at most CAP_NET_ADMIN, and none to be had again: what is not inheritable
- * is not ambient either. 0, or -errno.
+ * is not ambient either. Returns 0, or -errno.
  */
 static int drop_capabilities(int keep_net_admin)
 {
@@ -478,7 +478,7 @@ static void *observe(void *pipe)
 
 /*
  * Starts the observer, once in a process and before any tile confines itself. `memory` has OBSERVED_CALLS
- * counters for each of `count` slots, and is kept. 0, or -errno.
+ * counters for each of `count` slots, and is kept. Returns 0, or -errno.
  */
 EXPORT int tegula_tile_observe(uint32_t *memory, int count)
 {
@@ -535,8 +535,8 @@ static void hand_over(int slot, int fd, enum kind kind)
 /*
  * Has the observer listen to what process.c has of a process: the listener of its filter, or -1, and the
  * pipe of what it writes, which is not blocking. It gets copies, which it closes when the process has
- * ended; both stay the caller's. The slot may have been another's that has ended. 0, or -errno where there
- * is no observer, or no such slot, or room for no descriptor.
+ * ended; both stay the caller's. The slot may have been another's that has ended. Returns 0, or -errno where there
+ * is no observer, no such slot, or no room for another descriptor.
  */
 EXPORT int tegula_tile_observe_process(int slot, const char *name, int verbatim, int listener, int words)
 {

@@ -74,7 +74,7 @@ static struct bpf_object *open_filter(void)
 
 /*
  * Loads the XDP program for `queues` queues, with maps of its own. Stores the descriptors, which the
- * caller closes, of the program and of its maps filter, sockets and redirected. 0, or -errno.
+ * caller closes, of the program and of its maps filter, sockets and redirected. Returns 0, or -errno.
  */
 EXPORT int tegula_xsk_load(uint32_t queues, int32_t out[4])
 {
@@ -129,7 +129,7 @@ EXPORT int tegula_xsk_leave(int ifindex)
 
 /*
  * Has libxdp's dispatcher run the program on `ifindex`, attached as `mode`, with the maps that
- * tegula_xsk_load stored in `fds`; it stays until tegula_xsk_leave. 0, or -errno.
+ * tegula_xsk_load stored in `fds`; it stays until tegula_xsk_leave. Returns 0, or -errno.
  */
 EXPORT int tegula_xsk_join(const int32_t fds[4], int ifindex, int mode)
 {
@@ -175,7 +175,7 @@ EXPORT uint32_t tegula_xsk_attached(int ifindex, char name[BPF_OBJ_NAME_LEN])
 
 /*
  * Maps the first page of a socket's receive ring, for tegula_xsk_statistics_of, and stores where; NULL when
- * it cannot. 0, or -errno: EBUSY when it is bound and the kernel older than 6.4.
+ * it cannot. Returns 0, or -errno: EBUSY when it is bound and the kernel older than 6.4.
  */
 EXPORT int tegula_xsk_map(int fd, const void **mapped)
 {
@@ -187,7 +187,7 @@ EXPORT int tegula_xsk_map(int fd, const void **mapped)
 
 /*
  * Makes a socket with four rings of `ring` entries, which is not bound yet, and maps it as tegula_xsk_map
- * does. The descriptor, or -errno: EAFNOSUPPORT when the kernel has no AF_XDP.
+ * does. Returns the descriptor, or -errno: EAFNOSUPPORT when the kernel has no AF_XDP.
  */
 EXPORT int tegula_xsk_prepare(uint32_t ring, const void **mapped)
 {
@@ -209,7 +209,7 @@ EXPORT int tegula_xsk_prepare(uint32_t ring, const void **mapped)
 
 /*
  * Makes the `bytes` bytes from `area`, page-aligned, the UMEM of a prepared socket, in frames of `frame`
- * bytes with `headroom`. 0, or -errno: EBUSY when it has one, ENOBUFS when that much may not be locked.
+ * bytes with `headroom`. Returns 0, or -errno: EBUSY when it has one, ENOBUFS when that much may not be locked.
  */
 EXPORT int tegula_xsk_umem(int fd, void *area, uint32_t bytes, uint32_t frame, uint32_t headroom)
 {
@@ -222,7 +222,7 @@ EXPORT int tegula_xsk_umem(int fd, void *area, uint32_t bytes, uint32_t frame, u
 
 /*
  * Binds a prepared socket to `queue` of `ifindex`. One without a UMEM shares that of the bound socket
- * `first`, and its mode; otherwise `first` is -1. 0, or -errno, after which it can be tried again.
+ * `first`, and its mode; otherwise `first` is -1. Returns 0, or -errno, after which it can be tried again.
  */
 EXPORT int tegula_xsk_bind(int fd, uint32_t ifindex, uint32_t queue, int zero_copy, int first)
 {
@@ -237,7 +237,7 @@ EXPORT int tegula_xsk_bind(int fd, uint32_t ifindex, uint32_t queue, int zero_co
 	return result(bind(fd, (const struct sockaddr *)&address, sizeof(address)));
 }
 
-/* From now on the program of the map `map` hands frames of `queue` to the bound socket. 0, or -errno. */
+/* From now on the program of the map `map` hands frames of `queue` to the bound socket. Returns 0, or -errno. */
 EXPORT int tegula_xsk_register(int map, uint32_t queue, int fd)
 {
 	return bpf_map_update_elem(map, &queue, &fd, BPF_ANY);
@@ -259,7 +259,7 @@ EXPORT int tegula_xsk_poll_busily(int fd, int micros, int budget)
 	return -errno;
 }
 
-/* Whether the rings of a bound socket can be mapped: since Linux 6.4. 0, or -errno. */
+/* Whether the rings of a bound socket can be mapped: since Linux 6.4. Returns 0, or -errno. */
 EXPORT int tegula_xsk_mappable(int fd)
 {
 	void *page = mmap(NULL, (size_t)getpagesize(), PROT_READ, MAP_SHARED, fd, XDP_UMEM_PGOFF_FILL_RING);
@@ -284,7 +284,7 @@ static int kernel_statistics(int fd, uint64_t out[6])
 
 /*
  * Stores the six totals of XDP_STATISTICS and how many frames the kernel put on the receive ring (modulo
- * 2^32), which is `mapped`. 0, or -errno: EBUSY when it is not.
+ * 2^32), which is `mapped`. Returns 0, or -errno: EBUSY when it is not.
  */
 EXPORT int tegula_xsk_statistics_of(int fd, const void *const *mapped, uint64_t out[XSK_STATISTICS])
 {
@@ -361,7 +361,7 @@ EXPORT void tegula_xsk_resume(int slot)
 
 /*
  * Maps the rings, of `ring` entries, of a socket that is prepared or, since Linux 6.4, bound; its UMEM
- * begins at `area` here. Slot, or -errno: EBUSY when it is bound and the kernel is older.
+ * begins at `area` here. Returns the slot, or -errno: EBUSY when it is bound and the kernel is older.
  */
 EXPORT int tegula_xsk_adopt(int fd, const void *area, uint32_t ring)
 {
@@ -411,7 +411,7 @@ EXPORT int tegula_xsk_adopt(int fd, const void *area, uint32_t ring)
 
 /*
  * A slot whose rings, of `ring` entries, are plain memory: tegula_xsk_inject stands for the kernel. Its
- * frames have `frame` bytes and begin at `area`. Slot, or -errno.
+ * frames have `frame` bytes and begin at `area`. Returns the slot, or -errno.
  */
 EXPORT int tegula_xsk_memory(const void *area, uint32_t frame, uint32_t ring)
 {
@@ -443,9 +443,9 @@ EXPORT int tegula_xsk_memory(const void *area, uint32_t frame, uint32_t ring)
 }
 
 /*
- * What the kernel does, for a slot of tegula_xsk_memory. Moves up to `count` frames from the fill ring to
- * the receive ring, each by a pair (offset in the frame, length) whose offset becomes that in the UMEM,
- * and all that fit from the transmit ring to the completion ring. How many were received.
+ * Does the kernel's part for a slot of tegula_xsk_memory. Moves up to `count` frames from the fill ring to
+ * the receive ring. Each takes its offset in the frame and its length from a pair, in which the offset is
+ * replaced by the one in the UMEM. Moves as many frames as fit from the transmit ring to the completion ring. Returns how many were received.
  */
 EXPORT int tegula_xsk_inject(int slot, uint32_t *pairs, uint32_t count)
 {
@@ -623,7 +623,7 @@ EXPORT int tegula_xsk_transmit(int slot, const uint32_t *pairs, uint32_t count)
 
 /*
  * Takes up to `most` frames that were sent, by the offset they were sent from, and puts the first
- * `again` of them on the fill ring. How many there were | how many that took << 16.
+ * `again` of them on the fill ring. Returns how many there were | how many that took << 16.
  */
 EXPORT int tegula_xsk_complete(int slot, uint32_t *frames, uint32_t most, uint32_t again)
 {
@@ -638,7 +638,7 @@ EXPORT int tegula_xsk_complete(int slot, uint32_t *frames, uint32_t most, uint32
 
 /*
  * Stores the six totals of XDP_STATISTICS, of which kernels before 5.9 leave the last three as they
- * are, and then how many frames the kernel put on the receive ring (modulo 2^32). 0, or -errno.
+ * are, and then how many frames the kernel put on the receive ring (modulo 2^32). Returns 0, or -errno.
  */
 EXPORT int tegula_xsk_statistics(int slot, uint64_t out[XSK_STATISTICS])
 {

@@ -54,7 +54,7 @@ export type XskSetup = ReturnType<typeof openXskSetup>;
 export interface Xsk {
   /**
    * Maps the rings, of `ring` entries, of a socket that was prepared on `memory`; the descriptor has to stay
-   * open. Slot, or -errno: EBUSY when it is bound and Linux older than 6.4. One thread uses a slot.
+   * open. Returns the slot, or -errno: EBUSY when it is bound and Linux older than 6.4. One thread uses a slot.
    */
   adopt(fd: number, memory: View, ring: number): number;
   /** Continues at the rings' cursors. Their previous user must have ended. */
@@ -79,20 +79,20 @@ export interface Xsk {
   prefetch(words: Int32Array, at: Uint32Array, count: number): void;
   /** Now, by the clock of `receive`, in units of 256 ns: a signed word. */
   ticks(): number;
-  /** Puts frames on the fill ring, and wakes the driver when it asks. How many it took. */
+  /** Puts frames on the fill ring, and wakes the driver when it asks. Returns how many it took. */
   fill(slot: number, frames: Uint32Array, count: number): number;
   /**
    * Puts (offset, length) pairs on the transmit ring, and makes the kernel continue with the ring where
-   * it must be told, also when `count` is 0. How many it took.
+   * it must be told, also when `count` is 0. Returns how many it took.
    */
   transmit(slot: number, descriptors: Uint32Array, count: number): number;
   /**
    * Takes up to `most` frames off the completion ring: their offsets as they were transmitted. The
    * first `again` of them go onto the fill ring from hand to hand, as `fill` does, to which all bytes of
-   * a frame are one. How many there were | how many the fill ring took << 16.
+   * a frame are one. Returns how many there were | how many the fill ring took << 16.
    */
   complete(slot: number, frames: Uint32Array, most: number, again: number): number;
-  /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. 0, or -errno. */
+  /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. Returns 0, or -errno. */
   statistics(slot: number, out: BigUint64Array): number;
   /**
    * poll(2) over `count` entries of `pollSet`, each two words: descriptor, events | revents << 16.
@@ -107,13 +107,13 @@ export interface XskSlots extends Xsk {
   release(slot: number): void;
   /**
    * A slot with rings in plain memory, for the same calls without a socket: `inject` does the kernel's
-   * part. Slot, or -errno.
+   * part. Returns the slot, or -errno.
    */
   memorySlot(memory: View, options: Pick<SocketOptions, "frameBytes" | "ring">): number;
   /**
    * For a memory slot: moves all sent frames to the completion ring, and up to `count` frames from the
    * fill ring to the receive ring, by pairs (offset in the frame, length). Puts the offset in the UMEM in
-   * the place of each pair's first word, where the caller then writes the bytes. How many it moved.
+   * the place of each pair's first word, where the caller then writes the bytes. Returns how many it moved.
    */
   inject(slot: number, pairs: Uint32Array, count: number): number;
 }
@@ -187,7 +187,7 @@ export function openXskSetup(path = libraryPath()) {
       memory.buffer === buffer && memory.byteOffset === byteOffset
     );
 
-  /** Makes its memory a UMEM of its own. 0, or -errno. */
+  /** Makes its memory a UMEM of its own. Returns 0, or -errno. */
   function registerMemory(fd: number, socket: PreparedSocket): number {
     const { memory, options: { frameBytes, headroom } } = socket;
     const bytes = u8(memory);
@@ -319,7 +319,7 @@ export function openXskSetup(path = libraryPath()) {
       symbols.tegula_xsk_poll_busily(fd, BUSY_POLL_MICROS, BUSY_POLL_FRAMES),
     /** Whether the rings of a bound socket can be adopted: 0, or -EBUSY before Linux 6.4. */
     mappable: symbols.tegula_xsk_mappable,
-    /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. 0, or -errno. */
+    /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. Returns 0, or -errno. */
     statistics: (fd: number, out: BigUint64Array): number =>
       symbols.tegula_xsk_statistics_of(fd, sockets.get(fd)!.mapped, out),
     /**

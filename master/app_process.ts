@@ -317,7 +317,7 @@ class AppChild extends Child<AppOrder, AppReport, string> {
       return this.kill(`its memory is ${Math.round(used)} MiB, beyond its ${memoryMib}`);
     }
     const isRunning = this.stage === "running";
-    // Between `go` and its loop processor time is no progress, as there is little to do.
+    // Between `go` and its loop there is little to do, so processor time does not count as progress.
     const progress = isRunning
       ? tile.burst + tile.sleepSequence + tile.counters[APP.index.answers]
       : this.#heard + (this.stage === "started" ? 0 : ticks(this.pid));
@@ -422,7 +422,7 @@ export class AppProcess {
   #staged?: StagedApp;
   #current?: AppChild;
   #successor?: { child: AppChild; staged: StagedApp };
-  /** Counts successors that begin or are given up. One that is still made for an older number is given up. */
+  /** Incremented when a successor begins or is given up. Ends the start of one with an older number. */
   #generation = 0;
   /** Settles when the old process has left, while a successor takes over. */
   #turn?: Promise<unknown>;
@@ -577,7 +577,7 @@ export class AppProcess {
     this.#restartPause.ended();
     const child = this.#current;
     if (child === undefined) return true;
-    // Its end is no failure from here on.
+    // From here on its end is not a failure.
     this.#current = undefined;
     // Without a loop it cannot leave.
     if (child.stage === "running") child.leave();

@@ -45,7 +45,7 @@ export interface Order {
   close(): void;
 }
 
-/** A descriptor that is no region, to be handed over. */
+/** A descriptor to be handed over that is not a region. */
 export function handing(name: string, fd: number): Handing {
   return { name, fd, bytes: 0, readOnly: false };
 }

@@ -298,8 +298,8 @@ function describeHolder(holder?: string): string {
 
 /**
  * The bpf_link by which an XDP program is attached, and the process that holds it, from /proc/PID/fdinfo
- * (proc(5)). A link that is pinned, or held where this process does not see it, only bpftool can find. Null if
- * there is none, or none is found.
+ * (proc(5)). Only bpftool can find a link that is pinned, or held by a process that is not visible here. Null
+ * if no link is found.
  */
 function linkOf(program: number): { readonly id: string; readonly holder: string | null } | null {
   for (const pid of processes()) {

@@ -194,7 +194,7 @@ export class Report {
     this.#restarts.set(app, (this.#restarts.get(app) ?? 0) + 1);
   }
 
-  /** Forgets an app that is no process any more. */
+  /** Forgets an app that has no process any more. */
   forget(app: string): void {
     this.#restarts.delete(app);
   }

@@ -62,7 +62,7 @@ function finish(word: number): number {
  * `tests/unit/netbase/stranger_tables_test.ts`: two keys, whatever their difference, share one of 1,024
  * slots about as often as chance has it.
  *
- * It is no cryptographic hash: its key can be worked out from its results, so those stay in memory
+ * It is not a cryptographic hash: its key can be worked out from its results, so those stay in memory
  * that strangers cannot read.
  */
 export function hash(a: number, b: number, add: number, first: number, second: number): number {

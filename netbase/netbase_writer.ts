@@ -912,7 +912,7 @@ export class FibBuilder {
     this.#writeBlock(cell, pair, inside ? node : 0);
   }
 
-  /** Writes one /24 whose routes are `pair` except where `node` (/24 or longer; 0: none) covers it. */
+  /** Writes one /24. Its routes are those of `node` (/24 or longer; 0: none) where that covers it, else `pair`. */
   #writeBlock(cell: number, pair: number, node: number): void {
     if (this.#hasOneRoute(node)) {
       const best = node === 0 ? 0 : this.#trie.words[node + Node.best];

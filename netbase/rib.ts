@@ -848,9 +848,9 @@ interface AttributeSet extends Readonly<RouteAttributes> {
 }
 
 /**
- * Route attributes, shared: a million routes of a full table have a few hundred different sets of them, so
- * each is stored once and counted, and a route has its id. Also the next hop of each set, published on
- * first need.
+ * Shared route attributes. The million routes of a full table have a few hundred different sets of
+ * attributes, so each set is stored once with a reference count, and a route has the id of its set. Has the
+ * next hop of each set, too, which is published when it is first needed.
  */
 class AttributeTable {
   readonly #sets: (AttributeSet | undefined)[] = [undefined];

@@ -146,7 +146,7 @@ export function parseAddress(text: string): number {
   return digits.reduce((address, byte) => address * 256 + byte, 0);
 }
 
-/** `"198.51.100.0/24"`, or a bare address, as signed words; null: it is no prefix. */
+/** `"198.51.100.0/24"`, or a bare address, as signed words; null: it is not a prefix. */
 export function parsePrefix(text: string): { address: number; mask: number } | null {
   const [address, length = "32", ...more] = text.split("/");
   const right = /^\d{1,2}$/.test(length) && Number(length) <= 32 && more.length === 0;

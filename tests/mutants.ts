@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Ways to break the program that somebody would meet, each with the tests that fail then; `scripts/mutants`
- * tries them. A mutant names the declaration that it is in and a text that stands there once, so that it
- * survives what moves code about. Where the code itself changes, the mutant moves along: a test among the
- * ordinary ones says when one has become stale.
+ * Deliberate bugs that a user would notice, each with the tests that should fail. `scripts/mutants` tries
+ * them. A mutant names a declaration, and a text that occurs once in it, so it survives when code moves. When
+ * that text changes, the mutant has to change: a unit test reports stale ones.
  */
 
 import type { Mutant } from "../scripts/mutants.ts";

@@ -271,7 +271,7 @@ static void ask(void)
 			send_requests(count > BATCH ? BATCH : count, now);
 			if (client.sent == sent)
 				break;
-			/* Without a drift: `between` is rounded where the rate is no divisor. */
+			/* Without a drift: `between` is rounded where the rate is not a divisor. */
 			due_ns += (client.sent - sent) * 1000000000ull / client.rate;
 		}
 		now = now_ns();
@@ -412,7 +412,7 @@ int main(int argc, char **argv)
 		       (struct udp_ports){ client.first_port, (uint16_t)client.ports }, &client.port);
 	make_head(argv[2], argv[3], argv[4]);
 	/*
-	 * What is measured is the service, not how long this waits for the processor beside it. Much of the
+	 * Measures the service, not how long this program waits for the processor. Much of the
 	 * work of a high rate is done in this process's name, more than the kernel lets FIFO have.
 	 */
 	if (client.rate < PROMPT_RATE)

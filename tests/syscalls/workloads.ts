@@ -580,7 +580,7 @@ export const WORKLOADS: { readonly [name: string]: Workload } = {
 export interface Play {
   readonly name: string;
   readonly folder: string;
-  /** What is refused from the mark on, on the worker's thread and those that it starts. */
+  /** Calls refused after the mark, on the worker's thread and on threads that it starts. */
   readonly refuse?: { readonly call: number; readonly errno: number };
   /** Whether this is an app's process: there is no mark then, and no library but ours. */
   readonly confined?: true;

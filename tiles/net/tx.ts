@@ -219,7 +219,7 @@ export class Transmitter {
     for (; i < end; i++) {
       const at = answers.slot(i);
       const length = words[at + Descriptor.length];
-      // The first was tried: it names no request, and is no length either.
+      // The first one was tried: it names no request, so it is an invalid length.
       if (length === REFLECTED && i > from) break;
       const p = ((i - from) & (BATCH - 1)) << PACKET_SHIFT;
       packets[p + Packet.offset] = words[at + Descriptor.offset];
@@ -235,7 +235,7 @@ export class Transmitter {
         packets[p + Packet.route] = LOOK_UP;
         packets[p + Packet.arrival] = 0;
       } else if (!app.answerTo(request - 1, packets, p)) {
-        // The request is not there. -1 is no length.
+        // The request is not there. A length of -1 is invalid.
         packets[p + Packet.length] = -1;
         packets[p + Packet.ports] = 0;
         packets[p + Packet.arrival] = 0;

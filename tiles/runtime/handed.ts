@@ -61,7 +61,7 @@ export class Handed<Setup> {
     });
   }
 
-  /** The descriptor called `name`, which is no region. Throws RangeError. */
+  /** The descriptor called `name`, not of a region. Throws RangeError. */
   fd(name: string): number {
     const descriptor = this.#open.get(name);
     if (descriptor === undefined) throw new RangeError(`no descriptor ${name} was handed over`);

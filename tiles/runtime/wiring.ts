@@ -109,7 +109,7 @@ export interface ApplianceSetup {
   readonly isBeside: boolean;
   /** What runs, for the metrics: version and commit, the latter "" if it is unknown. */
   readonly build: { readonly version: string; readonly commit: string };
-  /** What the status tile listens on; where that is nothing there is none. */
+  /** What the status tile listens on. Without either there is no status tile. */
   readonly listens: { readonly control: boolean; readonly metrics: boolean };
 }
 

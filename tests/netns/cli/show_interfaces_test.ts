@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Interfaces as `tegula show` prints them, by a mirror of its own and of a running one, beside `ip -j address`. */
+/** Compares the interfaces of `tegula show`, with its own mirror and of a running tegula, with `ip -j address`. */
 
 import assert from "node:assert/strict";
 import { selfCommand } from "../../../cli/command.ts";

@@ -98,7 +98,7 @@ Deno.test("readers in other threads see no torn and miss no present neighbour in
 });
 
 Deno.test("the same test notices when records are reused without waiting for readers", async () => {
-  // It takes that they run at once, or that one is interrupted at the wrong moment.
+  // Only if they run at once, or if one is interrupted at the wrong moment.
   for (let tries = 0; tries < 5; tries++) {
     const results = await run({ lookups: 4096, boundMillis: 40_000, protect: false });
     if (results.some(({ missed, torn }) => missed + torn > 0)) return;
