@@ -6,13 +6,14 @@
 
 import { type Host, openHost, Watcher } from "../ffi/host.ts";
 import { SystemError } from "../ffi/library.ts";
-import { type Regions, u32 } from "../ffi/region.ts";
+import { u32 } from "../ffi/region.ts";
 import { refusedCallsBytes } from "../ffi/tile.ts";
 import { openXskSetup, type XskSetup } from "../ffi/xsk.ts";
 import { AppFiles } from "../master/app_files.ts";
-import { AppProcess, type Descriptors } from "../master/app_process.ts";
+import { AppProcess } from "../master/app_process.ts";
 import { DISPATCHER } from "../master/attachment.ts";
 import { load, type MainLibraries, openLibraries } from "../master/confinement.ts";
+import { Inventory } from "../master/inventory.ts";
 import { addressFix, missingAddresses, prefixText } from "../master/announcer.ts";
 import {
   appTrouble,
@@ -663,16 +664,19 @@ async function* makeApps(
       const said: string[] = [];
       const { name, stateBytes } = plan;
       const service = servicePlan(plan, served);
-      const descriptors = makeDescriptors(regions, host, stateBytes);
-      const { fd } = descriptors.descriptor(`tile ${name}`, true);
+      const own = new Inventory({ regions, host });
+      own.ensure(`tile ${name}`, TILE_REGION_BYTES);
+      own.ensure(`metrics ${name}`, METRICS_BYTES);
+      if (stateBytes !== undefined) own.ensure(`state ${name}`, stateRegionBytes(stateBytes));
       const process = new AppProcess({
         ...{ name, service, shape: APART_LINK_SHAPE, nets: [], spinTurns: 0, uid: UID },
         grants: { ...plan.grants, net: [] },
         memoryMib: plan.memoryMib ?? INLINE_MEMORY_MIB,
         ...(stateBytes !== undefined && { stateBytes: stateRegionBytes(stateBytes) }),
       }, {
-        ...{ ...shared, descriptors },
-        tile: new TileReader(regions.mapShared(fd, TILE_REGION_BYTES, { readOnly: true })),
+        ...shared,
+        descriptor: (each, readOnly) => own.descriptor(each, readOnly),
+        tile: new TileReader(own.view(`tile ${name}`)),
         changed() {},
         log: (line) => said.push(line.replace(`${name}: `, "")),
       });
@@ -685,31 +689,12 @@ async function* makeApps(
         yield { app, said, trouble };
       } finally {
         await process.stop();
+        own.close();
       }
     }
   } finally {
     files.close();
   }
-}
-
-/** An app's own regions and eventfds, each made when it is first asked for. */
-function makeDescriptors(
-  regions: Pick<Regions, "createShared">,
-  host: Pick<Host, "eventfd">,
-  stateBytes = 0,
-): Descriptors {
-  const state = stateRegionBytes(stateBytes);
-  const sizes = { tile: TILE_REGION_BYTES, metrics: METRICS_BYTES, state };
-  const made = new Map<string, ReturnType<Regions["createShared"]>>();
-  return {
-    descriptor(name, readOnly) {
-      const [kind] = name.split(" ");
-      if (kind === "eventfd") return { fd: host.eventfd(), bytes: 0 };
-      const bytes = sizes[kind as keyof typeof sizes];
-      const region = made.getOrInsertComputed(name, () => regions.createShared(name, bytes));
-      return { fd: readOnly ? region.readOnly : region.writable, bytes };
-    },
-  };
 }
 
 /** A finding that all is well. */

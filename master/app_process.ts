@@ -58,19 +58,6 @@ export interface AppProcessPlan
   readonly uid: number;
 }
 
-/** The master's descriptors by their names in `handed.ts`. */
-export interface Descriptors {
-  /**
-   * The descriptor for readers or for the writer, with the bytes of a region, else 0. `bytes`: of a state, which may
-   * have another size in a successor. Throws RangeError.
-   */
-  descriptor(
-    name: string,
-    readOnly: boolean,
-    bytes?: number,
-  ): { readonly fd: number; readonly bytes: number };
-}
-
 /** The environment of an app's process. */
 export interface AppProcessParts {
   readonly processes: Processes;
@@ -81,7 +68,15 @@ export interface AppProcessParts {
   readonly tileLibrary: Pick<TileLibrary, "wake">;
   readonly watcher: Pick<Watcher, "watch" | "forget">;
   readonly files: Pick<AppFiles, "stage" | "discard" | "root">;
-  readonly descriptors: Descriptors;
+  /**
+   * The master's descriptor by its name in `handed.ts`, for readers or for the writer, with the bytes of a region, else
+   * 0. `bytes`: of a state, which may have another size in a successor. Throws RangeError.
+   */
+  descriptor(
+    name: string,
+    readOnly: boolean,
+    bytes?: number,
+  ): { readonly fd: number; readonly bytes: number };
   /** The region `tile NAME`. */
   readonly tile: TileReader;
   /** Logs whole lines, under the app's name. */
@@ -161,13 +156,13 @@ class AppChild extends Child<AppOrder, AppReport, string> {
 
   /** Starts one. Throws SystemError, AppError. */
   static start(plan: AppProcessPlan, staged: StagedApp, parts: AppProcessParts): AppChild {
-    const { regions, processes, descriptors, files: { root } } = parts;
+    const { regions, processes, files: { root } } = parts;
     const { name, service, shape, nets, spinTurns, grants: { clock, keep } } = plan;
     const control = regions.createShared(`control ${name}`, CONTROL_BYTES);
     let order: Order | undefined;
     try {
       const handings = namesOf(plan).map(([each, readOnly, bytes]) => (
-        { ...descriptors.descriptor(each, readOnly, bytes), name: each, readOnly }
+        { ...parts.descriptor(each, readOnly, bytes), name: each, readOnly }
       ));
       order = orderOf<ProcessSetup>(regions, [
         { name: `control ${name}`, fd: control.readOnly, bytes: CONTROL_BYTES, readOnly: true },
@@ -205,7 +200,7 @@ class AppChild extends Child<AppOrder, AppReport, string> {
     stage: Stage,
     parts: AppProcessParts,
   ) {
-    const { regions, observer, watcher, descriptors, log } = parts;
+    const { regions, observer, watcher, log } = parts;
     const { name } = plan;
     super(process, watcher, REPORTS);
     this.plan = plan;
@@ -216,7 +211,7 @@ class AppChild extends Child<AppOrder, AppReport, string> {
     const { listener, words } = process;
     // Its standard error has only last words of V8 or libc.
     observer.hear({ name: `${prefix(Level.error)}${name}`, slot: parts.slot, listener, words });
-    this.#eventfd = descriptors.descriptor(`eventfd ${name}`, false).fd;
+    this.#eventfd = parts.descriptor(`eventfd ${name}`, false).fd;
     this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
   }
 

@@ -430,13 +430,11 @@ export class Successors {
       tileLibrary: tile,
       watcher: this.#watcher,
       files: this.#files,
-      descriptors: {
-        // An app's state outlasts its other regions.
-        descriptor: (each, readOnly, bytes) =>
-          bytes === undefined
-            ? inventory.descriptor(each, readOnly)
-            : this.#holdings.own.descriptor(stateName(name, bytes), readOnly),
-      },
+      // An app's state outlasts its other regions.
+      descriptor: (each, readOnly, bytes) =>
+        bytes === undefined
+          ? inventory.descriptor(each, readOnly)
+          : this.#holdings.own.descriptor(stateName(name, bytes), readOnly),
       tile: new TileReader(inventory.view(`tile ${name}`)),
     };
   }

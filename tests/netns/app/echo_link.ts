@@ -14,7 +14,7 @@ import { openProcesses } from "../../../ffi/process.ts";
 import { openRegions, type SharedRegion, u32, u8, type View } from "../../../ffi/region.ts";
 import { openObserver, openTile, SLOT_BYTES } from "../../../ffi/tile.ts";
 import { AppFiles } from "../../../master/app_files.ts";
-import { AppProcess, type AppProcessPlan, type Descriptors } from "../../../master/app_process.ts";
+import { AppProcess, type AppProcessPlan } from "../../../master/app_process.ts";
 import type { ServiceSetup } from "../../../tiles/app/host.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import {
@@ -71,7 +71,7 @@ export function refusedCalls(): Uint32Array {
 }
 
 /** The net side of one echo, and the regions and eventfds that join both. */
-export class EchoLink implements Descriptors {
+export class EchoLink {
   /** Requests that were sent, those that were answered, and answers to what was answered before. */
   sent = 0;
   answered = 0;
@@ -172,7 +172,7 @@ export class EchoLink implements Descriptors {
       },
       changed() {},
       slot: 0,
-      descriptors: this,
+      descriptor: (name, readOnly) => this.descriptor(name, readOnly),
       tile: this.#app,
     });
   }
