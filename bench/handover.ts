@@ -314,7 +314,7 @@ async function measureEvent(
       ({ by } = outcome);
       all.push(outcome.figures);
     } catch (error) {
-      // Go on with the other events.
+      // Continue with the other events.
       console.error(`handover: ${name}: ${(error as Error).message}`);
       return report({ ...missing(name), note: "it failed" });
     }

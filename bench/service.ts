@@ -101,7 +101,7 @@ export interface Said {
   /** Paths of modules by the names of their apps, and a text for their options. */
   readonly modules?: Readonly<Record<string, string>>;
   readonly option?: string;
-  /** The prefix that is announced, and how long a service that is told to end goes on without it. */
+  /** The prefix that is announced, and how long a service that is told to end continues without it. */
   readonly announced?: string;
   readonly drainSeconds?: number;
 }

@@ -17,7 +17,7 @@ import { RT_TABLE_MAIN, RTN_UNICAST } from "../netbase/route.ts";
 import { Mirror, type MirrorOptions } from "../tiles/netlink/mirror.ts";
 import { Exit, UserError } from "./command.ts";
 
-/** The mirrored state, and the mirror that goes on to follow the kernel. */
+/** The mirrored state, and the mirror that continues to follow the kernel. */
 export type Snapshot = ReturnType<typeof openMirror>;
 
 /**

@@ -137,7 +137,7 @@ export class Traffic {
     const payload = this.#write(sequence, this.#outgoing);
     this.#sentAt.push(nowMillis());
     this.#rttMillis.push(0);
-    // What the kernel refuses to send, for want of a route, counts as lost.
+    // What the kernel refuses to send, for lack of a route, counts as lost.
     await send(this.#sockets[turn], payload, this.#options.flows[turn]).catch(() => {});
   }
 

@@ -43,7 +43,7 @@ EXPORT int tegula_host_ask(uint32_t request, struct ifreq *about, void *data)
 }
 
 /*
- * Reads at most `size` bytes of the file `name` of a thread of this process. It stands here because
+ * Reads at most `size` bytes of the file `name` of a thread of this process. It is here because
  * main, once it has booted, may read no file of /proc. How many bytes, or -errno.
  */
 EXPORT int tegula_host_read_thread(int thread, const char *name, char *into, uint32_t size)
@@ -305,7 +305,7 @@ EXPORT int tegula_host_lock_folder(const char *path)
 
 /*
  * Writes `length` bytes to standard error as far as they are taken without waiting: where nobody reads
- * the log, or its disk is full, the master goes on. 0 when all was written, or -errno.
+ * the log, or its disk is full, the master continues. 0 when all was written, or -errno.
  */
 EXPORT int tegula_host_log(const char *text, uint32_t length)
 {

@@ -69,7 +69,7 @@ const LONGEST_PATH = 107;
 interface MasterConfinement {
   /** Files and folders that exist, where it may write, make and remove. It may read and execute everywhere. */
   readonly write: readonly string[];
-  /** Whether TCP sockets may be bound, and connected. Those that were handed over go on. */
+  /** Whether TCP sockets may be bound, and connected. Those that were handed over continue. */
   readonly bindTcp?: boolean;
   readonly connectTcp?: boolean;
   /** Capabilities that it keeps where it has them, by number; what a master needs when left out. */
@@ -236,7 +236,7 @@ export function openHost(path = libraryPath()) {
     /**
      * Becomes another program, path and arguments in `argv`, with another environment and with SIGUSR1
      * blocked; `fds` stay open, all else closes on exec. Only a main isolate with every permission may.
-     * Children stay children: they die with the main thread (`process.ts`), which goes on. A `confinement`
+     * Children stay children: they die with the main thread (`process.ts`), which continues. A `confinement`
      * takes away what it does not list for good: no new privileges, capabilities, files (landlock). Returns
      * only with -errno: -EPERM where it is not called by the main thread, -ENOENT where there is no such
      * folder. Confined, the caller can do no more than end then.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The policies of system calls, with the reason for each call: those of tiles (tile.c: a filter for one
- * thread), and those of the process of an app and of the appliance (process.c: a filter that stands
+ * thread), and those of the process of an app and of the appliance (process.c: a filter that is installed
  * before exec, for every thread). docs/system_calls.md is made from these lists, and a test compares
  * them.
  */
@@ -200,7 +200,7 @@ static inline void allow_abort(struct policy *p, uint32_t call, int signal)
 
 /*
  * ioctl is allowed for the commands. Whoever asks whether a descriptor is a terminal, as for colours,
- * hears that it is none.
+ * is told that it is not one.
  */
 static inline void allow_ioctl(struct policy *p, const int32_t *commands, size_t count)
 {
@@ -236,7 +236,7 @@ static const struct {
 	{ SYS_unlinkat, EPERM, ROLE_STATUS },
 };
 
-/* Beginnings of paths of files that are looked for as a matter of course; the caller goes on without. */
+/* Beginnings of paths of files that are looked for as a matter of course; the caller continues without. */
 static const char *const EXPECTED_PATHS[] = {
 	"/proc/sys/vm/overcommit_memory", /* malloc, when it shrinks an arena */
 	"/proc/self/statm", /* Deno.memoryUsage() */
@@ -260,7 +260,7 @@ static const uint32_t COMMON[] = {
 	SYS_poll,
 #endif
 	SYS_ppoll, /* waiting, ours */
-	SYS_restart_syscall, /* a wait goes on after SIGSTOP and SIGCONT */
+	SYS_restart_syscall, /* a wait continues after SIGSTOP and SIGCONT */
 	SYS_madvise, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_brk, /* heap, collector and JIT */
 	/* As mprotect: V8's code pages, where the CPU has memory protection keys; aborts without. */
 	SYS_pkey_mprotect, SYS_pkey_alloc, SYS_pkey_free,
@@ -443,15 +443,15 @@ static const int32_t PROCESS_IOCTL[] = { FIONBIO, FIOCLEX }; /* Rust, for each p
  */
 static const int32_t PROCESS_SHARED[] = { F_SETFL, F_DUPFD, F_DUPFD_CLOEXEC, FIONBIO };
 
-/* Refused as a matter of course; the caller has another way, or goes on without. */
+/* Refused as a matter of course; the caller has another way, or continues without. */
 static const struct {
 	uint32_t process_call;
 	int error;
 } PROCESS_EXPECTED[] = {
 	{ SYS_clone3, ENOSYS }, /* as in EXPECTED */
 	{ SYS_io_uring_setup, ENOSYS }, /* no filter sees its calls; programs that probe for it do without it */
-	{ SYS_openat2, ENOSYS }, /* its flags stand in memory */
-	/* Deno makes the folder of its caches and clears it, in vain, and goes on without. */
+	{ SYS_openat2, ENOSYS }, /* its flags are in memory */
+	/* Deno makes the folder of its caches and clears it, in vain, and continues without. */
 #ifdef SYS_mkdir
 	{ SYS_mkdir, EACCES },
 	{ SYS_unlink, EACCES },
@@ -572,7 +572,7 @@ static inline void keep_flags(struct policy *p, const int32_t *fds, int count)
 	LOAD(p, nr);
 }
 
-/* Where the network was granted: sockets of IP. libc looks for a cache of names on AF_UNIX, and goes on without. */
+/* Where the network was granted: sockets of IP. libc looks for a cache of names on AF_UNIX, and continues without. */
 static inline void allow_network(struct policy *p)
 {
 	const uint32_t refuse = p->refuse;

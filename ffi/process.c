@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Starts a process that is confined before exec (process.ts): walls that stand before the
- * program's first instruction stand for every thread that it will ever have. In order, in the child:
+ * Starts a process that is confined before exec (process.ts). Walls that are built before the program's
+ * first instruction hold for all its threads. In order, in the child:
  *
  *   1. Namespaces of its own: network (unless granted), IPC, UTS, PID, cgroup. With CAP_SYS_ADMIN as
  *      they are; else within a user namespace; where the system refuses both, without. The appliance
@@ -364,7 +364,7 @@ static _Noreturn void child(struct plan *plan)
 			report(plan->setup, STEP_LANDLOCK, error, 0, -1);
 		close(plan->ruleset);
 	}
-	/* The loader goes on without a library that it cannot open: that must not be the seal. */
+	/* The loader continues without a library that it cannot open: that must not be the seal. */
 	snprintf(seal, sizeof(seal), "/proc/self/fd/%d", plan->seal);
 	error = open(seal, O_RDONLY | O_CLOEXEC);
 	if (error < 0)

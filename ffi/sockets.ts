@@ -37,7 +37,7 @@ export interface Udp {
    * Sends up to `count` (at most `BURST`) datagrams of `descriptors`, a `UdpDescriptor` each: from
    * source (0: as the kernel chooses) out of interface (0: as the kernel routes). Returns how many
    * from the start the kernel took, 0 when it takes none now, or -errno when it refused the first:
-   * skip that one and go on.
+   * skip that one and continue.
    */
   send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number;
   /** A descriptor for poll(2) that is readable while any of `fds` has something, or -errno. */
@@ -125,7 +125,7 @@ function setNumber(
   return set(fd, level, option, number, number.byteLength) === 0;
 }
 
-/** Makes buffers as large as may be had: over the system's limit with CAP_NET_ADMIN, else up to it. */
+/** Makes buffers as large as asked with CAP_NET_ADMIN, else at most as large as the system's limit. */
 export function sizeBuffers(
   set: SetSocketOption,
   { fd, receive = 0, send = 0 }: { fd: number; receive?: number; send?: number },

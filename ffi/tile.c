@@ -10,7 +10,7 @@
  * the observer, a thread of this file (seccomp_unotify(2)): it counts the call for the tile and
  * answers EPERM. The same thread writes to standard error what a confined thread writes there, so
  * that the last words of V8 and of Rust reach the log in the tile's name. It does both for apps'
- * processes too (process.c): their filters stand before exec, and what they write comes by a pipe.
+ * processes too (process.c): their filters are installed before exec, and their output comes by a pipe.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -106,7 +106,7 @@ static int list_eventfds(int32_t *fds, int most)
 }
 
 /*
- * Leaves of all capabilities at most CAP_NET_ADMIN, and none to be had again: what is not inheritable
+ * Drops all capabilities for good, but CAP_NET_ADMIN if it is kept: what is not inheritable
  * is not ambient either. Returns 0, or -errno.
  */
 static int drop_capabilities(int keep_net_admin)
@@ -458,7 +458,7 @@ static void *observe(void *pipe)
 
 			if (arrived < 0)
 				continue;
-			/* The slot's last process may have ended a moment ago, or go on beside this one. */
+			/* The slot's last process may have ended a moment ago, or continue beside this one. */
 			for (size_t i = 1; i < count && arrived % 4 == WORDS; i++) {
 				if (listeners[i].slot == slot && listeners[i].kind == WORDS)
 					hear_out(&listeners[i]);
@@ -598,7 +598,7 @@ static int filter(struct policy *policy, int slot)
  * Gives up, on the calling thread and for good, all that `role` does not need. `fds` are the `count`
  * sockets that it sends and receives on, which this sorts; `keep` is of KEEP_*; `name` and `slot` are for the observer,
  * where there is one. Returns what was done, of DONE_*, or -errno, when some may have been done and
- * the tile must not go on.
+ * the tile must not continue.
  */
 EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, const char *name, int slot)
 {
@@ -622,7 +622,7 @@ EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, cons
 	if (landlock < 0)
 		return landlock;
 	observed = filter(&policy, slot);
-	if (observed < 0 && observable) { /* no listener to be had: the same filter, which just refuses */
+	if (observed < 0 && observable) { /* without a listener: the same filter, which only refuses */
 		policy.refuse = SECCOMP_RET_ERRNO | EPERM;
 		make_policy(&policy, role, keep, fds, count, eventfds, found);
 		observed = filter(&policy, slot);

@@ -52,7 +52,7 @@ export interface Confinement {
 /** What every tile may do. */
 export type TileLibrary = ReturnType<typeof openTile>;
 
-/** Who hears of refused system calls; the master's, and the appliance's. */
+/** Receives refused system calls, in the master and in the appliance. */
 export type Observer = ReturnType<typeof openObserver>;
 
 /** Opens the library at `path`. */
@@ -125,7 +125,7 @@ export function openTile(path = libraryPath()) {
      * where the kernel has it) and every system call that the role does not need. Refused calls fail
      * with EPERM, and are counted where there is an observer (`openObserver`) and the kernel lets it
      * listen (Linux 5.0). All modules must be loaded and all eventfds exist by then. Throws SystemError
-     * when it failed: the tile must not go on then.
+     * when it failed: the tile must not continue then.
      */
     confine(
       { name, slot, role, fds, keepNetAdmin = false, keepClock = false }: Confinement,
@@ -184,7 +184,7 @@ export function openObserver(path = libraryPath()) {
      * `resume`, `hear` would block for ever.
      */
     pause: (): void => symbols.tegula_tile_observe_pause(1),
-    /** Goes on. */
+    /** Continues. */
     resume: (): void => symbols.tegula_tile_observe_pause(0),
     /**
      * Starts the process's observer, a thread that counts refused system calls of confined tiles into

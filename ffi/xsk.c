@@ -298,7 +298,7 @@ EXPORT int tegula_xsk_statistics_of(int fd, const void *const *mapped, uint64_t 
 	return kernel_statistics(fd, out);
 }
 
-/* Closes a socket. Its queue is free when every process has let go of it. */
+/* Closes a socket. Its queue is free when every process has released it. */
 EXPORT void tegula_xsk_close(int fd, void *const *mapped)
 {
 	if (*mapped)
@@ -410,7 +410,7 @@ EXPORT int tegula_xsk_adopt(int fd, const void *area, uint32_t ring)
 }
 
 /*
- * A slot whose rings, of `ring` entries, are plain memory: tegula_xsk_inject stands for the kernel. Its
+ * A slot whose rings, of `ring` entries, are plain memory: tegula_xsk_inject replaces the kernel. Its
  * frames have `frame` bytes and begin at `area`. Returns the slot, or -errno.
  */
 EXPORT int tegula_xsk_memory(const void *area, uint32_t frame, uint32_t ring)
@@ -565,9 +565,9 @@ EXPORT int32_t tegula_xsk_ticks(void)
 }
 
 /*
- * Has the kernel send what it has not taken off the ring, as long as each call gets it further. Many
- * kernels (seen with 6.1) move the consumer only when they have sent all that they know of: only after as many
- * calls as that takes does a ring that stands still count as no progress.
+ * Makes the kernel send what it has not taken off the ring, as long as each call makes progress. Many kernels
+ * (seen with 6.1) move the consumer only when they have sent all that they know of, so a ring counts as stuck
+ * only after as many calls as that takes.
  */
 static void wake_sender(struct socket *s)
 {

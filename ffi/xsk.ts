@@ -103,7 +103,7 @@ export interface Xsk {
 
 /** The same, with slots in plain memory. */
 export interface XskSlots extends Xsk {
-  /** Lets go of the rings, and of the slot. */
+  /** Releases the rings and the slot. */
   release(slot: number): void;
   /**
    * A slot with rings in plain memory, for the same calls without a socket: `inject` does the kernel's
@@ -220,7 +220,7 @@ export function openXskSetup(path = libraryPath()) {
       const [program, filter, sockets, redirected] = fds;
       return { program, filter, sockets, redirected };
     },
-    /** Lets go of program and maps; where it is attached it stays until it is detached. */
+    /** Releases program and maps; where it is attached it stays until it is detached. */
     unload(program: XdpProgram): void {
       for (const fd of Object.values(program)) symbols.close(fd);
     },
@@ -287,7 +287,7 @@ export function openXskSetup(path = libraryPath()) {
       return fd;
     },
     /**
-     * Goes on with a bound socket that this process made before it executed another program. Before Linux
+     * Continues with a bound socket that this process made before it executed another program. Before Linux
      * 6.4 there are no statistics of it (-EBUSY).
      */
     inherit(fd: number, memory: View, options: SocketOptions, mode: BindOptions["mode"]): void {

@@ -162,7 +162,7 @@ export class Announcer {
     }
   }
 
-  /** Goes on by another configuration. What both name stays announced all the time. */
+  /** Continues by another configuration. What both name stays announced all the time. */
   configure(announce: Announce | undefined): void {
     const next = announce?.addresses.map((prefix) => ({ table: announce.table, ...prefix })) ?? [];
     const names = next.map(markerText);

@@ -81,7 +81,7 @@ export class HealthMonitor {
     this.#isDraining = isDraining;
   }
 
-  /** `observer` hears of each change of the state or the reasons, once it is evaluated. */
+  /** Calls `observer` after each change of the state or the reasons. */
   observe(observer: (health: Health) => void): void {
     this.#observers.push(observer);
   }

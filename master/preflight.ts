@@ -409,7 +409,7 @@ export function requireSockets(ports: readonly number[], sockets: readonly numbe
 }
 
 /**
- * Loads the XDP program once for each interface. If the kernel cannot, provider `auto` goes on without AF_XDP
+ * Loads the XDP program once for each interface. If the kernel cannot, provider `auto` continues without AF_XDP
  * and logs why.
  */
 export function loadPrograms(

@@ -19,11 +19,11 @@
  * it is, and then no key further on depends on it. And a key cannot be in two slots, as the one writer
  * looks along the whole path before it takes a slot. A reader loads the publishing word in every
  * lookup, so it searches either a table that was current during the lookup or, when the table was
- * changed meanwhile, the old one as it stood complete at that change.
+ * changed meanwhile, the old one as it was at that change.
  *
  * **Growing and cleaning** build a new table in another place and publish it by one store to a header
  * word, which says all about the table: log2 of its slots, which of that size's two places, and the
- * seed of its hash. Two more secret words of that hash stand in the header and never change. The old
+ * seed of its hash. Two more secret words of that hash are in the header and never change. The old
  * place is used again after a grace period. Slots of deleted keys are taken again or emptied on the
  * spot where that is safe, so cleaning is seldom needed.
  *

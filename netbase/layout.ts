@@ -46,7 +46,7 @@ export const TBL24_CELLS = 1 << 24;
 export const TBL8S = 1 << 15;
 export const TBL8_CELLS = 256;
 export const TBL8_BIT = 0x8000;
-/** Behind the tbl8s: the next hop id that cell 0 stands for. */
+/** Behind the tbl8s: the next hop id that a cell of 0 means. */
 export const FIB_DEFAULT = TBL24_CELLS + TBL8S * TBL8_CELLS;
 /** 16-bit words of the whole FIB. */
 export const FIB_WORDS = FIB_DEFAULT + 32;

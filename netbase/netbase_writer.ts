@@ -37,7 +37,7 @@ export interface ListenerSlot {
 
 /** What a writer is given. */
 interface WriterOptions {
-  /** All readers of the region; memory is reused a grace period after it was let go of. */
+  /** All readers of the region; memory is reused a grace period after it was released. */
   readonly readers: readonly Reader[];
   /** Slots of the neighbour table at start, four per neighbour expected; grows when needed. */
   readonly neighborSlots?: number;
@@ -56,7 +56,7 @@ const NEIGHBOR_SLOTS = 4096;
 const MOST_WAITS = 1000;
 
 /**
- * The one writer. On a region that a predecessor has left it goes on with the tables of interfaces and
+ * The one writer. On a region that a predecessor has left it continues with the tables of interfaces and
  * neighbours, and leaves the FIB as it is until its first complete copy of the routes, that is until the
  * RIB's `endSync()`.
  */
@@ -112,7 +112,7 @@ export class NetbaseWriter {
 
   /**
    * Whether the last `commit()` had to leave something, for a reader that had not ended its burst (a
-   * default route that moves together with others, room for what does not fit) or for want of time:
+   * default route that moves together with others, room for what does not fit) or for lack of time:
    * commit again soon, even without new changes.
    */
   get pending(): boolean {
@@ -654,7 +654,7 @@ export class FibBuilder {
   #order: LookupOrder = "merged";
   /** Separate tables, and `local` has a default route, which hides the one of `main`. */
   #localDefault = false;
-  /** Nodes without a next hop and /24s without a tbl8, for want of room. */
+  /** Nodes without a next hop and /24s without a tbl8, for lack of room. */
   readonly #noNextHop = new Set<number>();
   readonly #noTbl8 = new Set<number>();
   /** `#reclaims` at the last retry, and how many of each kind have yet to be retried. */

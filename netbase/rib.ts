@@ -39,7 +39,7 @@ import {
  */
 export type LookupOrder = "merged" | "separate";
 
-/** Where a route belongs in a list; 0 stands for none. */
+/** Where a route belongs in a list; 0 means none. */
 interface Place {
   /** The last candidate before the ones of equal key. */
   before: number;
@@ -208,7 +208,7 @@ export class Rib {
 
   /**
    * Compares the routes of `most` prefixes, from one (host order) on, with those of another RIB. Calls
-   * `differs` with one route for each prefix and table whose lists differ. Returns the prefix to go on
+   * `differs` with one route for each prefix and table whose lists differ. Returns the prefix to continue
    * from; null: all are compared.
    */
   compare(

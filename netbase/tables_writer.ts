@@ -78,7 +78,7 @@ export class HashTableWriter {
   #tombstones = 0;
 
   /**
-   * Begins an empty table of at least `slots` slots, or goes on with the one that a predecessor left:
+   * Begins an empty table of at least `slots` slots, or continues with the one that a predecessor left:
    * wherever that stopped, what is published is whole.
    */
   constructor(
@@ -306,7 +306,7 @@ export class HashTableWriter {
     Atomics.store(this.words, this.#shape.publishedAt, this.#table);
   }
 
-  /** Goes on with a predecessor's table. Records and places that it does not name are free. */
+  /** Continues with a predecessor's table. Records and places that it does not name are free. */
   #inherit(published: number): void {
     this.#places.add(published & PLACE_MASK);
     this.#turnTo(published);
@@ -332,7 +332,7 @@ export class InterfaceWriter extends InterfaceReader {
   readonly #deferred: DeferredFree;
   readonly #listeners: ListenerSlot;
 
-  /** Goes on with the table that a predecessor left. */
+  /** Continues with the table that a predecessor left. */
   constructor(
     view: View,
     { deferred, seed, listeners }: {
@@ -518,7 +518,7 @@ function putText(text: string, words: Uint32Array<ArrayBuffer>, at: number): voi
 
 /** The one writer of neighbours: readers see each change whole. */
 export class NeighborWriter {
-  /** How many have been refused for want of room. */
+  /** How many have been refused for lack of room. */
   full = 0;
   /** Counts changes that a packet can see. */
   changes = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The ten minutes of `docs/apps.md`, to be gone through as a reader would: what stands in its fenced
+ * The ten minutes of `docs/apps.md`, to be gone through as a reader would: the contents of its fenced
  * blocks, put into a folder of its own.
  */
 

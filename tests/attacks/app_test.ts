@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * What an app tries against the program and against other apps: each attempt is made by a real app, in its
- * own process, beside an echo that must go on answering without losing a datagram.
+ * own process, beside an echo that must continue answering without losing a datagram.
  */
 
 import { strict as assert } from "node:assert";
@@ -65,7 +65,7 @@ async function beside(lab: Lab, module: string, others = "") {
   return { host, other, appliance, stderr, attack, settle };
 }
 
-/** How an attempt ends that is not named here: Deno's permissions stand before everything else. */
+/** How an attempt ends that is not named here: Deno's permissions come first. */
 const USUAL = "NotCapable";
 const OTHERWISE: Record<string, string> = {
   // Of fetch, before it looks at the permission: there is no event loop, or no such host.

@@ -14,7 +14,7 @@ export interface Harm {
   readonly runs?: string;
   /** How it ends by itself, as far as that is known; left out: whoever watches it ends it. */
   readonly ends?: Partial<Ending>;
-  /** It goes on answering. */
+  /** It continues answering. */
   readonly goesOn?: boolean;
   /** Whether it ends depends on what fails first. */
   readonly mayGoOn?: boolean;

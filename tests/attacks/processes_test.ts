@@ -233,7 +233,7 @@ for (const [what, { runs, ends, goesOn = false }] of Object.entries(HARMS)) {
         match(await app.heard(), /./);
         equal(await app.asked("still here?"), "still here?");
       } else {
-        // The caller takes what comes, and goes on with the other.
+        // The caller takes what comes, and continues with the other.
         for (let i = 0; i < 300; i++) {
           app.channel.receive();
           await moment();

@@ -6,7 +6,7 @@
  * not returning.
  *
  * An answer is built in the request's own frame if it fits, with its headers, before the request's
- * payload, which the app may go on reading:
+ * payload, which the app may continue reading:
  *
  *     request   │ headroom              │ Ethernet │ IPv4 │ UDP │ payload …
  *     answer    │      Ethernet │ IPv4 │ UDP │ payload │
@@ -164,7 +164,7 @@ class InlineRequests implements Datagrams {
     this.#count = count;
   }
 
-  /** Frees the frames that are left, and makes ready for the next batch. */
+  /** Frees the frames that are left, and prepares for the next batch. */
   end(): void {
     if (this.#spent < this.#count) this.#giveBack();
     this.#count = 0;

@@ -23,7 +23,7 @@ import type { XskSlots } from "../../ffi/xsk.ts";
 
 /*
  * A frame, and the description of the packet in it: where the fields of Ethernet, 802.1Q, IPv4 and
- * UDP headers stand, the arithmetic of their checksums, and the words that a net tile carries from
+ * UDP headers are, the arithmetic of their checksums, and the words that a net tile carries from
  * the receive ring to the answer.
  *
  * In every frame that is sent, the IPv4 header begins at the same place. The Ethernet header, with
@@ -428,7 +428,7 @@ export class XdpPort {
     this.#batch = new Uint32Array(2 * setup.tx);
   }
 
-  /** Goes on with the rings as the predecessor, which has ended, left them. */
+  /** Continues with the rings as the predecessor, which has ended, left them. */
   resume(): void {
     this.#xsk.resume(this.#slot);
     const cursors = this.#readCursors();
@@ -563,7 +563,7 @@ export class XdpPort {
   }
 
   /**
-   * Before the tile blocks: whether frames still wait here for room. Makes the kernel go on with what
+   * Before the tile blocks: whether frames still wait here for room. Makes the kernel continue with what
    * is on its rings.
    */
   unfinished(): boolean {

@@ -51,7 +51,7 @@ const Route = {
   sums: 5,
   /** Six words for the Ethernet header. A shorter header is stored at the end of them. */
   link: 6,
-  /** Both addresses as they stand in the IPv4 header. */
+  /** Both addresses in network order, as in the IPv4 header. */
   localBe: 12,
   peerBe: 13,
   /** Record of the neighbour, or NO_NEIGHBOR. */

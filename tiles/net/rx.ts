@@ -86,7 +86,7 @@ export interface Recipient {
   largeOut: number;
   /**
    * Hands over packet number `from` and all that follow it, up to `end`, for the same app. Returns the
-   * first that was not taken; if that is for want of room, its `app` is the counter, negated.
+   * first that was not taken; if that is for lack of room, its `app` is the counter, negated.
    */
   push(batch: RxBatch, from: number, end: number): number;
 }
@@ -435,7 +435,7 @@ export class Receiver {
       this.#checkDatagram(ip, p, partialChecksums);
     if (refused !== 0) return -refused;
     const peer = packets[p + Packet.peer];
-    // Addresses that stood elsewhere have not been looked up yet.
+    // Addresses found at another offset have not been looked up yet.
     if (!isInPlace || ip !== at + ETHERNET_BYTES) {
       packets[p + Packet.route] = this.#cache.find(peer, packets[p + Packet.local], 0);
     }
@@ -505,7 +505,7 @@ export class Receiver {
       }
     }
     if (this.#trustChecksums) return 0;
-    // The addresses of the pseudo header stand right before the datagram.
+    // The addresses of the pseudo header come right before the UDP header.
     const sum = sumWords(words, w + SOURCE_WORD, ADDRESSES_BYTES + length);
     return fold(sum + lengths) === 0xffff ? 0 : COUNT.rx_drop_udp_checksum;
   }

@@ -34,7 +34,7 @@ const AFTER_CHECKS: ReadonlySet<number> = new Set([
 
 /**
  * Receives from kernel sockets. Datagrams are received into large buffers, since one can be as long as
- * IPv4 lets it. Those that fit go on in an ordinary frame, so that an app keeps a large buffer only for
+ * IPv4 lets it. Those that fit continue in an ordinary frame, so that an app keeps a large buffer only for
  * what needs one, and no more of them than its share.
  */
 export class SocketReceiver {
@@ -140,14 +140,14 @@ export class SocketReceiver {
     return -packets[p + Packet.app];
   }
 
-  /** Whether `address` stands for many: multicast, reserved, or a broadcast address of ours. */
+  /** Whether `address` is not a single host's: multicast, reserved, or a broadcast address of ours. */
   #isMany(address: number): boolean {
     const { fib, nextHops } = this.#reader;
     return (address >>> 24) > 223 || nextHops.kind(fib.lookup(address)) === RTN_BROADCAST;
   }
 
   /**
-   * Where the payload in buffer number `i` goes on: a frame that it is copied to, with room for headers
+   * Where the payload in buffer number `i` continues: a frame that it is copied to, with room for headers
    * before it as in those from AF_XDP, or the buffer itself, which another one replaces. -1 when neither
    * is to be had.
    */

@@ -63,7 +63,7 @@ interface Running {
   /** Names of what differs in this comparison, and in the first one; null: this is the first. */
   differing: Map<string, AuditTable>;
   first: ReadonlyMap<string, AuditTable> | null;
-  /** Where the comparison of routes goes on; null: it has not begun. */
+  /** Where the comparison of routes continues; null: it has not begun. */
   from: { prefix: number; length: number } | null;
   /** Time before which the comparison does not begin. */
   due: number;
@@ -106,7 +106,7 @@ export class Audit {
     return this.#mirror.current ? Math.max(0, Math.ceil(due - now)) : PAUSE_MILLIS;
   }
 
-  /** Goes on with the audit; the mirror's turns carry on its dumps. Returns how much was done. */
+  /** Continues with the audit; the mirror's turns carry on its dumps. Returns how much was done. */
   turn(now: number): number {
     const running = this.#running;
     if (running === null) return now < this.#due ? 0 : this.#begin(now);

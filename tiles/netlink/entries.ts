@@ -111,7 +111,7 @@ export function interfaceEntries({ interfaces }: NetbaseReader): Entry[] {
   return interfaces.all().map((each) => interfaceEntry(each, { nameOf, interfaces }));
 }
 
-/** One of those; `interfaces` has the one that it stands on, or is joined with. */
+/** One entry. `interfaces` is to contain the interface below it, or its peer. */
 export function interfaceEntry(
   each: InterfaceEntry,
   { nameOf, interfaces }: { nameOf: (ifindex: number) => string; interfaces: InterfaceReader },

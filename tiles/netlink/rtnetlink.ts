@@ -686,7 +686,7 @@ export interface NeighborTableMessage {
   readonly capacity: number;
   /** Entries of all namespaces; -1: unknown. */
   readonly entries: number;
-  /** How often the kernel has refused an entry for want of room, modulo 2³²; -1: unknown. */
+  /** How often the kernel has refused an entry for lack of room, modulo 2³²; -1: unknown. */
   readonly refused: number;
   /** How long a neighbour stays REACHABLE after a confirmation, and in DELAY. */
   readonly reachableMillis: number;
@@ -922,7 +922,7 @@ function writeNeighbor(
  */
 const SLOT_BYTES = 32_768 + 256;
 
-/** Result of `receive` when the kernel dropped events for want of room; more may be queued. */
+/** Result of `receive` when the kernel dropped events for lack of room; more may be queued. */
 export const OVERRUN = -1;
 
 /** Takes the messages of a socket. */

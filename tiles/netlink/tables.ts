@@ -2,7 +2,7 @@
 /**
  * The tables of the mirror: interfaces with their addresses, next-hop objects, routes, neighbours, rules.
  * Each applies the events of some message types to netbase, and can be reread by mark and sweep
- * while its content goes on being served (`mirror.ts` does that).
+ * while its content continues being served (`mirror.ts` does that).
  *
  * The kernel withdraws routes without an RTM_DELROUTE when a link goes down, or when an address or a
  * next-hop object is removed. The same is done here at once, so that no packet is sent to nowhere,

@@ -94,7 +94,7 @@ export class Filter {
     return this.#probe(address, address >>> 0);
   }
 
-  /** The first of the slots that `address` may stand in that holds `wanted`, or -1. */
+  /** The first slot for `address` that contains `wanted`, or -1. */
   #probe(address: number, wanted: number): number {
     const first = (Math.imul(address, FILTER_MULTIPLIER) ^ this.#seed) >>> (32 - FILTER_SLOT_BITS);
     for (let i = 0; i < FILTER_PROBES; i++) {

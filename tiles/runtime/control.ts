@@ -258,7 +258,7 @@ export class Question {
     this.#timeoutMs = timeoutMs;
     this.#words = u32(snapshot);
     this.#text = u8(slice(snapshot, TEXT_AT, MOST_ANSWER_BYTES));
-    // Goes on from where a predecessor stopped.
+    // Continues from where a predecessor stopped.
     this.#number = new ControlReader(control).requestNumber;
   }
 

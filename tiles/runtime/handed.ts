@@ -6,7 +6,7 @@
  *
  *     netbase, control, snapshot, solicit NET, routes NET, capture NET   of one appliance
  *     tile NAME, metrics NAME, link A to B, requests APP NET, peers APP NET, umem NET, frames NET
- *                                                                         go on with the next appliance
+ *                                                                         continue with the next appliance
  *     eventfd NAME, udp PORT, xsk INTERFACE/QUEUE, filter INTERFACE       no memory of ours
  *
  * A region is handed as the descriptor that its reader or its writer may have (`../../ffi/region.ts`); an

@@ -53,7 +53,7 @@ export const Descriptor = {
  */
 export const REFLECTED = 0xffff_ffff;
 
-/** Word where the first descriptor stands, and log2 of a descriptor's words. */
+/** The word of the first descriptor, and log2 of a descriptor's words. */
 const FIRST_DESCRIPTOR = 32;
 const DESCRIPTOR_SHIFT = 3;
 /** Descriptors of the deepest link. */
@@ -75,17 +75,17 @@ const DESCRIPTORS_AT = FIRST_DESCRIPTOR * 4;
 export const NO_DESCRIPTOR = 8;
 
 /**
- * Bytes that whatever memory requests are in goes on for behind where the last payload can begin, so
- * that by its offset alone none leaves that memory.
+ * The memory of requests extends this many bytes beyond where the last payload can begin, so that a valid
+ * offset alone keeps each payload inside.
  */
 export const PAYLOAD_MARGIN = 65_536;
 
 /** Size of a link pair. All are powers of two; `depth` is at most 65,536. */
 export interface LinkShape {
   readonly depth: number;
-  /** Of the ring that payloads of answers stand in. */
+  /** Bytes of the ring for payloads of answers. */
   readonly payloadBytes: number;
-  /** Of the ring that payloads of requests are copied to; left out: they stay in the UMEM. */
+  /** Bytes of the ring for copies of requests' payloads; left out: payloads stay in the UMEM. */
   readonly requestBytes?: number;
 }
 
@@ -105,7 +105,7 @@ export function appLinkBytes(shape: LinkShape): number {
   return descriptorBytes(shape) + shape.payloadBytes;
 }
 
-/** Where the descriptors of a link stand in either region: word of the first, and of their end. */
+/** Where the descriptors of a link are in either region: word of the first, and of their end. */
 export function linkWords({ depth }: LinkShape): { base: number; end: number } {
   const base = DESCRIPTORS_AT >>> 2;
   return { base, end: base + depth * DESCRIPTOR_WORDS };
@@ -140,7 +140,7 @@ export class PayloadRing {
     this.#mask = bytes - 1;
   }
 
-  /** Goes on where a predecessor with the same `starts` was: the last of `pushed` took `bytes`. */
+  /** Continues where a predecessor with the same `starts` was: the last of `pushed` took `bytes`. */
   resume(pushed: number, bytes: number): void {
     const last = this.#starts[(pushed - 1) & (this.#starts.length - 1)];
     this.#head = (last + ((bytes + 7) & ~7)) | 0;

@@ -183,7 +183,7 @@ export class TileRegion {
     Atomics.store(this.#words, SLEEP, (this.#words[SLEEP] + 1) & ~1);
   }
 
-  /** Publishes where the tile stands in its life, one of {@linkcode Life}. */
+  /** Publishes the stage of the tile's life, one of {@linkcode Life}. */
   set life(life: number) {
     Atomics.store(this.#words, LIFE, life);
   }
@@ -199,7 +199,7 @@ export class TileReader {
     this.counters = f64(slice(view, COUNTERS_AT, TILE_COUNTERS * 8));
   }
 
-  /** The burst counter: it has moved once the tile has let go of all it read from netbase before. */
+  /** The burst counter: it has moved once the tile has released all it read from netbase before. */
   get burst(): number {
     return Atomics.load(this.#words, BURST);
   }
@@ -301,7 +301,7 @@ const never = new Int32Array(new SharedArrayBuffer(4));
 /**
  * Blocks until the predecessor, whose last store in the region of both says that it has stopped, or main
  * says that there is none. No message is used: through three event loops it took 20 ms. Where nobody runs
- * on the region, main alone says so: what stands there is of one that ended before.
+ * on the region, only main says so: the region still has the life of a tile that ended before.
  */
 export function awaitPredecessor(
   { region, hasPredecessor }: Pick<BootMessage, "region" | "hasPredecessor">,

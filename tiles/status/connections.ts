@@ -11,7 +11,7 @@ import type { TileLibrary } from "../../ffi/tile.ts";
 import { STATUS } from "../runtime/counters.ts";
 import { delay } from "../runtime/tile.ts";
 
-/** How long open connections may go on after the listener is closed. */
+/** How long open connections may continue after the listener is closed. */
 const LEAVE_MILLIS = 400;
 
 /** A listening socket. */

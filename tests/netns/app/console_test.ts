@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What an app says by `console` stands in the log, and costs no answer.
+ * What an app writes with `console` is in the log, and costs no answer.
  */
 
 import { strict as assert } from "node:assert";

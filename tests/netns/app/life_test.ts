@@ -73,7 +73,7 @@ labTest("an app that leaves is started again alone, with longer and longer pause
   for (let i = 0; i < 2; i++) {
     assert.equal((await ask(other, { port: PORT, payload: "fine" })).text, "fine");
     await ask(other, { port: PORT, payload: "exit", timeoutMs: 1 });
-    // The first start goes on where it was, and leaves again; the second one skips what waits.
+    // The first start continues where it was, and leaves again; the second one skips what waits.
     await stderr.find(
       `moody: ended: it left with status 3; starting it again in ${[100, 400][i]} ms`,
     );

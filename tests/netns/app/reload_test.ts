@@ -156,7 +156,7 @@ labTest("a reload reads a changed zone, and costs nobody a datagram", async (lab
     before = now;
   }
   const sent = await settle();
-  // What tiles have counted goes on.
+  // What tiles have counted continues.
   const tiles = await tileCounters(appliance.process);
   assert.equal(tiles["echo.1"].requests + tiles["echo.2"].requests, sent);
   assert.ok(tiles.dns.requests >= 3, `${tiles.dns.requests}`);

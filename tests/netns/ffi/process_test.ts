@@ -386,7 +386,7 @@ Deno.test("Deno and the libraries may lie in a folder that is closed to the chil
   }, from);
   equal(messages[0].honest.path, `${closed}/deno`);
   deepEqual([messages[0].honest.worker, refused, ending], [2, {}, { status: 0, signal: 0 }]);
-  // Without the seal there is no start: the loader would go on.
+  // Without the seal there is no start: the loader would continue.
   Deno.chmodSync(`${closed}/build/libtegula_seal.so`, 0o600);
   const task = { work: "ready", options: { uid: 60123 } };
   const { success, stderr } = command("root", task, from).outputSync();

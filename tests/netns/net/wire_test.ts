@@ -184,7 +184,7 @@ function sum(counters: Readonly<Record<string, number>>, names: RegExp): number 
 labTest("every class of frames moves its counter and nothing else", async (lab, t) => {
   const { appliance, frames } = await wired(lab);
   assert.deepEqual([...frames.names].sort(), [...Object.keys(EXPECTED), ANYTHING].sort());
-  // Each class goes on from the last one's counters: what moves late is seen as well.
+  // Each class continues from the last one's counters: what moves late is seen as well.
   let last = await appliance.counters();
   for (const [name, counters] of Object.entries(EXPECTED)) {
     await t.step(name, async () => {

@@ -245,7 +245,7 @@ Deno.test("a covered address is never without route while BIRD restarts graceful
   await all;
 });
 
-/** Runs many commands with one `ip`, while this thread goes on. */
+/** Runs many commands with one `ip`, while this thread continues. */
 async function ipBatchMeanwhile(commands: Iterable<string>): Promise<void> {
   const file = await Deno.makeTempFile();
   try {

@@ -147,7 +147,7 @@ export function addr(text: string): number {
   return address;
 }
 
-/** A mirror of this namespace and what stands behind it. */
+/** A mirror of this namespace and its parts. */
 export class Mirrored implements Disposable {
   readonly mirror: Mirror;
   readonly writer: NetbaseWriter;

@@ -22,7 +22,7 @@ const tileLibrary = openTile();
 
 /** How long anything may take, on a busy machine. */
 const PATIENCE_MILLIS = 30_000;
-/** What the clock goes on by at most while nobody looks at it. */
+/** The most by which the clock advances while nobody looks at it. */
 const STEP_MILLIS = 50;
 
 /**

@@ -110,7 +110,7 @@ labTest(
     const { host } = await pair(lab);
     const control = socketPath();
     await Appliance.start(host, [...ECHO, "--control", control]);
-    // The status tile hears of AF_XDP a moment after the log.
+    // The status tile learns of AF_XDP a moment after the log.
     let asked = 0;
     await eventually("AF_XDP", async () => {
       asked++;
@@ -401,7 +401,7 @@ labTest("of captures there are so many at most, and other requests go on", async
 });
 
 /**
- * Connects to a process, whose id and socket are its arguments, while that has no descriptor to be had:
+ * Connects to a process, whose id and socket are its arguments, while that can get no descriptor:
  * it cannot accept, which it notices. No longer than that takes, and without being held up by others
  * that want to run: without descriptors no tile is started again, either.
  */

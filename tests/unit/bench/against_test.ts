@@ -97,7 +97,7 @@ Deno.test("options of a comparison make sense only with one", () => {
   }
 });
 
-/** A project with two commits, whose benchmark prints what stands in a file, and notes its turns. */
+/** A project with two commits, whose benchmark prints the contents of a file, and notes its turns. */
 class Project implements AsyncDisposable {
   readonly root = Deno.makeTempDirSync({ prefix: "tegula-test-" });
   readonly #log = `${this.root}/turns`;

@@ -22,7 +22,7 @@ export interface Task {
   readonly keepNetAdmin: boolean;
   /** An eventfd of the child's main thread. */
   readonly eventfd: number;
-  /** How long `busy` goes on at least, and for how many turns. */
+  /** How long `busy` continues at least, and for how many turns. */
   readonly milliseconds: number;
   readonly turns: number;
 }

@@ -55,7 +55,7 @@ Deno.test("who asks is heard anew when others were forgotten, though the way the
   host.pass(100);
   host.answer({});
   assert.equal(host.sent(ETH0).length, 1);
-  // What is heard again, though answered meanwhile, is among the youngest again.
+  // A peer that sends again, though answered meanwhile, is among the youngest again.
   flood(ip("192.1.0.0"));
   host.answer({});
   ask();

@@ -107,7 +107,7 @@ export class FakeApp {
   readonly #ring: Uint8Array;
   #at = 0;
 
-  /** What another net tile heard for it. */
+  /** Peers that sent to it by another net tile. */
   readonly otherRecentPeers = heapView(RECENT_PEERS_BYTES);
 
   constructor(
@@ -131,7 +131,7 @@ export class FakeApp {
     this.payloads = requestRing(net, shape) ?? umem;
   }
 
-  /** Takes all that waits and lets go of it. */
+  /** Takes all that waits and releases it. */
   take(): Received[] {
     const count = this.consumer.available();
     const { words } = this.consumer;
@@ -217,7 +217,7 @@ export class Room {
       kernelSockets?: boolean;
       headroom?: number;
       inline?: App;
-      /** Whether it goes on as a tile begins: the kernel has all frames, and apps are waited for. */
+      /** Whether it continues as a tile begins: the kernel has all frames, and apps are waited for. */
       isDeep?: boolean;
     } = {},
   ) {

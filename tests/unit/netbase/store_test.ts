@@ -132,7 +132,7 @@ Deno.test("a writer that dies at any store of a batch leaves every answer old or
   }
 });
 
-/** A successor goes on with what the dead one left; readers are right all along, and then up to date. */
+/** A successor continues with what the dead one left; readers are right all along, and then up to date. */
 function succeed(view: View, wanted: string[]): void {
   const standing = new StandingReader();
   const options = { readers: [standing], neighborSlots: 64, seed: 2 };

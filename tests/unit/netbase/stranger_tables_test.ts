@@ -21,7 +21,7 @@ const KEYS = 200;
 const [SEED, OTHER_SEED] = [0x1234_5678_9abc, 0x0fed_cba9_8765];
 const NAMES = ["Int32Array", "Uint32Array", "Uint16Array", "Uint8Array", "Float64Array"] as const;
 
-/** What stands behind each array that counts. */
+/** What each counted array is for. */
 const targets = new WeakMap<object, object>();
 
 // Atomics takes no proxies.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What becomes of a lookup during which the writer goes on, by a reader that it knows of, and by one it does not. */
+/** What becomes of a lookup during which the writer continues, by a reader that it knows of, and by one it does not. */
 
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
@@ -13,7 +13,7 @@ const LINK = {
   ...{ link: 0, master: 0, vlanId: 0, vlanProtocol: 0 },
 };
 
-/** Changes an interface that is there throughout, and others, until what was let go of is used again. */
+/** Changes an interface that is there throughout, and others, until what was released is used again. */
 function goOn(writer: NetbaseWriter): void {
   for (let mtu = 68; mtu < 76; mtu++) {
     writer.interfaces.set({ ...LINK, ifindex: 5, mtu });
@@ -25,7 +25,7 @@ function goOn(writer: NetbaseWriter): void {
 
 const { Reader: HookedReader, hook } = await loadHooked();
 
-/** At how many of its loads a lookup misses the interface when the writer goes on right before them. */
+/** At how many of its loads a lookup misses the interface when the writer continues right before them. */
 function misses(readers: readonly Reader[]): number {
   let missed = 0;
   for (let at = 0, loads = Infinity; at < loads; at++) {

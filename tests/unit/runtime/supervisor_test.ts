@@ -42,7 +42,7 @@ const CONFINED =
   "Name:\tx\nCapInh:\t0\nCapPrm:\t0\nCapEff:\t0\nCapAmb:\t0\nNoNewPrivs:\t1\nSeccomp:\t2\n";
 const RUNNING = { type: "running", landlock: true, observed: true };
 
-/** A tile of a kind that runs and sleeps, its region, and what main hears of it. */
+/** A tile of a kind that runs and sleeps, its region, and what main learns of it. */
 function running(kind: WorkerKind, beside = false) {
   const { worker, region, ...others } = started(kind, beside);
   if (!beside) worker.onmessage({ data: RUNNING });

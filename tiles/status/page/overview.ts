@@ -424,7 +424,7 @@ function sorted({ columns, rows }: Table, sort: Sort): Table {
   return { columns, rows: weighed.map(({ row }) => row) };
 }
 
-/** What stands in a cell: at most seven characters if it is a number. */
+/** The text of a cell: at most seven characters for a number. */
 export function cellText(kind: Kind, value: string | number): string {
   if (typeof value === "string") return value;
   if (Number.isNaN(value)) return "–";
