@@ -132,7 +132,7 @@ s.sendto(bytes([0x23]) + bytes(47), ("${HOST}", 123)); print(*s.recv(100)[:2])`,
   assert.equal((await appliance.counters()).get("errors"), 0);
 });
 
-labTest("a StatsD client's counters, gauges and timers are shown in the metrics", async (lab) => {
+labTest("what a StatsD client sends of each kind is shown in the metrics", async (lab) => {
   const { host, client } = await pair(lab);
   const place = "127.0.0.1:9464";
   const text =
@@ -146,7 +146,8 @@ labTest("a StatsD client's counters, gauges and timers are shown in the metrics"
       "-c",
       `import urllib.request; print(urllib.request.urlopen("http://${place}/metrics").read().decode())`,
     ]);
-    return /name="page\.load\.count"\} 3/.test(text) && /load\.median"\} [1-9]/.test(text)
+    return /name="page\.load\.count"\} 3/.test(text) && /load\.median"\} [1-9]/.test(text) &&
+        /name="users\.unique"\} 2\n/.test(text)
       ? text
       : undefined;
   });
@@ -155,6 +156,9 @@ labTest("a StatsD client's counters, gauges and timers are shown in the metrics"
     /tegula_app_custom_total\{app="statsd",tile="statsd",name="page\.views"\} 42\n/,
   );
   assert.match(shown, /tegula_app_custom\{app="statsd",tile="statsd",name="queue"\} 17\n/);
+  assert.match(shown, /name="page\.size\.sum"\} 300\n/);
+  assert.match(shown, /name="statsd\.tags_dropped"\} 2\n/);
+  assert.match(shown, /name="statsd\.lines_refused",reason="value"\} 0\n/);
   assert.match(
     shown,
     /tegula_app_custom_total\{app="statsd",tile="statsd",name="page\.load\.sum"\} 60\n/,

@@ -17,7 +17,55 @@ Deno.test("counters add up, sampled ones by how many they stand for", async () =
   assert.equal(counters.a, 4.5);
   assert.equal(counters.b, 14);
   assert.equal(counters["statsd.lines"], 5);
-  assert.equal(counters["statsd.lines_refused"], 0);
+  assert.deepEqual(refusedIn(counters), {});
+  assert.equal(counters["statsd.tags_dropped"], 1);
+});
+
+/** How many lines were refused, by reason. */
+function refusedIn(counters: Record<string, number>): Record<string, number> {
+  return Object.fromEntries(
+    Object.entries(counters).flatMap(([name, count]) => {
+      const [, reason] = /^statsd\.lines_refused\{reason="(.*)"\}$/.exec(name) ?? [];
+      return reason === undefined || count === 0 ? [] : [[reason, count]];
+    }),
+  );
+}
+
+Deno.test("tags are dropped, which is counted, and said once", async () => {
+  const { counters, logged } = await sink(
+    "a:1|c|#env:prod\na:1|c|@0.5|#x\na:1|c|#",
+    "b:2|g|#x|c:container\nb:3|g|T1656581400",
+  );
+  assert.equal(counters.a, 4);
+  assert.equal(counters.b, 3);
+  assert.equal(counters["statsd.tags_dropped"], 4);
+  assert.deepEqual(logged, [
+    "tags are dropped, first those of a: statsd.tags_dropped counts lines",
+  ]);
+});
+
+Deno.test("a set has the number of its different values in an interval", async () => {
+  const harness = await sink("s:alice|s", "s:bob|s\ns:alice|s|#x", "s:17|s\ns:1:2|s", "t:x|s");
+  assert.equal(harness.counters["s.unique"], 0);
+  harness.tick();
+  assert.equal(harness.counters["s.unique"], 4);
+  assert.equal(harness.counters["t.unique"], 1);
+  harness.tick();
+  assert.equal(harness.counters["s.unique"], 0, "of an interval in which nothing came");
+});
+
+Deno.test("the number of a set's values is right to a few percent, however many there are", async () => {
+  for (const count of [10, 100, 1000, 10_000, 100_000]) {
+    const harness = await sink();
+    for (let i = 0; i < count; i += 100) {
+      const lines = Array.from({ length: Math.min(100, count) }, (_, j) => `s:user-${i + j}|s`);
+      harness.ask({ payload: lines.join("\n") });
+    }
+    harness.tick();
+    const { "s.unique": unique } = harness.counters;
+    // Five times the standard error.
+    assert.ok(Math.abs(unique - count) <= Math.max(1, count * 0.08), `${unique} of ${count}`);
+  }
 });
 
 Deno.test("gauges are set, or moved by a value with a sign", async () => {
@@ -29,7 +77,7 @@ Deno.test("gauges are set, or moved by a value with a sign", async () => {
 Deno.test("a timer has count and sum at once, and median, 99th percentile and largest by tick", async () => {
   const harness = await sink(
     ...Array.from({ length: 100 }, (_, i) => `t:${i + 1}|ms`),
-    "h:7|h|@0.5",
+    "h:7|h|@0.5\nd:7|d|@0.5",
   );
   assert.equal(harness.counters["t.count"], 100);
   assert.equal(harness.counters["t.sum"], 5050);
@@ -40,36 +88,30 @@ Deno.test("a timer has count and sum at once, and median, 99th percentile and la
   assert.ok(Math.abs(counters["t.p99"] - 99) < 6, `${counters["t.p99"]}`);
   assert.equal(counters["t.upper"], 100);
   assert.equal(counters["h.count"], 2);
+  assert.equal(counters["d.count"], 2);
   harness.tick();
   assert.equal(harness.counters["t.median"], 0, "of an interval in which nothing came");
   assert.equal(harness.counters["t.count"], 100);
 });
 
-Deno.test("lines that say nothing are refused and counted", async () => {
-  const bad = [
-    "x",
-    ":1|c",
-    "x:|c",
-    "x:1",
-    "x:1|",
-    "x:1|s",
-    "x:a|c",
-    "x:1|c|@0",
-    "x:1|c|@2",
-    "x:.|g",
-    "x:-1|c",
-    "x:1|cx",
-    "x:1|m",
-    "x:1|mq",
-    "x:1|c@0.5",
-    "x:1|c|@",
-    `x:${"9".repeat(17)}|c`,
-    `x:-${"9".repeat(400)}|g`,
-    `x:1|ms|@0.${"0".repeat(400)}1`,
-  ];
-  const { counters } = await sink(...bad);
-  assert.equal(counters["statsd.lines"], bad.length);
-  assert.equal(counters["statsd.lines_refused"], bad.length);
+/** Lines that are refused, by reason. */
+const REFUSED = {
+  form: ["x", ":1|c", "x:1", "x1|c", ":|", "_sc|redis|0"],
+  type: ["x:1|", "x:1|k", "x:1|cx", "x:1|m", "x:1|mq", "x:1|c@0.5", "_e{1,1}:a|b"],
+  value: [
+    ...["x:|c", "x:a|c", "x:.|g", "x:-1|c", "x:1a|c", "x:1:2|ms", "x:|s"],
+    ...[`x:${"9".repeat(17)}|c`, `x:-${"9".repeat(400)}|g`, "x:1.2.3|g"],
+  ],
+  rate: ["x:1|c|@0", "x:1|c|@2", "x:1|c|@", `x:1|ms|@0.${"0".repeat(400)}1`],
+};
+
+Deno.test("lines that say nothing are refused, and counted by what is wrong", async () => {
+  const { counters } = await sink(...Object.values(REFUSED).flat());
+  assert.equal(counters["statsd.lines"], Object.values(REFUSED).flat().length);
+  assert.deepEqual(
+    refusedIn(counters),
+    Object.fromEntries(Object.entries(REFUSED).map(([reason, lines]) => [reason, lines.length])),
+  );
 });
 
 Deno.test("names without end are refused once there is no more room, and known ones go on", async () => {
@@ -80,7 +122,7 @@ Deno.test("names without end are refused once there is no more room, and known o
   );
   assert.equal(harness.counters.n17, 2);
   assert.equal(harness.counters.late, undefined);
-  assert.ok(harness.counters["statsd.lines_refused"] > 900);
+  assert.ok(refusedIn(harness.counters).room > 900);
 });
 
 Deno.test("whatever the order of lines, sums are those of a simple count", async () => {
