@@ -22,7 +22,7 @@ import { isWanted, type Report, type Result, type Selection } from "./harness.ts
 
 const USAGE =
   `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [collide] [handover]
-                       [anycast] [memory] [OPTIONS]
+                       [anycast] [memory] [library] [OPTIONS]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
@@ -37,6 +37,7 @@ const USAGE =
   anycast   what clients lose when something is done, or happens, to one of three hosts behind a router with
             BGP and ECMP, at 3,000 requests a second (as root, with BIRD)
   memory    of the program and of each app more, and how long a start takes (as root)
+  library   nanoseconds per operation of what authors of apps import, beside V8's Map
   --json    one object a line
   --only REGEX     only cases whose name matches; echo, dns and mirror then skip what those do not need
   --peers A,B      echo and dns: only beside these
@@ -66,6 +67,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   handover: () => import("./handover.ts"),
   anycast: () => import("./anycast.ts"),
   memory: () => import("./memory.ts"),
+  library: () => import("./library.ts"),
 };
 
 /** One line about the machine. */

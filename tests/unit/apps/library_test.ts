@@ -3,8 +3,10 @@
 
 import assert from "node:assert/strict";
 import { Address } from "../../../tiles/app/address.ts";
+import { ClockMap } from "../../../apps/library/clock_map.ts";
 import { Maglev, mix } from "../../../apps/library/maglev.ts";
 import { SessionTable } from "../../../apps/library/session_table.ts";
+import { SlidingWindows } from "../../../apps/library/sliding_windows.ts";
 import { TokenBuckets } from "../../../apps/library/token_buckets.ts";
 import fc from "../property.ts";
 
@@ -44,9 +46,84 @@ Deno.test("of more addresses than entries the active ones stay limited", () => {
 
 Deno.test("the number of entries has to be a power of two", () => {
   for (const entries of [0, 4, 24]) {
-    const make = () => new TokenBuckets({ perSecond: 1, burst: 1, entries });
-    assert.throws(make, /entries must be a power of two/);
+    for (
+      const make of [
+        () => new TokenBuckets({ perSecond: 1, burst: 1, entries }),
+        () => new SlidingWindows({ most: 1, millis: 1, entries }),
+      ]
+    ) assert.throws(make, /entries must be a power of two/);
   }
+});
+
+Deno.test("a sliding window lets through what one that keeps all times lets through", () => {
+  const millis = 100;
+  const asks = fc.array(fc.tuple(fc.nat(3), fc.nat(80)), { maxLength: 200 });
+  fc.assert(fc.property(asks, fc.integer({ min: 1, max: 20 }), (asks, most) => {
+    const windows = new SlidingWindows({ most, millis, entries: 64 });
+    const model = new Map<number, number[]>();
+    let now = 1e12;
+    for (const [address, elapsed] of asks) {
+      now += elapsed;
+      const times = model.getOrInsertComputed(address, () => []);
+      const begin = now - now % millis;
+      const current = times.filter((time) => time >= begin).length;
+      const before = times.filter((time) => time < begin && time >= begin - millis).length;
+      // In hundredths, which are exact.
+      const expected = before * (millis - now % millis) + (current + 1) * millis <= most * millis;
+      if (expected) times.push(now);
+      assert.equal(windows.take(new Address(address), now), expected);
+    }
+  }));
+});
+
+Deno.test("who stays below the limit of a sliding window is never refused, whoever else floods", () => {
+  const windows = new SlidingWindows({ most: 10, millis: 1000, entries: 1024 });
+  const [steady, flood, stranger] = [1, 2, 0].map((word) => new Address(word));
+  let flooded = 0;
+  for (let now = 0; now < 20_000; now++) {
+    if (now % 125 === 50) assert.ok(windows.take(steady, now), `${now}`);
+    if (windows.take(flood, now)) flooded++;
+    // It asks once, and is forgotten first.
+    stranger.words[3] = 1000 + now;
+    windows.take(stranger, now);
+  }
+  assert.ok(flooded >= 10 * 10 && flooded <= 10 * 20, `${flooded}`);
+});
+
+Deno.test("a clock map has what a slow one has, and forgets what was not found lately", () => {
+  const entries = 8;
+  const command = fc.tuple(fc.constantFrom("find", "find", "use", "use", "remove"), fc.nat(20));
+  fc.assert(fc.property(fc.array(command, { maxLength: 300 }), fc.nat(), (commands, key) => {
+    const map = new ClockMap(entries, key);
+    const model: ({ of: number; isUsed: boolean } | null)[] = Array(entries).fill(null);
+    let hand = 0;
+    for (const [what, of] of commands) {
+      const address = new Address().load([of % 3, 0, 0xffff, of % 5]);
+      const known = model.findIndex((each) => each?.of === of);
+      assert.equal(map.find(address, of), known);
+      if (known >= 0) model[known]!.isUsed = true;
+      if (known >= 0 && what === "remove") {
+        map.remove(known);
+        model[known] = null;
+      }
+      if (known >= 0 || what !== "use") continue;
+      for (; model[hand]?.isUsed; hand = (hand + 1) % entries) model[hand]!.isUsed = false;
+      assert.equal(map.insert(address, of), hand);
+      model[hand] = { of, isUsed: false };
+      hand = (hand + 1) % entries;
+      assert.equal(map.count, model.filter((each) => each !== null).length);
+    }
+  }));
+});
+
+Deno.test("a clock map does not look for long for an entry to forget", () => {
+  const map = new ClockMap(1000);
+  const address = new Address();
+  for (let word = 0; word < 1000; word++) map.insert(address, word);
+  for (let word = 0; word < 1000; word++) assert.ok(map.find(address, word) >= 0);
+  // All are in use: the hand passes 64 of them.
+  assert.equal(map.insert(address, 1000), 64);
+  assert.equal(map.count, 1000);
 });
 
 function backendsOf(weights: readonly number[]) {

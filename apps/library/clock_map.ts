@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * A map of fixed size from an address and a word to the number of an entry, under which its user keeps what it
+ * knows. A full one forgets an entry that was not found lately: as Clock does, which is nearly LRU and writes one
+ * word for each entry found (Corbató, "A Paging Experiment with the Multics System", 1968).
+ */
+
+import type { Address } from "../../tiles/app/contract.ts";
+import { SessionTable } from "./session_table.ts";
+
+/** Whether the clock's hand takes an entry: it was not found since it last passed, or was. */
+const [UNUSED, USED] = [1, 2];
+/** Entries that the hand passes at most until it takes one all the same. */
+const MOST_PASSED = 64;
+
+/** Entries by an address and a word. Nothing is allocated after the constructor. */
+export class ClockMap {
+  readonly #table: SessionTable;
+  readonly #entries: number;
+  #hand = 0;
+
+  /** `key`: a random word for the hash. An entry has 32 bytes and more, up to 40. */
+  constructor(entries: number, key?: number) {
+    this.#table = new SessionTable(new Uint8Array(SessionTable.bytesFor(entries)), entries, key);
+    this.#entries = entries;
+  }
+
+  /** How many entries are in use. */
+  get count(): number {
+    return this.#table.count;
+  }
+
+  /** The entry of this address and word, below the number of entries; -1: none. */
+  find(address: Address, word: number): number {
+    const entry = this.#table.find(address, word);
+    if (entry >= 0) this.#table.touch(entry, USED);
+    return entry;
+  }
+
+  /**
+   * Gives an address and a word that have none an entry, which may have been another's, and returns it. What is
+   * kept under its number is to be made anew.
+   */
+  insert(address: Address, word: number): number {
+    const table = this.#table;
+    let entry = this.#hand;
+    for (let passed = 0; passed < MOST_PASSED && table.usedAt(entry) === USED; passed++) {
+      table.touch(entry, UNUSED);
+      entry = this.#after(entry);
+    }
+    table.end(entry);
+    table.begin(entry, address, word, UNUSED);
+    this.#hand = this.#after(entry);
+    return entry;
+  }
+
+  /** Forgets an entry. */
+  remove(entry: number): void {
+    this.#table.end(entry);
+  }
+
+  #after(entry: number): number {
+    return entry + 1 === this.#entries ? 0 : entry + 1;
+  }
+}
