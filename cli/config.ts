@@ -253,7 +253,7 @@ export function locate(text: string, folder: string): string {
 }
 
 /** Does so for every text in a value, however deep. Values that JSON does not have become text. */
-function locateAll(value: unknown, folder: string): unknown {
+export function locateAll(value: unknown, folder: string): unknown {
   if (typeof value === "string") return locate(value, folder);
   if (Array.isArray(value)) return value.map((each) => locateAll(each, folder));
   if (value instanceof Date) return value.toISOString();
@@ -557,7 +557,8 @@ function repeated<T>(values: readonly T[]): T | undefined {
   return values.find((value, at) => values.indexOf(value) < at);
 }
 
-async function readFile(path: string): Promise<unknown> {
+/** Reads a file of TOML. Throws UserError. */
+export async function readFile(path: string): Promise<Record<string, unknown>> {
   try {
     return parseToml(await Deno.readTextFile(path));
   } catch (error) {

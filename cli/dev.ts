@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * `tegula dev FILE`: a `tegula run` of one app on the loopback device, which is told to reload whenever a file of
+ * the app has changed and its types are right. The run is a process of its own, with a configuration that is
+ * made for it in a temporary folder. Whatever fails, the version before goes on answering.
+ */
+
+import { basename, dirname, relative, resolve } from "node:path";
+import { stringify } from "smol-toml";
+import { exists } from "../ffi/host.ts";
+import { importsOf, stampOf } from "../master/app_files.ts";
+import { parseRange, type PortRange, rangeText } from "../tiles/runtime/plan.ts";
+import { delay } from "../tiles/runtime/tile.ts";
+import { typeErrors } from "./check.ts";
+import {
+  command,
+  Exit,
+  fileTrouble,
+  type Given,
+  linesOf,
+  messageOf,
+  selfCommand,
+  UserError,
+} from "./command.ts";
+import { locate, locateAll, readConfig, readFile } from "./config.ts";
+import { askForChange } from "./control.ts";
+
+const OPTIONS = {
+  port: {
+    type: "string",
+    value: "PORT",
+    help: "the UDP port, or FIRST-LAST; by default those of the app in --config, else 5300",
+  },
+  config: {
+    type: "string",
+    value: "FILE",
+    help: "a configuration file that has this app: its options, grants, instances and ports",
+  },
+} as const;
+const DEFAULT_PORT: PortRange = [5300, 5300];
+
+export default command({
+  name: "dev",
+  usage: ["FILE [--port PORT] [--config FILE]"],
+  about:
+    `Runs the app of the module FILE on the loopback device, by the kernel's sockets. After each change of FILE,
+of what it imports, or of the configuration file, checks its types and loads it anew by a handover, as 'tegula
+reload' does: no datagram is lost. While there is an error, which is printed with its place, the version before
+goes on answering. Ctrl-C ends it.
+
+Hosts that can reach this one can ask the app, too. It needs no privileges, unless for ports below 1024.`,
+  options: OPTIONS,
+  positionals: 1,
+  status: "0 ended as asked, 2 wrong usage or configuration.",
+}, start);
+
+/** What is run, and where it comes from. */
+interface Project {
+  /** Path of the module, without symbolic links. */
+  readonly module: string;
+  /** What the log calls it. */
+  readonly name: string;
+  readonly given: Given<typeof OPTIONS>["values"];
+  /** A temporary folder for the run's configuration and control socket, and Deno's cache. */
+  readonly folder: string;
+}
+
+/** How long a file stays as it is until it counts as saved: editors write in several steps. */
+const SETTLE_MILLIS = 50;
+/** Lines of the run that this program says in its own words. */
+const HIDDEN = /^(lo: kernel sockets|ready: |reloaded: |reload failed)/;
+
+async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Promise<number> {
+  if (file === undefined) {
+    throw new UserError("dev takes the app's module, for example ./hello.ts", Exit.usage);
+  }
+  let module: string;
+  try {
+    module = Deno.realPathSync(file);
+  } catch (error) {
+    throw new UserError(`cannot read the app module ${fileTrouble(error)}`, Exit.usage);
+  }
+  const ended = Promise.withResolvers<"ended">();
+  const end = () => ended.resolve("ended");
+  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+  for (const signal of signals) Deno.addSignalListener(signal, end);
+  const folder = Deno.makeTempDirSync({ prefix: "tegula-dev-" });
+  const name = basename(module).replace(/\..*$/, "").replaceAll(/[^\w-]/g, "_") || "app";
+  const run = new Running();
+  try {
+    const project: Project = { module, name, given: values, folder };
+    // What is wrong with the command line is no matter of waiting.
+    await writeConfig(project);
+    for (let files: string[] = [];;) {
+      const found = await importsOf(module, `${folder}/cache`);
+      const config = values.config === undefined ? [] : [resolve(values.config)];
+      files = [...new Set([...found.files, ...config, ...run.isRunning ? files : []])];
+      const stamp = stampOf(null, files);
+      await Promise.race([load(project, run, found.wrong), ended.promise]);
+      if (await Promise.race([changed(files, stamp), ended.promise]) === "ended") return Exit.ok;
+    }
+  } finally {
+    await run.stop();
+    Deno.removeSync(folder, { recursive: true });
+    for (const signal of signals) Deno.removeSignalListener(signal, end);
+  }
+}
+
+/** Starts the app as its files are now, or has it reloaded, and says how that went. */
+async function load(project: Project, run: Running, wrongImport: string): Promise<void> {
+  const { module, given } = project;
+  const file = relative("", module);
+  const begun = performance.now();
+  const wasRunning = run.isRunning;
+  const goesOn = wasRunning ? "the version before goes on" : "waiting for a change";
+  try {
+    const ports = await writeConfig(project);
+    if (wrongImport) throw new UserError(wrongImport, Exit.usage);
+    const errors = /\.[cm]?tsx?$/.test(module) ? await typeErrors(module) : "";
+    if (errors) {
+      console.error(errors);
+      return say(`${file} has errors; ${goesOn}`);
+    }
+    if (!await run.load(project.folder)) return say(`${file} was not started; ${goesOn}`);
+    const seconds = ((performance.now() - begun) / 1000).toFixed(1);
+    if (wasRunning) return say(`reloaded ${file} in ${seconds} s`);
+    const unchecked = errors === null
+      ? "; its types are not checked, as there is no deno here"
+      : "";
+    say(`${file} answers on 127.0.0.1, UDP ${ports}${unchecked}; Ctrl-C ends it`);
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    say(`${inOurWords(error.message, { project, config: given.config })}; ${goesOn}`);
+  }
+}
+
+function say(line: string): void {
+  console.error(`tegula: ${line}`);
+}
+
+/** An error of the run's configuration, as one of the file that it was made from. */
+function inOurWords(
+  message: string,
+  { project, config }: { project: Project; config: string | undefined },
+): string {
+  const place = config === undefined ? "" : `${config}: `;
+  return message.replaceAll(
+    new RegExp(`${RegExp.escape(configPath(project.folder))}:\\d+: `, "g"),
+    place,
+  );
+}
+
+function configPath(folder: string): string {
+  return `${folder}/tegula.toml`;
+}
+
+function controlPath(folder: string): string {
+  // The path of a socket may have 107 bytes.
+  return `${folder}/s`;
+}
+
+/** Writes the run's configuration. Returns the ports in words. Throws UserError. */
+async function writeConfig({ module, name, given, folder }: Project): Promise<string> {
+  const { listen, table } = given.config === undefined
+    ? { listen: [{ ports: DEFAULT_PORT, how: "" }], table: {} }
+    : await configured(module, given.config);
+  if (given.port !== undefined) {
+    const ports = parseRange(given.port, 1);
+    if (ports === null) {
+      throw new UserError(
+        `--port takes a port or FIRST-LAST, from 1 to 65535, not '${given.port}'`,
+        Exit.usage,
+      );
+    }
+    listen.splice(0, listen.length, { ports, how: listen[0]?.how ?? "" });
+  }
+  const config = {
+    ...{ interfaces: ["lo"], provider: "socket", control: controlPath(folder) },
+    listen: listen.map(({ ports, how }) => `${rangeText(ports)}=${name}${how}`),
+    apps: { [name]: { ...table, module } },
+  };
+  Deno.writeTextFileSync(configPath(folder), stringify(config));
+  const [first, ...others] = listen.map(({ ports }) => rangeText(ports));
+  const isOne = others.length === 0 && !first.includes("-");
+  return `port${isOne ? "" : "s"} ${[first, ...others].join(", ")}`;
+}
+
+/** Where the file at `path` has this app listen, and its table there with whole paths. Throws UserError. */
+async function configured(module: string, path: string) {
+  const folder = dirname(path);
+  const { listen, apps } = await readConfig({ config: path });
+  const name = listen.map(({ app }) => app).find((app) => {
+    const at = Object.hasOwn(apps, app) ? apps[app].module ?? app : app;
+    return at.includes("/") && exists(at) && Deno.realPathSync(at) === module;
+  });
+  if (name === undefined) {
+    throw new UserError(`${path}: no app that listens has the module ${module}`, Exit.usage);
+  }
+  const { apps: tables = {} } = await readFile(path) as { apps?: Record<string, Table> };
+  const [, table = {}] = Object.entries(tables).find(([key]) => locate(key, folder) === name) ?? [];
+  const { read = [], write = [], ...rest } = table;
+  const whole = (paths: readonly string[]) => paths.map((each) => resolve(folder, each));
+  return {
+    listen: listen.filter(({ app }) => app === name).map(({ ports, instances, inline }) => (
+      { ports, how: inline ? "@inline" : `*${instances}` }
+    )),
+    table: { ...locateAll(rest, resolve(folder)) as Table, read: whole(read), write: whole(write) },
+  };
+}
+
+/** A table of `[apps]`, which has been checked. */
+interface Table {
+  readonly read?: readonly string[];
+  readonly write?: readonly string[];
+}
+
+/** Resolves when one of the files is another than when `stamp` was taken, and they stay as they are. */
+async function changed(files: readonly string[], stamp: string): Promise<"changed"> {
+  // Editors put a new file into the place of the old one, so folders are watched; the next one above a missing one.
+  const folderOf = (path: string): string =>
+    exists(dirname(path)) ? dirname(path) : folderOf(dirname(path));
+  using watcher = Deno.watchFs([...new Set(files.map(folderOf))], { recursive: false });
+  const events = watcher[Symbol.asyncIterator]();
+  for (let before = stamp;;) {
+    const now = stampOf(null, files);
+    if (now !== stamp && now === before) return "changed";
+    if (now === stamp) await events.next();
+    before = now;
+    await delay(SETTLE_MILLIS);
+  }
+}
+
+/** The `tegula run`, from its start to its end; then it can be started again. */
+class Running {
+  #child?: Deno.ChildProcess;
+
+  get isRunning(): boolean {
+    return this.#child !== undefined;
+  }
+
+  /** Starts it, or has it reloaded. Returns false if it has ended and said why. Throws UserError. */
+  async load(folder: string): Promise<boolean> {
+    if (this.#child === undefined) return await this.#start(folder);
+    await askForChange("reload", controlPath(folder));
+    return true;
+  }
+
+  async stop(): Promise<void> {
+    const child = this.#child;
+    try {
+      child?.kill("SIGTERM");
+    } catch {
+      // It has ended.
+    }
+    await child?.status;
+  }
+
+  async #start(folder: string): Promise<boolean> {
+    // It ends with this process, however that ends.
+    const [program, ...args] = ["setpriv", "--pdeathsig", "TERM", ...selfCommand()];
+    const child = new Deno.Command(program, {
+      args: [...args, "run", "--config", configPath(folder)],
+      ...{ stdin: "null", stdout: "inherit", stderr: "piped" },
+    }).spawn();
+    this.#child = child;
+    const ready = Promise.withResolvers<boolean>();
+    const read = async () => {
+      for await (const line of linesOf(child.stderr)) {
+        if (line.startsWith("ready: ")) ready.resolve(true);
+        if (!HIDDEN.test(line)) console.error(line);
+      }
+      this.#child = undefined;
+      ready.resolve(false);
+    };
+    read().catch((error) => say(messageOf(error)));
+    return await ready.promise;
+  }
+}
