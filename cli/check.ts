@@ -5,7 +5,7 @@
  */
 
 import { type Host, openHost, Watcher } from "../ffi/host.ts";
-import { SystemError } from "../ffi/library.ts";
+import { ROOT, SystemError } from "../ffi/library.ts";
 import { u32 } from "../ffi/region.ts";
 import { refusedCallsBytes } from "../ffi/tile.ts";
 import { openXskSetup, type XskSetup } from "../ffi/xsk.ts";
@@ -614,24 +614,38 @@ async function* checkTypes(apps: readonly AppPlan[]): AsyncGenerator<Finding> {
   for (const module of new Set(apps.map(({ module }) => module))) {
     if (!/\.[cm]?tsx?$/.test(module) || module.startsWith(`${program}apps/`)) continue;
     const path = decodeURIComponent(new URL(module).pathname);
-    if (Deno.build.standalone) {
+    const errors = await typeErrors(path);
+    if (errors === null) {
       yield ok("types", `${path}: not checked: there is no deno here`);
       continue;
     }
-    const child = new Deno.Command(Deno.execPath(), {
-      args: ["check", "--quiet", "--no-lock", "--no-remote", path],
-      env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" },
-      ...{ stdin: "null", stdout: "null", stderr: "piped" },
-    }).spawn();
-    // It takes hundreds of megabytes. If the service has too little, this is the process to kill.
-    Deno.writeTextFileSync(`/proc/${child.pid}/oom_score_adj`, "1000");
-    const { success, stderr } = await child.output();
-    const [first, ...more] = new TextDecoder().decode(stderr).trim().split("\n");
+    const [first, ...more] = errors.split("\n");
     const place = /at (file:\S+)/.exec(more.join("\n"))?.[1] ?? path;
-    yield success
+    yield errors === ""
       ? ok("types", `${path}: no errors`)
       : warn("types", `${place}: ${first}`, `deno check ${path}`);
   }
+}
+
+/** What `deno check` says of the module at `path`; "" if nothing, null if there is no deno. */
+export async function typeErrors(path: string): Promise<string | null> {
+  if (Deno.build.standalone) return null;
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [
+      ...["check", "--quiet", "--no-lock", "--no-remote"],
+      ...[`--import-map=${ROOT}apps/library/imports.json`, path],
+    ],
+    env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" },
+    ...{ stdin: "null", stdout: "null", stderr: "piped" },
+  }).spawn();
+  // It takes hundreds of megabytes. If the service has too little, this is the process to kill.
+  Deno.writeTextFileSync(`/proc/${child.pid}/oom_score_adj`, "1000");
+  const { success, stderr } = await child.output();
+  // The errors alone.
+  const [errors] = new TextDecoder().decode(stderr).split(
+    /^(?:error: Type checking failed|Stack b)/m,
+  );
+  return success ? "" : errors.trim();
 }
 
 /** An app that was made. */

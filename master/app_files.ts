@@ -8,7 +8,8 @@
  *     FOLDER/NAME-…/…            its modules with their whole paths, where they are not readable
  */
 
-import { dirname } from "node:path";
+import { isBuiltin } from "node:module";
+import { basename, dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { fileTrouble } from "../cli/command.ts";
 import { exists, type Host } from "../ffi/host.ts";
@@ -24,6 +25,8 @@ export interface StagedApp {
   readonly module: string;
   /** Files and folders that it is made of, besides the program's. */
   readonly read: readonly string[];
+  /** Files that it imports by `import()` and that are missing: its process may find out. */
+  readonly absent?: readonly string[];
   /** The files that it was made from; none of an app that ships. */
   readonly sources: readonly string[];
   /** Its plan and files as they were before its process read any (`stampOf`). */
@@ -42,8 +45,27 @@ interface Described {
   readonly specifier: string;
   readonly local?: string;
   readonly mediaType?: string;
-  /** `code`: none where types alone are imported. */
-  readonly dependencies?: readonly { readonly code?: { readonly specifier?: string } }[];
+  /** Why it cannot be read, or is no module. */
+  readonly error?: string;
+  readonly dependencies?: readonly Dependency[];
+}
+
+/** An import of a module. */
+interface Dependency {
+  /** As it is written. */
+  readonly specifier: string;
+  readonly isDynamic?: boolean;
+  /** What is imported; left out where types alone are. Its specifier is left out where it is none. */
+  readonly code?: {
+    readonly specifier?: string;
+    readonly span: { readonly start: { readonly line: number; readonly character: number } };
+  };
+}
+
+/** What `deno info --json` says of a module and all that it imports. */
+interface Graph {
+  readonly roots: readonly string[];
+  readonly modules: readonly Described[];
 }
 
 /** Files of this program's own for its apps' processes, in a folder that is removed at the end. */
@@ -170,24 +192,30 @@ async function placeIn(
 ): Promise<StagedApp> {
   const denoDir = `${folder}/cache`;
   const run = (args: string[], module: string) => deno(args, { name, module, denoDir, millis });
-  // The process itself reports what is missing or wrong, and where.
-  const known = imported(JSON.parse(await run(["info", "--json"], path)))
-    .filter(({ local }) => local !== undefined && !local.startsWith(PROGRAM));
-  const files = [...new Set([path, ...known.map(({ local }) => local!)])];
+  const graph: Graph = JSON.parse(await run(["info", "--json"], path));
+  const wrong = wrongImports(path, graph);
+  if (wrong) throw new AppError(name, wrong);
+  // The process itself reports what else is wrong, and where.
+  const known = imported(graph).filter(({ local }) =>
+    local !== undefined && !local.startsWith(PROGRAM)
+  );
+  const { files, absent } = filesIn(path, graph);
   // A change from here on is the next reload's. One that came since Deno looked cannot bring in a file that
   // has no part in the stamp: it is not copied, and the process may not read it.
-  const stamp = stampOf(files);
+  const sources = [...files, ...absent];
+  const stamp = stampOf(sources);
   const checked = checkFiles(name, files, granted);
   const isCompiled = known.some(({ mediaType }) => !/JavaScript|Mjs|Json/.test(mediaType ?? ""));
   const needsCopy = files.some((file) => !processes.readableBy(file, uid));
-  const module = needsCopy ? folder + path : path;
+  const copied = (file: string) => folder + file;
+  const module = needsCopy ? copied(path) : path;
   if (!isCompiled && !needsCopy) {
     removeFolder(folder);
-    return { module: pathToFileURL(module).href, read: files, sources: files, stamp };
+    return { module: pathToFileURL(module).href, read: files, absent, sources, stamp };
   }
   if (needsCopy) {
     const owner = ownerOf(path);
-    for (const file of checked) await copyOf(name, file, { to: folder + file.path, owner });
+    for (const file of checked) await copyOf(name, file, { to: copied(file.path), owner });
   }
   if (isCompiled) {
     // The process itself reports errors in it, with their place.
@@ -198,16 +226,47 @@ async function placeIn(
   giveTo(folder, uid);
   return {
     module: pathToFileURL(module).href,
-    read: needsCopy ? files.map((file) => folder + file) : files,
-    ...{ sources: files, stamp },
+    ...(needsCopy
+      ? { read: files.map(copied), absent: absent.map(copied) }
+      : { read: files, absent }),
+    ...{ sources, stamp },
     ...(isCompiled && { denoDir }),
     folder,
   };
 }
 
-/** The modules that run: neither those whose types alone are imported, nor what only those import. */
+/** The file at `path`, and those that it imports: present ones, and those that are not there. */
+function filesIn(path: string, graph: Graph): { files: string[]; absent: string[] } {
+  const all = imported(graph).filter(({ specifier }) => specifier.startsWith("file:"))
+    .map(({ specifier }) => fileURLToPath(specifier)).filter((file) => !file.startsWith(PROGRAM));
+  const { true: files = [], false: absent = [] } = Object.groupBy(
+    new Set([path, ...all]),
+    (file) => `${file === path || exists(file)}` as const,
+  );
+  return { files, absent };
+}
+
+/**
+ * Paths of a module and of what it imports, missing ones too, for whoever waits for a change; and what is wrong
+ * with its imports, "" if nothing is.
+ */
+export async function importsOf(
+  module: string,
+  denoDir: string,
+): Promise<{ files: string[]; wrong: string }> {
+  const options = { name: module, module, denoDir, millis: DENO_MILLIS };
+  const graph = JSON.parse(await deno(["info", "--json"], options));
+  const { files, absent } = filesIn(module, graph);
+  return { files: [...files, ...absent], wrong: wrongImports(module, graph) };
+}
+
+/**
+ * The modules that run: neither those whose types alone are imported, nor what only those import. `follows`
+ * leaves out imports.
+ */
 function imported(
-  { roots, modules }: { roots: readonly string[]; modules: readonly Described[] },
+  { roots, modules }: Graph,
+  follows: (dependency: Dependency) => boolean = () => true,
 ): Described[] {
   const bySpecifier = new Map(modules.map((module) => [module.specifier, module]));
   const found = new Set<Described>();
@@ -216,11 +275,73 @@ function imported(
     const module = bySpecifier.get(next);
     if (module === undefined || found.has(module)) continue;
     found.add(module);
-    for (const { code } of module.dependencies ?? []) {
-      if (code?.specifier !== undefined) waiting.push(code.specifier);
+    for (const dependency of module.dependencies ?? []) {
+      const { code } = dependency;
+      if (code?.specifier !== undefined && follows(dependency)) waiting.push(code.specifier);
     }
   }
   return [...found];
+}
+
+/**
+ * The first import that no start can follow, its place and what is wrong with it; "" if there is none. An `import()`
+ * may be within a `try`, so what is wrong with that the app is told.
+ */
+function wrongImports(path: string, graph: Graph): string {
+  const isStatic = ({ isDynamic }: Dependency) => !isDynamic;
+  for (const { specifier: importer, dependencies = [] } of imported(graph, isStatic)) {
+    for (const { specifier, code } of dependencies.filter(isStatic)) {
+      const wrong = code && wrongImport(specifier, code.specifier ?? specifier, path);
+      if (!wrong) continue;
+      const { line, character } = code.span.start;
+      return `${fileURLToPath(importer)}:${line + 1}:${character + 1}: ${wrong}`;
+    }
+  }
+  return "";
+}
+
+/** What is wrong with an import of the app at `path`; "" if nothing is, or the process says it. */
+function wrongImport(specifier: string, target: string, path: string): string {
+  if (target.startsWith("file:")) {
+    const file = fileURLToPath(target);
+    const trouble = unreadable(file);
+    return trouble && `it imports ${file}, which ${trouble}`;
+  }
+  if (/^https?:/.test(target)) {
+    return `it imports ${target}, but nothing is downloaded at run time; save it beside the module ` +
+      "and import the file";
+  }
+  if (target.startsWith("data:") || target.startsWith("blob:") || isBuiltin(target)) return "";
+  if (target.startsWith("node:")) return `it imports ${target}, which is no built-in module`;
+  const [, bare] = /^(?:npm|jsr):(.*)$/.exec(target) ?? [];
+  const written = bare === undefined ? "" : `import it as "${bare.replace(/(?<=.)@[^/]*/, "")}", `;
+  return `it imports the package ${specifier}, but an app can import files and built-in modules alone; ` +
+    `${written}make one file of it and its packages, and serve that: ${bundleCommand(path)}`;
+}
+
+/** What a package in CommonJS calls for a module of Node's, and ECMAScript modules do not have. */
+const REQUIRE =
+  'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);';
+
+/** The command that makes one file of an app and the packages that it imports. */
+export function bundleCommand(path: string): string {
+  return `npx esbuild ${path} --bundle --format=esm --platform=node ` +
+    `--outfile=${path.replace(/\.[^./]*$/, "")}.bundle.js --banner:js='${REQUIRE}'`;
+}
+
+/** Why the file at `path` cannot be imported; "" if it can. */
+function unreadable(path: string): string {
+  try {
+    const { isDirectory, isFile } = Deno.statSync(path);
+    if (isFile) Deno.openSync(path).close();
+    return isDirectory ? "is a folder; name a file in it" : "";
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) return `cannot be read: ${fileTrouble(error)}`;
+  }
+  const meant = [".ts", ".js"].find((suffix) => exists(path + suffix));
+  return `is not found${
+    meant ? `; with its suffix it is ${basename(path)}${meant}` : "; check the path"
+  }`;
 }
 
 /** A file that an app may be made from. */

@@ -392,7 +392,7 @@ function argumentsOf(
 ): string[] {
   const { read, write, net, env } = grants;
   const permissions = {
-    read: [programModule("", root), ...staged.read, ...read],
+    read: [programModule("", root), ...staged.read, ...staged.absent ?? [], ...read],
     ffi: [libraryPath(root)],
     write,
     net,

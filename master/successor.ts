@@ -371,6 +371,7 @@ export class Successors {
             { read: [program, ...read], ffi: [library] },
             (sentence) => new UserError(sentence, Exit.usage),
           ),
+          `--import-map=${programModule("imports.json", root)}`,
           programModule("tiles/runtime/appliance.ts", root),
           String(order.bytes),
         ],

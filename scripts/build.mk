@@ -15,7 +15,7 @@ FILTER = build/xdp_filter.bpf.o
 INTO_PLACE = -o $@.$$$$ && mv $@.$$$$ $@ && echo built $@ >&2
 
 PROGRAM = build/program/imports.json
-MODULES := $(shell find apps ffi netbase tiles -name '*.ts' -o -name '*.html' -o -name '*.css')
+MODULES := $(shell find apps ffi netbase tiles -name '*.ts' -o -name '*.html' -o -name '*.css' -o -name '*.json')
 DENO ?= deno
 
 all: build/libtegula.so build/libtegula_seal.so $(PROGRAM) build/commit

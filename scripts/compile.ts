@@ -22,6 +22,7 @@ const OUTPUT = `${ROOT}dist/tegula`;
 /** Files that the program does not need at run time: C, types, npm's sources, modules for tests. */
 const LEFT_OUT = [
   ...["*.[ch]", "node_modules/*.*ts", "zod/src", "fast-check*", "statsd-client*"],
+  ...["esbuild*", "@esbuild*"],
   // What browsers get of it is among the program's files.
   ...["uplot@*", "node_modules/uplot"],
 ];

@@ -4,13 +4,15 @@
  * that they use. From TypeScript Deno would compile at each start, since such a process has no cache.
  *
  *     build/program/apps/… ffi/… netbase/… tiles/…    each module; its imports name .js files
+ *     build/program/imports.json               the import map of apps: packages, and apps/library/
  *     build/program/npm/NAME.js                the import map's packages; beside them node_modules/
  *     build/program/tiles/status/page/         the files of the status page for browsers, with uPlot
  */
 
-import { dirname, relative } from "node:path";
+import { dirname, normalize, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
+import library from "../apps/library/imports.json" with { type: "json" };
 import project from "../deno.json" with { type: "json" };
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -111,6 +113,16 @@ function addPackage(name: string, path: string, place: string): void {
   }
 }
 
+/** What authors import by name, as `apps/library/imports.json` says, to the modules of the program. */
+function libraryImports(): [name: string, path: string][] {
+  return Object.entries(library.imports).flatMap(([name, target]): [string, string][] => {
+    const path = normalize(`apps/library/${target}`);
+    if (!name.endsWith("/")) return [[name, `./${path.replace(/\.ts$/, ".js")}`]];
+    return [...Deno.readDirSync(`${ROOT}${path}`)].filter((file) => file.name.endsWith(".ts"))
+      .map((file) => [name + file.name, `./${path}${file.name.replace(/\.ts$/, ".js")}`]);
+  });
+}
+
 function isThere(path: string): boolean {
   try {
     return Deno.statSync(path).isDirectory;
@@ -129,11 +141,10 @@ try {
     Deno.writeTextFileSync(path, rewritten(path, Deno.readTextFileSync(path), packages));
   }
   addPackages(packages);
+  const imports = [...packages].map((name) => [name, `./${wrapper(name)}`]);
   Deno.writeTextFileSync(
     `${fresh}/imports.json`,
-    JSON.stringify({
-      imports: Object.fromEntries([...packages].map((name) => [name, `./${wrapper(name)}`])),
-    }),
+    JSON.stringify({ imports: Object.fromEntries([...imports, ...libraryImports()]) }),
   );
   // The old one is replaced as a whole, since processes may use it.
   const old = `${fresh}.old`;

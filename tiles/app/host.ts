@@ -76,13 +76,24 @@ export async function loadService(setup: ServiceSetup, host: ServiceHost): Promi
     const module = await import(setup.module).catch((error) => {
       const [first, ...more] = readThrown(error).message.split("\n");
       const [place = ""] = more.join("\n").match(/ at file:\S+/) ?? [];
-      throw new Error(`its module cannot be loaded: ${first}${place}`);
+      throw new Error(`its module cannot be loaded: ${first}${place || placeOf(error)}`);
     });
     return await makeService(module, setup, host);
   } catch (error) {
-    throw new AppError(setup.name, explainDenials(wordsOf(error), "[apps] grants it, $1 = [$2]"));
+    const words = explainDenials(wordsOf(error), "[apps] grants it, $1 = [$2]");
+    throw new AppError(setup.name, words + placeOf(error));
   }
 }
+
+/** Where the app threw an error: ` at ` and the place; "" if it was thrown by this program or by Deno. */
+function placeOf(error: unknown): string {
+  const frame = readThrown(error).stack.split("\n").find((line) => line.startsWith("    at "));
+  const [place = PROGRAM] = /file:\S+:\d+:\d+/.exec(frame ?? "") ?? [];
+  return place.startsWith(PROGRAM) ? "" : ` at ${place}`;
+}
+
+/** The folder with this program's modules. */
+const PROGRAM = new URL("../../", import.meta.url).href;
 
 /** Makes the app of a module that is loaded. */
 export async function makeService(

@@ -297,6 +297,14 @@ const GOOD_ZONE = temporaryFile(`${ZONE}ns1 A 198.18.0.1\n`, ".zone");
 const BAD_ZONE = temporaryFile(`${ZONE}ns1 A 198.18.0.300\n`, ".zone");
 const THROWS = temporaryFile('throw new TypeError("not today");', ".ts");
 
+/** An app that imports a file whose owner alone may read it. */
+const CLOSED = temporaryFile("export {};", ".js");
+Deno.chmodSync(CLOSED, 0o000);
+Deno.chownSync(CLOSED, 65_534, 65_534);
+const IMPORTS_CLOSED = temporaryFile(`import "${CLOSED}";`, ".ts");
+const IMPORTS_PACKAGE = temporaryFile('import pad from "left-pad";', ".ts");
+const IMPORTS_MISSING = temporaryFile('\nawait import("./gone.ts");', ".ts");
+
 function withZone(zone: string, options = ""): string {
   return `listen = ["53=dns"]\n[apps.dns]\nread = ["${zone}"]\n` +
     `options = { zone = "${zone}"${options} }`;
@@ -367,6 +375,28 @@ const REFUSALS: Record<string, {
   "an app that throws": {
     ...{ config: `listen = ["7=${THROWS}"]`, subject: `app ${THROWS}`, status: 2 },
     says: /not today/,
+  },
+  "an app that imports a package": {
+    ...{
+      config: `listen = ["7=${IMPORTS_PACKAGE}"]`,
+      subject: `app ${IMPORTS_PACKAGE}`,
+      status: 2,
+    },
+    says: /\.ts:1:17: it imports the package left-pad, .*: npx esbuild \S+\.ts --bundle /,
+  },
+  "an app that imports what is missing": {
+    ...{
+      config: `listen = ["7=${IMPORTS_MISSING}"]`,
+      subject: `app ${IMPORTS_MISSING}`,
+      status: 2,
+    },
+    says: /Module not found "file:\S+gone\.ts"/,
+  },
+  "an app that imports what may not be read": {
+    ...{ config: `listen = ["7=${IMPORTS_CLOSED}"]`, subject: `app ${IMPORTS_CLOSED}`, status: 2 },
+    within: ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+      .concat("--inh-caps=-dac_override,-dac_read_search"),
+    says: /\.ts:1:8: it imports \S+\.js, which cannot be read: permission denied/,
   },
 };
 

@@ -7,7 +7,7 @@
 import { strict as assert } from "node:assert";
 import { openHost } from "../../../ffi/host.ts";
 import { ROOT } from "../../../ffi/library.ts";
-import { AppFiles, type StagedApp } from "../../../master/app_files.ts";
+import { AppFiles, bundleCommand, type StagedApp } from "../../../master/app_files.ts";
 
 /** A user who can read nothing of these tests. */
 const UID = 64_321;
@@ -54,6 +54,96 @@ async function staged(
 
 const outside = (file: string) =>
   `its module imports ${file}, which is outside of its folder: [apps] grants it, read = ["${file}"]`;
+
+/** Imports that no start can follow, and what is said of them, in the folder of the app. */
+const WRONG: readonly [line: string, says: (folder: string) => string][] = [
+  ...["left-pad", "@scope/name/part", "#own", "@/alias.ts"].map((name) =>
+    [`import x from "${name}";`, (folder: string) => packageSays(name, folder)] as const
+  ),
+  ['export * from "left-pad";', (folder) => packageSays("left-pad", folder)],
+  [
+    'import x from "npm:left-pad@1.3.0/index.js";',
+    (folder) =>
+      packageSays("npm:left-pad@1.3.0/index.js", folder, 'import it as "left-pad/index.js", '),
+  ],
+  [
+    'import x from "jsr:@std/path@1";',
+    (folder) => packageSays("jsr:@std/path@1", folder, 'import it as "@std/path", '),
+  ],
+  [
+    'import x from "https://example.com/x.ts";',
+    () =>
+      "it imports https://example.com/x.ts, but nothing is downloaded at run time; save it beside " +
+      "the module and import the file",
+  ],
+  ['import x from "node:nosuch";', () => "it imports node:nosuch, which is no built-in module"],
+  [
+    'import x from "./missing.ts";',
+    (folder) => `it imports ${folder}/missing.ts, which is not found; check the path`,
+  ],
+  [
+    'import x from "./missing.json" with { type: "json" };',
+    (folder) => `it imports ${folder}/missing.json, which is not found; check the path`,
+  ],
+  [
+    'import "./parts/one";',
+    (folder) => `it imports ${folder}/parts/one, which is not found; with its suffix it is one.ts`,
+  ],
+  [
+    'import "./parts";',
+    (folder) => `it imports ${folder}/parts, which is a folder; name a file in it`,
+  ],
+];
+
+function packageSays(name: string, folder: string, written = ""): string {
+  return `it imports the package ${name}, but an app can import files and built-in modules alone; ` +
+    `${written}make one file of it and its packages, and serve that: ${
+      bundleCommand(`${folder}/app.ts`)
+    }`;
+}
+
+for (const [line, says] of WRONG) {
+  Deno.test(`an import that no start can follow is named with its place: ${line}`, async () => {
+    const column = line.indexOf('"') + 1;
+    const files = { "app/parts/one.ts": "export {};" };
+    await staged({ ...files, "app/app.ts": `\n${line}\n${APP}` }, async (folder, stage) => {
+      const place = `${folder}/app/app.ts:2:${column}`;
+      await assert.rejects(stage(), { message: `${place}: ${says(`${folder}/app`)}` });
+    });
+    // Of a file that it imports.
+    await staged({
+      ...{ ...files, "app/app.ts": `import "./other.ts";\n${APP}` },
+      "app/other.ts": `\n${line}`,
+    }, async (folder, stage) => {
+      const place = `${folder}/app/other.ts:2:${column}`;
+      await assert.rejects(stage(), { message: `${place}: ${says(`${folder}/app`)}` });
+    });
+  });
+}
+
+Deno.test("an import() that no start can follow is left to the app, which may expect it", async () => {
+  const names = ["left-pad", "npm:left-pad", "https://example.com/x.ts", "./missing.ts"];
+  const lines = names.map((name) => `await import("${name}").catch(() => {});\n`).join("");
+  await staged({ "app/app.ts": lines + APP }, async (folder, stage) => {
+    const { read, absent, sources } = await stage();
+    assert.equal(read.length, 1);
+    // It may find out that it is missing, and a reload notices that it is there.
+    assert.equal(absent!.length, 1);
+    assert.ok(absent![0].endsWith(`${folder}/app/missing.ts`));
+    assert.deepEqual(sources, [`${folder}/app/app.ts`, `${folder}/app/missing.ts`]);
+  });
+});
+
+Deno.test("an app imports what Node and Deno have built in, and the library by its name", async () => {
+  await staged({
+    "app/app.ts": `import "node:fs";\nimport "fs";\nimport "node:fs/promises";
+      import { TokenBuckets } from "tegula/token_buckets.ts";
+      import type { App } from "tegula";
+      import "data:text/javascript,1";\nnew TokenBuckets({ perSecond: 1, burst: 1 });\n${APP}`,
+  }, async (folder, stage) => {
+    assert.deepEqual((await stage()).sources, [`${folder}/app/app.ts`]);
+  });
+});
 
 Deno.test("an app imports from its folder and those inside it", async () => {
   await staged({
