@@ -336,7 +336,9 @@ function unreadable(path: string): string {
     if (isFile) Deno.openSync(path).close();
     return isDirectory ? "is a folder; name a file in it" : "";
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) return `cannot be read: ${fileTrouble(error)}`;
+    if (!(error instanceof Deno.errors.NotFound)) {
+      return `cannot be read: ${fileTrouble(error).replace(`${path}: `, "")}`;
+    }
   }
   const meant = [".ts", ".js"].find((suffix) => exists(path + suffix));
   return `is not found${

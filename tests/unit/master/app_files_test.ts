@@ -56,7 +56,7 @@ const outside = (file: string) =>
   `its module imports ${file}, which is outside of its folder: [apps] grants it, read = ["${file}"]`;
 
 /** Imports that no start can follow, and what is said of them, in the folder of the app. */
-const WRONG: readonly [line: string, says: (folder: string) => string][] = [
+const WRONG: readonly (readonly [line: string, says: (folder: string) => string])[] = [
   ...["left-pad", "@scope/name/part", "#own", "@/alias.ts"].map((name) =>
     [`import x from "${name}";`, (folder: string) => packageSays(name, folder)] as const
   ),
