@@ -5,7 +5,7 @@
  */
 
 import { heapView, type View } from "../ffi/region.ts";
-import { openXsk, type XskSlots } from "../ffi/xsk.ts";
+import { openXsk, type Xsk } from "../ffi/xsk.ts";
 import { IFF_BROADCAST, IFF_LOWER_UP, IFF_UP } from "../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NUD_REACHABLE } from "../netbase/neighbors.ts";
@@ -68,7 +68,7 @@ export function peerAddresses({ peers, farPeers }: HostSize): Uint32Array {
  * AF_XDP rings as arrays. `arrive` and the methods that the net tile calls do the kernel's work. The former is not
  * measured, and the latter do as little as possible.
  */
-export class MemoryXsk implements XskSlots {
+export class MemoryXsk implements Xsk {
   readonly #filled = new Uint32Array(RING_ENTRIES);
   readonly #sent = new Uint32Array(RING_ENTRIES);
   readonly #umem: Uint16Array;

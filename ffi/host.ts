@@ -94,6 +94,13 @@ export function exists(path: string): boolean {
   }
 }
 
+/** A limit of a process, by its name in /proc/PID/limits. */
+export function softLimit(name: string, pid: number | "self" = "self"): number {
+  const limits = Deno.readTextFileSync(`/proc/${pid}/limits`);
+  const [, limit] = new RegExp(`^${name}\\s+(\\S+)`, "m").exec(limits)!;
+  return limit === "unlimited" ? Infinity : Number(limit);
+}
+
 /** Strings as `make_lists` of `native.h` reads them. Throws TypeError where one cannot be in a list. */
 export function stringLists(...lists: readonly (readonly string[])[]): Uint8Array<ArrayBuffer> {
   for (const text of lists.flat()) {
@@ -176,9 +183,8 @@ export function openHost(path = libraryPath()) {
     threads: symbols.tegula_host_threads,
     /** Descriptors that are open, and how many may be (RLIMIT_NOFILE, which Deno raises at its start). */
     files(): { readonly open: number; readonly most: number } {
-      const [, most] = /^Max open files\s+(\S+)/m.exec(Deno.readTextFileSync("/proc/self/limits"))!;
       const open = [...Deno.readDirSync("/proc/self/fd")].length;
-      return { open, most: most === "unlimited" ? Infinity : Number(most) };
+      return { open, most: softLimit("Max open files") };
     },
     /** Whether the thread with this number (`TileLibrary.thread`) still runs. */
     isRunning: (thread: number): boolean =>

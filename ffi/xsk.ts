@@ -99,10 +99,7 @@ export interface Xsk {
    * Returns how many have revents, 0 on time-out, -1 on a signal or an error.
    */
   wait(pollSet: Int32Array, count: number, timeoutMs: number): number;
-}
 
-/** The same, with slots in plain memory. */
-export interface XskSlots extends Xsk {
   /** Releases the rings and the slot. */
   release(slot: number): void;
   /**
@@ -334,7 +331,7 @@ export function openXskSetup(path = libraryPath()) {
 }
 
 /** Opens the library at `path` for a net tile. */
-export function openXsk(path = libraryPath()): XskSlots {
+export function openXsk(path = libraryPath()): Xsk {
   const { symbols } = Deno.dlopen(path, {
     tegula_xsk_adopt: { parameters: ["i32", "buffer", "u32"], result: "i32" },
     tegula_xsk_resume: { parameters: ["i32"], result: "void" },

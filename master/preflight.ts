@@ -197,8 +197,7 @@ export function scarcity(
 /** How much memory this process may lock (RLIMIT_MEMLOCK). */
 function lockableBytes(host: Host): number {
   if (native.hasCapability(host.capabilities(), native.CAP_IPC_LOCK)) return Infinity;
-  const limits = Deno.readTextFileSync("/proc/self/limits");
-  return Number(/^Max locked memory\s+(\d+)/m.exec(limits)?.[1] ?? Infinity);
+  return native.softLimit("Max locked memory");
 }
 
 /** Throws UserError if `scarcity` finds something. */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What the kernel says of a process (proc(5)). */
 
+import { softLimit } from "../ffi/host.ts";
 import type { ProcessValues } from "../tiles/runtime/health.ts";
 
 /** Clock ticks a second, which Linux has fixed for user space (USER_HZ). */
@@ -44,8 +45,6 @@ export function residentMib(pid: number): number {
 export function processValues(pid: number): ProcessValues | undefined {
   try {
     const fields = statOf(pid);
-    const [, most] = /^Max open files\s+(\d+)/m
-      .exec(Deno.readTextFileSync(`/proc/${pid}/limits`)) ?? [];
     return {
       process_start_time_seconds: bootedAt + fields[19] / TICKS,
       process_cpu_seconds_total: (fields[11] + fields[12]) / TICKS,
@@ -53,7 +52,7 @@ export function processValues(pid: number): ProcessValues | undefined {
       process_virtual_memory_bytes: fields[20],
       // Since Linux 6.2; reading the folder would take the right to trace the process.
       process_open_fds: Deno.statSync(`/proc/${pid}/fd`).size,
-      process_max_fds: Number(most),
+      process_max_fds: softLimit("Max open files", pid),
       process_threads: fields[17],
     };
   } catch {

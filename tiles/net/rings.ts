@@ -19,7 +19,7 @@ import {
   XSK_STATISTICS,
   XskCursor,
 } from "../../ffi/shared.ts";
-import type { XskSlots } from "../../ffi/xsk.ts";
+import type { Xsk } from "../../ffi/xsk.ts";
 
 /*
  * A frame, and the description of the packet in it: where the fields of Ethernet, 802.1Q, IPv4 and
@@ -388,7 +388,7 @@ export interface XdpSocketSetup {
 export class XdpPort {
   readonly ifindex: number;
   readonly partialChecksums: boolean;
-  readonly #xsk: XskSlots;
+  readonly #xsk: Xsk;
   readonly #umem: Umem;
   readonly #slot: number;
   readonly #setup: XdpSocketSetup;
@@ -409,7 +409,7 @@ export class XdpPort {
   constructor(
     setup: XdpSocketSetup,
     { xsk, umem, slot, cells }: {
-      xsk: XskSlots;
+      xsk: Xsk;
       umem: Umem;
       slot: number;
       /** Where it is counted, by `SocketCell`. */

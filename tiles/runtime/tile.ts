@@ -7,7 +7,7 @@
 import { f64, slice, u32, type View } from "../../ffi/region.ts";
 import type { NetlinkLibrary, Udp } from "../../ffi/sockets.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
-import type { XskSlots } from "../../ffi/xsk.ts";
+import type { Xsk } from "../../ffi/xsk.ts";
 import type { Clock } from "../app/contract.ts";
 import type { ControlReader, ControlRequest, Outcome } from "./control.ts";
 
@@ -20,7 +20,7 @@ export type WorkerKind = "netlink" | "net" | "status";
 export interface Libraries {
   readonly tile: TileLibrary;
   readonly netlink?: NetlinkLibrary;
-  readonly xsk?: XskSlots;
+  readonly xsk?: Xsk;
   readonly udp?: Udp;
   /** If an app was granted it. */
   readonly clock?: Clock;

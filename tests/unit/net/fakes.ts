@@ -14,7 +14,7 @@ import {
   VISIBLE_HEADER_WORDS,
 } from "../../../ffi/shared.ts";
 import type { Udp } from "../../../ffi/sockets.ts";
-import type { XskSlots } from "../../../ffi/xsk.ts";
+import type { Xsk } from "../../../ffi/xsk.ts";
 import { ticksOf } from "../../../tiles/net/traffic.ts";
 import { HEADROOM_BYTES } from "../../../tiles/runtime/plan.ts";
 
@@ -52,7 +52,7 @@ export const UNTOUCHED = 0xa5;
  * AF_XDP in memory. Frames that are the kernel's are known, so that none can be so twice; nor may one
  * be written to meanwhile.
  */
-export class FakeXsk implements XskSlots {
+export class FakeXsk implements Xsk {
   readonly #umem: Uint8Array;
   readonly #untouched: Uint8Array;
   readonly #frameBytes: number;
@@ -119,7 +119,7 @@ export class FakeXsk implements XskSlots {
 
   resume(): void {}
   release(): void {}
-  memorySlot(..._: Parameters<XskSlots["memorySlot"]>): number {
+  memorySlot(..._: Parameters<Xsk["memorySlot"]>): number {
     return -1;
   }
   inject(): number {
