@@ -44,7 +44,7 @@ EXPORT int tegula_host_ask(uint32_t request, struct ifreq *about, void *data)
 
 /*
  * Reads at most `size` bytes of the file `name` of a thread of this process. It is here because
- * main, once it has booted, may read no file of /proc. How many bytes, or -errno.
+ * main, once it has booted, may read no file of /proc. Returns the number of bytes, or -errno.
  */
 EXPORT int tegula_host_read_thread(int thread, const char *name, char *into, uint32_t size)
 {

@@ -285,8 +285,8 @@ export function openHost(path = libraryPath()) {
       return Math.max(0, ready); // a signal is no reason
     },
     /**
-     * Writes a line to standard error as far as that takes it without waiting; false where it was not
-     * written whole: nobody reads, or the disk is full.
+     * Writes a line to standard error without waiting. Returns false if it was not written whole: nobody
+     * reads, or the disk is full.
      */
     log(line: string): boolean {
       const bytes = new TextEncoder().encode(`${line}\n`);

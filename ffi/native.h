@@ -39,7 +39,7 @@ static inline void stamp(uint32_t out[2])
 
 /*
  * Makes `count` lists of the `size` bytes of `strings`, as execve(2) takes them: there, each list ends by
- * an empty string. What holds them, for free(3), or NULL without memory or where lists are missing.
+ * an empty string. Returns the memory of the lists, for free(3), or NULL without memory or if lists are missing.
  */
 static inline char **make_lists(char *strings, uint32_t size, char ***lists, size_t count)
 {

@@ -77,8 +77,8 @@ export const SIGNALS: Readonly<Record<number, { readonly name: string; readonly 
   };
 
 /**
- * What the kernel counts as data of each isolate before it uses any, in MiB: V8 reserves it. Measured as
- * VmData without RssAnon with Deno 2.9.6, threads' stacks included: 531, 1,048 and 2,088 of 1, 2 and 4.
+ * MiB that V8 reserves for each isolate, which the kernel counts as data although they are unused. Measured
+ * with Deno 2.9.6 as VmData less RssAnon, stacks of threads included: 531, 1,048 and 2,088 for 1, 2 and 4.
  */
 const RESERVED_MIB = 530;
 

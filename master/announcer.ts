@@ -11,16 +11,13 @@ import { openNetlink } from "../ffi/sockets.ts";
 import { emptyRoute, formatAddress, parseAddress, RTN_BLACKHOLE } from "../netbase/route.ts";
 import {
   decodeRoute,
+  type DumpEnd,
+  Dumper,
   type Marker,
   type MessageCursor,
-  type MessageHandler,
-  MessageWriter,
-  NetlinkSocket,
   NLM_F_ACK,
   NLM_F_CREATE,
   NLM_F_DUMP,
-  NLMSG_DONE,
-  NLMSG_ERROR,
   RTM_DELROUTE,
   RTM_GETROUTE,
   RTM_NEWROUTE,
@@ -58,21 +55,11 @@ export function addressFix(prefix: Prefix): string {
 }
 
 /** The markers in the kernel. Throws SystemError where the kernel refuses one. */
-export class Markers implements MessageHandler {
-  readonly #socket: NetlinkSocket;
-  readonly #writer = new MessageWriter();
-  #sequence = 0;
-  /** How the request ended: -errno or 0; null: it has not yet. */
-  #end: number | null = null;
-  #found: Marker[] = [];
+export class Markers {
+  readonly #kernel: Dumper;
 
   constructor(library = load(openNetlink)) {
-    this.#socket = new NetlinkSocket(library, {
-      groups: [],
-      receiveBuffer: 1 << 16,
-      strict: true,
-      burst: 1,
-    });
+    this.#kernel = new Dumper(library);
   }
 
   /** Adds a marker. False: it is there. */
@@ -92,48 +79,43 @@ export class Markers implements MessageHandler {
 
   /** Removes all markers in a table, also those of others, and returns them. */
   clear(table: number): Marker[] {
-    this.#found = [];
+    const found: Marker[] = [];
     this.#request(`read routing table ${table}`, { table, address: 0, length: 0 }, {
       ...{ type: RTM_GETROUTE, flags: NLM_F_DUMP, unless: ENOENT },
+      reply(message) {
+        const route = emptyRoute();
+        if (!decodeRoute(message, route)) return;
+        const { protocol, type, destination: address, prefixLength: length } = route;
+        const isOurs = protocol === RTPROT_TEGULA && type === RTN_BLACKHOLE;
+        // Kernels before 4.20 dump all routes.
+        if (isOurs && route.table === table) found.push({ table, address, length });
+      },
     });
-    return this.#found.filter((marker) => marker.table === table && this.remove(marker));
+    return found.filter((marker) => this.remove(marker));
   }
 
   /** Sends a request and takes the replies, which the kernel has ready at once. False: it said `unless`. */
   #request(
     tried: string,
     marker: Marker,
-    { type, flags, unless }: { type: number; flags: number; unless: number },
+    { type, flags, unless, reply = () => {} }: {
+      type: number;
+      flags: number;
+      unless: number;
+      reply?(message: MessageCursor): void;
+    },
   ): boolean {
-    const sequence = ++this.#sequence;
-    this.#end = null;
-    const length = writeMarker(this.#writer, marker, { type, flags, sequence });
-    const sent = this.#socket.send(this.#writer.bytes, length);
-    if (sent < 0) throw new SystemError(tried, sent);
-    while (this.#end === null) {
-      if (this.#socket.receive(this) > 0) continue;
-      throw new Error(`cannot ${tried}: the kernel did not answer`);
-    }
-    if (this.#end < 0 && this.#end !== -unless) throw new SystemError(tried, this.#end);
-    return this.#end === 0;
-  }
-
-  message(message: MessageCursor): void {
-    if (message.sequence !== this.#sequence) return;
-    if (message.type === NLMSG_ERROR || message.type === NLMSG_DONE) {
-      this.#end = message.error;
-      return;
-    }
-    // Kernels before 4.20 dump all routes.
-    const route = emptyRoute();
-    if (!decodeRoute(message, route)) return;
-    const { table, protocol, type, destination: address, prefixLength: length } = route;
-    const isOurs = protocol === RTPROT_TEGULA && type === RTN_BLACKHOLE;
-    if (isOurs) this.#found.push({ table, address, length });
-  }
-
-  malformed(reason: string): void {
-    throw new Error(`a message of the kernel about routes is malformed: ${reason}`);
+    let [end, error] = ["damaged" as DumpEnd, 0];
+    do {
+      this.#kernel.request(
+        (writer, sequence) => writeMarker(writer, marker, { type, flags, sequence }),
+        { reply, done: (...how) => [end, error] = how },
+      );
+      while (this.#kernel.busy) this.#kernel.turn();
+    } while (end === "interrupted");
+    if (end === "damaged") throw new Error(`cannot ${tried}: the kernel did not answer`);
+    if (error !== 0 && error !== unless) throw new SystemError(tried, error);
+    return error === 0;
   }
 }
 

@@ -147,8 +147,8 @@ async function tests(
 }
 
 /**
- * Runs these files, `LANES` at a time, each by `command`. A file that fails beside another is named, and repeated
- * alone afterwards, since some tests time out on a busy machine. Then only the repetition counts.
+ * Runs these files, `LANES` at a time, each by `command`. A file that fails while another runs is named, and is run
+ * again alone afterwards, since some tests time out on a busy machine. Only the second run counts then.
  */
 async function inLanes(
   files: readonly string[],

@@ -263,9 +263,9 @@ export class SocketSender {
 }
 
 /**
- * What a net tile blocks on: its eventfd, its AF_XDP sockets and the kernel sockets that it receives on.
- * The last may be thousands, and are behind one descriptor, which tells those that have something. A poll
- * set has two words for each: descriptor, events | revents << 16 (struct pollfd).
+ * What a net tile blocks on: its eventfd, its AF_XDP sockets, and the kernel sockets that it receives on.
+ * There may be thousands of kernel sockets, so one epoll descriptor watches them. A poll set has two words
+ * for each descriptor: the descriptor, and events | revents << 16 (struct pollfd).
  */
 export class PollSet {
   /** Indices of kernel sockets that have something to receive: the first {@linkcode readyCount}. */

@@ -1021,7 +1021,7 @@ export interface ReplyHandler {
   done(end: DumpEnd, errno: number, now: number): void;
 }
 
-/** Requests dumps and route lookups, one at a time. */
+/** Makes requests, such as dumps and route lookups, one at a time. */
 export class Dumper implements MessageHandler {
   /** Whether replies are still to come; until then no request can be made. */
   busy = false;
@@ -1053,20 +1053,24 @@ export class Dumper implements MessageHandler {
 
   /** Begins dumps, one after the other until one fails. False: not now. */
   dump([kind, ...next]: readonly DumpKind[], handler: ReplyHandler): boolean {
-    const begun = this.#request((sequence) => writeDump(this.#writer, kind, sequence), handler);
+    const begun = this.request((writer, sequence) => writeDump(writer, kind, sequence), handler);
     if (begun) this.#next = next;
     return begun;
   }
 
   /** Requests one route. False: not now. */
   lookup(query: RouteQuery, handler: ReplyHandler): boolean {
-    return this.#request((sequence) => writeGetRoute(this.#writer, query, sequence), handler);
+    return this.request((writer, sequence) => writeGetRoute(writer, query, sequence), handler);
   }
 
-  #request(write: (sequence: number) => number, handler: ReplyHandler): boolean {
+  /** Makes any request. `write` returns its length. False: not now. */
+  request(
+    write: (writer: MessageWriter, sequence: number) => number,
+    handler: ReplyHandler,
+  ): boolean {
     if (this.busy) return false;
     this.#sequence = (this.#sequence + 1) >>> 0;
-    const length = write(this.#sequence);
+    const length = write(this.#writer, this.#sequence);
     if (this.#socket.send(this.#writer.bytes, length) < 0) return false;
     this.busy = true;
     this.#handler = handler;

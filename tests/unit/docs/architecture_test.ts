@@ -19,7 +19,7 @@ function* sourcesIn(folder: string): Generator<[path: string, text: string]> {
   }
 }
 
-/** Names in backquotes that match `pattern` and that do not exist. */
+/** The names in backquotes that match `pattern` and do not exist. */
 function missing(pattern: RegExp, isThere: (...groups: string[]) => boolean): string[] {
   const named = [...new Set(TEXT.match(/(?<=`)[^`\n]+(?=`)/g))];
   const found = named.map((name) => pattern.exec(name)).filter((match) => match !== null);

@@ -37,7 +37,7 @@ function live(kernel: Kernel, writer: NetbaseWriter, standing: StandingReader, o
       return;
     }
     case "silently": {
-      // The kernel changes without a word, as on a link's going down; a resync finds out.
+      // The kernel changes routes without an event, as when a link goes down. A resync finds out.
       const moved = kernel.routes[one.pick % Math.max(1, kernel.routes.length)];
       kernel.put(one.route, one.verb);
       if (moved !== undefined && kernel.delete(moved)) kernel.put(moved, one.verb);
