@@ -44,6 +44,7 @@ import {
   lacking,
   planTiles,
   portsOf,
+  portsServed,
 } from "../tiles/runtime/plan.ts";
 import { TILE_REGION_BYTES, TileReader, within } from "../tiles/runtime/tile.ts";
 import { type AppPlan, servicePlan } from "../tiles/runtime/wiring.ts";
@@ -672,7 +673,7 @@ async function* makeApps(
     processes,
     watcher: new Watcher(host, tile),
   };
-  const served = [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
+  const served = portsServed(apps);
   try {
     for (const [app, [plan]] of Map.groupBy(apps, ({ app }) => app)) {
       const said: string[] = [];

@@ -19,6 +19,7 @@ import type { Outcome } from "../tiles/runtime/control.ts";
 import { countersOf } from "../tiles/runtime/counters.ts";
 import type { Request } from "../tiles/runtime/handed.ts";
 import { AppError, Level } from "../tiles/runtime/log.ts";
+import { portsServed } from "../tiles/runtime/plan.ts";
 import { RestartPause, within } from "../tiles/runtime/tile.ts";
 import {
   APP_REFUSALS,
@@ -45,15 +46,7 @@ import { Holdings, type HoldingsState, type InventoryState } from "./inventory.t
 import { log, logBy } from "./log.ts";
 import * as preflight from "./preflight.ts";
 import { Report, type ReportState } from "./report.ts";
-import {
-  discard,
-  type Handover,
-  portsOfRun,
-  Retry,
-  type Run,
-  type Serving,
-  Successors,
-} from "./successor.ts";
+import { discard, type Handover, Retry, type Run, type Serving, Successors } from "./successor.ts";
 
 /** The state that a master passes to the program that it becomes. Plain data. */
 export interface Carried extends HoldingsState {
@@ -666,7 +659,7 @@ class Master {
       });
     } catch (error) {
       preflight.fallBack(error, { ...config, log });
-      preflight.requireSockets(portsOfRun({ apps: setup.apps }), setup.sockets);
+      preflight.requireSockets(portsServed(setup.apps), setup.sockets);
       throw new Retry(messageOf(error), { isSocketsOnly: true });
     }
     if (socketsOf(attachments) !== handed) {

@@ -13,7 +13,14 @@ import * as native from "../ffi/host.ts";
 import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/library.ts";
 import type { XskSetup } from "../ffi/xsk.ts";
 import { type AppError, Level, type Log } from "../tiles/runtime/log.ts";
-import { FRAME_BYTES, planTiles, portsOf, portsText, type Trouble } from "../tiles/runtime/plan.ts";
+import {
+  FRAME_BYTES,
+  planTiles,
+  portsOf,
+  portsServed,
+  portsText,
+  type Trouble,
+} from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { Attachment, DISPATCHER, OccupiedError } from "./attachment.ts";
 import type { MainLibraries } from "./confinement.ts";
@@ -157,7 +164,7 @@ export function scarcity(
   const processes = apps.length - inline;
   const inside = 1 + netTiles + (hasStatus ? 1 : 0);
   const tiles = inside + processes;
-  const ports = new Set(apps.flatMap((app) => portsOf(app.ports))).size;
+  const ports = portsServed(apps).length;
   const what = `${ports} ${ports === 1 ? "port" : "ports"} and ${tiles} tiles`;
   const { open, most } = host.files();
   const held = FILES.rest + FILES.net * netTiles + FILES.app * processes +

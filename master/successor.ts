@@ -16,7 +16,7 @@ import type { Outcome } from "../tiles/runtime/control.ts";
 import type { CountedTile } from "../tiles/runtime/counters.ts";
 import type { Request } from "../tiles/runtime/handed.ts";
 import { Level } from "../tiles/runtime/log.ts";
-import { FRAME_BYTES, permissionFlags, planTiles, portsOf } from "../tiles/runtime/plan.ts";
+import { FRAME_BYTES, permissionFlags, planTiles, portsServed } from "../tiles/runtime/plan.ts";
 import { spinTurnsFor, TileReader } from "../tiles/runtime/tile.ts";
 import {
   type ApplianceSetup,
@@ -155,7 +155,7 @@ export class Successors {
   /** Starts an appliance, and finds the apps that have to be started. Throws Retry. */
   async start(handover: Handover): Promise<Serving> {
     const { run, before } = handover;
-    const ports = this.#holdings.takePorts(portsOfRun(run));
+    const ports = this.#holdings.takePorts(portsServed(run.apps));
     const listeners = this.#holdings.listeners(run.addresses);
     const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
@@ -215,7 +215,7 @@ export class Successors {
       });
     if (attachments.length > 0) return { ...planned, attachments };
     // Once it serves, some ports are better than none.
-    if (isFirst || !isSocketsOnly) preflight.requireSockets(portsOfRun(run), ports);
+    if (isFirst || !isSocketsOnly) preflight.requireSockets(portsServed(run.apps), ports);
     return { ...plan([]), attachments };
   }
 
@@ -408,7 +408,7 @@ export class Successors {
     const busy = frames.length + apps.filter(({ inline }) => !inline).length;
     return {
       name: app.name,
-      service: servicePlan(app, portsOfRun({ apps })),
+      service: servicePlan(app, portsServed(apps)),
       shape: linkShape(apps),
       nets: frames.map((_, n) => netName(n)),
       spinTurns: spinTurnsFor(busy, navigator.hardwareConcurrency),
@@ -474,11 +474,6 @@ export class Successors {
 /** The appliance for the observer. Its lines name their tiles. */
 function applianceWords() {
   return { name: `${prefix(Level.error)}appliance`, slot: APPLIANCE_SLOT, verbatim: true };
-}
-
-/** The served ports, each once. */
-export function portsOfRun({ apps }: Pick<Run, "apps">): number[] {
-  return [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
 }
 
 function readersOf(setup: ApplianceSetup, regions: Inventory): CountedTile[] {

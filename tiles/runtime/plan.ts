@@ -117,6 +117,11 @@ export function portsOf(ranges: readonly PortRange[]): number[] {
   );
 }
 
+/** The ports of all apps, each once. */
+export function portsServed(apps: readonly { readonly ports: readonly PortRange[] }[]): number[] {
+  return [...new Set(apps.flatMap(({ ports }) => portsOf(ports)))];
+}
+
 /** The same ports in fewer ranges: joins a range to the one that ends just before it. */
 export function joinRanges(ranges: readonly PortRange[]): PortRange[] {
   const joined: PortRange[] = [];

@@ -33,6 +33,7 @@ import {
   LINK_SHAPE,
   type PortRange,
   portsOf,
+  portsServed,
   RING_ENTRIES,
   SOCKET_FRAMES,
   SPARE_FRAMES,
@@ -276,7 +277,7 @@ export class Wiring {
     this.#setup = setup;
     this.#handed = handed;
     this.#shape = linkShape(setup.apps);
-    this.#served = [...new Set(setup.apps.flatMap(({ ports }) => portsOf(ports)))];
+    this.#served = portsServed(setup.apps);
     for (const { name, writer } of regionsOf(setup)) {
       const region = writer === "appliance" ? handed.region(name) : null;
       // Regions of other writers are only read here.
