@@ -32,7 +32,7 @@ const POLL_MILLIS = 1;
 const VALID = 0;
 const TOTALS_AT = 16;
 const FRAMES_AT = 64;
-/** How many totals of the sockets are carried over. */
+/** The totals of XDP_STATISTICS, which are carried over. */
 const TOTALS = 6;
 
 /** Bytes of the record for a UMEM of `frames` frames. */

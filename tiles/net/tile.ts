@@ -57,8 +57,6 @@ const DEEP_MILLIS = 2000;
 const WAITING_FILL = 0.5;
 /** How long datagrams wait, in all, during a handover for apps whose links are full. */
 const PATIENCE_MILLIS = 100;
-/** How many totals the kernel has of an AF_XDP socket. */
-const XDP_STATISTICS = 6;
 const BATCHES = HISTOGRAMS.tx_batch;
 
 /** What a net tile is made with. */
@@ -429,7 +427,7 @@ class NetTile implements Tile {
 
   /** Updates counters and gauges that others read. */
   #count(): void {
-    const totals = new Float64Array(XDP_STATISTICS);
+    const totals = new Float64Array(this.#record.totals.length);
     const areComplete = this.#ports.every((port) => port.addStatistics(totals));
     if (areComplete) this.#countStatistics(totals);
     this.#counters[NET.index.frames_free] = this.#umem.freeFrames;
@@ -450,7 +448,7 @@ class NetTile implements Tile {
   /** Takes over what the kernel has counted of the sockets. New sockets begin at 0. */
   #countStatistics(totals: Float64Array): void {
     const before = this.#record.totals;
-    for (let i = 0; i < XDP_STATISTICS; i++) {
+    for (let i = 0; i < before.length; i++) {
       const counter = NET.index.xdp_rx_drop_kernel + i;
       if (before[i] + totals[i] < this.#counters[counter]) before[i] = this.#counters[counter];
       this.#counters[counter] = before[i] + totals[i];
