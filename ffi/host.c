@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What main asks of the host and JavaScript cannot (host.ts). What libc offers in a form that Deno
- * can call as it is, host.ts calls there.
+ * Calls that main needs and JavaScript cannot make (host.ts). host.ts calls libc directly where Deno can.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -26,8 +25,8 @@
 #define LISTENER (SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
 
 /*
- * One SIOC* request of netdevice(7). `about` is its struct ifreq, whose ifr_data is made to point at
- * `data` unless that is NULL; the answer is in either. Returns 0, or -errno.
+ * Makes a SIOC* request of netdevice(7). `about` is its struct ifreq. If `data` is not NULL, ifr_data is set to
+ * it, and the answer is there; else the answer is in `about`. Returns 0, or -errno.
  */
 EXPORT int tegula_host_ask(uint32_t request, struct ifreq *about, void *data)
 {
@@ -68,8 +67,8 @@ static void *wait_for(void *lock)
 }
 
 /*
- * How many of `count` more threads this process can have at once. Found by trying: the user's limit, a
- * control group's and the kernel's are all that is left of them, and none says how much that is.
+ * Returns how many of `count` more threads this process can have at once, by trying. Limits of the user, of
+ * control groups and of the kernel apply, and none of them tells how many are left.
  */
 EXPORT int tegula_host_threads(int count)
 {
@@ -87,7 +86,7 @@ EXPORT int tegula_host_threads(int count)
 	return started;
 }
 
-/* Whether nobody serves the socket at `address`: 1, 0, or -errno, ENOTSOCK where it is something else. */
+/* Returns 1 if nobody serves the socket at `address`, 0 if somebody does, or -errno; ENOTSOCK if it is not a socket. */
 static int is_abandoned(const struct sockaddr_un *address)
 {
 	struct stat status;
@@ -121,7 +120,7 @@ EXPORT int tegula_host_listen_unix(const char *path, int mode)
 	fd = socket(AF_UNIX, LISTENER, 0);
 	if (fd < 0)
 		return -errno;
-	/* The file gets its mode as it is made, without what the umask takes, and that afterwards. */
+	/* The file is created with this mode less the umask, and gets the rest afterwards. */
 	error = result(fchmod(fd, (mode_t)mode));
 	if (!error)
 		error = result(bind(fd, (const struct sockaddr *)&address, sizeof(address)));
@@ -175,8 +174,8 @@ EXPORT int tegula_host_listen_tcp(const char *address, int port)
 }
 
 /*
- * Restricts this thread, and what it executes, to write in the folders `write` alone, and to no TCP but
- * `tcp`. Reading and executing stay. 0, also where the kernel has no landlock, or -errno.
+ * Restricts this thread, and programs that it executes, to write only in the folders `write`, and to the TCP
+ * operations `tcp`. Reading and executing stay allowed. Returns 0, also without landlock, or -errno.
  */
 static int restrict_writing(char **write, uint32_t tcp)
 {
@@ -203,13 +202,13 @@ static int restrict_writing(char **write, uint32_t tcp)
 	return error;
 }
 
-/* Leaves of this thread's capabilities, and of what it executes can have, at most `most`. Returns 0, or -errno. */
+/* Limits the capabilities of this thread, and of programs that it executes, to `most`. Returns 0, or -errno. */
 static int limit_capabilities(const uint32_t most[2])
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2] = { 0 };
 
-	/* The bounding set takes CAP_SETPCAP; without it no_new_privs has to do. */
+	/* Changing the bounding set takes CAP_SETPCAP; without it no_new_privs has to suffice. */
 	for (int capability = 0; capability < 64; capability++)
 		if (!(most[capability / 32] >> capability % 32 & 1))
 			prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
@@ -240,9 +239,10 @@ static int keep_open(const int32_t *fds, int count, int keep)
 
 /*
  * Executes another program in this process. `strings` are three lists: the program's path and arguments,
- * the environment, and the folders that it may write in, where it is to be confined. `fds` stay open; of
- * all others those that do not close on exec. Only the main thread can: the children that it started die
- * with any other end of it. Returns only with -errno; the thread stays confined then, if it was that far.
+ * the environment, and, if it is to be confined, the folders that it may write in. `fds` stay open, and so do
+ * other descriptors that do not close on exec. Only the main thread may call this, because the children that
+ * it started die when another thread calls execve. Returns only on error, with -errno. The thread may be
+ * confined then.
  */
 EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, int count,
 			    const struct confinement *confinement)
@@ -256,7 +256,7 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, in
 	lists = make_lists(strings, size, list, COUNT(list));
 	if (!lists)
 		return -ENOMEM;
-	/* Deno opens its debugger by it. All threads of what comes inherit this mask. */
+	/* SIGUSR1 opens Deno's debugger. All threads of the new program inherit this mask. */
 	sigemptyset(&debugger);
 	sigaddset(&debugger, SIGUSR1);
 	pthread_sigmask(SIG_BLOCK, &debugger, &before);
@@ -281,9 +281,9 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, in
 }
 
 /*
- * Opens a folder and locks it (flock(2)), for as long as a copy of the descriptor is open. Only one that is
- * this user's own, which no other can write, and no symbolic link. Returns the descriptor, or -errno: -EWOULDBLOCK
- * where somebody has it locked.
+ * Opens a folder and locks it (flock(2)), as long as a copy of the descriptor is open. The folder has to be this
+ * user's, writable by nobody else, and not a symbolic link. Returns the descriptor, or -errno: -EWOULDBLOCK if it
+ * is locked.
  */
 EXPORT int tegula_host_lock_folder(const char *path)
 {
@@ -304,15 +304,15 @@ EXPORT int tegula_host_lock_folder(const char *path)
 }
 
 /*
- * Writes `length` bytes to standard error as far as they are taken without waiting: where nobody reads
- * the log, or its disk is full, the master continues. 0 when all was written, or -errno.
+ * Writes `length` bytes to standard error without waiting, so that the master continues if nobody reads the log
+ * or its disk is full. Returns 0 if all was written, or -errno.
  */
 EXPORT int tegula_host_log(const char *text, uint32_t length)
 {
 	struct pollfd log = { .fd = STDERR_FILENO, .events = POLLOUT };
 
 	while (length > 0) {
-		/* A pipe that takes anything takes so much. */
+		/* A pipe with any room takes this much. */
 		long count = poll(&log, 1, 0) == 1 && log.revents & POLLOUT ?
 				     write(STDERR_FILENO, text, length < PIPE_BUF ? length : PIPE_BUF) :
 				     (errno = EAGAIN, -1);

@@ -2,11 +2,11 @@
  * Starts a process that is confined before exec (process.ts). Walls that are built before the program's
  * first instruction hold for all its threads. In order, in the child:
  *
- *   1. Namespaces of its own: network (unless granted), IPC, UTS, PID, cgroup. With CAP_SYS_ADMIN as
- *      they are; else within a user namespace; where the system refuses both, without. The appliance
+ *   1. Namespaces of its own: network (unless granted), IPC, UTS, PID, cgroup. With CAP_SYS_ADMIN
+ *      directly; else within a user namespace; if the system refuses both, without namespaces. The appliance
  *      stays in the host's network, and is never in a user namespace: its netlink tile needs the
  *      privileges that it keeps where the interfaces are.
- *   2. The first to be ended where memory runs out. A session of its own. Descriptors: 0 is /dev/null, 1
+ *   2. First in line for the OOM killer. A session of its own. Descriptors: 0 is /dev/null, 1
  *      and 2 are a pipe, 3 is the channel, given ones follow in order; all others are closed. All signals
  *      blocked but those of a thread's own faults: SIGUSR1 would open Deno's inspector. SIGKILL is the one
  *      way to end it.
@@ -52,10 +52,10 @@
 #define LEAST_DESCRIPTORS 64
 #define ISOLATED (CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID | CLONE_NEWCGROUP)
 
-/* A thread's own (signal(7)), which no process can do without; as in tile.ts. */
+/* Signals for a thread's own faults (signal(7)); as in tile.ts. */
 static const int OWN_SIGNALS[] = { SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGPROF, SIGSYS };
 
-/* What the child says of itself before execve. */
+/* The child's message before execve. */
 struct report {
 	int32_t step, error, missing;
 };
@@ -67,10 +67,10 @@ struct plan {
 	char uid_map[40], gid_map[40];
 	int null, words, channel;
 	int seal, program; /* the library that is preloaded, and what is executed */
-	int by_path; /* whether that is still what is at its path */
+	int by_path; /* whether the program at its path is still the same */
 	int setup, ruleset; /* the child's own, until it executes */
 	int32_t *from; /* room for place_descriptors() */
-	int32_t *shared; /* of the child's descriptors those whose flags others have, too; in order */
+	int32_t *shared; /* the child's descriptors that others share, in order */
 	int shared_count;
 	int missing, user_namespace;
 };
@@ -88,7 +88,7 @@ struct plan {
 	 LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |                         \
 	 LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REFER)
 
-/* Makes the ruleset of the child from its three lists. Its descriptor, -1 where there is no landlock, or -errno. */
+/* Makes the ruleset of the child from its three lists. Returns its descriptor, -1 without landlock, or -errno. */
 static int make_rules(struct plan *plan, char **execute, char **read, char **write)
 {
 	struct {
@@ -137,7 +137,7 @@ static int write_file(const char *path, const char *text)
 	return error;
 }
 
-/* Says to the caller how far the child is, with the filter's listener, and ends where that is an error. */
+/* Tells the caller the child's step, with the filter's listener. Ends the child after an error. */
 static void report(int setup, int step, int error, int missing, int listener)
 {
 	struct report said = { (int32_t)step, error, missing };
@@ -169,9 +169,9 @@ static int limit(int resource, rlim_t value)
 }
 
 /*
- * Puts the descriptors in their places: first all of them above the places, then each into its own. For
- * a moment there are twice as many, within the caller's limit, which Deno has raised as far as it goes.
- * Those that the child still needs itself come last, and close on exec. Returns 0, or -errno.
+ * Moves the descriptors to their numbers: first all of them above these numbers, then each to its own. For a
+ * moment there are twice as many, within the caller's limit, which Deno has raised to the hard one. The
+ * descriptors that only the child needs come last, and close on exec. Returns 0, or -errno.
  */
 static int place_descriptors(struct plan *plan)
 {
@@ -200,7 +200,7 @@ static int place_descriptors(struct plan *plan)
 	return result(syscall(SYS_close_range, (unsigned)(plan->ruleset < 0 ? all - 1 : all), ~0U, 0));
 }
 
-/* A user and groups of its own. 0, also where that is not allowed, or -errno. */
+/* Changes to a user and groups of its own. Returns 0, also if that is not allowed, or -errno. */
 static int become_another(struct plan *plan)
 {
 	const struct order *order = plan->order;
@@ -208,9 +208,9 @@ static int become_another(struct plan *plan)
 	for (int capability = 0; capability < 64; capability++)
 		if (!(order->grants & GRANT_NET_ADMIN && capability == CAP_NET_ADMIN) &&
 		    prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
-			break; /* past the last one; or not allowed, and no_new_privs has to do */
+			break; /* past the last one; or not allowed, and no_new_privs has to suffice */
 	if (plan->user_namespace)
-		return 0; /* it is the other user by its map, and this one to everybody else */
+		return 0; /* inside its namespace it is the other user, and this one outside */
 	if (order->grants & GRANT_NET_ADMIN && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
 		return -errno;
 	if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, order->gid, order->gid, order->gid) < 0 ||
@@ -234,7 +234,7 @@ static int give_up_capabilities(const struct order *order)
 	data[1] = (struct __user_cap_data_struct){ 0 };
 	if (syscall(SYS_capset, &header, data) < 0)
 		return -errno;
-	/* Else it would go with exec; where ambient ones are forbidden it does. */
+	/* Otherwise exec would drop it, as it does if ambient capabilities are forbidden. */
 	if (keep)
 		prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_ADMIN, 0, 0);
 	return 0;
@@ -268,8 +268,8 @@ static int install_filters(struct plan *plan, int *listener)
 }
 
 /*
- * Notes which of the child's descriptors it may not change the flags of: the channel, and all that it is
- * handed but memory, which the child closes once it is mapped, so that its number becomes another's.
+ * Notes the descriptors whose flags the child may not change: the channel, and all that it is given except
+ * memory. The child closes a region's descriptor once it is mapped, and the number may be reused.
  */
 static void note_shared(struct plan *plan)
 {
@@ -281,7 +281,7 @@ static void note_shared(struct plan *plan)
 			plan->shared[plan->shared_count++] = FIRST_PLACES + i;
 }
 
-/* Whether the caller still has its end of the socket; 0, or -ESRCH. Its number says nothing across namespaces. */
+/* Returns 0 if the caller still has its end of the socket, else -ESRCH. PIDs mean nothing across namespaces. */
 static int has_caller(int setup)
 {
 	struct pollfd end = { .fd = setup };
@@ -290,9 +290,8 @@ static int has_caller(int setup)
 }
 
 /*
- * Where memory runs out, apps are ended before the appliance, and that before the caller. Where that may
- * not be written (landlock may bound the caller) it stays as it is. Before the user changes: to the other
- * one the file is closed.
+ * If memory runs out, the kernel kills apps first, then the appliance, then the caller. An error is ignored, as
+ * landlock may forbid the write. To be called before the user changes, who may not write the file.
  */
 static void go_first(const struct order *order)
 {
@@ -316,7 +315,7 @@ static _Noreturn void child(struct plan *plan)
 			report(plan->setup, STEP_USER_NAMESPACE, error, 0, -1);
 	}
 	go_first(order);
-	/* A parent's session may have a terminal, by which it could send signals. */
+	/* The parent's session may have a terminal, which could be used to send signals. */
 	setsid();
 	error = chdir("/") < 0 ? -errno : place_descriptors(plan);
 	if (error)
@@ -335,7 +334,7 @@ static _Noreturn void child(struct plan *plan)
 		error = limit(RLIMIT_MSGQUEUE, 0);
 	if (!error && order->data_mib > 0)
 		error = limit(RLIMIT_DATA, (rlim_t)order->data_mib << 20);
-	/* The kernel counts threads by user, in the user namespace: with the caller's it would count theirs. */
+	/* The kernel counts threads by user and user namespace. In the caller's the count would include the caller's. */
 	if (!error && (plan->user_namespace || !(plan->missing & WALL_USER)))
 		error = limit(RLIMIT_NPROC, (rlim_t)order->threads);
 	else
@@ -346,11 +345,11 @@ static _Noreturn void child(struct plan *plan)
 	error = give_up_capabilities(order);
 	if (error || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		report(plan->setup, STEP_PRIVILEGES, error ? error : -errno, 0, -1);
-	if (has_caller(plan->setup) < 0) /* it ended before that could kill this one */
+	if (has_caller(plan->setup) < 0) /* it ended before its death could kill this process */
 		syscall(SYS_exit_group, 127);
 
 	if (plan->ruleset >= 0) {
-		/* Deno reads it for the bounds of its stack, and panics without while it prints some errors. */
+		/* Deno reads it to find the bounds of its stack, and otherwise panics when it prints some errors. */
 		error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/maps");
 		if (!error) /* Deno.memoryUsage() */
 			error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/statm");
@@ -373,15 +372,15 @@ static _Noreturn void child(struct plan *plan)
 
 	error = install_filters(plan, &listener);
 	report(plan->setup, STEP_FILTER, error, plan->missing, listener);
-	if (plan->by_path) /* before Linux 6.14 the process had a number for its name without */
+	if (plan->by_path) /* before Linux 6.14 the process would be named by a number otherwise */
 		execve(plan->argv[0], plan->argv + 1, plan->envp);
-	if (!plan->by_path || errno == EACCES) /* a folder on its way may be closed to this user, the file is not */
+	if (!plan->by_path || errno == EACCES) /* this user may not enter a folder on the path, but may read the file */
 		syscall(SYS_execveat, plan->program, "", plan->argv + 1, plan->envp, AT_EMPTY_PATH);
 	report(plan->setup, STEP_EXEC, -errno, 0, -1);
 	__builtin_unreachable();
 }
 
-/* Receives what the child says of itself. Bytes, 0 when it executes the program, or -errno. */
+/* Receives the child's message. Returns its bytes, 0 once the child executes the program, or -errno. */
 static int hear(int setup, struct report *said, int *listener)
 {
 	union {
@@ -421,7 +420,7 @@ static int start(struct plan *plan, unsigned long flags, struct started *out)
 	for (size_t i = 0; i < COUNT(OWN_SIGNALS); i++)
 		sigdelset(&faults, OWN_SIGNALS[i]);
 	out->step = STEP_CLONE;
-	pthread_sigmask(SIG_SETMASK, &all, &before); /* no handler of the caller's runs in the child */
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* the caller's handlers must not run in the child */
 	pid = syscall(SYS_clone, flags | CLONE_PIDFD | SIGCHLD, NULL, &pidfd, NULL, NULL);
 	if (pid == 0) {
 		struct sigaction action = { .sa_handler = SIG_DFL };
@@ -464,11 +463,11 @@ out:
 }
 
 /*
- * Starts a process as `order` says, of the program that the caller is. `strings` are five lists: the path
- * of that and the arguments, from argv[0] on; the environment; and what may be executed, read and written, for landlock. `seal` is the
- * path of the library that LD_PRELOAD of the environment names by its descriptor, the first after those
- * of the order. The caller closes what is in `out`. It is to be called by a thread that stays: the child
- * dies with it. Returns 0, or -errno with `out->step`.
+ * Starts a process of the caller's program as `order` says. `strings` are five lists: the program's path and the
+ * arguments, from argv[0] on; the environment; and for landlock the paths that may be executed, read and written.
+ * `seal` is the path of the library that LD_PRELOAD names by its descriptor, the first after those of the order.
+ * The caller closes the descriptors in `out`. The calling thread has to stay, because the child dies with it.
+ * Returns 0, or -errno with `out->step`.
  */
 EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, const struct order *order,
 				struct started *out)
@@ -543,9 +542,8 @@ out:
 }
 
 /*
- * Whether user `uid`, with the group `gid` alone, can read what is at `path` and, where it is a folder,
- * enter it: asked in a process that becomes that user, or stays the caller where it may not, as one that
- * tegula_process_start() starts. Returns 0, or -errno.
+ * Checks whether user `uid`, with only the group `gid`, can read `path` and, if it is a folder, enter it. A
+ * child process tries it as that user, or as the caller's user if it may not change. Returns 0, or -errno.
  */
 EXPORT int tegula_process_readable(const char *path, int uid, int gid)
 {
@@ -575,7 +573,7 @@ EXPORT int tegula_process_readable(const char *path, int uid, int gid)
 	return ended.si_code == CLD_EXITED ? -ended.si_status : -ECHILD;
 }
 
-/* 1 when the process has ended, with its status or signal in `how`, and is reaped; 0 when not; or -errno. */
+/* Reaps the process. Returns 1 with its status or signal in `how`, 0 if it has not ended, or -errno. */
 EXPORT int tegula_process_wait(int pidfd, int32_t how[2])
 {
 	siginfo_t info = { 0 };

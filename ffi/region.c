@@ -7,7 +7,7 @@
  * process too.
  *
  * The seals bind a process that has the writable descriptor. SHRINK: a reader would fault if the region were
- * truncated. GROW: nobody allocates memory in a region's name. SEAL: nobody can add the seal that
+ * truncated. GROW: nobody allocates more memory through a region. SEAL: nobody can add the seal that
  * would refuse the region to the owner's successor.
  *
  * The mode lets no other user open the region for writing through the /proc/PID/fd entry of a

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Preloaded into a program that process.c starts, and run before its main: forbids, for this thread and
- * so for all that will be, what only the start needed: execve, and of an app seccomp and the call that
- * took the filter's listener to the parent. Refused calls fail with EPERM, and the kernel logs them where
- * it has a log of these (audit type 1326).
+ * Preloaded into a program that process.c starts, and run before its main. Forbids calls that only the start
+ * needed, for this thread and so for all later ones: execve, and in an app also seccomp and the call that sent
+ * the filter's listener to the parent. Refused calls fail with EPERM, and the kernel may log them (audit type
+ * 1326).
  *
- * TEGULA_SEAL says what stays: "app" nothing, "net" sendmsg, "appliance" sendmsg and seccomp, by which
- * its tiles confine themselves; and there a refusal gives way to that of a tile, whose observer counts it
+ * TEGULA_SEAL says what stays allowed: "app" nothing, "net" sendmsg, "appliance" sendmsg and seccomp, by which
+ * its tiles confine themselves. In the appliance the refusal of a tile's filter has precedence: it is counted
  * (make_appliance_policy in policy.h). LD_PRELOAD names this library by its descriptor, which is closed here.
  */
 #define _GNU_SOURCE

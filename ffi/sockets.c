@@ -14,7 +14,7 @@
 
 #include "native.h"
 
-/* What one call moves, and for each datagram the control messages that are asked for and sent. */
+/* The messages of one call, each with its control messages. */
 struct burst {
 	struct mmsghdr messages[BURST];
 	struct sockaddr_in peers[BURST];
@@ -26,9 +26,9 @@ struct burst {
 };
 
 /*
- * A socket on 0.0.0.0:`port`, non-blocking, that says to which address and on which interface each
- * datagram came, and with which TOS and TTL. Without SO_REUSEADDR or SO_REUSEPORT, so that the port is ours or an error. Returns
- * the descriptor, or -errno.
+ * Opens a non-blocking socket on 0.0.0.0:`port` that reports the destination address, interface, TOS and TTL of
+ * each datagram. Without SO_REUSEADDR and SO_REUSEPORT, so a port of another program is an error. Returns the
+ * descriptor, or -errno.
  */
 EXPORT int tegula_udp_open(int port)
 {
@@ -50,8 +50,8 @@ EXPORT int tegula_udp_open(int port)
 }
 
 /*
- * A descriptor that is readable while one of the `count` sockets has something to be read or an error
- * (epoll(7)), so that waiting for thousands costs what waiting for one does. Or -errno.
+ * Returns a descriptor that is readable while one of the `count` sockets has a datagram or an error (epoll(7)),
+ * or -errno. So waiting for thousands of sockets costs as much as waiting for one.
  */
 EXPORT int tegula_udp_watch(const int32_t *fds, int count)
 {
@@ -72,8 +72,8 @@ EXPORT int tegula_udp_watch(const int32_t *fds, int count)
 }
 
 /*
- * Stores which of the sockets of `watch` are ready, by their place in its list: `most` of them, BURST at
- * most, others the next time. Returns how many, 0 when none is, or -errno. Never blocks.
+ * Stores which of the sockets of `watch` are ready, by their index in its list: at most `most` and BURST of them,
+ * others the next time. Returns how many, 0 when none is, or -errno. Never blocks.
  */
 EXPORT int tegula_udp_ready(int watch, uint32_t *ready, int most)
 {
@@ -96,7 +96,7 @@ static void lay_out(struct burst *b, int i, uint8_t *bytes, uint32_t length)
 	};
 }
 
-/* What is known of the i-th datagram, which was received at `offset` for `port`. */
+/* Describes the i-th datagram, which was received at `offset` for `port`. */
 static struct udp_descriptor describe(struct burst *b, int i, int port, uint32_t offset)
 {
 	struct msghdr *message = &b->messages[i].msg_hdr;
@@ -124,7 +124,7 @@ static struct udp_descriptor describe(struct burst *b, int i, int port, uint32_t
 
 /*
  * Receives up to `count` datagrams for `port`, each into UDP_BUFFER_BYTES at its offset in `memory`. `out`
- * has two words for the time, then `count` descriptors. How many, 0 when none waits, or -errno.
+ * has two words for the time, then `count` descriptors. Returns how many, 0 when none waits, or -errno.
  */
 EXPORT int tegula_udp_receive(int fd, int port, uint8_t *memory, const uint32_t *buffers, int count,
 			      uint32_t *out)

@@ -53,8 +53,8 @@ EXPORT void tegula_tile_wake(int fd)
 }
 
 /*
- * The number of the calling thread as /proc has it, which another process can look it up by; gettid()
- * is one of the PID namespace. 0 without /proc.
+ * Returns the calling thread's number in /proc, by which another process can find it. gettid() is only valid in
+ * the PID namespace. Returns 0 without /proc.
  */
 EXPORT int tegula_tile_thread(void)
 {
@@ -67,9 +67,9 @@ EXPORT int tegula_tile_thread(void)
 }
 
 /*
- * Asks for the shortest slices of a processor for the calling thread, or for the usual ones. With short
- * ones it gets no more of it, but when it wakes it runs at once, where another that never pauses would go
- * on for milliseconds. Before Linux 6.12 there are none, and nothing changes. Returns 0, or -errno.
+ * Asks for the shortest time slices for the calling thread, or for the usual ones. Short slices give it no
+ * more processor time. But it then runs as soon as it wakes, while otherwise a thread that never pauses would
+ * run for milliseconds first. Has no effect before Linux 6.12. Returns 0, or -errno.
  */
 EXPORT int tegula_tile_be_prompt(int prompt)
 {
@@ -83,8 +83,8 @@ EXPORT int tegula_tile_be_prompt(int prompt)
 
 /*
  * Lists the eventfds of the process: those of the tiles, and those by which Deno's event loops wake
- * each other. Nothing else may be read or written: not stdout, no file, no pipe. Returns how many, at
- * most `most`, or -errno.
+ * each other. A tile may read and write nothing else: no stdout, file or pipe. Returns how many, at most
+ * `most`, or -errno.
  */
 static int list_eventfds(int32_t *fds, int most)
 {
@@ -128,8 +128,8 @@ static int drop_capabilities(int keep_net_admin)
 }
 
 /*
- * Takes away every file, by a landlock ruleset that handles all accesses and allows none. 1 when the
- * kernel did, 0 when it has no landlock, or -errno.
+ * Denies access to all files, by a landlock ruleset that handles all accesses and allows none. Returns 1, 0 if
+ * the kernel has no landlock, or -errno.
  */
 static int forbid_files(void)
 {
@@ -153,7 +153,7 @@ static int forbid_files(void)
 #define NAME_BYTES 64
 #define LINES_A_SECOND 50
 #define VERBATIM_LINES_A_SECOND 1000
-#define LINE_BYTES 960 /* spelled out it is less than PIPE_BUF, which is written at once */
+#define LINE_BYTES 960 /* with escapes less than PIPE_BUF, which is written as a whole */
 #define VERBATIM_LINE_BYTES 8192 /* the longest that a tile's console says, and its name */
 #define PIECE 4096
 #define FLOOD_PAUSE_MS 100
@@ -163,8 +163,8 @@ struct slot {
 	struct {
 		char name[NAME_BYTES];
 		int verbatim; /* its lines name themselves */
-	} next, now; /* of what arrives, and of what the observer listens to */
-	char line[VERBATIM_LINE_BYTES]; /* what has come of a line of its words */
+	} next, now; /* of the descriptor that arrives, and of the one that the observer listens to */
+	char line[VERBATIM_LINE_BYTES]; /* the beginning of an incomplete line */
 	size_t length;
 	time_t second; /* in which `lines` were written */
 	int lines;
@@ -173,12 +173,12 @@ struct slot {
 static struct slot slots[SLOTS];
 static uint32_t *counters;
 static int slot_count, knock = -1;
-static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER; /* the observer has it but when it waits */
+static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER; /* held by the observer except while it waits */
 static const char *certificates; /* a file of them that the environment names, or NULL */
 
 /*
- * What the observer listens to: the filter of a thread of this process, that of another process, whose
- * memory it does not read, and the pipe that is the standard output and error of another process.
+ * What the observer listens to: the filter of a thread of this process; the filter of another process, whose
+ * memory it does not read; and the pipe for standard output and error of another process.
  */
 enum kind { THREAD, PROCESS, WORDS };
 
@@ -188,9 +188,8 @@ struct listener {
 };
 
 /*
- * Writes the slot's line to standard error as the log has lines: whole, in the tile's name unless it
- * names itself, without control characters, no more than some in a second. Where the log is not read
- * nothing waits for it.
+ * Writes the slot's line to standard error: with the tile's name unless the line names its tile, with control
+ * characters escaped, and at most a number of lines a second. Does not wait if nobody reads the log.
  */
 static void write_line(struct slot *slot)
 {
@@ -250,8 +249,8 @@ static void take_words(struct slot *slot, const char *text, size_t length)
 }
 
 /*
- * Copies `length` bytes, at most PIECE, at `address` of this process, as far as there is memory: the
- * kernel looks, by way of a pipe, page by page. How many were copied, or -errno.
+ * Copies `length` bytes, at most PIECE, from `address` of this process, as far as it is mapped. The kernel copies
+ * them page by page through a pipe. Returns how many were copied, or -errno.
  */
 static int copy(int pipe[2], void *into, uint64_t address, size_t length)
 {
@@ -276,14 +275,14 @@ static int copy(int pipe[2], void *into, uint64_t address, size_t length)
 	return (int)done;
 }
 
-/* Whether `call` writes to standard output or error, where a confined thread has no business but last words. */
+/* Whether `call` writes to standard output or error, as V8 and Rust do before they abort. */
 static int is_words(const struct seccomp_data *call)
 {
 	return call->arch == ARCHITECTURE && (call->nr == SYS_write || call->nr == SYS_writev) &&
 	       ((int32_t)call->args[0] == STDOUT_FILENO || (int32_t)call->args[0] == STDERR_FILENO);
 }
 
-/* Does write(2) or writev(2) in the caller's place. How many bytes it took, or -errno. */
+/* Does write(2) or writev(2) for the caller. Returns how many bytes it took, or -errno. */
 static int64_t write_words(int pipe[2], struct slot *slot, const struct seccomp_data *call)
 {
 	struct iovec parts[16] = { { .iov_base = (void *)(uintptr_t)call->args[1], .iov_len = call->args[2] } };
@@ -380,15 +379,15 @@ static void answer(int pipe[2], const struct listener *listener)
 		uint32_t *counter = &counters[listener->slot * OBSERVED_CALLS + (number < last ? number : last)];
 
 		__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
-		/* As Deno has it where a permission is not given (process.c). */
+		/* The same errno as in Deno without the permission (process.c). */
 		out.answer.error = listener->kind == PROCESS && call->nr == SYS_socket ? -EACCES : -EPERM;
 	}
 	ioctl(listener->fd, SECCOMP_IOCTL_NOTIF_SEND, &out);
 }
 
 /*
- * Says what has arrived in a pipe. False where its writer has to wait for a while, so that a process
- * which floods its standard error costs itself the time, and neither the observer nor the log.
+ * Writes the lines that have arrived in a pipe. Returns false if the pipe is to be left full for a while, so that
+ * a process that floods its standard error slows down only itself.
  */
 static int hear(const struct listener *listener)
 {
@@ -405,7 +404,7 @@ static int hear(const struct listener *listener)
 	return slot->lines <= (slot->now.verbatim ? VERBATIM_LINES_A_SECOND : LINES_A_SECOND);
 }
 
-/* Says what is left in the pipe of a process that has ended, or whose slot another takes. */
+/* Writes what is left in the pipe of a process that has ended, or whose slot another takes. */
 static void hear_out(const struct listener *listener)
 {
 	hear(listener); /* as much as a pipe holds */
@@ -419,7 +418,7 @@ static void *observe(void *pipe)
 	static struct listener listeners[1 + 4 * SLOTS];
 	size_t count = 1;
 	uint64_t unused;
-	int waiting = 0; /* whether writers of words have to wait: their descriptors are negative */
+	int waiting = 0; /* whether pipes are left full for a while: their descriptors are negative then */
 
 	set[0] = (struct pollfd){ .fd = knock, .events = POLLIN };
 	for (;; pthread_mutex_unlock(&busy)) {
@@ -466,7 +465,7 @@ static void *observe(void *pipe)
 			if (arrived % 4 != PROCESS)
 				slots[slot].now = slots[slot].next;
 			if (count == COUNT(set)) {
-				close(fd); /* the kernel answers a tile ENOSYS then; a process waits until it is ended */
+				close(fd); /* then calls of a tile fail with ENOSYS, and those of a process block until it is killed */
 				continue;
 			}
 			set[count] = (struct pollfd){ .fd = fd, .events = POLLIN };
@@ -504,7 +503,7 @@ EXPORT int tegula_tile_observe(uint32_t *memory, int count)
 	return error;
 }
 
-/* The name of system call `number` into `name`, or its number where the headers know none. */
+/* Stores the name of system call `number`, or the number if the headers have no name. */
 EXPORT void tegula_tile_call_name(int number, char *name, uint32_t size)
 {
 	static const char *const NAMES[OBSERVED_CALLS] = {
@@ -524,7 +523,7 @@ static void hand_over(int slot, int fd, enum kind kind)
 {
 	int none = 0;
 
-	/* Who starts beside another has its slot: the observer takes theirs one after the other. */
+	/* A process that starts beside its predecessor has its slot: the observer takes one after the other. */
 	while (!atomic_compare_exchange_strong(&slots[slot].arrived, &none, 4 * fd + (int)kind + 1)) {
 		none = 0;
 		sched_yield();
@@ -533,10 +532,10 @@ static void hand_over(int slot, int fd, enum kind kind)
 }
 
 /*
- * Has the observer listen to what process.c has of a process: the listener of its filter, or -1, and the
- * pipe of what it writes, which is not blocking. It gets copies, which it closes when the process has
- * ended; both stay the caller's. The slot may have been another's that has ended. Returns 0, or -errno where there
- * is no observer, no such slot, or no room for another descriptor.
+ * Makes the observer listen to a process of process.c: to the listener of its filter, or -1, and to the
+ * non-blocking pipe of its output. The observer closes its copies when the process has ended; the originals stay
+ * the caller's. The slot may have been that of an ended process. Returns 0, or -errno if there is no observer, no
+ * such slot, or no room for another descriptor.
  */
 EXPORT int tegula_tile_observe_process(int slot, const char *name, int verbatim, int listener, int words)
 {
@@ -557,7 +556,7 @@ EXPORT int tegula_tile_observe_process(int slot, const char *name, int verbatim,
 			return error;
 		}
 	}
-	while (slots[slot].arrived) /* the observer takes the last one's name */
+	while (slots[slot].arrived) /* until the observer has taken the previous name */
 		sched_yield();
 	snprintf(slots[slot].next.name, NAME_BYTES, "%s", name);
 	slots[slot].next.verbatim = verbatim;
@@ -568,8 +567,8 @@ EXPORT int tegula_tile_observe_process(int slot, const char *name, int verbatim,
 }
 
 /*
- * Makes the observer answer no call and write no line until the same thread tells it to continue: a
- * process that is about to execute another program leaves no call of a child's half answered.
+ * Makes the observer answer no call and write no line until the same thread tells it to continue. So no call
+ * of a child is left half answered when this process executes another program.
  */
 EXPORT void tegula_tile_observe_pause(int pause)
 {
@@ -580,9 +579,9 @@ EXPORT void tegula_tile_observe_pause(int pause)
 }
 
 /*
- * Puts the filter on this thread. With an observer its listener goes there, and without one, or where
- * the kernel has no such listener (before Linux 5.0, or inside another's), unexpected calls are just
- * refused. 1 when the observer answers, 0 when not, or -errno.
+ * Installs the filter on this thread. The observer, if there is one, gets its listener. Without an observer, or if
+ * the kernel gives no listener (before Linux 5.0, or inside a filter with one), unexpected calls are only refused.
+ * Returns 1 if the observer answers, 0 if not, or -errno.
  */
 static int filter(struct policy *policy, int slot)
 {
@@ -597,8 +596,8 @@ static int filter(struct policy *policy, int slot)
 /*
  * Gives up, on the calling thread and for good, all that `role` does not need. `fds` are the `count`
  * sockets that it sends and receives on, which this sorts; `keep` is of KEEP_*; `name` and `slot` are for the observer,
- * where there is one. Returns what was done, of DONE_*, or -errno, when some may have been done and
- * the tile must not continue.
+ * if there is one. Returns what was done, of DONE_*, or -errno. After an error part of it may have been done,
+ * and the tile must not continue.
  */
 EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, const char *name, int slot)
 {

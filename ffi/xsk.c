@@ -5,11 +5,10 @@
  *
  * libxdp has the accessors of rings and the dispatcher. Its constructors bind a socket as they make it and
  * take none that another process made, so sockets are made with the kernel's interface (linux/if_xdp.h).
- * A program is attached by a bpf_link, which does not stay when the process dies, or as one of a
- * dispatcher's where that is asked for.
+ * A program is attached by a bpf_link, which goes away with the process, or on request by a dispatcher.
  *
  * The slots are a table that all threads share; the rings of a slot belong to the thread that adopted it.
- * A slot is not checked: it comes from `adopt` or `memory` alone.
+ * Slot numbers are not checked: they come only from `adopt` and `memory`.
  */
 #define _GNU_SOURCE
 #include <bpf/bpf.h>
@@ -30,8 +29,8 @@
 #include "native.h"
 
 #define SOCKETS 256
-#define PRIORITY 100 /* in a dispatcher, after those that say nothing: they have 50 */
-/* In copy mode a kick sends so many frames at most, and says EAGAIN when more wait. */
+#define PRIORITY 100 /* in a dispatcher, after programs without a priority, which have 50 */
+/* The most frames that a kick sends in copy mode. It returns EAGAIN if more wait. */
 #define KICK_FRAMES 32
 #define KICKS 16
 
@@ -45,7 +44,7 @@ __asm__(".section .rodata\n"
 	".previous\n");
 extern const char filter_object[], filter_object_end[];
 
-/* What is mapped of a ring. */
+/* The mapping of a ring. */
 struct mapping {
 	void *at; /* NULL: nothing */
 	size_t bytes;
@@ -64,7 +63,7 @@ static struct socket {
 
 static const char *const MAPS[] = { "filter", "sockets", "redirected" }; /* the order of `load` */
 
-/* The program, not loaded yet. NULL, and errno, when there is no memory. */
+/* Returns the program, not loaded yet; NULL and errno without memory. */
 static struct bpf_object *open_filter(void)
 {
 	libbpf_set_print(NULL);
@@ -98,8 +97,8 @@ EXPORT int tegula_xsk_load(uint32_t queues, int32_t out[4])
 }
 
 /*
- * Attaches `program` to `ifindex`. The descriptor of the link, by whose closing it is detached, or
- * -errno: EBUSY or EEXIST when another program is there.
+ * Attaches `program` to `ifindex`. Returns the descriptor of the link, which detaches it when it is closed, or
+ * -errno: EBUSY or EEXIST if another program is attached.
  */
 EXPORT int tegula_xsk_attach(int program, int ifindex, int native)
 {
@@ -110,8 +109,8 @@ EXPORT int tegula_xsk_attach(int program, int ifindex, int native)
 }
 
 /*
- * Takes our programs out of the dispatcher of `ifindex`, which goes with the last; what else it runs
- * stays. Returns how the dispatcher was attached, as xdp_attach_mode, 0 when there is none, or -errno.
+ * Removes our programs from the dispatcher of `ifindex`. Others stay. A dispatcher without programs is
+ * detached. Returns how the dispatcher was attached, as xdp_attach_mode, 0 when there is none, or -errno.
  */
 EXPORT int tegula_xsk_leave(int ifindex)
 {
@@ -128,7 +127,7 @@ EXPORT int tegula_xsk_leave(int ifindex)
 }
 
 /*
- * Has libxdp's dispatcher run the program on `ifindex`, attached as `mode`, with the maps that
+ * Makes libxdp's dispatcher run the program on `ifindex`, attached as `mode`, with the maps that
  * tegula_xsk_load stored in `fds`; it stays until tegula_xsk_leave. Returns 0, or -errno.
  */
 EXPORT int tegula_xsk_join(const int32_t fds[4], int ifindex, int mode)
@@ -142,7 +141,7 @@ EXPORT int tegula_xsk_join(const int32_t fds[4], int ifindex, int mode)
 		error = bpf_map__reuse_fd(bpf_object__find_map_by_name(object, MAPS[i]), fds[i + 1]);
 	if (!error) {
 		xdp_program__set_run_prio(program, PRIORITY);
-		/* Where there can be no dispatcher libxdp attaches it alone: such a one it cannot. */
+		/* If there can be no dispatcher, libxdp would attach it alone, which is not wanted here. */
 		bpf_program__set_expected_attach_type(bpf_object__next_program(object, NULL),
 						      BPF_XDP_DEVMAP);
 		error = xdp_program__attach(program, ifindex, (enum xdp_attach_mode)mode, 0);
@@ -153,8 +152,8 @@ EXPORT int tegula_xsk_join(const int32_t fds[4], int ifindex, int mode)
 }
 
 /*
- * Which XDP program is attached to `ifindex`, in any mode and by any program: its id, 0 when there
- * is none, and its name, "" when that may not be read.
+ * Returns the id of the XDP program that is attached to `ifindex` in any mode, or 0. Stores its name, "" if that
+ * may not be read.
  */
 EXPORT uint32_t tegula_xsk_attached(int ifindex, char name[BPF_OBJ_NAME_LEN])
 {
@@ -226,7 +225,7 @@ EXPORT int tegula_xsk_umem(int fd, void *area, uint32_t bytes, uint32_t frame, u
  */
 EXPORT int tegula_xsk_bind(int fd, uint32_t ifindex, uint32_t queue, int zero_copy, int first)
 {
-	/* Zero-copy asked for is zero-copy or an error: the kernel falls back only for who asks neither. */
+	/* A bind with XDP_ZEROCOPY fails if that is impossible. The kernel falls back only without a mode flag. */
 	const int mode = (zero_copy ? XDP_ZEROCOPY : XDP_COPY) | XDP_USE_NEED_WAKEUP;
 	const struct sockaddr_xdp address = {
 		.sxdp_family = AF_XDP, .sxdp_ifindex = ifindex, .sxdp_queue_id = queue,
@@ -244,9 +243,9 @@ EXPORT int tegula_xsk_register(int map, uint32_t queue, int fd)
 }
 
 /*
- * Busy polling: from now on it is the net tile's own calls that have the driver look at its rings, for
- * up to `micros` and `budget` frames a time, and while they keep on it may leave interrupts off. 0, or
- * -errno: ENOPROTOOPT before Linux 5.11, EPERM without CAP_NET_ADMIN.
+ * Turns on busy polling: the net tile's own calls make the driver process its rings, for up to `micros` and
+ * `budget` frames each, and the driver may leave interrupts off meanwhile. Returns 0, or -errno: ENOPROTOOPT
+ * before Linux 5.11, EPERM without CAP_NET_ADMIN.
  */
 EXPORT int tegula_xsk_poll_busily(int fd, int micros, int budget)
 {
@@ -329,8 +328,8 @@ EXPORT void tegula_xsk_release(int slot)
 }
 
 /*
- * Loads the cached cursors from the rings, as the last user left them. Cursors that were loaded while
- * another process works on the rings are loaded again once that has ended.
+ * Loads the cached cursors from the rings, as the last user left them. To be called again after that user has
+ * ended, if it still worked on the rings.
  */
 EXPORT void tegula_xsk_resume(int slot)
 {
@@ -492,8 +491,8 @@ EXPORT void tegula_xsk_cursors(int slot, uint32_t out[XSK_CURSORS])
 
 /*
  * Stores how many entries the rings for fill, receive, transmit and completion have, and then all their
- * offsets in this order. `out` has room for four full rings besides. How many offsets, or -EINVAL when a
- * ring has more than its size, which no kernel and no net tile of ours does.
+ * offsets in this order. `out` has room for four full rings besides. Returns the number of offsets, or -EINVAL if
+ * a ring has more entries than its size, which only corrupt cursors say.
  */
 EXPORT int tegula_xsk_visible(int slot, uint32_t *out)
 {
@@ -548,7 +547,7 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 	return (int)count;
 }
 
-/* Has the cache lines of `words` that `at` lists, by word, on their way before they are read. */
+/* Prefetches the cache lines of `words` at the indices `at`. */
 EXPORT void tegula_xsk_prefetch(const uint32_t *words, const uint32_t *at, uint32_t count)
 {
 	for (uint32_t i = 0; i < count; i++)
@@ -604,7 +603,7 @@ EXPORT int tegula_xsk_fill(int slot, const uint32_t *frames, uint32_t count)
 }
 
 /*
- * Puts up to `count` pairs (offset, length) on the transmit ring, and has the kernel send what is on
+ * Puts up to `count` pairs (offset, length) on the transmit ring, and makes the kernel send what is on
  * it. Returns how many it took.
  */
 EXPORT int tegula_xsk_transmit(int slot, const uint32_t *pairs, uint32_t count)
@@ -648,7 +647,7 @@ EXPORT int tegula_xsk_statistics(int slot, uint64_t out[XSK_STATISTICS])
 	return kernel_statistics(s->fd, out);
 }
 
-/* poll(2), for those who may not allocate its count. How many are ready; -1 on a signal or an error. */
+/* poll(2), without the BigInt that its count would take. Returns how many are ready; -1 on a signal or an error. */
 EXPORT int tegula_xsk_wait(struct pollfd *set, int count, int timeout_ms)
 {
 	return poll(set, (nfds_t)count, timeout_ms);
