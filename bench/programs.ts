@@ -9,6 +9,7 @@ const SOURCES = fileURLToPath(new URL("c/", import.meta.url));
 const BUILD = fileURLToPath(new URL("../build/bench/", import.meta.url));
 const WARNINGS = ["-Wall", "-Wextra", "-Werror"];
 const PROGRAMS = [
+  "balance_mmsg",
   "client",
   "count_netlink",
   "echo_af_xdp",

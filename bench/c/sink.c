@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Attaches the XDP program `sink` until it is told to stop. It drops all requests, to measure the rate of the load
- * generator.
+ * Attaches an XDP program until it is told to stop: `sink`, which drops all requests, to measure the rate of the
+ * load generator, or `answer`, a backend.
  *
- *     sink OBJECT IFNAME PORT
+ *     sink OBJECT IFNAME PORT [PROGRAM]
  */
 #include "common.h"
 
@@ -14,12 +14,12 @@
 
 int main(int argc, char **argv)
 {
-	if (argc != 4) {
-		fprintf(stderr, "usage: sink OBJECT IFNAME PORT\n");
+	if (argc != 4 && argc != 5) {
+		fprintf(stderr, "usage: sink OBJECT IFNAME PORT [PROGRAM]\n");
 		return 2;
 	}
 	stop_after(LONGEST_SECONDS);
-	attach_program(argv[1], "sink", argv[2],
+	attach_program(argv[1], argc == 5 ? argv[4] : "sink", argv[2],
 		       (struct udp_ports){ (uint16_t)atoi(argv[3]), 1 }, NULL);
 	printf("ready\n");
 	fflush(stdout);

@@ -264,7 +264,10 @@ class NetTile implements Tile {
     const { seed, frameBytes, trustChecksums } = setup;
     const umem = new Umem(setup.umem, setup);
     const reader = new NetbaseReader(setup.netbase);
-    const dispatch = new Dispatch([...setup.apps, ...made.map(({ setup }) => setup)], setup.udp);
+    const inline = made.map(({ setup: { ports, ownPorts = [] } }) => (
+      { ports: [...ports, ...ownPorts] }
+    ));
+    const dispatch = new Dispatch([...setup.apps, ...inline], setup.udp);
     const cache = new RouteCache(setup.routeCache, seed);
     const devices = new Devices(reader, setup.sockets);
     const traffic = new TrafficCounter({ traffic: setup.traffic, dispatch, counters, xsk });
