@@ -22,7 +22,7 @@ import { isWanted, type Report, type Result, type Selection } from "./harness.ts
 
 const USAGE =
   `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [collide] [handover]
-                       [anycast] [memory] [library] [balance] [OPTIONS]
+                       [anycast] [memory] [library] [balance] [ntp] [OPTIONS]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
@@ -39,6 +39,8 @@ const USAGE =
   memory    of the program and of each app more, and how long a start takes (as root)
   library   nanoseconds per operation of what authors of apps import, beside V8's Map
   balance   datagrams per second and round trips through the load balancer, beside others (as root)
+  ntp       offset, jitter and delay of this host's clock as chronyd sees them, beside those of chronyd's
+            own server (as root)
   --json    one object a line
   --only REGEX     only cases whose name matches; echo, dns and mirror then skip what those do not need
   --peers A,B      echo and dns: only beside these
@@ -70,6 +72,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   memory: () => import("./memory.ts"),
   library: () => import("./library.ts"),
   balance: () => import("./balance.ts"),
+  ntp: () => import("./ntp.ts"),
 };
 
 /** One line about the machine. */

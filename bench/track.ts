@@ -93,6 +93,16 @@ export class Track {
     return this.#generator.run(["taskset", "--cpu-list", GENERATOR_CPU, ...command]);
   }
 
+  /** Starts a program in the clients' namespace. */
+  startClient(command: readonly string[]): LabProcess {
+    return this.#generator.spawn(["taskset", "--cpu-list", GENERATOR_CPU, ...command]);
+  }
+
+  /** Starts a program in the service's namespace. */
+  start(command: readonly string[], env: Record<string, string> = {}): LabProcess {
+    return this.service.spawn(["taskset", "--cpu-list", SERVICE_CPU, ...command], { env });
+  }
+
   /** Starts a service, runs `body` once it is ready, and ends it. */
   async during<T>(
     start: readonly string[],
@@ -102,8 +112,7 @@ export class Track {
       isReady?: (service: LabProcess, start: readonly string[]) => Promise<void>;
     } = {},
   ): Promise<T> {
-    const command = ["taskset", "--cpu-list", SERVICE_CPU, ...start];
-    const service = this.service.spawn(command, { env });
+    const service = this.start(start, env);
     try {
       await isReady(service, start);
       return await body(service);
