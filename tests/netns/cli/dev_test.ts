@@ -8,7 +8,7 @@ import { eventually, labTest, type Namespace } from "../lab.ts";
 
 const HELLO = `import type { Request } from "tegula";
 import { word } from "./word.ts";
-export const answer = ({ payload }: Request) => \`\${word} \${payload.length}\`;
+export const answer = ({ payload }: Request) => \`\${word} \${payload.length}\\n\`;
 `;
 
 /** Writes the files of an app into a folder that goes away with `act`. */
@@ -70,8 +70,8 @@ function descendants(pid: number): number[] {
 
 /** What a client on the same host is answered on a port. */
 async function ask(host: Namespace, port = 5300): Promise<string> {
-  const line = `exec 3<>/dev/udp/127.0.0.1/${port}; printf abc >&3; timeout 5 head -c 20 <&3`;
-  return await host.run(["bash", "-c", `${line} || true`]);
+  const line = `exec 3<>/dev/udp/127.0.0.1/${port}; printf abc >&3; timeout 5 head -n1 <&3`;
+  return (await host.run(["bash", "-c", `${line} || true`])).trimEnd();
 }
 
 labTest(
@@ -154,7 +154,7 @@ labTest("dev waits for an app that cannot be started, and ends with its terminal
       /^tegula: the app app: its module cannot be loaded: not yet at \S+app\.js:1:7; .*\n/,
     );
     assert.match(failed, /\ntegula: app\.js was not started; waiting for a change$/);
-    write("app.js", "export const answer = () => 'now'; console.log('said');");
+    write("app.js", "export const answer = () => 'now\\n'; console.log('said');");
     assert.match(
       await said("tegula: "),
       /^app: said\ntegula: app\.js answers on .*, UDP ports 6000-6001;/,
@@ -171,7 +171,7 @@ labTest("dev takes options, grants, instances and ports from a configuration fil
     `read = ["data"]\noptions = { greeting = "${greeting}", file = "./data" }\n`;
   const app = `export default ({ options }) => {
     const data = Deno.readTextFileSync(options.file);
-    return { answer: () => options.greeting + data };
+    return { answer: () => options.greeting + data + '\\n' };
   };`;
   const files = { "app.js": app, "data": "!", "tegula.toml": config("hello") };
   await inFolder(files, async (write, folder) => {
