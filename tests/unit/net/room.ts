@@ -480,7 +480,7 @@ export class Room {
 /** An app in the net tile that does `receive`. */
 function scripted(app: App): InlineSetup {
   return {
-    ...{ name: "scripted", ports: [7], served: [7], options: { app } },
+    ...{ name: "scripted", ports: [7], ownPorts: [17], served: [7, 17], options: { app } },
     module: import.meta.resolve("../../fixtures/scripted.ts"),
     metrics: heapView(METRICS_BYTES),
     region: heapView(TILE_REGION_BYTES),

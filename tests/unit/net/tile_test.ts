@@ -293,6 +293,20 @@ Deno.test("requests of other apps are published before an app inside the tile ru
   assert.deepEqual(seen, [2]);
 });
 
+Deno.test("an app inside answers at ports of its own, and sends from them", async () => {
+  const room = await Room.inline((requests, out) => {
+    while (requests.next()) {
+      if (requests.destinationPort === 17) out.reflect();
+      const at = out.reserve(4);
+      out.send({ address: requests.sourceAddress, port: 9000, sourcePort: 17 }, at, 4);
+    }
+  });
+  room.neighbor(REQUEST.source);
+  for (const destinationPort of [7, 17]) room.receive({ ...REQUEST, destinationPort });
+  const sent = room.sent(ETH0);
+  assert.deepEqual(sent.map(({ sourcePort }) => sourcePort), [17, 17, 17]);
+});
+
 Deno.test("after a sleep a tick of an app inside goes by what netbase has become", async () => {
   const to = { address: new Address(REQUEST.source), port: 40_000, sourcePort: 7 };
   const room = await Room.inline({
