@@ -40,7 +40,7 @@ const FAR_ROUTES = 1_000_000;
 
 /** As many frames as the appliance gives a net tile with one queue and one app. */
 export function frameCount(): number {
-  return planTiles({ queues: [1], cores: 2, apps: 1 }).frames[0];
+  return planTiles({ queues: [1], cores: 2, apps: [{}] }).frames[0];
 }
 
 /** Numbers of peers, ports and routes. */

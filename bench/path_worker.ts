@@ -143,7 +143,7 @@ class Path {
     const { umem } = memory;
     const xsk = new MemoryXsk(u16(umem), makeRequests(peerAddresses(setup), setup.ports));
     const region = new TileRegion(heapView(TILE_REGION_BYTES));
-    const shape = setup.apart ? plan.APART_LINK_SHAPE : plan.LINK_SHAPE;
+    const shape = plan.linkShapeOf(plan.LINK_DEPTH, { isAlone: !setup.apart });
     const [net, own] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];
     const peers = { recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: [] };
     const app = { ...echo(ports), ...peers };

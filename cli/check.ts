@@ -37,11 +37,12 @@ import type { Route } from "../netbase/route.ts";
 import { METRICS_BYTES, stateRegionBytes } from "../tiles/app/regions.ts";
 import { AppError } from "../tiles/runtime/log.ts";
 import {
-  APART_LINK_SHAPE,
   checkMtus,
   excess,
   InterfaceError,
   lacking,
+  LINK_DEPTH,
+  linkShapeOf,
   planTiles,
   portsOf,
   portsServed,
@@ -441,7 +442,7 @@ function checkQueues({ host, netTiles: asked, again }: Facts, names: string[]): 
   const { netTiles } = planTiles({
     queues: names.map((name) => queues(host, name)),
     cores: navigator.hardwareConcurrency,
-    apps: 0,
+    apps: [],
     netTiles: asked,
   });
   const counts = names.map((name) => Math.min(queues(host, name), transmitQueues(host, name)));
@@ -684,7 +685,14 @@ async function* makeApps(
       own.ensure(`metrics ${name}`, METRICS_BYTES);
       if (stateBytes !== undefined) own.ensure(`state ${name}`, stateRegionBytes(stateBytes));
       const process = new AppProcess({
-        ...{ name, service, shape: APART_LINK_SHAPE, nets: [], spinTurns: 0, uid: UID },
+        ...{
+          name,
+          service,
+          shape: linkShapeOf(LINK_DEPTH, { isAlone: false }),
+          nets: [],
+          spinTurns: 0,
+          uid: UID,
+        },
         grants: { ...plan.grants, net: [] },
         memoryMib: plan.memoryMib ?? INLINE_MEMORY_MIB,
         ...(stateBytes !== undefined && { stateBytes: stateRegionBytes(stateBytes) }),

@@ -160,6 +160,9 @@ function portRanges(least: number, port: string, ports: string) {
   );
 }
 
+/** The depth of an app's links: the least holds a datagram of any size, the most takes 64 MiB a net tile. */
+const [LEAST_DEPTH, MOST_DEPTH] = [64, 16_384];
+const depth = wants(`a power of two from ${LEAST_DEPTH} to ${MOST_DEPTH}`);
 const mostAnswers = wants("a whole number, 1 or more, or 0 for no limit");
 
 /** K, M and G in bytes. */
@@ -193,6 +196,9 @@ export const appSchema = z.strictObject({
     }),
     wants('a list such as ["198.51.100.0/24"]'),
   ).default([]).describe("prefixes where it may send without having received anything"),
+  depth: z.int(depth).min(LEAST_DEPTH, depth).max(MOST_DEPTH, depth)
+    .refine((value) => (value & (value - 1)) === 0, depth).optional()
+    .describe("datagrams that wait for it, or from it, at most, in each net tile; 1024 by default"),
   own_ports: portRanges(1, "20000", "20000-20063").default([]).describe(
     "further ports, split among its instances: each alone receives at its share and sends from it",
   ),
@@ -222,7 +228,7 @@ function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
   const { module, options, send_to: sendTo, read, write, ...rest } = parsed;
   const { own_ports: ownPorts, refuse_sources: refuseSources, ...bounds } = rest;
   const { most_per_second: mostPerSecond, ...limits } = bounds;
-  const { memory, state: stateBytes, ...others } = limits;
+  const { depth, memory, state: stateBytes, ...others } = limits;
   const paths = (all: string[]) => all.map((path) => resolve(folder, path));
   const grants: Grants = { ...others, read: paths(read), write: paths(write) };
   return {
@@ -233,6 +239,7 @@ function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
     ownPorts,
     ...(refuseSources !== undefined && { refuseSources }),
     ...(mostPerSecond !== undefined && { mostPerSecond }),
+    ...(depth !== undefined && { depth }),
     ...(memory !== undefined && { memoryMib: Math.floor(memory / UNITS.M) }),
     ...(stateBytes !== undefined && { stateBytes }),
     grants,
@@ -695,9 +702,9 @@ function planApp(
       Exit.usage,
     );
   }
-  if (inline && (told.memoryMib ?? told.stateBytes) !== undefined) {
+  if (inline && (told.memoryMib ?? told.stateBytes ?? told.depth) !== undefined) {
     throw new UserError(
-      `${app}@inline has no process of its own, so it can have neither memory nor state`,
+      `${app}@inline has no process of its own, so it can have neither memory nor state nor depth`,
       Exit.usage,
     );
   }

@@ -140,7 +140,7 @@ export function checkInterfaces(host: Host, names: readonly string[]): void {
 
 /** What the need for descriptors, locked memory and threads depends on. */
 interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
-  readonly apps: readonly Pick<AppPlan, "ports" | "inline">[];
+  readonly apps: readonly Pick<AppPlan, "ports" | "inline" | "depth">[];
   readonly hasStatus: boolean;
   /** Whether this process serves as much already. */
   readonly serves?: boolean;
@@ -157,7 +157,7 @@ export function scarcity(
   const every = provider === "socket" ? [] : interfaces.map((name) => queues(host, name));
   const cores = navigator.hardwareConcurrency;
   const { netTiles, shares, frames } = planTiles({
-    ...{ queues: every, cores, apps: apps.length },
+    ...{ queues: every, cores, apps },
     ...(asked !== undefined && { netTiles: asked }),
   });
   const inline = apps.filter((app) => app.inline).length;

@@ -311,7 +311,7 @@ export class Successors {
       plan: planTiles({
         queues: names.map((name) => preflight.queues(host, name)),
         cores: navigator.hardwareConcurrency,
-        apps: apps.length,
+        apps,
         ...(config.netTiles !== undefined && { netTiles: config.netTiles }),
       }),
       apps,
@@ -409,7 +409,7 @@ export class Successors {
     return {
       name: app.name,
       service: servicePlan(app, portsServed(apps)),
-      shape: linkShape(apps),
+      shape: linkShape(app, apps),
       nets: frames.map((_, n) => netName(n)),
       spinTurns: spinTurnsFor(busy, navigator.hardwareConcurrency),
       grants: app.grants,

@@ -141,18 +141,24 @@ export interface Answers {
   /** The memory to write payloads into, at offsets that `reserve` gave. */
   readonly bytes: Uint8Array;
   /**
+   * How many datagrams can be sent now, of up to 1,500 bytes each: at most the app's `depth`. Inline: as many
+   * as there are free frames, and room in the transmit ring that has least.
+   */
+  readonly room: number;
+  /**
    * Reserves `size` consecutive bytes and returns their offset in `bytes`, a multiple of four, or -1 when
-   * there is no room now. They are the app's until `reply` or `send` sends them, once; reserving again
-   * before that takes them back. They are not cleared: bytes that the app sends without having written
-   * them are whatever was there before.
+   * there is no room now, which is counted. They are the app's until it reserves again. They are not
+   * cleared: bytes that the app sends without having written them are whatever was there before. Once sent,
+   * the app must not change them. Until the handler returns the same bytes can be sent again, to others:
+   * the app writes a payload once for all whom it goes to.
    */
   reserve(size: number): number;
   /** Copies the payload of the current datagram to `offset` in `bytes`. */
   copy(offset: number): void;
   /**
    * Sends `size` bytes at `offset` to the current datagram's sender, from the address and port that it was
-   * sent to. Throws RangeError, as `send` does, when not all of them were reserved, or for a field that is
-   * out of range.
+   * sent to. Throws RangeError, as `send` does, when not all of them were reserved, when others of those were
+   * sent before, or for a field that is out of range.
    */
   reply(offset: number, size: number, fields?: HeaderFields): void;
   /**
@@ -181,6 +187,11 @@ export interface App {
    * error that it throws ends the app's start.
    */
   begin?(): void;
+  /**
+   * Called once there is room again, for half of the app's `depth` (inline: for 64), if a handler had none:
+   * `room` was 0 at its end, or `reserve` gave -1. Goes on with what did not fit.
+   */
+  drain?(out: Answers): void;
   /** Called about every `tickMillis`, for unsolicited datagrams; further timers: `context.every`. */
   tick?: Timed;
   /** Milliseconds between two calls of `tick`, 1 or more; 1000 when left out. */
@@ -215,8 +226,8 @@ export interface Reply extends HeaderFields {
   readonly payload: Uint8Array | string;
 }
 
-/** The short form. It may have `begin` and `tick` too, as an {@linkcode App}. */
-export interface PlainApp extends Pick<App, "begin" | "tick" | "tickMillis"> {
+/** The short form. It may have `begin`, `tick` and `drain` too, as an {@linkcode App}. */
+export interface PlainApp extends Pick<App, "begin" | "drain" | "tick" | "tickMillis"> {
   /**
    * Returns the answer, as bytes or text; nothing: no answer. `out` sends to others. It is not called for a
    * datagram whose answer could start a loop (see {@linkcode AppContext.mayLoop}).

@@ -25,20 +25,22 @@ import {
   LARGEST_PAYLOAD,
   LinkConsumer,
   LinkProducer,
+  type LinkShape,
   linkWords,
   netLinkBytes,
+  PAYLOAD_MARGIN,
   payloadRing,
   REFLECTED,
 } from "../runtime/link.ts";
+import { LINK_DEPTH, linkShapeOf } from "../runtime/plan.ts";
 import { TILE_REGION_BYTES } from "../runtime/tile.ts";
 import { Address, Prefix } from "./address.ts";
 import type { AppContext, HeaderFields } from "./contract.ts";
 import { makeService, NetSide, type RefusalSetup, type Service, tosTtlOf } from "./host.ts";
 import { AppState, METRICS_BYTES, MetricsReader, stateRegionBytes } from "./regions.ts";
 
-const SHAPE = { depth: 64, payloadBytes: 1 << 20 };
-/** Distance between the payloads of a burst in the memory that stands for a UMEM. */
-const SLOT_BYTES = 65_536;
+/** Bytes of the memory that stands for a UMEM: the payloads of a burst. */
+const UMEM_BYTES = 1 << 22;
 /** Answers that a net tile would drop, by its counters. */
 const NOT_DROPPED = {
   tx_drop_invalid_descriptor: 0,
@@ -58,6 +60,8 @@ export interface HarnessOptions extends
   readonly sendTo?: readonly string[];
   /** Bytes of its state, or the `state` of its predecessor's harness. */
   readonly state?: number | View;
+  /** How many datagrams its link holds in each direction, as `depth` of the configuration; 1,024. */
+  readonly depth?: number;
   /** When it starts, milliseconds since 1970 UTC; now when left out. From then on the test sets the time. */
   readonly startsAt?: number;
 }
@@ -96,7 +100,8 @@ export class AppHarness {
   /** Its ports, its own ones included. */
   readonly #served: readonly number[];
   readonly #metrics = heapView(METRICS_BYTES);
-  readonly #umem = heapView((SHAPE.depth + 1) * SLOT_BYTES);
+  readonly #umem = heapView(UMEM_BYTES + PAYLOAD_MARGIN);
+  readonly #shape: LinkShape;
   readonly #counters = new Float64Array(Object.keys(APP.help).length);
   readonly #side: NetSide;
   readonly #requests: LinkProducer;
@@ -120,15 +125,16 @@ export class AppHarness {
       if (prefix === null) throw new RangeError(`sendTo: '${text}' is no IPv4 address or prefix`);
       return prefix;
     });
-    const [net, own] = [heapView(netLinkBytes(SHAPE)), heapView(appLinkBytes(SHAPE))];
+    const shape = this.#shape = linkShapeOf(options.depth ?? LINK_DEPTH, { isAlone: true });
+    const [net, own] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];
     const tile = heapView(TILE_REGION_BYTES);
     this.#side = new NetSide(
-      { own, peer: net, payloads: this.#umem, shape: SHAPE, tile, eventfd: -1 },
+      { own, peer: net, payloads: this.#umem, shape, tile, eventfd: -1 },
       { counters: this.#counters, firstPort: this.#served[0], wake() {} },
     );
-    this.#requests = new LinkProducer(net, own, SHAPE);
-    this.#answers = new LinkConsumer(net, own, SHAPE);
-    this.#ring = payloadRing(own, SHAPE);
+    this.#requests = new LinkProducer(net, own, shape);
+    this.#answers = new LinkConsumer(net, own, shape);
+    this.#ring = payloadRing(own, shape);
   }
 
   /** Starts the app of `module` as its process would. Error: what is wrong with it. */
@@ -163,11 +169,13 @@ export class AppHarness {
   }
 
   /**
-   * Gives the app one burst, at most 64 datagrams, and returns what it sent, without what a net tile would
-   * drop and count.
+   * Gives the app a burst of at most its `depth`, 64 datagrams at a time, and returns what it sent, without
+   * what a net tile would drop and count. Only then there is room again, and what the app sends when it is
+   * told so is returned, too.
    */
   ask(...burst: readonly Asked[]): Answered[] {
-    burst.forEach((asked, i) => this.#push(asked, i * SLOT_BYTES));
+    let offset = 0;
+    for (const asked of burst) offset += this.#push(asked, offset);
     this.#requests.publish();
     while (this.#side.take() > 0) {
       this.#service.receive(this.#side.requests, this.#side.answers);
@@ -222,7 +230,8 @@ export class AppHarness {
     return { ...readCounters("app", this.#counters), ...this.#dropped, ...Object.fromEntries(own) };
   }
 
-  #push(asked: Asked, offset: number): void {
+  /** Writes a request, its payload at `offset`, and returns the bytes that this takes. */
+  #push(asked: Asked, offset: number): number {
     const { payload, sourceAddress = "198.18.0.2", sourcePort = 40_000 } = asked;
     const { receivedAt = this.now } = asked;
     const [source, destination] = [sourceAddress, asked.address ?? "198.18.0.1"].map((text) => {
@@ -231,6 +240,11 @@ export class AppHarness {
     });
     const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
     const port = asked.port ?? this.#ports[0];
+    if (this.#requests.free === 0 || offset + bytes.length > UMEM_BYTES) {
+      throw new RangeError(
+        `a burst has at most ${this.#shape.depth} datagrams and ${UMEM_BYTES} bytes`,
+      );
+    }
     u8(this.#umem).set(bytes, offset);
     const { words } = this.#requests;
     const slot = this.#requests.slot();
@@ -243,18 +257,24 @@ export class AppHarness {
     words[slot + Descriptor.timeHigh] = receivedAt / 2 ** 32;
     this.#requests.push();
     this.#heard.add(source | 0);
+    return (bytes.length + 7) & ~7;
   }
 
   /** The app's answers that a net tile would send; the others are counted (`../net/tx.ts`). */
   #sent(): Answered[] {
-    const count = this.#answers.available();
-    const given = Array.from({ length: count }, (_, i) => this.#read(this.#answers.slot(i)));
-    this.#answers.release(count);
-    return given.filter((answered) => {
-      const dropped = this.#refused(answered);
-      if (dropped !== null) this.#dropped[dropped]++;
-      return dropped === null;
-    });
+    const sent: Answered[] = [];
+    for (;;) {
+      const count = this.#answers.available();
+      for (let i = 0; i < count; i++) {
+        const answered = this.#read(this.#answers.slot(i));
+        const dropped = this.#refused(answered);
+        if (dropped === null) sent.push(answered);
+        else this.#dropped[dropped]++;
+      }
+      this.#answers.release(count);
+      if (!this.#service.drains || !this.#side.drains) return sent;
+      this.#side.drain(this.#service);
+    }
   }
 
   /** The answer whose descriptor begins at word `slot`. */
@@ -292,7 +312,7 @@ export class AppHarness {
   /** The request of descriptor `place`, sent back unchanged. */
   #reflected(place: number): Answered {
     const { words } = this.#requests;
-    const slot = linkWords(SHAPE).base + place * DESCRIPTOR_WORDS;
+    const slot = linkWords(this.#shape).base + place * DESCRIPTOR_WORDS;
     const offset = words[slot + Descriptor.offset];
     const ports = words[slot + Descriptor.ports];
     return {

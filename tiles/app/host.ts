@@ -131,10 +131,10 @@ export async function makeService(
 /** `made` as an App, by the module's default export if `isMade`. TypeError: it is none. */
 function toApp(made: object, context: AppContext, isMade: boolean): App {
   if (typeof (made as App | undefined)?.receive === "function") {
-    return synchronous(made as App, ["begin", "receive", "tick"]);
+    return synchronous(made as App, ["begin", "receive", "tick", "drain"]);
   }
   if (typeof (made as PlainApp | undefined)?.answer === "function") {
-    return fromPlain(synchronous(made as PlainApp, ["begin", "answer", "tick"]), context);
+    return fromPlain(synchronous(made as PlainApp, ["begin", "answer", "tick", "drain"]), context);
   }
   throw new TypeError(
     isMade
@@ -167,6 +167,7 @@ function fromPlain(app: PlainApp, context: AppContext): App {
     ...(app.begin !== undefined && { begin: () => app.begin?.() }),
     ...(app.tick !== undefined && { tick: (out, now) => app.tick?.(out, now) }),
     tickMillis: app.tickMillis,
+    ...(app.drain !== undefined && { drain: (out) => app.drain?.(out) }),
     receive: function receivePlain(requests, out) {
       while (requests.next()) {
         if (context.mayLoop(requests)) continue;
@@ -334,6 +335,21 @@ export class Service {
     }
   }
 
+  /** Whether it goes on by itself when there is room again. */
+  get drains(): boolean {
+    return this.#app.drain !== undefined;
+  }
+
+  /** Says that there is room again. */
+  drain(out: Answers): void {
+    try {
+      const said: unknown = this.#app.drain?.(out);
+      if (said instanceof Promise) throw new PromiseError("drain", said);
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
   /** Milliseconds to its next timer; -1 when it has none. */
   nextDue(nowMillis: number): number {
     const { due } = this.#timers;
@@ -439,6 +455,14 @@ export function checkWithin(
   if (offset >= at && size >= 0 && offset - at + size <= room) return;
   throw new RangeError(
     `an answer of ${size} bytes at ${offset} is not within what was reserved: ${room} at ${at}`,
+  );
+}
+
+/** Throws RangeError unless the bytes are those that were sent from the reserved room before. */
+export function checkSame(offset: number, size: number, sentAt: number, sentSize: number): void {
+  if (offset === sentAt && size === sentSize) return;
+  throw new RangeError(
+    `${sentSize} bytes at ${sentAt} were sent: only these can be sent again, not ${size} at ${offset}`,
   );
 }
 
@@ -677,9 +701,14 @@ class Replies implements Answers {
   /** Where the link was when this side joined: what is older, a predecessor sent. */
   readonly #joined: number;
   readonly #firstPort: number;
-  /** Where the room begins that was reserved and is not used yet, and its bytes; -1: nothing is reserved. */
+  /** Where the room begins that was reserved last, and its bytes; -1: nothing is reserved. */
   #at = 0;
   #room = -1;
+  /** Which bytes of it were sent; a size of -1: none yet. */
+  #sentAt = 0;
+  #sentSize = -1;
+  /** Whether something found no room. */
+  #isFull = false;
   /** The request that was sent back last: its frame leaves, and cannot leave twice. */
   #reflected = -1;
 
@@ -718,6 +747,31 @@ class Replies implements Answers {
     this.#link.refresh();
   }
 
+  get room(): number {
+    return this.isForeign ? 0 : this.#link.free;
+  }
+
+  /** Whether a handler found no room, or left none. */
+  get isFull(): boolean {
+    return this.#isFull || this.#link.free === 0;
+  }
+
+  /** Whether there is so much room, as of the last `refresh()`, that going on is worth a call. */
+  get hasRoom(): boolean {
+    return this.room >= this.#link.depth >>> 1;
+  }
+
+  /** Ends a handler: what it has sent cannot be sent again. */
+  end(): void {
+    if (this.#sentSize >= 0) this.#room = -1;
+    this.#isFull = this.isFull;
+  }
+
+  /** Begins a handler that is called because there is room again. */
+  beginDrain(): void {
+    this.#isFull = false;
+  }
+
   reserve(size: number): number {
     this.#room = -1;
     const { free, pushed, depth } = this.#link;
@@ -728,6 +782,7 @@ class Replies implements Answers {
     if (at < 0) return this.#noRoom();
     this.#at = at;
     this.#room = size | 0;
+    this.#sentSize = -1;
     return at;
   }
 
@@ -754,7 +809,10 @@ class Replies implements Answers {
     if (place !== this.#reflected) {
       this.#reflected = place;
       if (this.#link.free === 0) this.#noRoom();
-      else this.#push(this.#link.slot(), place, REFLECTED, 0, 0, undefined);
+      else {
+        this.#ring.skip(this.#link.pushed);
+        this.#push(this.#link.slot(), place, REFLECTED, 0, undefined);
+      }
       return;
     }
     const at = this.reserve(size);
@@ -767,7 +825,7 @@ class Replies implements Answers {
     if (!this.#requests.isAtOne) throw noDatagram("reply");
     const slot = this.#slot(offset, size);
     if (slot < 0) return;
-    this.#push(slot, offset, size, offset - this.#at + size, this.#requests.place + 1, fields);
+    this.#push(slot, offset, size, this.#requests.place + 1, fields);
   }
 
   send(destination: Destination, offset: number | Uint8Array | string, size = 0): void {
@@ -779,37 +837,38 @@ class Replies implements Answers {
     words[slot + Descriptor.source] = sourceAddress === undefined ? 0 : toIPv4(sourceAddress);
     words[slot + Descriptor.destination] = toIPv4(address);
     words[slot + Descriptor.ports] = (sourcePort << 16) | port;
-    this.#push(slot, offset, size, offset - this.#at + size, 0, destination);
+    this.#push(slot, offset, size, 0, destination);
   }
 
   /**
-   * The next free descriptor, for `size` bytes at `offset` of the reserved room. -1 when nothing is
-   * reserved. Throws RangeError outside of the room.
+   * The next free descriptor, which takes `size` bytes at `offset` of the reserved room. -1 when nothing is
+   * reserved, or no descriptor is free. Throws RangeError outside of the room, and for other bytes than were
+   * sent before.
    */
   #slot(offset: number, size: number): number {
     const room = this.#room;
-    if (room < 0) return this.#noRoom();
-    if (offset !== this.#at || !(size >= 0 && size <= room)) {
+    if (room < 0 || this.#link.free === 0) return this.#noRoom();
+    if (this.#sentSize >= 0) checkSame(offset, size, this.#sentAt, this.#sentSize);
+    else if (offset !== this.#at || !(size >= 0 && size <= room)) {
       checkWithin(offset, size, { at: this.#at, room });
     }
-    this.#room = -1;
+    this.#sentAt = offset;
+    this.#sentSize = size;
+    this.#ring.take(this.#link.pushed, offset - this.#at + size);
     return this.#link.slot();
   }
 
   #noRoom(): number {
+    this.#isFull = true;
     this.#counters[COUNT.tx_drop_reply_link_full]++;
     return -1;
   }
 
-  /**
-   * Takes the descriptor at `slot` into the batch, and `taken` bytes of the ring. `request` is as in
-   * `Descriptor`.
-   */
+  /** Takes the descriptor at `slot` into the batch. `request` is as in `Descriptor`. */
   #push(
     slot: number,
     offset: number,
     size: number,
-    taken: number,
     request: number,
     fields: HeaderFields | undefined,
   ): void {
@@ -818,7 +877,6 @@ class Replies implements Answers {
     words[slot + Descriptor.offset] = offset;
     words[slot + Descriptor.length] = size;
     words[slot + Descriptor.request] = request;
-    this.#ring.take(this.#link.pushed, taken);
     this.#link.push();
     this.#counters[COUNT.answers]++;
   }
@@ -827,7 +885,7 @@ class Replies implements Answers {
 /** Both links of one net tile. */
 export class NetSide {
   readonly requests: Requests;
-  readonly answers: Answers & Pick<Replies, "isForeign" | "refresh">;
+  readonly answers: Replies;
   readonly #consumer: link.LinkConsumer;
   readonly #producer: link.LinkProducer;
   readonly #waker: Waker;
@@ -862,6 +920,20 @@ export class NetSide {
     return this.#consumer.available() > 0;
   }
 
+  /** Whether the app found no room here, and there is some again. */
+  get drains(): boolean {
+    if (!this.answers.isFull) return false;
+    this.answers.refresh();
+    return this.answers.hasRoom;
+  }
+
+  /** Has the app go on with what found no room. */
+  drain(service: Service): void {
+    this.answers.beginDrain();
+    service.drain(this.answers);
+    this.finish();
+  }
+
   /** Takes the next batch into `requests` and returns its size. */
   take(): number {
     let count = Math.min(this.#consumer.available(), BATCH);
@@ -884,9 +956,13 @@ export class NetSide {
     if (this.#taken > 0) this.#consumer.release(this.#taken);
     this.#taken = 0;
     this.requests.end();
+    this.answers.end();
     if (published) this.#waker.published();
   }
 }
+
+/** How soon an app that waits for room looks for it: nothing wakes it for that. */
+export const DRAIN_MILLIS = 1;
 
 /** The app as a tile's loop sees it, with a side for each net tile. */
 export function appTile(
@@ -894,11 +970,16 @@ export function appTile(
   sides: readonly NetSide[],
   { library, eventfd }: { library: TileLibrary; eventfd: number },
 ): Tile {
+  const { drains } = service;
   return {
     descriptors: [eventfd],
     turn() {
       let work = 0;
       for (const side of sides) {
+        if (drains && side.drains) {
+          side.drain(service);
+          work++;
+        }
         const count = side.take();
         if (count === 0) continue;
         work += count;
@@ -907,9 +988,12 @@ export function appTile(
       }
       return work;
     },
-    pending: () => sides.some((side) => side.waiting),
+    pending: () => sides.some((side) => side.waiting || (drains && side.drains)),
     wait: (timeoutMs) => library.wait(eventfd, timeoutMs),
-    nextDue: (nowMillis) => service.nextDue(nowMillis),
+    nextDue: (nowMillis) =>
+      drains && sides.some(({ answers }) => answers.isFull)
+        ? DRAIN_MILLIS
+        : service.nextDue(nowMillis),
     clock(nowMillis) {
       const [side] = sides;
       side.answers.refresh();

@@ -33,7 +33,7 @@ import type { Sender, Transmitter } from "./tx.ts";
 // Own constants, see rings.ts.
 const { LARGEST_PAYLOAD } = link;
 const { BATCH, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, USUAL_TOS_TTL } = frame;
-const { checkWithin, noDatagram, sendPayload, tosTtlOf } = host;
+const { checkSame, checkWithin, DRAIN_MILLIS, noDatagram, sendPayload, tosTtlOf } = host;
 const COUNT = APP.index;
 
 /** The description of no packet, see `makePackets`. */
@@ -56,6 +56,8 @@ export class InlineApp implements Recipient, Sender {
   readonly view: DataView;
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   largeOut = 0;
+  /** Whether it waits for room. */
+  #isFull = false;
   readonly #service: Service;
   readonly #counters: Float64Array;
   readonly #requests: InlineRequests;
@@ -100,13 +102,25 @@ export class InlineApp implements Recipient, Sender {
   run(): void {
     const requests = this.#requests;
     const { count } = requests;
+    if (this.#isFull && this.#answers.hasRoom) this.#drain();
     if (count === 0) return;
     this.#counters[COUNT.requests] += count;
     this.#service.receive(requests, this.#answers);
-    this.#answers.finish();
+    this.#finish();
     requests.end();
     // Large buffers of the batch are free.
     this.largeOut = 0;
+  }
+
+  /** Has the app go on with what found no room. */
+  #drain(): void {
+    this.#isFull = false;
+    this.#service.drain(this.#answers);
+    this.#finish();
+  }
+
+  #finish(): void {
+    if (this.#answers.finish()) this.#isFull = this.#service.drains;
   }
 
   /** Takes back what it has reserved: the tile ends. */
@@ -114,14 +128,14 @@ export class InlineApp implements Recipient, Sender {
     this.#answers.takeBack();
   }
 
-  /** Milliseconds to its next tick; -1 when it has none. */
+  /** Milliseconds to its next timer, or until it looks for room; -1 for neither. */
   nextDue(nowMillis: number): number {
-    return this.#service.nextDue(nowMillis);
+    return this.#isFull ? DRAIN_MILLIS : this.#service.nextDue(nowMillis);
   }
 
-  /** Calls its tick when that is due. */
+  /** Calls its timers that are due. */
   clock(nowMillis: number): void {
-    if (this.#service.clock(nowMillis, this.#answers)) this.#answers.finish();
+    if (this.#service.clock(nowMillis, this.#answers)) this.#finish();
   }
 }
 
@@ -289,6 +303,15 @@ class InlineAnswers implements Answers {
    */
   #at = -1;
   #size = 0;
+  /**
+   * What was sent from there: offset and size as the app said them, and where it was put last. Sent again, it
+   * is copied from there into another frame. -1: nothing was, or it is another room.
+   */
+  #sentAt = -1;
+  #sentSize = 0;
+  #copyAt = 0;
+  /** Whether something found no room. */
+  #isFull = false;
   /** Whether that is in a large buffer. Else, the packet of the request whose frame it is in; -1: none. */
   #isLarge = false;
   #owner = -1;
@@ -312,6 +335,16 @@ class InlineAnswers implements Answers {
     this.#counters = parts.counters;
   }
 
+  get room(): number {
+    const room = this.#transmitter.room - this.#count - this.#reflections;
+    return Math.max(0, Math.min(room, this.#umem.freeFrames));
+  }
+
+  /** Whether there is so much room that going on is worth a call. */
+  get hasRoom(): boolean {
+    return this.room >= BATCH;
+  }
+
   reserve(size: number): number {
     this.takeBack();
     const at = this.#requests.room(size);
@@ -328,6 +361,7 @@ class InlineAnswers implements Answers {
     // The frame of a request stays with it.
     if (this.#at >= 0 && this.#owner < 0) this.#umem.give(this.#at);
     this.#at = -1;
+    this.#sentAt = -1;
   }
 
   /** Reserves room that is not in the request's frame. */
@@ -335,10 +369,7 @@ class InlineAnswers implements Answers {
     const umem = this.#umem;
     const isLarge = size > umem.frameBytes - PAYLOAD_AT;
     const begin = size > LARGEST_PAYLOAD ? -1 : isLarge ? umem.takeLarge() : this.#takeFrame();
-    if (begin < 0) {
-      this.#counters[COUNT.tx_drop_reply_link_full]++;
-      return -1;
-    }
+    if (begin < 0) return this.#noRoom();
     this.#owner = -1;
     this.#isLarge = isLarge;
     this.#at = isLarge ? begin : begin + PAYLOAD_AT;
@@ -375,7 +406,7 @@ class InlineAnswers implements Answers {
   }
 
   reflect(): void {
-    if (this.#at >= 0) this.takeBack();
+    if (this.#at >= 0 || this.#sentAt >= 0) this.takeBack();
     const requests = this.#requests;
     if (!requests.isFramed) return this.#reflectApart();
     // Answers leave in their order.
@@ -437,12 +468,17 @@ class InlineAnswers implements Answers {
   #add(offset: number, size: number, fields: HeaderFields | undefined): number {
     const tosTtl = fields === undefined ? USUAL_TOS_TTL : tosTtlOf(fields);
     if (this.#at < 0) {
-      this.#counters[COUNT.tx_drop_reply_link_full]++;
-      return -1;
+      if (this.#sentAt < 0) return this.#noRoom();
+      offset = this.#again(offset, size);
+      if (offset < 0) return -1;
+    } else {
+      this.#sentAt = offset;
+      this.#sentSize = size;
+      if (offset !== this.#at || !(size >= 0 && size <= this.#size)) {
+        offset = this.#move(offset, size);
+      }
     }
-    if (offset !== this.#at || !(size >= 0 && size <= this.#size)) {
-      offset = this.#move(offset, size);
-    }
+    this.#copyAt = offset;
     if (this.#reflections > 0) this.#turnBack();
     if (this.#count === BATCH) this.#flush();
     const answers = this.#packets;
@@ -455,6 +491,20 @@ class InlineAnswers implements Answers {
     if (this.#owner >= 0) this.#requests.spend(this.#owner);
     this.#at = -1;
     return p;
+  }
+
+  #noRoom(): number {
+    this.#isFull = true;
+    this.#counters[COUNT.tx_drop_reply_link_full]++;
+    return -1;
+  }
+
+  /** Copies what was sent last into a frame of its own, and returns where; -1: there is no room. */
+  #again(offset: number, size: number): number {
+    checkSame(offset, size, this.#sentAt, this.#sentSize);
+    const at = this.#reserveApart(size);
+    if (at >= 0) this.bytes.copyWithin(at, this.#copyAt, this.#copyAt + size);
+    return at;
   }
 
   /**
@@ -486,12 +536,20 @@ class InlineAnswers implements Answers {
     this.#count = 0;
   }
 
-  /** Sends what was answered when a batch is done. Room that was reserved stays the app's. */
-  finish(): void {
+  /**
+   * Sends what was answered when a handler is done, and returns whether that had no room or left none. Room
+   * that was reserved and not used stays the app's.
+   */
+  finish(): boolean {
     this.#flush();
     if (this.#reflections > 0) this.#turnBack();
-    if (this.#at < 0 || this.#owner < 0) return;
-    this.#requests.spend(this.#owner);
-    this.#owner = -1;
+    this.#sentAt = -1;
+    const isFull = this.#isFull || this.room === 0;
+    this.#isFull = false;
+    if (this.#at >= 0 && this.#owner >= 0) {
+      this.#requests.spend(this.#owner);
+      this.#owner = -1;
+    }
+    return isFull;
   }
 }

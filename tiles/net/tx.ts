@@ -124,6 +124,13 @@ export class Transmitter {
     this.queue = new ArpQueue(ARP_QUEUE_LIMITS, { solicits, drop, random, seed });
   }
 
+  /** How many frames the fullest transmit ring takes now; without rings any number. */
+  get room(): number {
+    let room = Infinity;
+    for (const port of this.#ports) if (port.room < room) room = port.room;
+    return room;
+  }
+
   /** Takes one batch from the link of `app` and returns how many packets. */
   burst(app: AppPort): number {
     const count = Math.min(app.answers.available(), BATCH);

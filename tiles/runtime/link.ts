@@ -132,7 +132,9 @@ export class PayloadRing {
   /** Where the payload of each descriptor begins: the oldest on its way is where free room ends. */
   readonly #starts: Int32Array;
   readonly #mask: number;
+  /** Where free room begins, and the last room that was reserved. */
   #head = 0;
+  #start = 0;
 
   /** Of `bytes` for the descriptors of a link of `depth`; `starts` is memory for that many words. */
   constructor(bytes: number, depth: number, starts: Int32Array = new Int32Array(depth)) {
@@ -143,7 +145,7 @@ export class PayloadRing {
   /** Continues where a predecessor with the same `starts` was: the last of `pushed` took `bytes`. */
   resume(pushed: number, bytes: number): void {
     const last = this.#starts[(pushed - 1) & (this.#starts.length - 1)];
-    this.#head = (last + ((bytes + 7) & ~7)) | 0;
+    this.#start = this.#head = (last + ((bytes + 7) & ~7)) | 0;
   }
 
   /**
@@ -160,15 +162,24 @@ export class PayloadRing {
     const starts = this.#starts;
     const tail = outstanding === 0 ? at : starts[(pushed - outstanding) & (starts.length - 1)];
     if (size > mask + 1 || ((end - tail) >>> 0) > mask + 1) return -1;
-    this.#head = at;
+    this.#start = this.#head = at;
     return at & mask;
   }
 
-  /** The `pushed`-th descriptor takes `bytes` of what was reserved last, or none. */
+  /**
+   * The `pushed`-th descriptor takes the first `bytes` of what was reserved last. Others may take the same
+   * after it.
+   */
   take(pushed: number, bytes: number): void {
     const starts = this.#starts;
-    starts[pushed & (starts.length - 1)] = this.#head;
-    this.#head = (this.#head + ((bytes + 7) & ~7)) | 0;
+    starts[pushed & (starts.length - 1)] = this.#start;
+    this.#head = (this.#start + ((bytes + 7) & ~7)) | 0;
+  }
+
+  /** The `pushed`-th descriptor takes nothing. What was reserved before it is taken by none after it. */
+  skip(pushed: number): void {
+    this.#start = this.#head;
+    this.take(pushed, 0);
   }
 }
 

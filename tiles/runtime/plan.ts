@@ -36,19 +36,17 @@ export const RING_ENTRIES = 8192;
 export const SPARE_FRAMES = RING_ENTRIES - SOCKET_FRAMES;
 /** Datagrams that may wait for a neighbour, per net tile. */
 export const ARP_QUEUE_ENTRIES = 256;
+/** Datagrams of each link between a net and an app tile, in either direction, unless the app has another depth. */
+export const LINK_DEPTH = 1024;
+
 /**
- * Each link between a net and an app tile, if the UMEM has one app. The ring of answers' payloads holds sixteen of the
- * largest.
+ * The shape of links with this depth. Each ring of payloads holds those of as many frames; of the largest datagrams, 32
+ * at a depth of 1,024. `isAlone`: requests stay in the UMEM, as it has this app alone.
  */
-export const LINK_SHAPE: LinkShape = { depth: 1024, payloadBytes: 1 << 20 };
-/**
- * The same if several apps share a UMEM. The ring of requests' payloads holds those of as many frames as the link is
- * deep, or 32 of the largest.
- */
-export const APART_LINK_SHAPE: LinkShape = {
-  ...LINK_SHAPE,
-  requestBytes: LINK_SHAPE.depth * FRAME_BYTES,
-};
+export function linkShapeOf(depth: number, { isAlone }: { isAlone: boolean }): LinkShape {
+  const payloadBytes = depth * FRAME_BYTES;
+  return { depth, payloadBytes, ...(!isAlone && { requestBytes: payloadBytes }) };
+}
 
 /** Bytes of a UMEM of `frames` frames and the large buffers behind them. */
 export function umemBytes(frames: number): number {
@@ -68,7 +66,7 @@ export function planTiles(
     /** Receive queues of each attached interface, in order; none for the kernel's sockets alone. */
     queues: readonly number[];
     cores: number;
-    apps: number;
+    apps: readonly { readonly depth?: number }[];
     /** The number of net tiles asked for. */
     netTiles?: number;
   },
@@ -81,11 +79,12 @@ export function planTiles(
       (_, queue) => ({ interface: index, queue, netTile: queue % netTiles }),
     )
   );
+  const linked = apps.reduce((sum, { depth = LINK_DEPTH }) => sum + depth, 0);
   /** Frames of each net tile's UMEM. */
   const frames = Array.from({ length: netTiles }, (_, netTile) => {
     const sockets = shares.filter((share) => share.netTile === netTile).length;
     return sockets * 2 * SOCKET_FRAMES + (sockets > 0 ? SPARE_FRAMES : 0) +
-      apps * LINK_SHAPE.depth + ARP_QUEUE_ENTRIES;
+      linked + ARP_QUEUE_ENTRIES;
   });
   return { netTiles, shares, frames };
 }

@@ -25,12 +25,12 @@ import type { Handed } from "./handed.ts";
 import { HEALTH, HEALTH_BYTES } from "./health.ts";
 import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
 import {
-  APART_LINK_SHAPE,
   FRAME_BYTES,
   type Grants,
   HEADROOM_BYTES,
   LARGE_BUFFERS,
-  LINK_SHAPE,
+  LINK_DEPTH,
+  linkShapeOf,
   type PortRange,
   portsOf,
   portsServed,
@@ -79,6 +79,8 @@ export interface AppPlan
   /** Those of its ports that no other instance has. */
   readonly ownPorts?: readonly PortRange[];
   readonly grants: Grants;
+  /** How many datagrams its links hold in each direction. */
+  readonly depth?: number;
   /** Whether it runs inside each net tile, instead of a process of its own. */
   readonly inline: boolean;
   /** The most memory of its own that its process may have, in MiB; none inline. */
@@ -168,12 +170,15 @@ function instanceName(app: AppPlan, net: string): string {
 }
 
 /**
- * The shape of every link. If there is only one app its payloads stay in the UMEM, where its instances may read those of
+ * The shape of an app's links. If there is only one app its payloads stay in the UMEM, where its instances may read those of
  * each other. Else each instance gets copies.
  */
-export function linkShape(apps: readonly AppPlan[]): LinkShape {
+export function linkShape(
+  { depth = LINK_DEPTH }: Pick<AppPlan, "depth">,
+  apps: readonly AppPlan[],
+): LinkShape {
   const isAlone = apps.every(({ app, inline }) => !inline && app === apps[0].app);
-  return isAlone ? LINK_SHAPE : APART_LINK_SHAPE;
+  return linkShapeOf(depth, { isAlone });
 }
 
 /** Kinds and names of all tiles, in the order of their slots for refused calls. */
@@ -197,7 +202,6 @@ export function tilesOf(
 /** Every region of an appliance and its apps. */
 export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
   const { plan: { frames }, apps } = setup;
-  const shape = linkShape(apps);
   const nets = frames.map((_, n) => netName(n));
   const tiles = tilesOf(setup);
   const fresh = (name: string, bytes: number): RegionPlan => (
@@ -243,11 +247,15 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
       fresh(`solicit ${net}`, SOLICIT_LINK_BYTES),
       fresh(`capture ${net}`, CAPTURE_BYTES),
       ...apps.map((app) => lasting(`peers ${instanceName(app, net)} ${net}`, RECENT_PEERS_BYTES)),
-      ...apps.filter(({ inline }) => !inline).flatMap(({ name }) => [
-        lasting(`requests ${name} ${net}`, requestsBytes(shape)),
-        lasting(`link ${net} to ${name}`, netLinkBytes(shape)),
-        ofApp(name, `link ${name} to ${net}`, appLinkBytes(shape)),
-      ]),
+      ...apps.filter(({ inline }) => !inline).flatMap((app) => {
+        const { name } = app;
+        const shape = linkShape(app, apps);
+        return [
+          lasting(`requests ${name} ${net}`, requestsBytes(shape)),
+          lasting(`link ${net} to ${name}`, netLinkBytes(shape)),
+          ofApp(name, `link ${name} to ${net}`, appLinkBytes(shape)),
+        ];
+      }),
     ]),
   ];
 }
@@ -268,7 +276,6 @@ export class Wiring {
   readonly status: WorkerHandle | null;
   readonly #setup: ApplianceSetup;
   readonly #handed: Handed<unknown>;
-  readonly #shape: LinkShape;
   /** Every port that an app answers on. */
   readonly #served: readonly number[];
   readonly #regions = new Map<string, Region>();
@@ -276,7 +283,6 @@ export class Wiring {
   constructor(setup: ApplianceSetup, handed: Handed<unknown>) {
     this.#setup = setup;
     this.#handed = handed;
-    this.#shape = linkShape(setup.apps);
     this.#served = portsServed(setup.apps);
     for (const { name, writer } of regionsOf(setup)) {
       const region = writer === "appliance" ? handed.region(name) : null;
@@ -419,7 +425,7 @@ export class Wiring {
         net: this.#region(`link ${net} to ${app.name}`).writer,
         app: this.#region(`link ${app.name} to ${net}`).reader,
         requests: this.#region(`requests ${app.name} ${net}`).writer,
-        shape: this.#shape,
+        shape: linkShape(app, apps),
         tile: this.#region(`tile ${app.name}`).reader,
         eventfd: this.#tile(app.name).eventfd,
         ...this.#peerSetup(app, n),

@@ -28,11 +28,11 @@ import {
   requestRing,
 } from "../../../tiles/runtime/link.ts";
 import { NO_GRANTS } from "../../no_grants.ts";
-import { APART_LINK_SHAPE } from "../../../tiles/runtime/plan.ts";
+import { LINK_DEPTH, linkShapeOf } from "../../../tiles/runtime/plan.ts";
 import { delay, Life, TILE_REGION_BYTES, TileReader, Waker } from "../../../tiles/runtime/tile.ts";
 
 /** As each app has where several share a UMEM: an app's process is given no UMEM. */
-const SHAPE = APART_LINK_SHAPE;
+const SHAPE = linkShapeOf(LINK_DEPTH, { isAlone: false });
 const [APP_PORT, CLIENT_PORT] = [7, 40_000];
 const PAYLOAD_BYTES = 64;
 /** Idle turns of the echo before it blocks: none but the one that finds nothing. */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
+import * as broadcast from "../../../docs/examples/broadcast.ts";
 import { Address } from "../../../tiles/app/address.ts";
 import type { Answers, App, AppContext, PlainApp } from "../../../tiles/app/contract.ts";
 import { AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
@@ -65,6 +66,39 @@ Deno.test("an app sends from its own ports, and receives there, besides those th
   const sent = harness.ask({ payload: "a", port: 20_000 }, { payload: "b", port: 20_001 });
   assert.deepEqual(sent.map(({ sourcePort }) => sourcePort), [20_001]);
   assert.equal(harness.counters.tx_drop_port_not_owned, 1);
+});
+
+Deno.test("a broadcast to more than there is room for reaches all, in one round and in order", async () => {
+  const harness = await AppHarness.start(broadcast, { startsAt: 0 });
+  const ports = Array.from({ length: 2500 }, (_, i) => 10_000 + i);
+  for (let from = 0; from < ports.length; from += 1000) {
+    harness.ask(
+      ...ports.slice(from, from + 1000).map((sourcePort) => ({ payload: "", sourcePort })),
+    );
+  }
+  const round = harness.advance(1000);
+  assert.deepEqual(round.map(({ port }) => port), ports);
+  assert.equal(new TextDecoder().decode(round[2499].payload), "1970-01-01T00:00:01.000Z");
+  assert.equal(harness.counters.tx_drop_reply_link_full, 0);
+  assert.throws(() => harness.ask(...Array(1025).fill({ payload: "" })), /at most 1024 datagrams/);
+});
+
+Deno.test("there is room for as many datagrams of 1,500 bytes as the app's link is deep", async () => {
+  for (const [depth, room] of [[undefined, 1024], [64, 64], [4096, 4096]] as const) {
+    let [before, sent] = [0, 0];
+    const app = (): App => ({
+      receive(requests, out) {
+        before = out.room;
+        while (requests.next());
+        for (let at = out.reserve(1500); at >= 0; at = out.reserve(1500), sent++) {
+          out.send({ address: Address.parse(PEER)!, port: 9 }, at, 1500);
+        }
+      },
+    });
+    const harness = await AppHarness.start({ default: app }, { depth });
+    assert.equal(harness.ask({ payload: "" }).length, room);
+    assert.deepEqual([before, sent], [room, room]);
+  }
 });
 
 Deno.test("the harness refuses a sendTo that is no prefix", async () => {

@@ -91,6 +91,7 @@ Deno.test("payloads on their way are never overwritten, whatever sizes come and 
       size: fc.integer({ min: 0, max: 300 }),
       read: fc.integer({ min: 0, max: 3 }),
       skip: fc.integer({ min: 0, max: 20 }),
+      times: fc.constantFrom(1, 1, 2, 3),
     }),
     { maxLength: 200, size: "max" },
   );
@@ -99,7 +100,7 @@ Deno.test("payloads on their way are never overwritten, whatever sizes come and 
     const to = { address: new Address(1), port: 9, sourcePort: 7 };
     const expected: { offset: number; size: number; mark: number }[] = [];
     let mark = 0;
-    for (const { size: reserved, read, skip } of all) {
+    for (const { size: reserved, read, skip, times } of all) {
       side.answers.refresh();
       const room = side.answers.reserve(reserved);
       if (room >= 0) {
@@ -107,9 +108,12 @@ Deno.test("payloads on their way are never overwritten, whatever sizes come and 
         side.answers.bytes.fill(mark, room, room + reserved);
         const at = room + Math.min(skip, reserved);
         const size = room + reserved - at;
-        side.answers.send(to, at, size);
+        const count = Math.min(times, side.answers.room);
+        for (let time = 0; time < count; time++) {
+          side.answers.send(to, at, size);
+          expected.push({ offset: at, size, mark });
+        }
         side.finish();
-        expected.push({ offset: at, size, mark });
       }
       for (const each of expected) {
         assert.ok(each.offset + each.size <= SHAPE.payloadBytes);
@@ -146,6 +150,37 @@ Deno.test("an answer that finds no room is refused and counted, and room comes b
   answers.release(answers.available());
   side.answers.refresh();
   assert.notEqual(side.answers.reserve(8), -1);
+});
+
+Deno.test("the same bytes go to several, without being written again, until the handler ends", () => {
+  const { side, requests, answers, counted } = room();
+  ask(requests, { offset: 0, length: 0, source: 0xc6120002 });
+  side.take();
+  side.requests.next();
+  assert.equal(side.answers.room, SHAPE.depth);
+  const at = side.answers.reserve(200);
+  side.answers.send({ address: new Address(1), port: 1, sourcePort: 7 }, at + 8, 100);
+  side.answers.send({ address: new Address(2), port: 1, sourcePort: 7 }, at + 8, 100);
+  side.answers.reply(at + 8, 100);
+  assert.equal(side.answers.room, SHAPE.depth - 3);
+  for (const [offset, size] of [[at, 100], [at + 8, 99]]) {
+    assert.throws(() => side.answers.reply(offset, size), /100 bytes at 8 were sent: only these/);
+  }
+  side.finish();
+  side.answers.send({ address: new Address(3), port: 1, sourcePort: 7 }, at + 8, 100);
+  assert.equal(counted("tx_drop_reply_link_full"), 1, "it is over with the handler");
+  const seen = [0, 1, 2].map((i) => {
+    const slot = answers.slot(i);
+    const { offset, length, destination, request } = Descriptor;
+    return [offset, length, request, destination].map((field) => answers.words[slot + field]);
+  });
+  assert.deepEqual(seen.map((all) => all.slice(0, 3)), [[8, 100, 0], [8, 100, 0], [8, 100, 1]]);
+  assert.deepEqual([seen[0][3], seen[1][3]], [1, 2]);
+  side.answers.refresh();
+  assert.equal(side.answers.reserve(150), -1, "the bytes are on their way");
+  answers.release(3);
+  side.answers.refresh();
+  assert.notEqual(side.answers.reserve(150), -1);
 });
 
 Deno.test("offsets and sizes that leave their memory are bounded whatever the net tile wrote", () => {

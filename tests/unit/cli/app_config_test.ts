@@ -138,6 +138,21 @@ Deno.test("whom an app refuses is the configuration's to say, and else the defau
   assert.deepEqual(other.refuseSources, []);
 });
 
+Deno.test("an app's links are as deep as the configuration says", async () => {
+  const deep = await load(`listen = ["7=echo", "8=time"]\n[apps.echo]\ndepth = 4096`);
+  assert.deepEqual(deep.apps.map(({ depth }) => depth), [4096, undefined]);
+  for (const depth of ["32", "32768", "1000", "64.5", '"64"']) {
+    await assert.rejects(
+      load(`listen = ["7=echo"]\n[apps.echo]\ndepth = ${depth}`),
+      /:3: apps\.echo\.depth: must be a power of two from 64 to 16384, not /,
+    );
+  }
+  await assert.rejects(
+    load(`listen = ["7=echo@inline"]\n[apps.echo]\ndepth = 64`),
+    /echo@inline has no process of its own, so it can have neither memory nor state nor depth/,
+  );
+});
+
 Deno.test("an app's own ports are split among its instances, which share the others", async () => {
   const { apps } = await load(`
     listen = ["53=echo*3", "54=echo", "7=time"]

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { heapView } from "../../../ffi/region.ts";
 import { Address } from "../../../tiles/app/address.ts";
-import type { App } from "../../../tiles/app/contract.ts";
+import type { Answers, App } from "../../../tiles/app/contract.ts";
 import { makeService } from "../../../tiles/app/host.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import { RECENT_PEERS_BYTES } from "../../../tiles/net/app_port.ts";
@@ -38,9 +38,15 @@ async function room(app: App) {
   const batch = new RxBatch();
   const { packets: answers } = new RxBatch();
   const sent: { payload: Uint8Array; ports: number; inPlace: boolean; frame: number }[] = [];
+  /** The transmit ring, which has room for so many. */
+  const ring = { room: Infinity };
   const transmitter = {
     packets: answers,
+    get room() {
+      return ring.room;
+    },
     send(_from: unknown, count: number) {
+      ring.room -= count;
       for (let i = 0; i < count; i++) {
         const p = i << PACKET_SHIFT;
         const [offset, length] = [answers[p + Packet.offset], answers[p + Packet.length]];
@@ -77,7 +83,7 @@ async function room(app: App) {
     waiting = 0;
     inline.run();
   }
-  return { umem, counters, logged, sent, receive, run, inline };
+  return { umem, counters, logged, sent, receive, run, inline, ring };
 }
 
 const echo: App = {
@@ -129,7 +135,7 @@ Deno.test("a short answer leaves in the frame of its request, right before the p
 Deno.test("however many answers an app gives, what it reads stays as it came, and no frame is lost", async () => {
   const step = fc.record({
     size: fc.oneof(fc.nat(40), fc.nat(1990), fc.constantFrom(268, 269, 1996, 3000)),
-    kind: fc.constantFrom("reply", "reply", "send", "late", "shifted", "leave"),
+    kind: fc.constantFrom("reply", "reply", "send", "late", "shifted", "leave", "again"),
   });
   const plan = fc.array(fc.record({ times: fc.constantFrom(1, 1, 70), steps: fc.array(step) }));
   const to = { address: new Address(1), port: 9, sourcePort: 7 };
@@ -156,6 +162,7 @@ Deno.test("however many answers an app gives, what it reads stays as it came, an
               lateSize = size;
               if (kind === "reply") out.reply(at, size);
               else if (kind === "send") out.send(to, at, size);
+              else if (kind === "again") { for (let i = 0; i < 3; i++) out.send(to, at, size); }
               else if (kind === "shifted" && size > 4) out.reply(at + 3, size - 3);
             }
           }
@@ -198,8 +205,9 @@ Deno.test("a request stays as it came while hundreds of answers to it are droppe
   assert.ok(umem.freeFrames >= FRAMES - 1);
 });
 
-Deno.test("what is reserved and not sent is taken back, and nothing is sent twice", async () => {
-  const { umem, sent, receive, run, counters } = await room({
+Deno.test("what is reserved and not sent is taken back, and what is sent again is a copy", async () => {
+  let last = -1;
+  const { umem, sent, receive, run, counters, inline } = await room({
     receive(requests, out) {
       while (requests.next()) {
         out.reserve(10);
@@ -208,14 +216,48 @@ Deno.test("what is reserved and not sent is taken back, and nothing is sent twic
         out.bytes.fill(5, at, at + 8);
         out.reply(at, 8);
         out.reply(at, 8);
+        assert.throws(() => out.reply(at, 7), /8 bytes at \d+ were sent: only these can be/);
+        last = at;
       }
     },
+    tick: (out) => out.send({ address: new Address(1), port: 9, sourcePort: 7 }, last, 8),
   });
   receive(new Uint8Array(4));
   run();
-  assert.deepEqual(sent.map(({ payload }) => [...payload]), [new Array(8).fill(5)]);
+  inline.clock(Infinity);
+  assert.deepEqual(sent.map(({ payload }) => [...payload]), Array(2).fill(new Array(8).fill(5)));
+  assert.notEqual(sent[0].frame, sent[1].frame);
   assert.deepEqual([umem.freeFrames, umem.freeLarge], [FRAMES, LARGE]);
   assert.equal(counters[APP.index.tx_drop_reply_link_full], 1);
+});
+
+Deno.test("what found no room on the transmit ring goes on when there is some, and nothing is dropped", async () => {
+  let next = 0;
+  const goOn = (out: Answers) => {
+    while (next < 300 && out.room > 0) {
+      const at = out.reserve(1);
+      out.bytes[at] = next++;
+      out.send({ address: new Address(1), port: 9, sourcePort: 7 }, at, 1);
+    }
+  };
+  const app = { receive() {}, tick: goOn, drain: goOn };
+  const { umem, sent, run, inline, counters, ring } = await room(app);
+  ring.room = 100;
+  inline.clock(Infinity);
+  assert.equal(sent.length, 100);
+  assert.equal(inline.nextDue(0), 1, "it looks for room soon");
+  ring.room = 63;
+  run();
+  assert.equal(sent.length, 100, "so little is not worth a call");
+  for (const total of [200, 300, 300]) {
+    ring.room = 100;
+    run();
+    assert.equal(sent.length, total);
+  }
+  assert.deepEqual(sent.map(({ payload }) => payload[0]), sent.map((_, i) => i & 0xff));
+  assert.notEqual(inline.nextDue(0), 1, "all is done");
+  assert.equal(umem.freeFrames, FRAMES);
+  assert.equal(counters[APP.index.tx_drop_reply_link_full], 0);
 });
 
 Deno.test("without a free frame there is no room, and that is counted", async () => {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import {
   ARP_QUEUE_ENTRIES,
   HEADROOM_BYTES,
-  LINK_SHAPE,
+  LINK_DEPTH,
   planTiles,
   SOCKET_FRAMES,
   SPARE_FRAMES,
@@ -12,20 +12,23 @@ import fc from "../property.ts";
 
 Deno.test("net tiles are as many as queues, at most the cores less one, at least one", () => {
   const netTiles = (queues: number[], cores: number) =>
-    planTiles({ queues, cores, apps: 1 }).netTiles;
+    planTiles({ queues, cores, apps: [{}] }).netTiles;
   assert.equal(netTiles([1], 2), 1);
   assert.equal(netTiles([4, 2], 16), 4);
   assert.equal(netTiles([8], 4), 3);
   assert.equal(netTiles([8], 1), 1);
   assert.equal(netTiles([], 8), 1);
-  assert.equal(planTiles({ queues: [1], cores: 2, apps: 1, netTiles: 5 }).netTiles, 5);
+  assert.equal(planTiles({ queues: [1], cores: 2, apps: [{}], netTiles: 5 }).netTiles, 5);
 });
 
 Deno.test("every queue has exactly one net tile, and each UMEM has a frame for all that may hold one", () => {
   const host = fc.record({
     queues: fc.array(fc.integer({ min: 1, max: 16 }), { maxLength: 4 }),
     cores: fc.integer({ min: 1, max: 32 }),
-    apps: fc.integer({ min: 1, max: 16 }),
+    apps: fc.array(fc.constantFrom({}, { depth: 64 }, { depth: 4096 }), {
+      minLength: 1,
+      maxLength: 16,
+    }),
   });
   fc.assert(fc.property(host, (shape) => {
     const { netTiles, shares, frames } = planTiles(shape);
@@ -36,7 +39,8 @@ Deno.test("every queue has exactly one net tile, and each UMEM has a frame for a
     frames.forEach((count, tile) => {
       const sockets = shares.filter((share) => share.netTile === tile).length;
       const most = sockets * 2 * SOCKET_FRAMES + (sockets > 0 ? SPARE_FRAMES : 0) +
-        shape.apps * LINK_SHAPE.depth + ARP_QUEUE_ENTRIES;
+        shape.apps.reduce((sum, { depth = LINK_DEPTH }: { depth?: number }) => sum + depth, 0) +
+        ARP_QUEUE_ENTRIES;
       assert.equal(count, most);
     });
   }));

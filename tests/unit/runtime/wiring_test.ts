@@ -13,21 +13,23 @@ function setup(...names: string[]) {
     return {
       ...{ module: "file:///app.ts", options: {}, sendTo: [], grants: NO_GRANTS },
       ...{ app, name: name.split("@")[0], inline, ports: [[i, i] as const] },
-      ...{ memoryMib: 256, stateMib: 0 },
+      ...{ memoryMib: 256, depth: 1024 },
     };
   });
   return {
     ...{ apps, attached: [], interfaces: [], sockets: [], slots: {}, trustChecksums: false },
     isBeside: false,
     build: { version: "0", commit: "" },
-    plan: planTiles({ queues: [2], cores: 3, apps: apps.length }),
+    plan: planTiles({ queues: [2], cores: 3, apps }),
     listens: { control: true, metrics: false },
   };
 }
 
 Deno.test("payloads stay in the UMEM where all in it is one app's, and only there", () => {
-  const inPlace = (...names: string[]) =>
-    linkShape(setup(...names).apps).requestBytes === undefined;
+  const inPlace = (...names: string[]) => {
+    const { apps } = setup(...names);
+    return linkShape(apps[0], apps).requestBytes === undefined;
+  };
   assert.ok(inPlace("echo"));
   assert.ok(inPlace("echo.1", "echo.2"), "instances of one app may read each other's");
   assert.ok(!inPlace("echo", "dns"));
