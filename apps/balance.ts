@@ -5,7 +5,8 @@
  * clients are spread by consistent hashing (Maglev), in proportion to weights.
  *
  * Its own ports (`own_ports`) face the backends, the last one of each instance for probes. Options:
- * `backends`, a list of `address:port`, or of tables with `address`, `weight` (1) and `drain` (false;
+ * `addresses`, those of ours that face the backends, each with all of these ports (by default the one that
+ * the kernel chooses); `backends`, a list of `address:port`, or of tables with `address`, `weight` (1) and `drain` (false;
  * true: no new sessions); `idle_timeout` (60), the seconds without a datagram after which a session ends;
  * `probe`, a payload in hexadecimal that a backend answers, `probe_seconds` (1), and `probe_failures` (3), the
  * unanswered probes after which a backend is down; `allow`, the clients that are served; `ratelimit`
@@ -30,12 +31,11 @@ import { TokenBuckets } from "./library/token_buckets.ts";
 
 /** The most backends. */
 const MOST_BACKENDS = 256;
-/**
- * Version of the state's layout: address and port of each backend, our address of each session, the table.
- * An address is four words.
- */
-const LAYOUT = 2;
+/** Version of the state's layout: address (four words) and port of each backend, and the table of sessions. */
+const LAYOUT = 3;
 const [ADDRESS_WORDS, BACKEND_WORDS] = [4, 5];
+/** Sessions without `state`, unless the backends need more: 72 MiB, of which only what is used takes memory. */
+const USUAL_SESSIONS = 1 << 20;
 /** Ports that a new session tries, if the first ones are taken. */
 const MOST_TRIES = 64;
 /** Sessions that one tick looks at: a fraction of a millisecond. */
@@ -73,8 +73,13 @@ class Balancer implements App {
   readonly #options: Options;
   /** By port of ours: its index among the ports of sessions, `LISTENER` or `PROBE`. */
   readonly #kinds = new Int32Array(0x10000).fill(LISTENER);
-  /** How many ports sessions have: session N is that of port N % #ports at backend N / #ports. */
+  /**
+   * How many ports of ours sessions have at each backend, those of all our addresses: session N is that of
+   * port N % #ports at backend N / #ports.
+   */
   readonly #ports: number;
+  /** How many there are of each address. */
+  readonly #portsEach: number;
   readonly #limit: TokenBuckets | null;
   readonly #maglev = new Maglev();
   /** By slot; null: free. */
@@ -88,8 +93,6 @@ class Balancer implements App {
   #open: number[] = [];
   #nextPort = 0;
   #sessions!: SessionTable;
-  /** By session: our address that its client sends to. */
-  #ourAddresses!: Uint32Array;
   /** Where the current datagram goes. */
   readonly #to: { address: Address; port: number; sourcePort: number; sourceAddress?: Address };
   /** The client of an answer, and our address that it sends to. */
@@ -101,9 +104,10 @@ class Balancer implements App {
     this.#context = context;
     this.#options = options;
     this.tickMillis = options.probeSeconds * 1000;
-    this.#ports = options.upstream.length - 1;
+    this.#portsEach = options.upstream.length - 1;
+    this.#ports = this.#portsEach * Math.max(1, options.addresses.length);
     for (const [i, port] of options.upstream.entries()) {
-      this.#kinds[port] = i < this.#ports ? i : PROBE;
+      this.#kinds[port] = i < this.#portsEach ? i : PROBE;
     }
     const [{ address }] = options.backends;
     this.#client = address.copy();
@@ -120,24 +124,30 @@ class Balancer implements App {
   /** Takes over the sessions in the state, as far as their backends are still there. */
   begin(): void {
     const { state, metric, log } = this.#context;
-    const capacity = MOST_BACKENDS * this.#ports;
-    const head = BACKEND_WORDS * MOST_BACKENDS + ADDRESS_WORDS * capacity;
-    const bytes = head * 4 + SessionTable.bytesFor(capacity);
-    if (state !== undefined && state.view.length < bytes) {
-      const needed = Math.ceil(bytes / 2 ** 20);
-      throw new TypeError(`state: ${this.#ports} ports for sessions need "${needed}M"`);
+    const head = BACKEND_WORDS * MOST_BACKENDS;
+    const bytesFor = (slots: number) => head * 4 + SessionTable.bytesFor(slots * this.#ports);
+    const needed = Math.max(1, this.#options.backends.length);
+    let slots = Math.max(needed, Math.min(MOST_BACKENDS, Math.floor(USUAL_SESSIONS / this.#ports)));
+    if (state !== undefined) {
+      slots = MOST_BACKENDS;
+      while (slots > 0 && bytesFor(slots) > state.view.length) slots--;
+      if (slots < needed) {
+        const most = Math.ceil(bytesFor(needed) / 2 ** 20);
+        throw new TypeError(
+          `state: ${needed} backends with ${this.#ports} ports for sessions need "${most}M"`,
+        );
+      }
     }
-    const memory = state?.view ?? new Uint8Array(bytes);
-    const layout = LAYOUT * 0x10000 + this.#ports;
-    if (state !== undefined && state.version !== layout) memory.fill(0);
+    this.#backends.length = slots;
+    const memory = state?.view ?? new Uint8Array(bytesFor(slots));
+    const layout = LAYOUT * 2 ** 28 + this.#ports;
+    if (state !== undefined && state.version !== 0 && state.version !== layout) memory.fill(0);
     state?.setVersion(layout);
-    const words = new Uint32Array(memory.buffer, memory.byteOffset, head);
-    const placed = words.subarray(0, BACKEND_WORDS * MOST_BACKENDS);
-    this.#ourAddresses = words.subarray(placed.length);
-    this.#sessions = new SessionTable(memory.subarray(head * 4), capacity);
+    const placed = new Uint32Array(memory.buffer, memory.byteOffset, head);
+    this.#sessions = new SessionTable(memory.subarray(head * 4), slots * this.#ports);
     const kept = new Map<string, number>();
     const before = this.#client;
-    for (let slot = 0; slot < MOST_BACKENDS; slot++) {
+    for (let slot = 0; slot < slots; slot++) {
       before.load(placed, BACKEND_WORDS * slot);
       const port = placed[BACKEND_WORDS * slot + ADDRESS_WORDS];
       const same = this.#options.backends.find((each) =>
@@ -171,8 +181,9 @@ class Balancer implements App {
   }
 
   receive(requests: Datagrams, out: Answers): void {
+    let now = -1;
     while (requests.next()) {
-      const now = Math.floor(requests.receivedAt / 1e9);
+      if (now < 0) now = Math.floor(requests.receivedAt / 1e9);
       const kind = this.#kinds[requests.destinationPort];
       const isRouted = kind === LISTENER
         ? this.#fromClient(requests, now)
@@ -238,13 +249,14 @@ class Balancer implements App {
       this.#backendOf(session)!.sessions.value++;
     }
     sessions.touch(session, now);
-    requests.destinationAddress.store(this.#ourAddresses, session * ADDRESS_WORDS);
+    requests.destinationAddress.store(sessions.words, sessions.own(session));
     const backend = this.#backendOf(session)!;
     const to = this.#to;
     to.address = backend.address;
     to.port = backend.port;
-    to.sourcePort = this.#options.upstream[session % this.#ports];
-    to.sourceAddress = undefined;
+    const port = session % this.#ports;
+    to.sourcePort = this.#options.upstream[port % this.#portsEach];
+    to.sourceAddress = this.#options.addresses[Math.floor(port / this.#portsEach)];
     backend.requests.value++;
     return true;
   }
@@ -264,7 +276,7 @@ class Balancer implements App {
       return false;
     }
     const sessions = this.#sessions;
-    const session = slot * this.#ports + kind;
+    const session = slot * this.#ports + this.#firstPortOf(requests.destinationAddress) + kind;
     if (sessions.usedAt(session) === 0) return this.#drop("no_session");
     sessions.touch(session, now);
     const to = this.#to;
@@ -272,9 +284,18 @@ class Balancer implements App {
     to.address = this.#client;
     to.port = ports >>> 16;
     to.sourcePort = ports & 0xffff;
-    to.sourceAddress = this.#ours.load(this.#ourAddresses, session * ADDRESS_WORDS);
+    to.sourceAddress = this.#ours.load(sessions.words, sessions.own(session));
     backend.answers.value++;
     return true;
+  }
+
+  /** The first of the ports of this address of ours. What comes to another finds the first address's session. */
+  #firstPortOf(address: Address): number {
+    const { addresses } = this.#options;
+    for (let i = 1; i < addresses.length; i++) {
+      if (addresses[i].equals(address)) return i * this.#portsEach;
+    }
+    return 0;
   }
 
   /** A session that is free at the backend of this slot; -1 if none of those that it tries is. */
@@ -337,6 +358,8 @@ const DROPS = [
 interface Options {
   /** Ports towards the backends; the last one is for probes. */
   readonly upstream: readonly number[];
+  /** Our addresses towards the backends; none: the one that the kernel chooses. */
+  readonly addresses: readonly Address[];
   readonly backends: readonly Configured[];
   readonly allow: readonly Prefix[];
   readonly idleSeconds: number;
@@ -370,6 +393,11 @@ function parseOptions(context: AppContext): Options {
     if (prefix !== null) return prefix;
     throw new TypeError(`options.allow: '${value}' is no IPv4 address or prefix`);
   });
+  const addresses = list("addresses").map((value) => {
+    const address = parseAddress(String(value));
+    if (address !== null) return address;
+    throw new TypeError(`options.addresses: '${value}' is no IPv4 address`);
+  });
   if (backends.length === 0 || backends.length > MOST_BACKENDS) {
     throw new TypeError(`options.backends: must be 1 to ${MOST_BACKENDS} backends`);
   }
@@ -381,7 +409,7 @@ function parseOptions(context: AppContext): Options {
     throw new TypeError("options.probe: must be up to 512 bytes in hexadecimal");
   }
   return {
-    ...{ upstream, backends, allow },
+    ...{ upstream, addresses, backends, allow },
     ...{ probe: Buffer.from(probe, "hex"), probeSeconds: number("probe_seconds", 1, 0.1, 60) },
     probeFailures: number("probe_failures", 3, 1, 100),
     idleSeconds: number("idle_timeout", 60, 1, 86_400),

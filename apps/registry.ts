@@ -19,7 +19,16 @@ export const APPS: Readonly<Record<string, ShippedApp>> = {
   balance: {
     module: "apps/balance.ts",
     options: [
-      ...["allow", "backends", "burst", "idle_timeout", "probe", "probe_failures", "probe_seconds"],
+      ...[
+        "addresses",
+        "allow",
+        "backends",
+        "burst",
+        "idle_timeout",
+        "probe",
+        "probe_failures",
+        "probe_seconds",
+      ],
       "ratelimit",
     ],
   },

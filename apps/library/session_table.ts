@@ -6,13 +6,18 @@
 
 import type { Address } from "../../tiles/app/contract.ts";
 
-const HEADER_WORDS = 4;
-/** Words of the header: the version of the layout, the number of sessions, and the hash's key. */
-const Header = { version: 0, sessions: 1, multiplier: 2, count: 3 } as const;
-const VERSION = 2;
+/** Words of a cache line, of which each session has one or more: finding it costs the index and one more. */
+const LINE_WORDS = 16;
+const HEADER_WORDS = LINE_WORDS;
+/**
+ * Words of the header: the version of the layout, the number of sessions, the hash's key, how many sessions
+ * there are, and 1 while that and the index are being changed.
+ */
+const Header = { version: 0, sessions: 1, multiplier: 2, count: 3, changing: 4 } as const;
+const VERSION = 3;
 const ADDRESS_WORDS = 4;
-/** Words of a session: its address, its word, and the second when it was last used. */
-const SESSION_WORDS = ADDRESS_WORDS + 2;
+/** Words of a session: its address, its word, the second when it was last used (0: it is free), its user's. */
+const Word = { address: 0, word: 4, used: 5, own: 6 } as const;
 
 /** Slots of the index: at least twice as many as sessions, so that searches stay short. */
 function slotsFor(sessions: number): number {
@@ -21,11 +26,10 @@ function slotsFor(sessions: number): number {
 
 /** Sessions by an address and a word. Nothing is allocated after the constructor. */
 export class SessionTable {
+  /** All sessions: what is at `own` of one is its user's. */
+  readonly words: Uint32Array;
   readonly #header: Uint32Array;
-  /** By session: its address, its word, and the second when it was last used; 0: it is free. */
-  readonly #addresses: Uint32Array;
-  readonly #words: Uint32Array;
-  readonly #used: Uint32Array;
+  readonly #sessions: number;
   /** Open-addressed with linear probing: number of a session plus one; 0: free. */
   readonly #index: Int32Array;
   readonly #mask: number;
@@ -34,12 +38,12 @@ export class SessionTable {
 
   /** Bytes of memory for so many sessions. */
   static bytesFor(sessions: number): number {
-    return (HEADER_WORDS + SESSION_WORDS * sessions + slotsFor(sessions)) * 4;
+    return (HEADER_WORDS + LINE_WORDS * sessions + slotsFor(sessions)) * 4;
   }
 
   /**
    * Uses `memory`, a multiple of four bytes into its buffer and `bytesFor(sessions)` long. Sessions of a
-   * predecessor with as many are kept; other content is cleared. `key`: a random word for the hash.
+   * predecessor with as many are kept; other content is cleared, unless it begins with a zero word. `key`: a random word for the hash.
    */
   constructor(
     memory: Uint8Array,
@@ -53,37 +57,45 @@ export class SessionTable {
     const words = (at: number, length: number) =>
       new Uint32Array(buffer, byteOffset + at * 4, length);
     this.#header = words(0, HEADER_WORDS);
-    this.#addresses = words(HEADER_WORDS, ADDRESS_WORDS * sessions);
-    this.#words = words(HEADER_WORDS + ADDRESS_WORDS * sessions, sessions);
-    this.#used = words(HEADER_WORDS + (ADDRESS_WORDS + 1) * sessions, sessions);
+    this.words = words(HEADER_WORDS, LINE_WORDS * sessions);
+    this.#sessions = sessions;
     const slots = slotsFor(sessions);
     this.#mask = slots - 1;
-    const index = HEADER_WORDS + SESSION_WORDS * sessions;
+    const index = HEADER_WORDS + LINE_WORDS * sessions;
     this.#index = new Int32Array(buffer, byteOffset + index * 4, slots);
     const header = this.#header;
     if (header[Header.version] === VERSION && header[Header.sessions] === sessions) {
-      this.#rebuild();
+      if (header[Header.changing] !== 0) this.#rebuild();
       return;
     }
-    memory.fill(0, 0, SessionTable.bytesFor(sessions));
-    header.set([VERSION, sessions, key | 1, 0]);
+    // Zeros that nobody has touched take no memory yet.
+    if (header[Header.version] !== 0) memory.fill(0, 0, SessionTable.bytesFor(sessions));
+    header.set([VERSION, sessions, key | 1]);
   }
 
-  /** Makes the index anew: a predecessor may have ended in the middle of a change. */
+  /** Makes the index anew: a predecessor has ended in the middle of a change. */
   #rebuild(): void {
+    const { words } = this;
     this.#index.fill(0);
     let count = 0;
-    for (let session = 0; session < this.#used.length; session++) {
-      if (this.#used[session] === 0) continue;
-      const slot = this.#slot(this.#addresses, session * ADDRESS_WORDS, this.#words[session]);
+    for (let session = 0; session < this.#sessions; session++) {
+      const at = session * LINE_WORDS;
+      if (words[at + Word.used] === 0) continue;
+      const slot = this.#slot(words, at, words[at + Word.word]);
       // Whatever the memory holds, no two sessions have the same key.
-      if (this.#index[slot] !== 0) this.#used[session] = 0;
+      if (this.#index[slot] !== 0) words[at + Word.used] = 0;
       else {
         this.#index[slot] = session + 1;
         count++;
       }
     }
     this.#header[Header.count] = count;
+    this.#setChanging(0);
+  }
+
+  /** Atomics keep the order of these stores and those between, should the process be killed there. */
+  #setChanging(changing: 0 | 1): void {
+    Atomics.store(this.#header, Header.changing, changing);
   }
 
   /** How many sessions there are. */
@@ -99,48 +111,62 @@ export class SessionTable {
   /** Begins a free session for an address and word that have none, in this second since 1970. */
   begin(session: number, address: Address, word: number, now: number): void {
     const slot = this.#slot(address.words, 0, word);
-    if (this.#used[session] !== 0 || this.#index[slot] !== 0) {
+    const { words } = this;
+    const at = session * LINE_WORDS;
+    if (words[at + Word.used] !== 0 || this.#index[slot] !== 0) {
       throw new Error(`session ${session} is in use, or its address and word are`);
     }
-    address.store(this.#addresses, session * ADDRESS_WORDS);
-    this.#words[session] = word;
-    this.#used[session] = now;
+    this.#setChanging(1);
+    address.store(words, at);
+    words[at + Word.word] = word;
+    words[at + Word.used] = now;
     this.#index[slot] = session + 1;
     this.#header[Header.count]++;
+    this.#setChanging(0);
   }
 
   /** Notes that a session was used in this second. */
   touch(session: number, now: number): void {
-    this.#used[session] = now;
+    this.words[session * LINE_WORDS + Word.used] = now;
+  }
+
+  /** The index in `words` of the session's ten words that are its user's. */
+  own(session: number): number {
+    return session * LINE_WORDS + Word.own;
   }
 
   /** The second in which a session was last used; 0: it is free. */
   usedAt(session: number): number {
-    return this.#used[session];
+    return this.words[session * LINE_WORDS + Word.used];
   }
 
   /** Loads the address of a session into `address`, and returns its word. */
   read(session: number, address: Address): number {
-    address.load(this.#addresses, session * ADDRESS_WORDS);
-    return this.#words[session];
+    address.load(this.words, session * LINE_WORDS);
+    return this.words[session * LINE_WORDS + Word.word];
   }
 
   /** Ends a session, which is then free. */
   end(session: number): void {
+    const { words } = this;
     const index = this.#index;
-    let hole = this.#slot(this.#addresses, session * ADDRESS_WORDS, this.#words[session]);
-    if (this.#used[session] === 0 || index[hole] !== session + 1) return;
-    this.#used[session] = 0;
+    const at = session * LINE_WORDS;
+    if (words[at + Word.used] === 0) return;
+    let hole = this.#slot(words, at, words[at + Word.word]);
+    if (index[hole] !== session + 1) return;
+    this.#setChanging(1);
+    words[at + Word.used] = 0;
     this.#header[Header.count]--;
     // Move back what would not be found beyond the hole.
     for (let slot = (hole + 1) & this.#mask; index[slot] !== 0; slot = (slot + 1) & this.#mask) {
       const other = index[slot] - 1;
-      const home = this.#hash(this.#addresses, other * ADDRESS_WORDS, this.#words[other]);
+      const home = this.#hash(words, other * LINE_WORDS, words[other * LINE_WORDS + Word.word]);
       if (((slot - home) & this.#mask) < ((slot - hole) & this.#mask)) continue;
       index[hole] = index[slot];
       hole = slot;
     }
     index[hole] = 0;
+    this.#setChanging(0);
   }
 
   /**
@@ -148,10 +174,11 @@ export class SessionTable {
    * this second. `ended` is called for each.
    */
   expire(before: number, budget: number, ended: (session: number) => void): void {
-    for (let left = Math.min(budget, this.#used.length); left > 0; left--) {
+    for (let left = Math.min(budget, this.#sessions); left > 0; left--) {
       const session = this.#hand;
-      this.#hand = session + 1 === this.#used.length ? 0 : session + 1;
-      if (this.#used[session] === 0 || this.#used[session] >= before) continue;
+      this.#hand = session + 1 === this.#sessions ? 0 : session + 1;
+      const used = this.usedAt(session);
+      if (used === 0 || used >= before) continue;
       this.end(session);
       ended(session);
     }
@@ -159,15 +186,16 @@ export class SessionTable {
 
   /** The slot of `word` and the address at `from` of `address`, or the free one where they would be. */
   #slot(address: Uint32Array, from: number, word: number): number {
-    const [index, addresses] = [this.#index, this.#addresses];
+    const { words } = this;
+    const index = this.#index;
     for (let slot = this.#hash(address, from, word);; slot = (slot + 1) & this.#mask) {
       const session = index[slot] - 1;
       if (session < 0) return slot;
-      const at = session * ADDRESS_WORDS;
+      const at = session * LINE_WORDS;
       if (
-        this.#words[session] === word >>> 0 && addresses[at + 3] === address[from + 3] &&
-        addresses[at + 2] === address[from + 2] && addresses[at + 1] === address[from + 1] &&
-        addresses[at] === address[from]
+        words[at + Word.word] === word >>> 0 && words[at + 3] === address[from + 3] &&
+        words[at + 2] === address[from + 2] && words[at + 1] === address[from + 1] &&
+        words[at] === address[from]
       ) return slot;
     }
   }

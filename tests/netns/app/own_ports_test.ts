@@ -8,12 +8,13 @@ import { answeredAtLeast, Appliance, CLIENT, HOST, labTest, pair, peer } from ".
 /** Clients, each of which needs a port of the instance that serves it. */
 const CLIENTS = 200;
 
-function configuration(instances: number, ownPorts: string): string {
+function configuration(instances: number, ownPorts: string, idleTimeout = 60): string {
   return `listen = ["7=balance*${instances}"]
 [apps.balance]
 own_ports = ["${ownPorts}"]
 send_to = ["${CLIENT}"]
-options = { backends = ["${CLIENT}:5000"] }
+state = "1M"
+options = { backends = ["${CLIENT}:5000"], idle_timeout = ${idleTimeout} }
 `;
 }
 
@@ -31,13 +32,23 @@ labTest("each client has its own answers, however many instances share the ports
     assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });
   };
   await exchange();
-  const from = stderr.all.length;
-  Deno.writeTextFileSync(
-    path,
-    `interfaces = ["eth0"]\n${configuration(3, "30000-30599")}`,
+  const reload = async (text: string) => {
+    const from = stderr.all.length;
+    Deno.writeTextFileSync(path, `interfaces = ["eth0"]\n${text}`);
+    appliance.process.kill("SIGHUP");
+    return { said: await stderr.find("reload", { from }), from };
+  };
+  const same = await reload(configuration(2, "20000-20299", 61));
+  assert.match(same.said, /^reloaded: /);
+  const counts = await Promise.all(["balance.1", "balance.2"].map(async (name) => {
+    const line = await stderr.find(`${name}: goes on with `, { from: same.from });
+    return Number(/(\d+) sessions$/.exec(line)?.[1]);
+  }));
+  assert.equal(counts[0] + counts[1], CLIENTS);
+  const other = await reload(configuration(3, "30000-30599"));
+  assert.match(
+    other.said,
+    /^reloaded: answering 7=balance\*3 \(own ports of balance: 30000-30599\)/,
   );
-  appliance.process.kill("SIGHUP");
-  const said = await stderr.find("reload", { from });
-  assert.match(said, /^reloaded: answering 7=balance\*3 \(own ports of balance: 30000-30599\)/);
   await exchange();
 });

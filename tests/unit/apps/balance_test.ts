@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
+import { heapView, u8 } from "../../../ffi/region.ts";
 import * as balance from "../../../apps/balance.ts";
 import { type Answered, AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
+import fc from "../property.ts";
 
 const CLIENT = "198.18.0.2";
 const [FIRST, SECOND, THIRD] = ["198.18.5.1", "198.18.5.2", "198.18.5.3"];
@@ -126,6 +128,58 @@ Deno.test("a successor goes on with the sessions, without those of a backend tha
   assert.equal(addressOf(answer.port - 4000), answer.address);
 });
 
+Deno.test("each address towards the backends has all ports, and answers there are those of its clients", async () => {
+  const harness = await balancer({
+    ...{ addresses: ["198.18.5.250", "198.18.5.251"], backends: ["198.18.5.1:53"] },
+  });
+  const sent = Array.from({ length: 9 }, (_, client) => fromClient(harness, client)[0]);
+  const places = sent.slice(0, 8).map(({ sourceAddress, sourcePort }) =>
+    `${sourceAddress}:${sourcePort}`
+  );
+  assert.equal(new Set(places).size, 8);
+  assert.deepEqual([sent[8], drops(harness)], [undefined, { no_port: 1 }]);
+  for (const [client, { sourceAddress, sourcePort }] of sent.slice(0, 8).entries()) {
+    const [answer] = harness.ask({
+      ...{ payload: "", sourceAddress: FIRST, sourcePort: 53 },
+      ...{ address: sourceAddress, port: sourcePort },
+    });
+    assert.deepEqual([answer.address, answer.port], [addressOf(client), 4000 + client]);
+  }
+});
+
+Deno.test("of 100 backends one that is removed or drained moves none of the others' clients", async () => {
+  const names = Array.from({ length: 100 }, (_, i) => `198.18.5.${i + 1}:53`);
+  const ownPorts = Array.from({ length: 65 }, (_, i) => 20_000 + i);
+  const clients = Array.from({ length: 500 }, (_, i) => i);
+  const where = (harness: AppHarness) =>
+    clients.map((client) => {
+      const [sent] = harness.ask({
+        ...{ payload: "", sourceAddress: `198.18.1.${client % 250}`, sourcePort: 5000 + client },
+      });
+      return `${sent.address}:${sent.port} from ${sent.sourcePort}`;
+    });
+  const state = 1 << 20;
+  const first = await balancer({ backends: names }, { ownPorts, state });
+  const before = where(first);
+  await fc.assert(
+    fc.asyncProperty(fc.nat(99), fc.boolean(), async (which, isDrained) => {
+      const backends = isDrained
+        ? names.with(which, { address: names[which], drain: true } as unknown as string)
+        : names.toSpliced(which, 1);
+      // A copy, so that each case begins with the same sessions.
+      const kept = heapView(first.state!.byteLength);
+      u8(kept).set(u8(first.state!));
+      const after = where(await balancer({ backends }, { ownPorts, state: kept }));
+      for (const [client, was] of before.entries()) {
+        const isOnIt = was.startsWith(`${names[which]} `);
+        if (isDrained || !isOnIt) assert.equal(after[client], was);
+        else assert.ok(!after[client].startsWith(`${names[which]} `));
+      }
+    }),
+    { numRuns: 10 },
+  );
+});
+
 Deno.test("a backend that answers no probe gets nothing until it answers one", async () => {
   const harness = await balancer({ probe: "beef", probe_failures: 2, probe_seconds: 1 });
   const answerProbes = (probes: Answered[], dead: string) => {
@@ -168,9 +222,13 @@ Deno.test("wrong options are refused by name", async () => {
     [{ backends: [{ address: "198.18.5.1:53", weight: -1 }] }, /the weight of 198\.18\.5\.1:53/],
     [{ probe: "abc" }, /options\.probe/],
     [{ allow: ["198.18.0.0/33"] }, /options\.allow: '198\.18\.0\.0\/33' is no IPv4/],
+    [{ addresses: ["eth1"] }, /options\.addresses: 'eth1' is no IPv4 address/],
     [{ idle_timeout: 0 }, /options\.idle_timeout: must be a number from 1/],
   ];
   for (const [options, sentence] of wrong) await assert.rejects(balancer(options), sentence);
   await assert.rejects(balancer({}, { ownPorts: [20000] }), /own_ports: each instance needs two/);
-  await assert.rejects(balancer({}, { state: 4096 }), /state: 4 ports for sessions need "1M"/);
+  await assert.rejects(
+    balancer({}, { state: 4096 }),
+    /state: 2 backends with 4 ports for sessions need "1M"/,
+  );
 });

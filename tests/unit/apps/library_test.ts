@@ -226,6 +226,50 @@ Deno.test("a session table has the sessions that a map has, also for its success
   }));
 });
 
+Deno.test("a million clients have sessions at once, which a successor finds", () => {
+  const sessions = 1_000_000;
+  const memory = new Uint8Array(SessionTable.bytesFor(sessions));
+  assert.ok(memory.length < 73 * 2 ** 20);
+  const address = new Address();
+  const client = (i: number) => address.load([0, 0, 0xffff, 0xc6120000 + (i % 1000)]);
+  const table = new SessionTable(memory, sessions, 12_345);
+  for (let i = 0; i < sessions; i++) {
+    table.begin(i, client(i), i, 1);
+    table.words[table.own(i)] = i + 1;
+  }
+  const successor = new SessionTable(memory, sessions);
+  assert.equal(successor.count, sessions);
+  for (let i = 0; i < sessions; i++) {
+    const found = successor.find(client(i), i);
+    if (found !== i || successor.words[successor.own(i)] !== i + 1) assert.fail(`${i}: ${found}`);
+  }
+});
+
+Deno.test("a predecessor that was killed in the middle of a change leaves sessions that are all found", () => {
+  for (const what of ["begin", "end"] as const) {
+    for (let stores = 0; stores < 2; stores++) {
+      const memory = new Uint8Array(SessionTable.bytesFor(8));
+      const table = new SessionTable(memory, 8, 1);
+      for (let i = 0; i < 6; i++) table.begin(i, new Address(i), i, 1);
+      const { store } = Atomics;
+      let left = stores;
+      Atomics.store = ((array: Uint32Array, index: number, value: number) => {
+        if (left-- === 0) throw new Error("killed");
+        return store(array, index, value);
+      }) as typeof Atomics.store;
+      try {
+        assert.throws(() => what === "begin" ? table.begin(7, new Address(7), 7, 1) : table.end(3));
+      } finally {
+        Atomics.store = store;
+      }
+      const successor = new SessionTable(memory, 8);
+      const found = [0, 1, 2, 3, 4, 5, 7].filter((i) => successor.find(new Address(i), i) === i);
+      assert.equal(successor.count, found.length);
+      for (const i of [0, 1, 2, 4, 5]) assert.ok(found.includes(i), `${what} ${stores}: ${i}`);
+    }
+  }
+});
+
 Deno.test("memory that is too small, or of another shape, is refused or cleared", () => {
   assert.throws(() => new SessionTable(new Uint8Array(64), 24), /24 sessions take \d+ bytes/);
   const memory = new Uint8Array(SessionTable.bytesFor(32)).fill(0xff);
