@@ -17,13 +17,13 @@ import {
 /** The commands, each with its line of help. A command's module is loaded when it is run. */
 export const COMMANDS: Record<string, [summary: string, load: () => Promise<Command>]> = {
   run: ["answer UDP on interfaces of this host", async () => (await import("./run.ts")).default],
-  dev: [
-    "run an app on the loopback device while you write it",
-    async () => (await import("./dev.ts")).default,
-  ],
   demo: [
     "watch Tegula at work between network namespaces of its own",
     async () => (await import("../demo/demo.ts")).default,
+  ],
+  dev: [
+    "run an app on the loopback device while you write it",
+    async () => (await import("./dev.ts")).default,
   ],
   show: [
     "print the interfaces, routes or neighbours that Tegula uses",
