@@ -103,15 +103,25 @@ labTest("chronyd and ntpdate read the clock of a host that is synchronised", asy
     assert.match(said, /s3 no-leap/);
     return / [+-]0\.0\d+ \+\/- 0\.\d+ /.test(said) ? undefined : said;
   });
+  const logs = Deno.makeTempDirSync({ prefix: "tegula-chrony-" });
   await assertPrompt(async () => {
     const child = new Deno.Command("ip", {
       args: ["netns", "exec", client.name, "chronyd", "-Q", "-t", "15", "-f", "/dev/null"]
-        .concat(`server ${HOST} iburst maxsamples 1`),
+        .concat(`server ${HOST} iburst maxsamples 1`, "user root", `logdir ${logs}`)
+        .concat("log measurements"),
       stderr: "piped",
     });
     const said = new TextDecoder().decode((await child.output()).stderr);
     return /System clock wrong by -?0\.0\d* seconds/.test(said) ? undefined : said;
   });
+  // Address, leap status, stratum, …, root delay, root dispersion, reference ID (chrony.conf(5)).
+  const [measured] = Deno.readTextFileSync(`${logs}/measurements.log`).split("\n")
+    .map((line) => line.trim().split(/\s+/)).filter((words) => words[2] === HOST);
+  assert.deepEqual([measured[3], measured[4], measured[16]], ["N", "3", "7F7F0101"]);
+  assert.equal(Number(measured[14]), 0);
+  // What the fixture says of the kernel's maxerror, in 16.16 bits.
+  assert.ok(Math.abs(Number(measured[15]) - 0.002) < 2e-5, measured[15]);
+  Deno.removeSync(logs, { recursive: true });
 });
 
 labTest("a host whose clock nobody keeps says so", async (lab) => {
