@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+import { bundleCommand } from "../../../master/app_files.ts";
 import { CONTRACT, contractText } from "../../../scripts/docs.ts";
 import { typedIn, writtenFolder } from "../../ten_minutes.ts";
 
@@ -17,4 +19,36 @@ Deno.test("docs/apps.md, steps 1 and 2: the app is written and its test passes",
   const [said, errors] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
   assert.equal(code, 0, said + errors);
   assert.match(said, /who asks is greeted \.\.\. ok/);
+});
+
+const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
+const PAGE = Deno.readTextFileSync(`${ROOT}docs/apps.md`);
+
+Deno.test("docs/apps.md: the command that bundles packages is the one that a start names", () => {
+  assert.ok(PAGE.includes(`\n${bundleCommand("app.ts")}\n`));
+});
+
+Deno.test("docs/apps.md: the library is found by name, by the deno.json that is written there", () => {
+  const [, section] = /^## The library\n(.*?)^## /ms.exec(PAGE)!;
+  const [app, config] = ["ts", "json"].map((language) =>
+    new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, "ms").exec(section)![1]
+  );
+  const folder = Deno.makeTempDirSync();
+  Deno.writeTextFileSync(`${folder}/app.ts`, app);
+  Deno.writeTextFileSync(`${folder}/deno.json`, config.replace("/path/to/tegula/", ROOT));
+  Deno.writeTextFileSync(
+    `${folder}/ask.ts`,
+    `import { AppHarness } from "tegula/harness.ts";
+    import * as app from "./app.ts";
+    const harness = await AppHarness.start(app, { ports: [7] });
+    const answers = Array.from({ length: 30 }, () => harness.ask({ payload: "x" }).length);
+    console.log(answers.reduce((sum, count) => sum + count));`,
+  );
+  const { code, stdout, stderr } = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--check", "--allow-read", "ask.ts"],
+    cwd: folder,
+  }).outputSync();
+  assert.equal(code, 0, new TextDecoder().decode(stderr));
+  assert.equal(new TextDecoder().decode(stdout), "10\n");
+  Deno.removeSync(folder, { recursive: true });
 });
