@@ -135,6 +135,8 @@ class AppChild extends Child<AppOrder, AppReport, string> {
   readonly #controlFd: number;
   readonly #control: ControlWriter;
   readonly #eventfd: number;
+  /** Where its copies are, if it was started from any: its messages name the files that they are of. */
+  #folder = "";
   readonly #log: (level: number | undefined, line: string) => void;
   /** Why it was killed, or what failed by its own message. */
   #reason?: string;
@@ -176,7 +178,9 @@ class AppChild extends Child<AppOrder, AppReport, string> {
         args: argumentsOf(plan, staged, { root, setupBytes: order.bytes }),
         descriptors: order.descriptors,
       });
-      return new AppChild({ plan, process, control: control.writable }, "loading", parts);
+      const child = new AppChild({ plan, process, control: control.writable }, "loading", parts);
+      child.#folder = staged.folder ?? "";
+      return child;
     } catch (error) {
       regions.close(control.writable);
       if (!(error instanceof SystemError && error.errno === E2BIG)) throw error;
@@ -265,7 +269,7 @@ class AppChild extends Child<AppOrder, AppReport, string> {
     const { type } = report;
     if (type === "log") return this.#log(report.level, report.line);
     if (type === "failed") {
-      this.#reason ??= firstLine(report.message);
+      this.#reason ??= firstLine(report.message).replaceAll(`${this.#folder}/`, "/");
       return;
     }
     this.#heard++;

@@ -377,7 +377,8 @@ Deno.test("a successor that cannot start changes nothing", async () => {
   const { pid } = app;
   const broken = Deno.makeTempFileSync({ suffix: ".ts" });
   Deno.writeTextFileSync(broken, "export default () => { throw new Error('broken'); };");
-  await assert.rejects(app.prepare(link.plan(`file://${broken}`)), { message: "broken" });
+  const message = `broken at file://${broken}:1:30`;
+  await assert.rejects(app.prepare(link.plan(`file://${broken}`)), { message });
   assert.equal(app.pid, pid);
   assert.equal(lines.length, 3);
   await app.stop();
@@ -398,7 +399,8 @@ Deno.test("a successor that takes over is not given up for a newer one", async (
   const next = assert.rejects(app.prepare(), GIVEN_UP);
   app.abandon();
   assert.equal(app.known(), null, "no other program can go on with it now");
-  await assert.rejects(app.prepare(link.plan(`file://${broken}`)), { message: "broken" });
+  const message = `broken at file://${broken}:1:30`;
+  await assert.rejects(app.prepare(link.plan(`file://${broken}`)), { message });
   await Promise.all([next, over]);
   assert.notEqual(app.pid, 0);
   link.send(1);

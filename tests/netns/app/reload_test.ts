@@ -306,7 +306,8 @@ labTest("an app that leaves during its reload is relieved by the new one", async
   from = stderr.all.length;
   write("broken");
   await ask(asker, { port: PORT, payload: "exit", timeoutMs: 1 });
-  const failed = /^teller: ended: what it reads is broken; starting it again in (\d+) ms$/;
+  const failed =
+    /^teller: ended: what it reads is broken at file:\S+; starting it again in (\d+) ms$/;
   await eventually("a long pause", () => {
     const pauses = stderr.all.slice(from).map((line) => Number(failed.exec(line)?.[1] ?? 0));
     return Promise.resolve(Math.max(0, ...pauses) >= 800 || undefined);
