@@ -233,6 +233,7 @@ async function changed(files: readonly string[], stamp: string): Promise<"change
 /** The `tegula run`, from its start to its end; then it can be started again. */
 class Running {
   #child?: Deno.ChildProcess;
+  #isStopping = false;
 
   get isRunning(): boolean {
     return this.#child !== undefined;
@@ -246,6 +247,7 @@ class Running {
   }
 
   async stop(): Promise<void> {
+    this.#isStopping = true;
     const child = this.#child;
     try {
       child?.kill("SIGTERM");
@@ -265,12 +267,15 @@ class Running {
     this.#child = child;
     const ready = Promise.withResolvers<boolean>();
     const read = async () => {
+      let wasReady = false;
       for await (const line of linesOf(child.stderr)) {
-        if (line.startsWith("ready: ")) ready.resolve(true);
+        wasReady ||= line.startsWith("ready: ");
+        if (wasReady) ready.resolve(true);
         if (!HIDDEN.test(line)) console.error(line);
       }
       this.#child = undefined;
       ready.resolve(false);
+      if (wasReady && !this.#isStopping) say("it has ended; waiting for a change");
     };
     read().catch((error) => say(messageOf(error)));
     return await ready.promise;
