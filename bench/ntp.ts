@@ -2,7 +2,8 @@
 /**
  * `ntp`: the clock of one host as a chronyd sees it that asks two servers there at once, over the same veth pair
  * (`track.ts`): the app ntp, and chronyd's own server. All read the same clock, so the true offset is 0.
- * Each round is one run of the client, which asks each server 32 times a second.
+ * Each round is one run of the client, which asks each server 32 times a second, after `WARM_UP` requests to each, as
+ * a server in service has had.
  *
  * Figures, in nanoseconds: `ntp offset`, the median of the absolute offsets; `ntp jitter`, the standard deviation of the
  * offsets of the half of the samples with the shortest delays, as chronyd weights them; `ntp delay`, the median delay
@@ -25,6 +26,7 @@ const CHRONYD = "chronyd";
 /** Polls of each server a second, as a power of two, and the seconds of a run. */
 const [POLL, SECONDS] = [-5, 8];
 const RUNS = 5;
+const WARM_UP = 20_000;
 const FOLDER = "/run/ntp";
 /** The app, on a host that is said to be synchronised. */
 const APP = fileURLToPath(new URL("../tests/fixtures/app/synchronised_ntp.ts", import.meta.url));
@@ -75,8 +77,19 @@ function figuresOf(samples: readonly { offset: number; delay: number }[]): Figur
   };
 }
 
+/** Asks a server `WARM_UP` times. */
+async function warmUp(track: Track, address: string, port: number): Promise<void> {
+  await track.ask([
+    ...["python3", "-c"],
+    `import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)
+for _ in range(${WARM_UP}): s.sendto(bytes([0x23]) + bytes(47), ("${address}", ${port})); s.recv(100)`,
+  ]);
+}
+
 /** One run of the client, while both servers answer. */
 async function turn(track: Track): Promise<Record<string, Figures>> {
+  await warmUp(track, ADDRESS, 123);
+  await warmUp(track, PEER, PEER_PORT);
   const logs = Deno.makeTempDirSync({ dir: FOLDER });
   const poll = `minpoll ${POLL} maxpoll ${POLL} maxdelay 0.01`;
   const client = track.startClient(chronyd("client", [
