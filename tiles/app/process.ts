@@ -141,6 +141,7 @@ async function start(): Promise<() => void> {
     ...clockIfGranted,
     ...(state && { state }),
   });
+  library.trim();
   const handedOver = await turn();
   region.awake();
   region.life = Life.booting;
