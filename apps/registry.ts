@@ -10,6 +10,8 @@ interface ShippedApp {
   readonly module: string;
   /** Names of the options that it takes from `[apps.NAME.options]`. */
   readonly options: readonly string[];
+  /** Its slow side, if the configuration has one of these options of the app, or `tcp`. */
+  readonly beside?: { readonly module: string; readonly if: readonly string[] };
   /** Set if the app is granted the host's clock without `clock = true` in the configuration. */
   readonly clock?: true;
 }
@@ -23,19 +25,21 @@ export const APPS: Readonly<Record<string, ShippedApp>> = {
         "addresses",
         "allow",
         "backends",
+        "backends_file",
         "burst",
+        "check",
+        "check_port",
         "idle_timeout",
-        "probe",
-        "probe_failures",
-        "probe_seconds",
       ],
-      "ratelimit",
+      ...["probe", "probe_failures", "probe_seconds", "ratelimit", "resolve"],
     ],
   },
   discard: { module: "apps/discard.ts", options: [] },
   dns: {
     module: "apps/dns/dns.ts",
-    options: ["nsid", "rrl_ratelimit", "rrl_slip", "version", "zone"],
+    options: [
+      ...["nsid", "rrl_ratelimit", "rrl_slip", "tcp_count", "tcp_timeout", "version", "zone"],
+    ],
   },
   echo: { module: "apps/echo.ts", options: [] },
   ntp: {

@@ -58,7 +58,6 @@ const NO_TILE: TileLibrary = {
   thread: () => 0,
   nameThread() {},
   bePrompt: () => 0,
-  trim() {},
   duplicate: (fd) => fd,
   readable: () => false,
   callName: () => "",

@@ -613,7 +613,8 @@ async function phase(subject: string, look: () => Promise<string> | string): Pro
 /** Runs `deno check` on the modules that are TypeScript and not part of the program. */
 async function* checkTypes(apps: readonly AppPlan[]): AsyncGenerator<Finding> {
   const program = new URL("..", import.meta.url).href;
-  for (const module of new Set(apps.map(({ module }) => module))) {
+  const modules = apps.flatMap(({ module, beside }) => [module, ...beside ? [beside.module] : []]);
+  for (const module of new Set(modules)) {
     if (!/\.[cm]?tsx?$/.test(module) || module.startsWith(`${program}apps/`)) continue;
     const path = decodeURIComponent(new URL(module).pathname);
     const errors = await typeErrors(path);
@@ -670,7 +671,7 @@ async function* makeApps(
   observer.start(u32(regions.create("refused calls", refusedCallsBytes(1)).writer));
   const files = new AppFiles({ host, processes, uid: UID });
   const shared = {
-    ...{ regions, observer, files, slot: 0, tileLibrary: tile },
+    ...{ regions, host, observer, files, slot: 0, tileLibrary: tile },
     processes,
     watcher: new Watcher(host, tile),
   };
@@ -696,6 +697,9 @@ async function* makeApps(
         grants: { ...plan.grants, net: [] },
         memoryMib: plan.memoryMib ?? INLINE_MEMORY_MIB,
         ...(stateBytes !== undefined && { stateBytes: stateRegionBytes(stateBytes) }),
+        // One that is granted the network may need it already as it is made.
+        ...(plan.beside && plan.grants.net.length === 0 &&
+          { beside: { ...plan.beside, tcp: [] } }),
       }, {
         ...shared,
         descriptor: (each, readOnly) => own.descriptor(each, readOnly),

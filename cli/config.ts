@@ -140,6 +140,9 @@ function names(example: string, right: (text: string) => boolean) {
 const isPath = (text: string) => /^[^\0]+$/.test(text);
 const isVariable = (text: string) => /^[^=,\0]+$/.test(text);
 
+/** The most listening sockets of one slow side. */
+const MOST_TCP = 64;
+
 /** `HOST` or `HOST:PORT`, IPv6 addresses in brackets. */
 function isHost(text: string): boolean {
   const [, port = "1"] = /^(?:\[[\da-fA-F:.]+\]|[\w.*-]+)(?::(\d{1,5}))?$/.exec(text) ?? [, "0"];
@@ -210,7 +213,12 @@ export const appSchema = z.strictObject({
   read: names("./zones", isPath).describe("files and folders that it may read"),
   write: names("/var/lib/tegula/my_app", isPath).describe("files and folders that it may write"),
   env: names("NAME", isVariable).describe("environment variables that it may read"),
-  net: names("192.0.2.1:443", isHost).describe("hosts and ports that it may connect to by TCP"),
+  net: names("192.0.2.1:443", isHost)
+    .describe("hosts and ports that it may connect to by TCP, and addresses where it may listen"),
+  beside: z.string(wants('the path of a module such as "./beside.ts"')).optional()
+    .describe("the module of its slow side, which runs beside it with an event loop"),
+  tcp: names("192.0.2.1", (text) => isIPv4(text) || isIPv6(text))
+    .describe("addresses where its slow side accepts TCP on its ports"),
   clock: z.boolean(wants("true or false")).default(false)
     .describe("whether it may read the state of the kernel's clock; false by default"),
   keep: z.boolean(wants("true or false")).default(false)
@@ -225,7 +233,7 @@ export const appSchema = z.strictObject({
 
 /** Converts what `appSchema` has parsed. Relative paths begin at `folder`. */
 function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
-  const { module, options, send_to: sendTo, read, write, ...rest } = parsed;
+  const { module, options, send_to: sendTo, read, write, beside, tcp, ...rest } = parsed;
   const { own_ports: ownPorts, refuse_sources: refuseSources, ...bounds } = rest;
   const { most_per_second: mostPerSecond, ...limits } = bounds;
   const { depth, memory, state: stateBytes, ...others } = limits;
@@ -235,8 +243,8 @@ function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
     /** Name of an app that ships, or the path of a module; by default the app's own name or path. */
     module: module === undefined || isName(module) ? module : resolve(folder, module),
     options: locateAll(options, folder) as AppPlan["options"],
-    sendTo,
-    ownPorts,
+    ...{ sendTo, ownPorts, tcp },
+    ...(beside !== undefined && { beside: resolve(folder, beside) }),
     ...(refuseSources !== undefined && { refuseSources }),
     ...(mostPerSecond !== undefined && { mostPerSecond }),
     ...(depth !== undefined && { depth }),
@@ -646,6 +654,13 @@ export function planApps(
     const config = Object.hasOwn(apps, app) ? apps[app] : NO_APP_CONFIG;
     const plan = planApp(app, { config, inline, file });
     const instances = Math.max(...group.map((one) => one.instances));
+    const sockets = (plan.beside?.tcp.length ?? 0) * countPorts(group.map(({ ports }) => ports));
+    if (sockets > MOST_TCP) {
+      throw new UserError(
+        `${app} is granted TCP on ${sockets} addresses and ports: at most ${MOST_TCP} are served`,
+        Exit.usage,
+      );
+    }
     const own = portsOf(config.ownPorts);
     const refuse = (sentence: string) => {
       const place = placeOf(file!, ["apps", app, "own_ports"]);
@@ -683,7 +698,7 @@ function planApp(
   app: string,
   { config, inline, file }: { config: AppConfig; inline: boolean; file: string | null },
 ): Omit<AppPlan, "app" | "name" | "ports"> {
-  const { module = app, grants: configured, ...told } = config;
+  const { module = app, grants: configured, beside: ownBeside, tcp, ...told } = config;
   const { options } = told;
   const shipped = Object.hasOwn(APPS, module) ? APPS[module] : undefined;
   const known = shipped?.options ?? Object.keys(options);
@@ -708,8 +723,42 @@ function planApp(
       Exit.usage,
     );
   }
+  const beside = besideModule(module, { beside: ownBeside, tcp, options });
+  if (inline && (beside ?? tcp[0]) !== undefined) {
+    throw new UserError(
+      `${app}@inline has no process of its own, so it can have no slow side (beside, tcp)`,
+      Exit.usage,
+    );
+  }
+  if (beside === undefined && tcp.length > 0) {
+    throw new UserError(
+      `${app} has no slow side that could accept TCP: name its module with beside, or leave tcp out`,
+      Exit.usage,
+    );
+  }
   const memoryMib = inline ? {} : { memoryMib: MEMORY_MIB };
-  return { ...memoryMib, ...told, module: appModule(module), grants, inline };
+  return {
+    ...{ ...memoryMib, ...told, module: appModule(module), grants, inline },
+    ...(beside !== undefined && { beside: { module: beside, tcp } }),
+  };
+}
+
+/** The URL of the module of an app's slow side; undefined: it has none. Throws UserError. */
+function besideModule(
+  module: string,
+  { beside, tcp, options }: Pick<AppConfig, "beside" | "tcp" | "options">,
+): string | undefined {
+  if (!Object.hasOwn(APPS, module)) return beside && moduleAt(beside);
+  if (beside !== undefined) {
+    throw new UserError(
+      `${module} ships with all that it needs: leave beside out, or name another module`,
+      Exit.usage,
+    );
+  }
+  const shipped = APPS[module].beside;
+  const wants = [...Object.keys(options), ...tcp.length > 0 ? ["tcp"] : []];
+  if (!shipped?.if.some((name) => wants.includes(name))) return undefined;
+  return new URL(`../${shipped.module}`, import.meta.url).href;
 }
 
 function appModule(app: string): string {
@@ -721,11 +770,16 @@ function appModule(app: string): string {
       Exit.usage,
     );
   }
+  return moduleAt(app);
+}
+
+/** The URL of the module at `path`. Throws UserError. */
+function moduleAt(path: string): string {
   try {
-    const path = Deno.realPathSync(app);
-    if (Deno.statSync(path).isFile) return pathToFileURL(path).href;
+    const real = Deno.realPathSync(path);
+    if (Deno.statSync(real).isFile) return pathToFileURL(real).href;
   } catch (error) {
     throw new UserError(`cannot read the app module ${fileTrouble(error)}`, Exit.usage);
   }
-  throw new UserError(`cannot read the app module ${app}: it is not a file`, Exit.usage);
+  throw new UserError(`cannot read the app module ${path}: it is not a file`, Exit.usage);
 }

@@ -423,6 +423,16 @@ static const uint32_t PROCESS_NET_CALLS[] = {
 	SYS_setsockopt, SYS_getsockopt, SYS_getsockname, SYS_getpeername,
 };
 /*
+ * Where it was given listening sockets: it takes connections, and makes none. send without an address and
+ * recv every app has.
+ */
+static const uint32_t PROCESS_ACCEPT_CALLS[] = {
+	SYS_listen, /* node:net, on a socket that was handed over and listens already */
+	SYS_accept4, SYS_getsockname, SYS_getpeername, SYS_shutdown,
+	SYS_getsockopt, /* Deno asks what kind of socket was handed over, and for errors */
+};
+
+/*
  * Neither the host's services (landlock does not look at sockets that have a path), nor packets, nor the
  * kernel's cryptography. getaddrinfo sorts by netlink.
  */
@@ -601,6 +611,10 @@ static inline void make_app_policy(struct policy *p, int grants, int32_t report,
 	} else {
 		allow_only(p, SYS_sendmsg, 0, &report, 1);
 		allow_only(p, SYS_sendto, 4, PROCESS_NO_ADDRESS, COUNT(PROCESS_NO_ADDRESS));
+		if (grants & GRANT_ACCEPT) {
+			allow(p, PROCESS_ACCEPT_CALLS, COUNT(PROCESS_ACCEPT_CALLS));
+			allow_only(p, SYS_setsockopt, 1, TCP_LEVEL, COUNT(TCP_LEVEL));
+		}
 		if (p->refuse != SECCOMP_RET_USER_NOTIF) { /* the observer answers the same */
 			IF_EQUAL(p, 0, 1, SYS_socket);
 			RETURN(p, SECCOMP_RET_ERRNO | EACCES);

@@ -88,14 +88,30 @@ struct plan {
 	 LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |                         \
 	 LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REFER)
 
-/* Makes the ruleset of the child from its three lists. Returns its descriptor, -1 without landlock, or -errno. */
-static int make_rules(struct plan *plan, char **execute, char **read, char **write)
+/* Allows TCP to and from the ports. Returns 0, or -errno. */
+static int allow_ports(int ruleset, char **ports)
+{
+	int error = 0;
+
+	for (; *ports && !error; ports++) {
+		struct landlock_net_port_attr rule = { ALL_TCP, (uint64_t)atoi(*ports) };
+
+		error = result(syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_NET_PORT, &rule, 0));
+	}
+	return error;
+}
+
+/*
+ * Makes the ruleset of the child from its four lists; with the network and no ports there is all of TCP.
+ * Returns its descriptor, -1 without landlock, or -errno.
+ */
+static int make_rules(struct plan *plan, char **execute, char **read, char **write, char **ports)
 {
 	struct {
 		uint64_t access;
 		char **paths;
 	} lists[] = { { TO_EXECUTE, execute }, { TO_READ, read }, { TO_WRITE, write } };
-	int error, net = plan->order->grants & GRANT_NET;
+	int error, net = plan->order->grants & GRANT_NET && !*ports;
 	uint64_t files = ~0ULL;
 	long version;
 	int ruleset = make_ruleset(net ? 0 : ALL_TCP, 1, &files, &version);
@@ -108,6 +124,13 @@ static int make_rules(struct plan *plan, char **execute, char **read, char **wri
 		return ruleset;
 	if (!net && version < 4)
 		plan->missing |= WALL_TCP;
+	if (version >= 4) {
+		error = allow_ports(ruleset, ports);
+		if (error < 0) {
+			close(ruleset);
+			return error;
+		}
+	}
 #ifdef LANDLOCK_SCOPE_SIGNAL
 	if (version < 6)
 #endif
@@ -267,9 +290,19 @@ static int install_filters(struct plan *plan, int *listener)
 	return install(&policy);
 }
 
+/* Whether it is a socket that listens. */
+static int listens(int fd)
+{
+	int is = 0;
+	socklen_t size = sizeof(is);
+
+	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &is, &size) == 0 && is;
+}
+
 /*
  * Notes the descriptors whose flags the child may not change: the channel, and all that it is given except
- * memory. The child closes a region's descriptor once it is mapped, and the number may be reused.
+ * memory and sockets that listen. The child closes a region's descriptor once it is mapped, and the number may
+ * be reused. The sockets are shared with processes of the same app alone.
  */
 static void note_shared(struct plan *plan)
 {
@@ -277,7 +310,7 @@ static void note_shared(struct plan *plan)
 
 	plan->shared[plan->shared_count++] = FIRST_PLACES - 1;
 	for (int i = 0; i < order->count; i++)
-		if (fcntl(order->fds[i], F_GET_SEALS) < 0)
+		if (fcntl(order->fds[i], F_GET_SEALS) < 0 && !listens(order->fds[i]))
 			plan->shared[plan->shared_count++] = FIRST_PLACES + i;
 }
 
@@ -463,8 +496,9 @@ out:
 }
 
 /*
- * Starts a process of the caller's program as `order` says. `strings` are five lists: the program's path and the
- * arguments, from argv[0] on; the environment; and for landlock the paths that may be executed, read and written.
+ * Starts a process of the caller's program as `order` says. `strings` are six lists: the program's path and the
+ * arguments, from argv[0] on; the environment; and for landlock the paths that may be executed, read and written, and
+ * the ports of TCP.
  * `seal` is the path of the library that LD_PRELOAD names by its descriptor, the first after those of the order.
  * The caller closes the descriptors in `out`. The calling thread has to stay, because the child dies with it.
  * Returns 0, or -errno with `out->step`.
@@ -480,7 +514,7 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 	int words[2] = { -1, -1 }, channel[2] = { -1, -1 };
 	struct stat program, at_path;
 	unsigned long flags = ISOLATED | (net ? 0 : CLONE_NEWNET);
-	char **list[5], **lists = make_lists(strings, size, list, COUNT(list));
+	char **list[6], **lists = make_lists(strings, size, list, COUNT(list));
 	int error;
 
 	*out = (struct started){ .listener = -1, .step = STEP_PREPARE };
@@ -509,7 +543,7 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 	plan.words = words[1];
 	plan.channel = channel[1];
 	out->step = STEP_GRANT;
-	error = plan.ruleset = make_rules(&plan, list[2], list[3], list[4]);
+	error = plan.ruleset = make_rules(&plan, list[2], list[3], list[4], list[5]);
 	if (error < -1)
 		goto out;
 

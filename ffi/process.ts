@@ -139,6 +139,10 @@ export interface ProcessOptions {
   readonly write?: readonly string[];
   /** Leave it in the caller's network namespace, with sockets of IP. */
   readonly net?: boolean;
+  /** With `net`: the ports to which TCP is bounded, in either direction; none: it is not bounded. */
+  readonly ports?: readonly number[];
+  /** Let it accept connections of listening sockets that it is given. */
+  readonly accept?: boolean;
   /** Leave it CAP_NET_ADMIN, where the caller has that; for the appliance alone. */
   readonly netAdmin?: boolean;
   /** Let it ask how exact the host's clock is (adjtimex). */
@@ -288,15 +292,14 @@ export function openProcesses(path = libraryPath()) {
       for (const granted of [...read, ...write]) {
         if (!exists(granted)) throw new SystemError(`grant ${name} ${granted}`, ENOENT);
       }
-      const { role = "app", net = false, clock = false, netAdmin = false } = options;
-      const { uid = 65534, gid = uid, memoryMib, isolates = 1 } = options;
+      const { role = "app", net = false, clock = false, netAdmin = false, accept = false } =
+        options;
+      const { uid = 65534, gid = uid, memoryMib, isolates = 1, ports = [] } = options;
       const { threads = MOST_THREADS[role], spareDescriptors = SPARE_DESCRIPTORS[role] } = options;
       const variables = {
         NO_COLOR: "1",
         // Else Deno asks its makers for a newer one, half a second after the start.
         DENO_NO_UPDATE_CHECK: "1",
-        // Each arena keeps what the compiler had at its most (mallopt(3)).
-        MALLOC_ARENA_MAX: "2",
         DENO_DIR: "/nonexistent",
         ...env,
         HOME: "/nonexistent",
@@ -312,9 +315,10 @@ export function openProcesses(path = libraryPath()) {
         own.execute,
         [...own.read, ...read],
         write,
+        ports.map(String),
       );
       const grants = (net ? Grant.net : 0) | (clock ? Grant.clock : 0) |
-        (write.length > 0 ? Grant.write : 0) |
+        (write.length > 0 ? Grant.write : 0) | (accept ? Grant.accept : 0) |
         (role === "appliance" && netAdmin ? Grant.netAdmin : 0);
       const words: { readonly [word in keyof typeof Order]: number } = {
         ...{ process: Process[role], grants, uid, gid, threads, spare: spareDescriptors },

@@ -9,9 +9,12 @@
  *
  * A restarted process continues at the cursors in the links, so waiting datagrams are answered. If a process hung, or ended
  * before its first burst, a waiting datagram may be the reason, and its successor skips them.
+ *
+ * An app may have a slow side, a process of its own (`SlowSide`). It starts with the app's process, and ends after it. If
+ * it ends by itself it is restarted alone, as no datagram needs it.
  */
 
-import { exists, type Watcher } from "../ffi/host.ts";
+import { exists, type Host, type Watcher } from "../ffi/host.ts";
 import { E2BIG, libraryPath, programModule, SystemError } from "../ffi/library.ts";
 import {
   type ConfinedProcess,
@@ -22,8 +25,10 @@ import {
   SIGNALS,
   V8_FLAGS,
 } from "../ffi/process.ts";
-import type { Regions } from "../ffi/region.ts";
+import type { Regions, SharedRegion } from "../ffi/region.ts";
 import type { Observer, TileLibrary } from "../ffi/tile.ts";
+import type { BesideSetup } from "../tiles/app/beside.ts";
+import { MAILBOX_BYTES } from "../tiles/app/mailbox.ts";
 import type { AppOrder, AppReport, ProcessSetup } from "../tiles/app/process.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";
 import { APP } from "../tiles/runtime/counters.ts";
@@ -40,9 +45,9 @@ import {
 } from "../tiles/runtime/log.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
 import { RestartPause, type TileReader } from "../tiles/runtime/tile.ts";
-import type { AppFiles, StagedApp } from "./app_files.ts";
+import { type AppFiles, type StagedApp, stampOf } from "./app_files.ts";
 import { Child } from "./child.ts";
-import { type Order, orderOf } from "./inventory.ts";
+import { type Handing, handing, type Order, orderOf } from "./inventory.ts";
 import { prefix } from "./log.ts";
 import { residentMib, ticks } from "./proc.ts";
 
@@ -56,12 +61,20 @@ export interface AppProcessPlan
   readonly stateBytes?: number;
   /** Its user, if the master may choose. */
   readonly uid: number;
+  /** Its slow side, which alone has what is granted of `net` and `write`. */
+  readonly beside?: BesideSetup;
+}
+
+/** An app's files, and those of its slow side. */
+interface Staged extends StagedApp {
+  readonly beside?: StagedApp;
 }
 
 /** The environment of an app's process. */
 export interface AppProcessParts {
   readonly processes: Processes;
   readonly regions: Pick<Regions, "createShared" | "mapShared" | "close">;
+  readonly host: Pick<Host, "eventfd">;
   readonly observer: Pick<Observer, "hear">;
   /** Its slot of the observer's counters. */
   readonly slot: number;
@@ -81,8 +94,8 @@ export interface AppProcessParts {
   readonly tile: TileReader;
   /** Logs whole lines, under the app's name. */
   readonly log: Log;
-  /** It ended by itself, is restarted, or runs again. */
-  changed(what: "ended" | "restarts" | "runs"): void;
+  /** It ended by itself, is restarted, or runs again; `whose`: its slow side. */
+  changed(what: "ended" | "restarts" | "runs", whose?: string): void;
 }
 
 /** How often a process is polled. */
@@ -95,6 +108,8 @@ const [LATE_POLLS, START_POLLS] = [10, 600];
 const LEAVE_MILLIS = 1000;
 /** Messages that a process may send in a second. */
 const MESSAGES_A_SECOND = 2000;
+/** Descriptors of a slow side, for connections and files. */
+const BESIDE_DESCRIPTORS = 1024;
 /** Memory of Deno outside of V8's heap. */
 const BESIDE_HEAP_MIB = 40;
 /**
@@ -102,13 +117,14 @@ const BESIDE_HEAP_MIB = 40;
  * could stay just below the limit that the master watches.
  */
 const LEAST_MARGIN_MIB = 32;
+const DOMAIN_PORT = 53;
 /** Files that name lookups read. */
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
 const SIGKILL = 9;
 /** What a child may report. */
 const REPORTS: Shapes<AppReport> = {
-  loading: {},
+  beat: {},
   ready: {},
   running: {},
   left: {},
@@ -121,107 +137,83 @@ type Stage = "loading" | "ready" | "started" | "running";
 /** A process as plain data: for the program that the master becomes. */
 export interface KnownApp {
   readonly plan: AppProcessPlan;
-  readonly staged: StagedApp;
+  readonly staged: Staged;
   readonly process: KnownProcess;
   /** The writable descriptor of its control region. */
   readonly control: number;
+  readonly beside?: { readonly process: KnownProcess; readonly mailbox: MailboxDescriptors };
+}
+
+/** The regions between an app's tile and its slow side, by who writes them, and the eventfd of the latter. */
+interface MailboxDescriptors {
+  readonly tile: SharedRegion;
+  readonly beside: SharedRegion;
+  readonly eventfd: number;
+}
+
+function descriptorsOf({ tile, beside, eventfd }: MailboxDescriptors): number[] {
+  return [tile.writable, tile.readOnly, beside.writable, beside.readOnly, eventfd];
+}
+
+/** What either side gets of them. */
+function handingsOf(
+  name: string,
+  { tile, beside, eventfd }: MailboxDescriptors,
+  isBeside: boolean,
+): Handing[] {
+  const region = (name: string, { writable, readOnly }: SharedRegion, isOwn: boolean) => (
+    { name, fd: isOwn ? writable : readOnly, bytes: MAILBOX_BYTES, readOnly: !isOwn }
+  );
+  return [
+    region(`mail ${name}`, tile, !isBeside),
+    region(`mail ${name} beside`, beside, isBeside),
+    handing(`eventfd ${name} beside`, eventfd),
+  ];
 }
 
 /** One process, from its start to its end. */
-class AppChild extends Child<AppOrder, AppReport, string> {
+abstract class AppChild extends Child<AppOrder, AppReport, string> {
   stage: Stage;
   readonly plan: AppProcessPlan;
-  readonly #parts: AppProcessParts;
-  readonly #controlFd: number;
-  readonly #control: ControlWriter;
-  readonly #eventfd: number;
+  protected readonly parts: AppProcessParts;
+  /** What the log calls it. */
+  readonly #name: string;
   /** Where its copies are, if it was started from any: its messages name the files that they are of. */
-  #folder = "";
+  folder = "";
   readonly #log: (level: number | undefined, line: string) => void;
   /** Why it was killed, or what failed by its own message. */
   #reason?: string;
   #isKilled = false;
   /** Whether somebody else sent SIGKILL: an operator, or the kernel without memory. */
-  #isKilledByOthers = false;
-  /** Whether it hung in a burst, which its successor has to skip. */
-  #isHung = false;
-  #isLeaving = false;
-  /** The tile's requests when it was told to go; -1 if that was before this program. */
-  #doneBefore = -1;
+  protected isKilledByOthers = false;
+  /** Whether it hung in its loop. */
+  protected isHung = false;
+  protected isLeaving = false;
+  /** Messages that tell of progress. */
+  protected heard = 0;
   #progress = -1;
-  #heard = 0;
   #stalled = 0;
   #age = 0;
   /** When the second began in which `#received` messages came. */
   #begun = -Infinity;
   #received = 0;
 
-  /** Starts one. Throws SystemError, AppError. */
-  static start(plan: AppProcessPlan, staged: StagedApp, parts: AppProcessParts): AppChild {
-    const { regions, processes, files: { root } } = parts;
-    const { name, service, shape, nets, spinTurns, grants: { clock, keep } } = plan;
-    const control = regions.createShared(`control ${name}`, CONTROL_BYTES);
-    let order: Order | undefined;
-    try {
-      const handings = namesOf(plan).map(([each, readOnly, bytes]) => (
-        { ...parts.descriptor(each, readOnly, bytes), name: each, readOnly }
-      ));
-      order = orderOf<ProcessSetup>(regions, [
-        { name: `control ${name}`, fd: control.readOnly, bytes: CONTROL_BYTES, readOnly: true },
-        ...handings,
-      ], {
-        ...{ name, shape, nets, spinTurns, clock, keep },
-        service: { ...service, module: staged.module },
-      });
-      const process = processes.start({
-        ...optionsOf(plan, staged, root),
-        args: argumentsOf(plan, staged, { root, setupBytes: order.bytes }),
-        descriptors: order.descriptors,
-      });
-      const child = new AppChild({ plan, process, control: control.writable }, "loading", parts);
-      child.#folder = staged.folder ?? "";
-      return child;
-    } catch (error) {
-      regions.close(control.writable);
-      if (!(error instanceof SystemError && error.errno === E2BIG)) throw error;
-      throw new AppError(
-        name,
-        "what [apps] grants it by name is more than a command line holds; grant the folder",
-      );
-    } finally {
-      regions.close(control.readOnly);
-      order?.close();
-    }
-  }
-
   /** Takes a process that has been started. */
   constructor(
-    { plan, process, control }: {
-      plan: AppProcessPlan;
-      process: ConfinedProcess;
-      control: number;
-    },
+    { name, plan, process }: { name: string; plan: AppProcessPlan; process: ConfinedProcess },
     stage: Stage,
     parts: AppProcessParts,
   ) {
-    const { regions, observer, watcher, log } = parts;
-    const { name } = plan;
+    const { observer, watcher, log } = parts;
     super(process, watcher, REPORTS);
+    this.#name = name;
     this.plan = plan;
     this.stage = stage;
-    this.#parts = parts;
-    this.#controlFd = control;
+    this.parts = parts;
     this.#log = bounded((line, level) => log(inName(name, line), level));
     const { listener, words } = process;
     // Its standard error has only last words of V8 or libc.
     observer.hear({ name: `${prefix(Level.error)}${name}`, slot: parts.slot, listener, words });
-    this.#eventfd = parts.descriptor(`eventfd ${name}`, false).fd;
-    this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
-  }
-
-  /** Its state for the program that the master becomes. */
-  known(staged: StagedApp): KnownApp {
-    return { plan: this.plan, staged, process: this.knownProcess, control: this.#controlFd };
   }
 
   /** Walls that the system cannot build around it, a clause for each. */
@@ -229,30 +221,19 @@ class AppChild extends Child<AppOrder, AppReport, string> {
     return this.process.missing;
   }
 
-  /** Whether it hung, or ended after `go` without a burst; and if so, whether by itself. */
-  get wasBarren(): { readonly byItself: boolean } | null {
-    const wasToGo = this.stage === "started" || this.stage === "running";
-    if (!wasToGo || (!this.#isHung && this.#done !== this.#doneBefore)) return null;
-    return { byItself: !this.#isKilledByOthers };
-  }
+  /** Tells it to end after its turn. */
+  abstract leave(): void;
 
-  /** Requests that the tile has handled, in all its processes. */
-  get #done(): number {
-    return this.#parts.tile.counters[APP.index.requests];
-  }
+  /** What has happened to it, as the app's error. */
+  protected abstract inApp(what: string): string;
+
+  /** A number that changes while its loop runs. */
+  protected abstract get progress(): number;
 
   /** Tells it to take the regions. `handedOver`: it answers what waits in the links. */
   go(handedOver: boolean): void {
     this.stage = "started";
-    this.#doneBefore = this.#done;
     this.send({ type: "go", handedOver });
-  }
-
-  /** Tells its loop to end after its turn. */
-  leave(): void {
-    this.#isLeaving = true;
-    this.#control.leave();
-    this.#parts.tileLibrary.wake(this.#eventfd);
   }
 
   override kill(reason?: string): void {
@@ -269,12 +250,12 @@ class AppChild extends Child<AppOrder, AppReport, string> {
     const { type } = report;
     if (type === "log") return this.#log(report.level, report.line);
     if (type === "failed") {
-      this.#reason ??= firstLine(report.message).replaceAll(`${this.#folder}/`, "/");
+      this.#reason ??= firstLine(report.message).replaceAll(`${this.folder}/`, "/");
       return;
     }
-    this.#heard++;
+    this.heard++;
     // Its successor waits, and SIGKILL is quicker.
-    if (type === "left" && this.#isLeaving) return this.kill("it was told to end");
+    if (type === "left" && this.isLeaving) return this.kill("it was told to end");
     if (type === "ready" && this.stage === "loading") {
       this.stage = "ready";
       this.atReady.resolve();
@@ -288,10 +269,9 @@ class AppChild extends Child<AppOrder, AppReport, string> {
 
   protected override end(ending: Ending, failure?: string) {
     this.#reason ??= failure;
-    this.#parts.regions.close(this.#controlFd);
-    this.#isKilledByOthers = ending.signal === SIGKILL && !this.#isKilled;
+    this.isKilledByOthers = ending.signal === SIGKILL && !this.#isKilled;
     const how = this.#sentence(ending);
-    return { how, error: new AppError(this.plan.name, this.#reason ?? how) };
+    return { how, error: new AppError(this.plan.name, this.inApp(this.#reason ?? how)) };
   }
 
   #sentence({ status, signal }: Ending): string {
@@ -304,33 +284,411 @@ class AppChild extends Child<AppOrder, AppReport, string> {
     return status === 0 ? "ended: it left" : `ended: it left with status ${status}`;
   }
 
-  /** Checks its progress and memory. Called every `POLL_MILLIS`. */
+  /** Checks its progress. Called every `POLL_MILLIS`. */
   poll(): void {
     if (this.over) return;
-    this.#control.pulse();
     this.#age++;
-    const { tile, log } = this.#parts;
-    const { name, memoryMib } = this.plan;
-    const used = residentMib(this.pid);
-    if (used > memoryMib) {
-      return this.kill(`its memory is ${Math.round(used)} MiB, beyond its ${memoryMib}`);
-    }
     const isRunning = this.stage === "running";
     // Between `go` and its loop there is little to do, so processor time does not count as progress.
     const progress = isRunning
-      ? tile.burst + tile.sleepSequence + tile.counters[APP.index.answers]
-      : this.#heard + (this.stage === "started" ? 0 : ticks(this.pid));
-    // A sleeping tile wakes every second, which changes its region.
+      ? this.progress
+      : this.heard + (this.stage === "started" ? 0 : ticks(this.pid));
     const lives = progress !== this.#progress || this.stage === "ready";
     this.#progress = progress;
     this.#stalled = lives ? 0 : this.#stalled + 1;
     if (this.#stalled >= HUNG_POLLS) {
-      this.#isHung = isRunning;
+      this.isHung = isRunning;
       this.kill(isRunning ? "it hangs" : "its start hangs");
     }
     if (this.stage !== "loading") return;
-    if (this.#age === LATE_POLLS) log(inName(name, "its start has not ended yet"), Level.warning);
+    if (this.#age === LATE_POLLS) {
+      this.parts.log(inName(this.#name, "its start has not ended yet"), Level.warning);
+    }
     if (this.#age >= START_POLLS) this.kill("it did not start in time");
+  }
+}
+
+/** The process of an app's tile. */
+class TileChild extends AppChild {
+  readonly slow?: SlowSide;
+  readonly #controlFd: number;
+  readonly #control: ControlWriter;
+  readonly #eventfd: number;
+  /** The tile's requests when it was told to go; -1 if that was before this program. */
+  #doneBefore = -1;
+
+  /** Starts one, and its slow side. Throws SystemError, AppError. */
+  static start(plan: AppProcessPlan, staged: Staged, parts: AppProcessParts): TileChild {
+    const { regions } = parts;
+    const { name, beside } = plan;
+    const control = regions.createShared(`control ${name}`, CONTROL_BYTES);
+    const slow = beside && staged.beside &&
+      SlowSide.create({ plan, beside, staged: staged.beside }, parts);
+    try {
+      slow?.start();
+      const process = startProcess(plan, staged, {
+        parts,
+        grants: beside === undefined ? plan.grants : { ...plan.grants, net: [], write: [] },
+        handings: [
+          {
+            name: `control ${name}`,
+            fd: control.readOnly,
+            bytes: CONTROL_BYTES,
+            readOnly: true,
+          },
+          ...namesOf(plan).map(([each, readOnly, bytes]) => (
+            { ...parts.descriptor(each, readOnly, bytes), name: each, readOnly }
+          )),
+          ...(slow === undefined ? [] : handingsOf(name, slow.mailbox, false)),
+        ],
+      });
+      const taken = { plan, process, control: control.writable, slow };
+      const child = new TileChild(taken, "loading", parts);
+      child.folder = staged.folder ?? "";
+      return child;
+    } catch (error) {
+      regions.close(control.writable);
+      slow?.kill();
+      throw error;
+    } finally {
+      regions.close(control.readOnly);
+    }
+  }
+
+  /** Takes a process that has been started. */
+  constructor(
+    { plan, process, control, slow }: {
+      plan: AppProcessPlan;
+      process: ConfinedProcess;
+      control: number;
+      slow?: SlowSide;
+    },
+    stage: Stage,
+    parts: AppProcessParts,
+  ) {
+    const { regions } = parts;
+    super({ name: plan.name, plan, process }, stage, parts);
+    this.slow = slow;
+    this.#controlFd = control;
+    this.#eventfd = parts.descriptor(`eventfd ${plan.name}`, false).fd;
+    this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
+    this.ended.then(() => {
+      regions.close(control);
+      slow?.leave();
+    });
+  }
+
+  /** Its state for the program that the master becomes; null: its slow side is being restarted. */
+  known(staged: Staged): KnownApp | null {
+    const beside = this.slow?.known;
+    if (beside === null) return null;
+    return {
+      ...{ plan: this.plan, staged, process: this.knownProcess, control: this.#controlFd },
+      ...(beside && { beside }),
+    };
+  }
+
+  /** Whether it hung, or ended after `go` without a burst; and if so, whether by itself. */
+  get wasBarren(): { readonly byItself: boolean } | null {
+    const wasToGo = this.stage === "started" || this.stage === "running";
+    if (!wasToGo || (!this.isHung && this.#done !== this.#doneBefore)) return null;
+    return { byItself: !this.isKilledByOthers };
+  }
+
+  /** Requests that the tile has handled, in all its processes. */
+  get #done(): number {
+    return this.parts.tile.counters[APP.index.requests];
+  }
+
+  /** A sleeping tile wakes every second, which changes its region. */
+  protected override get progress(): number {
+    const { tile } = this.parts;
+    return tile.burst + tile.sleepSequence + tile.counters[APP.index.answers];
+  }
+
+  protected override inApp(what: string): string {
+    return what;
+  }
+
+  override go(handedOver: boolean): void {
+    this.#doneBefore = this.#done;
+    super.go(handedOver);
+  }
+
+  override leave(): void {
+    this.isLeaving = true;
+    this.#control.leave();
+    this.parts.tileLibrary.wake(this.#eventfd);
+    this.slow?.leave();
+  }
+
+  /** Checks its memory and its progress. */
+  override poll(): void {
+    this.slow?.poll();
+    if (this.over) return;
+    this.#control.pulse();
+    const { memoryMib } = this.plan;
+    const [own, besides] = [this, this.slow].map((each) => each ? residentMib(each.pid) : 0);
+    if (own + besides > memoryMib) {
+      const reason = `its memory is ${Math.round(own + besides)} MiB, beyond its ${memoryMib}`;
+      return (besides > own ? this.slow! : this).kill(reason);
+    }
+    super.poll();
+  }
+}
+
+/** The process of an app's slow side. */
+class BesideChild extends AppChild {
+  /** Its event loop says once a second that it runs. */
+  protected override get progress(): number {
+    return this.heard;
+  }
+
+  protected override inApp(what: string): string {
+    return `its slow side: ${what}`;
+  }
+
+  override leave(): void {
+    this.isLeaving = true;
+    if (this.stage === "running") this.send({ type: "leave" });
+    else this.kill();
+  }
+}
+
+/**
+ * The slow side of one process of an app, restarted whenever it ends: until it is told to leave, and from the
+ * moment that it may go. It has its mailbox for as long.
+ */
+class SlowSide {
+  readonly mailbox: MailboxDescriptors;
+  readonly #parts: AppProcessParts;
+  readonly #what: SlowSidePlan;
+  readonly #name: string;
+  readonly #ended = Promise.withResolvers<void>();
+  readonly #turn = Promise.withResolvers<void>();
+  readonly #restartPause = new RestartPause();
+  #pause?: ReturnType<typeof setTimeout>;
+  #child?: BesideChild;
+  #mayGo = false;
+  #isLeaving = false;
+  #isClosed = false;
+  /** How it ended before it could go. */
+  #early?: string;
+
+  /** Makes the mailbox of one that is not started yet. Throws SystemError. */
+  static create(what: SlowSidePlan, parts: AppProcessParts): SlowSide {
+    const { regions, host } = parts;
+    const { name } = what.plan;
+    return new SlowSide(what, {
+      tile: regions.createShared(`mail ${name}`, MAILBOX_BYTES),
+      beside: regions.createShared(`mail ${name} beside`, MAILBOX_BYTES),
+      eventfd: host.eventfd(),
+    }, parts);
+  }
+
+  /** Takes one that the program before this one has started. */
+  static adopt(
+    what: SlowSidePlan,
+    { process, mailbox }: NonNullable<KnownApp["beside"]>,
+    parts: AppProcessParts,
+  ): SlowSide {
+    const slow = new SlowSide(what, mailbox, parts);
+    const name = slow.#name;
+    slow.#mayGo = true;
+    slow.#turn.resolve();
+    slow.#keep(
+      new BesideChild(
+        { name, plan: what.plan, process: parts.processes.adopt(process) },
+        "running",
+        parts,
+      ),
+    );
+    return slow;
+  }
+
+  private constructor(
+    what: SlowSidePlan,
+    mailbox: MailboxDescriptors,
+    parts: AppProcessParts,
+  ) {
+    this.#what = what;
+    this.#name = besideName(what.plan.name);
+    this.mailbox = mailbox;
+    this.#parts = parts;
+  }
+
+  /** Its state for the next program; null: it does not run just now. */
+  get known(): NonNullable<KnownApp["beside"]> | null {
+    if (this.#child?.stage !== "running") return null;
+    return { process: this.#child.knownProcess, mailbox: this.mailbox };
+  }
+
+  /** The PID of its process, or 0. */
+  get pid(): number {
+    return this.#child?.pid ?? 0;
+  }
+
+  get missing(): readonly string[] {
+    return this.#child?.missing ?? [];
+  }
+
+  /** As of a process. Those of its present one. */
+  get ready(): Promise<void> {
+    return this.#child?.ready ?? Promise.reject(this.#gone);
+  }
+
+  get running(): Promise<void> {
+    return this.#child?.running ?? Promise.reject(this.#gone);
+  }
+
+  get #gone(): AppError {
+    return new AppError(this.#what.plan.name, "its slow side ended");
+  }
+
+  /** Resolves when it has ended for good. */
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  /** Starts a process. Throws SystemError, AppError. */
+  start(): void {
+    const { plan, beside, staged } = this.#what;
+    const parts = this.#parts;
+    const process = startProcess(plan, staged, {
+      parts,
+      grants: plan.grants,
+      beside: { ...beside, module: staged.module },
+      handings: [
+        ...handingsOf(plan.name, this.mailbox, true),
+        ...[`tile ${plan.name}`, `eventfd ${plan.name}`].map((name, i) => (
+          { ...parts.descriptor(name, i === 0), name, readOnly: i === 0 }
+        )),
+        ...beside.tcp.map(({ address, port }) => {
+          const name = `tcp ${address}:${port}`;
+          return handing(name, parts.descriptor(name, false).fd);
+        }),
+      ],
+    });
+    const child = new BesideChild({ name: this.#name, plan, process }, "loading", parts);
+    child.folder = staged.folder ?? "";
+    this.#keep(child);
+  }
+
+  /** Lets it begin when it is ready and `before` has settled: its predecessor has ended. */
+  go(before: Promise<unknown>): void {
+    this.#mayGo = true;
+    before.finally(() => this.#turn.resolve());
+    if (this.#early !== undefined) this.#failed(this.#early);
+  }
+
+  async #keep(child: BesideChild): Promise<void> {
+    this.#child = child;
+    this.#restartPause.started();
+    if (child.stage === "loading") {
+      Promise.all([child.ready, this.#turn.promise]).then(() => child.go(true), () => {});
+    }
+    this.#failed(await child.ended);
+  }
+
+  #failed(how: string): void {
+    this.#child = undefined;
+    if (this.#isLeaving) return this.#end();
+    if (!this.#mayGo) {
+      this.#early = how;
+      return;
+    }
+    const pause = this.#restartPause.next();
+    const line = `${how}; starting it again in ${pause} ms`;
+    this.#parts.log(inName(this.#name, line), Level.error);
+    this.#pause = setTimeout(() => {
+      this.#parts.changed("restarts", this.#name);
+      try {
+        this.start();
+      } catch (error) {
+        this.#failed(sentenceOf(error));
+      }
+    }, pause);
+  }
+
+  /** Tells it to end, kills it if it takes too long, and does not restart it. */
+  leave(): void {
+    if (this.#isLeaving) return;
+    this.#isLeaving = true;
+    clearTimeout(this.#pause);
+    const child = this.#child;
+    if (child === undefined) return this.#end();
+    child.leave();
+    const late = setTimeout(() => child.kill("it did not end in time"), LEAVE_MILLIS);
+    child.ended.then(() => clearTimeout(late));
+  }
+
+  /** Kills its process for this reason; without one, for good. */
+  kill(reason?: string): void {
+    if (reason === undefined) {
+      this.#isLeaving = true;
+      clearTimeout(this.#pause);
+      if (this.#child === undefined) return this.#end();
+    }
+    this.#child?.kill(reason);
+  }
+
+  poll(): void {
+    this.#child?.poll();
+  }
+
+  /** Closes the mailbox. The app's process has its own descriptors. */
+  #end(): void {
+    this.#restartPause.ended();
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    for (const fd of descriptorsOf(this.mailbox)) this.#parts.regions.close(fd);
+    this.#ended.resolve();
+  }
+}
+
+/** What a slow side is started from. */
+interface SlowSidePlan {
+  readonly plan: AppProcessPlan;
+  readonly beside: BesideSetup;
+  readonly staged: StagedApp;
+}
+
+/** Starts a process of an app. Throws SystemError, AppError. */
+function startProcess(
+  plan: AppProcessPlan,
+  staged: StagedApp,
+  { parts, grants, beside, handings }: {
+    parts: AppProcessParts;
+    grants: Grants;
+    beside?: BesideSetup;
+    handings: readonly Handing[];
+  },
+): ConfinedProcess {
+  const { regions, processes, files: { root } } = parts;
+  const { name, service, shape, nets, spinTurns } = plan;
+  const { clock, keep } = grants;
+  let order: Order | undefined;
+  try {
+    order = orderOf<ProcessSetup>(regions, handings, {
+      ...{ name, shape, nets, spinTurns, clock, keep, beside },
+      service: { ...service, module: beside?.module ?? staged.module },
+    });
+    const granted = { ...plan, grants, name: beside === undefined ? name : besideName(name) };
+    return processes.start({
+      ...optionsOf(granted, staged, root),
+      accept: (beside?.tcp ?? []).length > 0,
+      ...(beside && { spareDescriptors: BESIDE_DESCRIPTORS }),
+      args: argumentsOf(granted, staged, { root, setupBytes: order.bytes }),
+      descriptors: order.descriptors,
+    });
+  } catch (error) {
+    if (!(error instanceof SystemError && error.errno === E2BIG)) throw error;
+    throw new AppError(
+      name,
+      "what [apps] grants it by name is more than a command line holds; grant the folder",
+    );
+  } finally {
+    order?.close();
   }
 }
 
@@ -383,10 +741,18 @@ function optionsOf(
     ],
     write,
     net: net.length > 0,
+    ports: portsOf(net),
     clock,
     uid,
     memoryMib: memoryMib + Math.max(LEAST_MARGIN_MIB, memoryMib >> 2),
   };
+}
+
+/** Ports of `HOST:PORT`, as TCP is bounded to them; none if a host is granted with all of its ports. */
+function portsOf(net: readonly string[]): number[] {
+  const ports = net.map((each) => Number(/:(\d+)$/.exec(each.replace(/^\[.*\]/, ""))?.[1] ?? 0));
+  // Names are also looked up by TCP.
+  return ports.includes(0) || ports.length === 0 ? [] : [...new Set([...ports, DOMAIN_PORT])];
 }
 
 function argumentsOf(
@@ -418,9 +784,11 @@ function argumentsOf(
 export class AppProcess {
   readonly #parts: AppProcessParts;
   #plan: AppProcessPlan;
-  #staged?: StagedApp;
-  #current?: AppChild;
-  #successor?: { child: AppChild; staged: StagedApp };
+  #staged?: Staged;
+  #current?: TileChild;
+  #successor?: { child: TileChild; staged: Staged };
+  /** Settles when the slow sides of all processes before the current one have ended. */
+  #slowBefore: Promise<unknown> = Promise.resolve();
   /** Incremented when a successor begins or is given up. Ends the start of one with an older number. */
   #generation = 0;
   /** Settles when the old process has left, while a successor takes over. */
@@ -441,12 +809,15 @@ export class AppProcess {
 
   /** Takes a running process that the program before this one has started. */
   static adopt(known: KnownApp, parts: AppProcessParts): AppProcess {
-    const { plan, staged, control } = known;
+    const { plan, staged, control, beside } = known;
     const app = new AppProcess(plan, parts);
     // The program before it had staged its files.
     app.#staged = { ...staged, stamp: "" };
     const process = parts.processes.adopt(known.process);
-    app.#current = new AppChild({ plan, process, control }, "running", parts);
+    const slow = beside && plan.beside && staged.beside &&
+      SlowSide.adopt({ plan, beside: plan.beside, staged: staged.beside }, beside, parts);
+    app.#current = new TileChild({ plan, process, control, slow }, "running", parts);
+    app.#slowBefore = slow?.ended ?? Promise.resolve();
     app.#watchOver();
     app.#keep(app.#current);
     return app;
@@ -461,10 +832,16 @@ export class AppProcess {
     const child = this.#current;
     if (child?.stage !== "running" || this.#staged === undefined) return null;
     const known = child.known(this.#staged);
-    const { pidfd, channel, words, listener } = known.process;
+    if (known === null) return null;
+    const { process, beside } = known;
+    const ofProcess = ({ pidfd, channel, words, listener }: KnownProcess) =>
+      [pidfd, channel, words, listener].filter((fd) => fd >= 0);
     return {
       known,
-      descriptors: [known.control, pidfd, channel, words, listener].filter((fd) => fd >= 0),
+      descriptors: [
+        ...[known.control, ...ofProcess(process)],
+        ...(beside ? [...ofProcess(beside.process), ...descriptorsOf(beside.mailbox)] : []),
+      ],
     };
   }
 
@@ -472,19 +849,24 @@ export class AppProcess {
     return this.#plan.name;
   }
 
-  /** The source files of its newest process. */
-  get sources(): readonly string[] {
-    return (this.#successor?.staged ?? this.#staged)?.sources ?? [];
-  }
-
-  /** The stamp of its newest process (`StagedApp`); "" without one. */
-  get stamp(): string {
-    return (this.#successor?.staged ?? this.#staged)?.stamp ?? "";
+  /** Whether its newest process was made from `plan`, and from its files as they are now. */
+  isMadeFrom(plan: AppProcessPlan): boolean {
+    const staged = this.#successor?.staged ?? this.#staged;
+    const isNow = (plan: AppProcessPlan, { stamp, sources }: StagedApp) =>
+      stamp === stampOf(plan, [...sources, ...plan.grants.read]);
+    return staged !== undefined && isNow(plan, staged) &&
+      (staged.beside === undefined || isNow(besideOf(plan), staged.beside));
   }
 
   /** The PID of the running process, or 0. */
   get pid(): number {
     return this.#current?.pid ?? 0;
+  }
+
+  /** What its slow side is called, and the PID of that one's process, or 0; none without a slow side. */
+  get beside(): { readonly name: string; readonly pid: number } | undefined {
+    if (this.#plan.beside === undefined) return undefined;
+    return { name: besideName(this.name), pid: this.#current?.slow?.pid ?? 0 };
   }
 
   /** Whether its loop runs. */
@@ -494,7 +876,8 @@ export class AppProcess {
 
   /** Walls that the system cannot build around it, a clause for each. */
   get missing(): readonly string[] {
-    return this.#current?.missing ?? [];
+    const { missing = [], slow } = this.#current ?? {};
+    return [...new Set([...missing, ...slow?.missing ?? []])];
   }
 
   /**
@@ -524,21 +907,40 @@ export class AppProcess {
     this.abandon();
     generation = this.#generation;
     this.#watchOver();
-    const { files } = this.#parts;
     this.#checkGrants(plan);
-    const staged = await files.stage(plan);
-    let child: AppChild | undefined;
+    const staged = await this.#stage(plan);
+    let child: TileChild | undefined;
     try {
       checkIsWanted();
-      child = AppChild.start(plan, staged, this.#parts);
+      child = TileChild.start(plan, staged, this.#parts);
       this.#successor = { child, staged };
-      await child.ready;
+      await Promise.all([child.ready, child.slow?.ready]);
       checkIsWanted();
     } catch (error) {
       if (this.#successor?.child === child) this.#successor = undefined;
+      child?.kill();
+      child?.slow?.kill();
+      this.#discard(staged);
+      throw error;
+    }
+  }
+
+  async #stage(plan: AppProcessPlan): Promise<Staged> {
+    const { files } = this.#parts;
+    const staged = await files.stage(plan);
+    if (plan.beside === undefined) return staged;
+    try {
+      return { ...staged, beside: await files.stage(besideOf(plan)) };
+    } catch (error) {
       files.discard(staged);
       throw error;
     }
+  }
+
+  #discard(staged: Staged): void {
+    const { files } = this.#parts;
+    files.discard(staged);
+    if (staged.beside !== undefined) files.discard(staged.beside);
   }
 
   /** Throws AppError for a granted file that does not exist, or that the process's user may not read. */
@@ -564,7 +966,8 @@ export class AppProcess {
     const { child, staged } = this.#successor;
     this.#successor = undefined;
     child.kill();
-    child.ended.then(() => this.#parts.files.discard(staged));
+    child.slow?.kill();
+    Promise.all([child.ended, child.slow?.ended]).then(() => this.#discard(staged));
   }
 
   /**
@@ -602,16 +1005,25 @@ export class AppProcess {
     this.#plan = child.plan;
     const before = this.#staged;
     this.#staged = staged;
-    if (before !== undefined) this.#parts.files.discard(before);
+    if (before !== undefined) this.#discard(before);
     this.#current = child;
     this.#skips = false;
     child.go(handedOver);
+    this.#goSlow(child);
+    const running = child.slow?.running;
     try {
       await child.running;
     } finally {
       // Also if it fails now, since there is no other.
       this.#keep(child);
     }
+    await running;
+  }
+
+  /** Lets its slow side begin once those before it have ended. */
+  #goSlow({ slow }: TileChild): void {
+    slow?.go(this.#slowBefore);
+    this.#slowBefore = Promise.all([this.#slowBefore, slow?.ended]);
   }
 
   /** Replaces the running process by its successor. */
@@ -632,8 +1044,9 @@ export class AppProcess {
     const successor = this.#successor?.child;
     this.abandon();
     await Promise.all([this.leave(), successor?.ended]);
+    await this.#slowBefore;
     clearInterval(this.#watch);
-    if (this.#staged !== undefined) this.#parts.files.discard(this.#staged);
+    if (this.#staged !== undefined) this.#discard(this.#staged);
     this.#staged = undefined;
   }
 
@@ -647,12 +1060,12 @@ export class AppProcess {
   }
 
   /** Restarts it when it has ended. */
-  async #keep(child: AppChild): Promise<void> {
+  async #keep(child: TileChild): Promise<void> {
     this.#restartPause.started();
     this.#failed(child, await child.ended);
   }
 
-  #failed(child: AppChild | undefined, how: string): void {
+  #failed(child: TileChild | undefined, how: string): void {
     if (this.#current !== child || this.#isStopping) return;
     this.#current = undefined;
     const barren = child?.wasBarren ?? null;
@@ -667,13 +1080,15 @@ export class AppProcess {
 
   async #restart(): Promise<void> {
     this.#parts.changed("restarts");
-    let child: AppChild;
+    let child: TileChild;
     try {
-      child = this.#current = AppChild.start(this.#plan, this.#staged!, this.#parts);
+      child = this.#current = TileChild.start(this.#plan, this.#staged!, this.#parts);
     } catch (error) {
       return this.#failed(undefined, sentenceOf(error));
     }
     this.#keep(child);
+    // No datagram waits for it.
+    this.#goSlow(child);
     try {
       await child.ready;
       child.go(!this.#skips);
@@ -683,4 +1098,14 @@ export class AppProcess {
       // `#keep` restarts it.
     }
   }
+}
+
+/** What the slow side of an app is called. */
+export function besideName(app: string): string {
+  return `${app} beside`;
+}
+
+/** The plan from which the files of its slow side are staged. */
+function besideOf(plan: AppProcessPlan): AppProcessPlan {
+  return { ...plan, service: { ...plan.service, module: plan.beside!.module } };
 }

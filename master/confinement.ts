@@ -36,7 +36,8 @@ function allowedFor({ apps, addresses }: Run): Allowed {
       ...apps.flatMap(({ grants }) => grants.write),
       ...control === null ? [] : [dirname(control)],
     ],
-    net: metrics !== null || apps.some(({ grants }) => grants.net.length > 0),
+    net: metrics !== null ||
+      apps.some(({ grants, beside }) => grants.net.length + (beside?.tcp.length ?? 0) > 0),
   };
 }
 

@@ -11,11 +11,16 @@ import { type Regions, type SharedRegion, u8, type View } from "../ffi/region.ts
 import { Exit, UserError } from "../cli/command.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
-import { APP_SLOTS, type ApplianceSetup } from "../tiles/runtime/wiring.ts";
+import {
+  APP_SLOTS,
+  type ApplianceSetup,
+  type AppPlan,
+  besideSetup,
+} from "../tiles/runtime/wiring.ts";
 import type { MainLibraries } from "./confinement.ts";
 import {
+  listenAt,
   listenControl,
-  listenMetrics,
   reasonOf,
   removeControl,
   type StatusAddresses,
@@ -311,7 +316,7 @@ export class Holdings {
     const { host } = this.#libraries;
     const addresses = [
       // Last, because the control socket has to be removed at the end.
-      ["metrics", metrics, () => listenMetrics(host, metrics!)],
+      ["metrics", metrics, () => listenAt(host, metrics!)],
       ["control", control, () => listenControl(host, control!)],
     ] as const;
     return addresses.flatMap(([name, address, make]) => {
@@ -329,6 +334,26 @@ export class Holdings {
     });
   }
 
+  /** Opens what slow sides accept connections by. Throws UserError. */
+  takeTcp(apps: readonly AppPlan[]): void {
+    for (const place of tcpPlaces(apps)) {
+      if (this.#listening.has(`tcp ${place}`)) continue;
+      try {
+        this.#listening.set(`tcp ${place}`, listenAt(this.#libraries.host, place));
+      } catch (error) {
+        throw new UserError(
+          `cannot listen at TCP ${place} ([apps] tcp): ${reasonOf(error)}`,
+          Exit.port,
+        );
+      }
+    }
+  }
+
+  /** The listening socket at `ADDRESS:PORT`. */
+  accepting(place: string): Handing {
+    return handing(`tcp ${place}`, this.#listening.get(`tcp ${place}`)!);
+  }
+
   /** Adds what a tile has counted, before its region is replaced. */
   keepCounters(tile: string, counters: Float64Array): void {
     const past = this.#past.get(tile) ?? new Float64Array(counters.length);
@@ -343,8 +368,9 @@ export class Holdings {
   /** Closes and forgets what `used` does not need, which may be nothing. Returns the apps that have no slot any more. */
   release(used?: Used): string[] {
     const { control = null, metrics = null } = used?.run.addresses ?? {};
+    const places = new Set(tcpPlaces(used?.setup.apps ?? []).map((place) => `tcp ${place}`));
     for (const [address, fd] of this.#listening) {
-      if (address === control || address === metrics) continue;
+      if (address === control || address === metrics || places.has(address)) continue;
       this.#libraries.host.close(fd);
       this.#listening.delete(address);
       if (address.includes("/")) removeControl(address);
@@ -367,4 +393,10 @@ export class Holdings {
     for (const name of gone) this.#slots.delete(name);
     return gone;
   }
+}
+
+/** Where slow sides accept connections, each place once. */
+function tcpPlaces(apps: readonly AppPlan[]): string[] {
+  const all = apps.flatMap((app) => besideSetup(app)?.tcp ?? []);
+  return [...new Set(all.map(({ address, port }) => `${address}:${port}`))];
 }

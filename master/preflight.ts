@@ -14,6 +14,7 @@ import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/l
 import type { XskSetup } from "../ffi/xsk.ts";
 import { type AppError, Level, type Log } from "../tiles/runtime/log.ts";
 import {
+  countPorts,
   FRAME_BYTES,
   planTiles,
   portsOf,
@@ -140,7 +141,7 @@ export function checkInterfaces(host: Host, names: readonly string[]): void {
 
 /** What the need for descriptors, locked memory and threads depends on. */
 interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
-  readonly apps: readonly Pick<AppPlan, "ports" | "inline" | "depth">[];
+  readonly apps: readonly Pick<AppPlan, "ports" | "inline" | "depth" | "beside">[];
   readonly hasStatus: boolean;
   /** Whether this process serves as much already. */
   readonly serves?: boolean;
@@ -161,7 +162,8 @@ export function scarcity(
     ...(asked !== undefined && { netTiles: asked }),
   });
   const inline = apps.filter((app) => app.inline).length;
-  const processes = apps.length - inline;
+  const besides = apps.filter(({ beside }) => beside !== undefined);
+  const processes = apps.length - inline + besides.length;
   const inside = 1 + netTiles + (hasStatus ? 1 : 0);
   const tiles = inside + processes;
   const ports = portsServed(apps).length;
@@ -169,7 +171,8 @@ export function scarcity(
   const { open, most } = host.files();
   const held = FILES.rest + FILES.net * netTiles + FILES.app * processes +
     FILES.pair * netTiles * apps.length + FILES.interface * every.length +
-    FILES.queue * shares.length;
+    FILES.queue * shares.length +
+    besides.reduce((sum, { ports, beside }) => sum + beside!.tcp.length * countPorts(ports), 0);
   const times = serves ? 1 : 0;
   const files = open + (FILES.times - times) * held + (2 - times) * ports + FILES.spare;
   if (files > most) {
@@ -561,7 +564,7 @@ export function listenControl(host: Pick<Host, "listenUnix">, path: string): num
 }
 
 /** Creates a socket that listens at `endpoint`: `127.0.0.1:9464`, `[::1]:9464`, `localhost:9464`. Throws SystemError. */
-export function listenMetrics(host: Pick<Host, "listenTcp">, endpoint: string): number {
+export function listenAt(host: Pick<Host, "listenTcp">, endpoint: string): number {
   const [, address, port] = /^\[?(.*?)\]?:(\d+)$/.exec(endpoint)!;
   return host.listenTcp(address === "localhost" ? "127.0.0.1" : address, Number(port));
 }

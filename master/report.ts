@@ -21,6 +21,7 @@ import {
 import { Level } from "../tiles/runtime/log.ts";
 import { rangeText } from "../tiles/runtime/plan.ts";
 import { APP_REFUSALS, type AppPlan } from "../tiles/runtime/wiring.ts";
+import { besideName } from "./app_process.ts";
 import type { MainLibraries } from "./confinement.ts";
 import { HealthMonitor, type Observed, StatusLine } from "./health.ts";
 import type { Holdings } from "./inventory.ts";
@@ -127,7 +128,7 @@ export class Report {
           pid: appliance?.over === false ? appliance.pid : 0,
           restarts: this.#restarts.get(null) ?? 0,
         },
-        ...Array.from(serving?.apps.values() ?? [], ({ name, pid }) => (
+        ...processesOf(serving).map(({ name, pid }) => (
           { name, pid, restarts: this.#restarts.get(name) ?? 0 }
         )),
       ].map((process) => ({ ...process, values: this.#values.get(process.pid) })),
@@ -166,11 +167,11 @@ export class Report {
 
   /** The number of restarts of each process, and of each tile that is restarted in place. */
   #restartsOf(serving: Serving | undefined): Observed["restarts"] {
-    const { fresh, apps, tiles = [] } = serving ?? {};
+    const { fresh, tiles = [] } = serving ?? {};
     const control = fresh && new ControlReader(fresh.view("control"));
     return [
       { name: "appliance", count: this.#restarts.get(null) ?? 0 },
-      ...[...apps?.keys() ?? []].map((name) => (
+      ...processesOf(serving).map(({ name }) => (
         { name, count: this.#restarts.get(name) ?? 0 }
       )),
       ...tiles.flatMap(({ kind, name }, slot) =>
@@ -189,14 +190,14 @@ export class Report {
       : config.interfaces.filter((name) => attached.includes(name) || this.#hadXdp.includes(name));
   }
 
-  /** Notes that a process was started again after a failure: an app, or with null the appliance. */
+  /** Notes that a process was started again after a failure: an app or a slow side, or with null the appliance. */
   restarted(app: string | null): void {
     this.#restarts.set(app, (this.#restarts.get(app) ?? 0) + 1);
   }
 
   /** Forgets an app that has no process any more. */
   forget(app: string): void {
-    this.#restarts.delete(app);
+    for (const name of [app, besideName(app)]) this.#restarts.delete(name);
   }
 
   /** Notes that a configuration is served. */
@@ -212,8 +213,9 @@ export class Report {
 
   /** Reads what each process uses. */
   measure(serving: Serving | undefined): void {
-    const processes = serving === undefined ? [] : [serving.appliance, ...serving.apps.values()];
-    const pids = [Deno.pid, ...processes.map(({ pid }) => pid)].filter((pid) => pid !== 0);
+    const processes = processesOf(serving);
+    const pids = [Deno.pid, serving?.appliance.pid ?? 0, ...processes.map(({ pid }) => pid)]
+      .filter((pid) => pid !== 0);
     this.#values = new Map(pids.map((pid) => [pid, processValues(pid)]));
   }
 
@@ -244,4 +246,11 @@ export class Report {
 /** Milliseconds since the epoch, by a monotonic clock. */
 function now(): number {
   return Math.floor(performance.timeOrigin + performance.now());
+}
+
+/** Apps that are processes, and their slow sides. */
+function processesOf(serving: Serving | undefined) {
+  return [...serving?.apps.values() ?? []].flatMap((
+    app,
+  ) => [app, ...app.beside ? [app.beside] : []]);
 }

@@ -21,6 +21,7 @@ import { spinTurnsFor, TileReader } from "../tiles/runtime/tile.ts";
 import {
   type ApplianceSetup,
   type AppPlan,
+  besideSetup,
   inlineGrants,
   KEPT_REGIONS,
   linkShape,
@@ -31,7 +32,7 @@ import {
   servicePlan,
   tilesOf,
 } from "../tiles/runtime/wiring.ts";
-import { type AppFiles, type StagedApp, stampOf } from "./app_files.ts";
+import type { AppFiles, StagedApp } from "./app_files.ts";
 import { AppProcess, type AppProcessParts, type AppProcessPlan } from "./app_process.ts";
 import { ApplianceProcess } from "./appliance_process.ts";
 import { Attachment, socketsOf } from "./attachment.ts";
@@ -157,6 +158,7 @@ export class Successors {
     const { run, before } = handover;
     const ports = this.#holdings.takePorts(portsServed(run.apps));
     const listeners = this.#holdings.listeners(run.addresses);
+    this.#holdings.takeTcp(run.apps);
     const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
     const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
     const fresh = new Inventory(this.#libraries, { below: inventory });
@@ -261,8 +263,7 @@ export class Successors {
       const process = before?.apps.get(app.name) ??
         new AppProcess(plan, this.#appParts(app.name, inventory));
       apps.set(app.name, process);
-      const stamp = stampOf(plan, [...process.sources, ...plan.grants.read]);
-      if (process.stamp !== stamp) changed.push({ process, plan });
+      if (!process.isMadeFrom(plan)) changed.push({ process, plan });
     }
     return { apps, changed };
   }
@@ -416,26 +417,29 @@ export class Successors {
       memoryMib: app.memoryMib!,
       ...(app.stateBytes !== undefined && { stateBytes: stateRegionBytes(app.stateBytes) }),
       uid: this.#holdings.uid(1 + this.#holdings.slot(app.name)),
+      ...(app.beside && { beside: besideSetup(app) }),
     };
   }
 
   #appParts(name: string, inventory: Inventory): AppProcessParts {
-    const { processes, regions, observer, tile } = this.#libraries;
+    const { processes, regions, host, observer, tile } = this.#libraries;
     return {
-      ...{ processes, regions, observer, log },
+      ...{ processes, regions, host, observer, log },
       slot: this.#holdings.slot(name),
-      changed: (what) => {
-        if (what === "restarts") this.#report.restarted(name);
+      changed: (what, whose = name) => {
+        if (what === "restarts") this.#report.restarted(whose);
         this.#events.changed();
       },
       tileLibrary: tile,
       watcher: this.#watcher,
       files: this.#files,
-      // An app's state outlasts its other regions.
-      descriptor: (each, readOnly, bytes) =>
-        bytes === undefined
+      descriptor: (each, readOnly, bytes) => {
+        if (each.startsWith("tcp ")) return this.#holdings.accepting(each.slice(4));
+        // An app's state outlasts its other regions.
+        return bytes === undefined
           ? inventory.descriptor(each, readOnly)
-          : this.#holdings.own.descriptor(stateName(name, bytes), readOnly),
+          : this.#holdings.own.descriptor(stateName(name, bytes), readOnly);
+      },
       tile: new TileReader(inventory.view(`tile ${name}`)),
     };
   }

@@ -1566,8 +1566,8 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("master/app_process.ts", ["netns/app/process"], [
     {
       name: "app: what ended it is handed to each of its successors",
-      in: "Child.wasBarren",
-      from: "return { byItself: !this.#isKilledByOthers };",
+      in: "TileChild.wasBarren",
+      from: "return { byItself: !this.isKilledByOthers };",
       to: "return null;",
     },
   ]),

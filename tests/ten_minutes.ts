@@ -17,6 +17,26 @@ export function writtenFolder(): string {
   return folder;
 }
 
+/**
+ * A folder with the files of the section about the slow side, and the configuration; gone when the test file
+ * has ended.
+ */
+export function slowSideFolder(): string {
+  const [, section] = /^## The slow side\n(.*?)^## /ms.exec(documented()) ?? [];
+  const blocks = [...section!.matchAll(/^```\w+\n(.*?)^```/gms)].map(([, block]) => block);
+  const names = ["greeter.ts", "beside.ts", "tegula.toml"];
+  if (blocks.length !== names.length) throw new Error("docs/apps.md: other blocks than expected");
+  const folder = Deno.makeTempDirSync({ prefix: "tegula-slow-side-" });
+  Deno.chmodSync(folder, 0o755);
+  globalThis.addEventListener("unload", () => Deno.removeSync(folder, { recursive: true }));
+  names.forEach((name, i) => Deno.writeTextFileSync(`${folder}/${name}`, blocks[i]));
+  return folder;
+}
+
+function documented(): string {
+  return Deno.readTextFileSync(`${ROOT}docs/apps.md`).replaceAll("/path/to/tegula/", ROOT);
+}
+
 /** What is to be typed in a step, for `sh -c`; whoever tests is root already. */
 export function typedIn(step: number): string {
   return blockOf(step, "sh").replaceAll("sudo ", "");
@@ -24,11 +44,11 @@ export function typedIn(step: number): string {
 
 /** The block of a language in a step. Throws Error when there is none. */
 function blockOf(step: number, language: string): string {
-  const text = Deno.readTextFileSync(`${ROOT}docs/apps.md`);
+  const text = documented();
   const [, said = ""] = new RegExp(`^\\*\\*${step}\\. (.*?)^(?:\\*\\*|## )`, "ms").exec(text) ?? [];
   const [, block] = new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, "ms").exec(said) ?? [];
   if (block === undefined) {
     throw new Error(`docs/apps.md: step ${step} has no block of ${language}`);
   }
-  return block.replaceAll("/path/to/tegula/", ROOT);
+  return block;
 }

@@ -27,7 +27,7 @@ type Argument = number | string | Uint8Array | ((place: Place) => number | strin
 /** A call's name, and its arguments. */
 export type Call = readonly [name: string, ...args: Argument[]];
 
-interface Attempt {
+export interface Attempt {
   readonly call: Call;
   /** Errors that it may fail with besides `REFUSED`: the filter lets it pass, and the kernel refuses it. */
   readonly also?: readonly string[];
@@ -187,6 +187,8 @@ export const CALLS: Readonly<Record<string, Attempt>> = {
       [name, [family, type]],
     ) => [`a ${name} socket`, call("socket", family, type, 0)]),
   ),
+  "connect a socket": call("connect", 3, ZEROES, 16),
+  "bind a socket": call("bind", 3, ZEROES, 16),
   "a pair of INET sockets": call("socketpair", AF_INET, STREAM, 0, ZEROES),
   "load BPF": call("bpf", 0, ZEROES, 64),
   "set io_uring up": call("io_uring_setup", 8, ZEROES),
@@ -230,6 +232,15 @@ export const OF_APPLIANCE_BESIDE_TILES: ReadonlySet<string> = new Set([
   // The mirror's sockets, and those of the ports, which the tiles have by their numbers.
   ...["a NETLINK socket", "a INET socket", "send a descriptor", "receive a descriptor"],
 ]);
+
+/** What whoever accepts connections might do with other sockets, or with these. */
+export const ACCEPTING_CALLS: Readonly<Record<string, Attempt>> = {
+  "send to an address": call("sendto", 3, "x", 1, 0, ZEROES, 16),
+  "send several": call("sendmmsg", 3, ZEROES, 1, 0),
+  "receive several": call("recvmmsg", 3, ZEROES, 1, 0, 0),
+  "give a socket a mark": call("setsockopt", 3, 1, 36, ZEROES, 4),
+  "give a socket options": call("setsockopt", 3, 0, 4, ZEROES, 4),
+};
 
 /** The same for each descriptor of memory that the process may only read. */
 export const READ_ONLY_CALLS: Readonly<Record<string, (fd: number) => Attempt>> = {

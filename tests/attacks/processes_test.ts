@@ -23,7 +23,9 @@ import { OBSERVED_CALLS } from "../../ffi/shared.ts";
 import { openObserver, openTile } from "../../ffi/tile.ts";
 import { eventually } from "../eventually.ts";
 import {
+  ACCEPTING_CALLS,
   allowedErrors,
+  type Attempt,
   attemptsOn,
   type Call,
   inject,
@@ -45,6 +47,7 @@ openObserver().start(counters);
 const observer = openObserver();
 const region = regions.createShared("attacks", 4096);
 const eventfd = openHost().eventfd();
+const listener = openHost().listenTcp("127.0.0.1", 0);
 /** Where an app finds that. */
 const EVENTFD = FIRST_DESCRIPTOR + 2;
 
@@ -72,7 +75,7 @@ class App {
   readonly #before: Uint32Array;
   #ending: Ending | null = null;
 
-  private constructor(slot: number) {
+  private constructor(slot: number, { accept = false } = {}) {
     this.#slot = slot;
     const library = `${FOLDER}/libtegula.so`;
     const script = `${FOLDER}/victim.js`;
@@ -80,21 +83,22 @@ class App {
     this.child = processes.start({
       name: `app${slot}`,
       args: [...RUN_FLAGS, ...permissions, script, library],
-      descriptors: [region.writable, region.readOnly, eventfd],
+      descriptors: [region.writable, region.readOnly, eventfd, ...accept ? [listener] : []],
+      accept,
       read: [FOLDER],
       uid: 61_000 + slot,
       memoryMib: 256,
       isolates: 3,
     });
-    const { listener, words, channel } = this.child;
+    const { words, channel } = this.child;
     this.#before = counters.slice(slot * OBSERVED_CALLS, (slot + 1) * OBSERVED_CALLS);
-    observer.hear({ name: `app${slot}`, slot, listener, words });
+    observer.hear({ name: `app${slot}`, slot, listener: this.child.listener, words });
     this.channel = openChannel(channel);
   }
 
   /** Starts one and waits until it echoes. */
-  static async start(slot: number): Promise<App> {
-    const app = new App(slot);
+  static async start(slot: number, options?: { accept: boolean }): Promise<App> {
+    const app = new App(slot, options);
     equal(await app.heard(), "ready");
     return app;
   }
@@ -139,8 +143,9 @@ class App {
 /** Two apps; the second is asked all the time that `body` takes, and has to answer everything. */
 async function besideAnother(
   body: (app: App, place: Place) => Promise<void>,
+  options?: { accept: boolean },
 ): Promise<void> {
-  const [app, other] = [await App.start(0), await App.start(1)];
+  const [app, other] = [await App.start(0, options), await App.start(1)];
   const place = {
     ...{ master: Deno.pid, other: other.child.pid, self: app.child.pid },
     readOnly: readOnlyDescriptors(app.child.pid),
@@ -196,28 +201,37 @@ Deno.test("every thread of an app's process is confined, as the kernel says", as
   });
 });
 
-Deno.test("no thread of an app's process gets out by a system call", async () => {
-  await besideAnother(async (app, place) => {
-    ok(place.readOnly.length > 0, "it has memory that it may only read");
-    const attempts = attemptsOn(place);
-    ok(attempts.length > 100, `${attempts.length} attempts`);
-    for (const tid of threadsOf(app.child.pid)) {
-      const outcomes = await inject(tid, attempts.map(([, { call }]) => call), place);
-      const wrong = attempts.filter(([, attempt], i) => {
-        return !allowedErrors(attempt).includes(outcomes[i] ?? 0);
-      }).map(([what], i) => `${what}: ${outcomes[attempts.findIndex(([w]) => w === what)] ?? i}`);
-      deepEqual(wrong, []);
-    }
-    const { refused } = app;
-    const silent = attempts.filter(([, { call: [name] }]) =>
-      !UNCOUNTED.has(name) && !(name in refused) && numberOf(name)! < OBSERVED_CALLS - 1 &&
-      name !== "mmap"
-    );
-    deepEqual(silent.map(([what]) => what), [], "each refusal is counted by its name");
-    equal(await app.asked("still here?"), "still here?");
-    equal(app.ending(), null);
+for (
+  const [whose, more, options] of [
+    ["an app's process", {}, { accept: false }],
+    ["a slow side that accepts connections", ACCEPTING_CALLS, { accept: true }],
+  ] as const
+) {
+  Deno.test(`no thread of ${whose} gets out by a system call`, async () => {
+    await besideAnother((app, place) => staysInside(app, place, Object.entries(more)), options);
   });
-});
+}
+
+async function staysInside(app: App, place: Place, more: [string, Attempt][]): Promise<void> {
+  ok(place.readOnly.length > 0, "it has memory that it may only read");
+  const attempts = [...attemptsOn(place), ...more];
+  ok(attempts.length > 100, `${attempts.length} attempts`);
+  for (const tid of threadsOf(app.child.pid)) {
+    const outcomes = await inject(tid, attempts.map(([, { call }]) => call), place);
+    const wrong = attempts.filter(([, attempt], i) => {
+      return !allowedErrors(attempt).includes(outcomes[i] ?? 0);
+    }).map(([what], i) => `${what}: ${outcomes[attempts.findIndex(([w]) => w === what)] ?? i}`);
+    deepEqual(wrong, []);
+  }
+  const { refused } = app;
+  const silent = attempts.filter(([, { call: [name] }]) =>
+    !UNCOUNTED.has(name) && !(name in refused) && numberOf(name)! < OBSERVED_CALLS - 1 &&
+    name !== "mmap"
+  );
+  deepEqual(silent.map(([what]) => what), [], "each refusal is counted by its name");
+  equal(await app.asked("still here?"), "still here?");
+  equal(app.ending(), null);
+}
 
 for (const [what, { runs, ends, goesOn = false }] of Object.entries(HARMS)) {
   Deno.test(`${what}: it is alone in that`, async () => {

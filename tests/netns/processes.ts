@@ -33,7 +33,7 @@ export function applianceOf(main: number): number {
 }
 
 /** "" of one that has ended. */
-function commandLine(pid: number): string {
+export function commandLine(pid: number): string {
   try {
     return Deno.readTextFileSync(`/proc/${pid}/cmdline`);
   } catch {

@@ -62,7 +62,9 @@ export const REASONS: { readonly [call: string]: string } = {
     "in the appliance the mirror's, AF_NETLINK and one of UDP to probe neighbours by",
   connect: "TCP, and the peer of a UDP socket",
   bind: "a port; in the appliance the netlink tile's sockets, told by the length of the address",
-  listen: "a port of TCP; in the appliance one that was handed over and listens already",
+  listen:
+    "a port of TCP; in the appliance and a slow side one that was handed over and listens already",
+
   // The appliance, whose tiles confine themselves (tile.c)
   capget: "a tile's thread gives up its capabilities",
   capset: "a tile's thread gives up its capabilities",
@@ -152,7 +154,10 @@ export const REASONS: { readonly [call: string]: string } = {
   getrusage: "process.resourceUsage, which tells of this process alone",
   sysinfo: "the size of memory, by which V8 chooses that of its heap; Deno.systemMemoryInfo",
   // Of net tiles and the netlink tile, on their own descriptors
-  getsockopt: "XDP_STATISTICS; SO_PREFER_BUSY_POLL as rings are taken over",
+  getsockopt:
+    "XDP_STATISTICS; SO_PREFER_BUSY_POLL as rings are taken over; of a socket that was handed to a slow " +
+    "side its kind",
+
   recvfrom:
     "kicks of AF_XDP's fill ring; the status tile reads requests; in an app's process Deno's thread for " +
     "signals reads what woke it",

@@ -192,6 +192,8 @@ export interface App {
    * `room` was 0 at its end, or `reserve` gave -1. Goes on with what did not fit.
    */
   drain?(out: Answers): void;
+  /** Called between bursts with each mail of the app's slow side; the bytes are a copy, the app's to keep. */
+  mail?(bytes: Uint8Array<ArrayBuffer>, out: Answers): void;
   /** Called about every `tickMillis`, for unsolicited datagrams; further timers: `context.every`. */
   tick?: Timed;
   /** Milliseconds between two calls of `tick`, 1 or more; 1000 when left out. */
@@ -226,8 +228,8 @@ export interface Reply extends HeaderFields {
   readonly payload: Uint8Array | string;
 }
 
-/** The short form. It may have `begin`, `tick` and `drain` too, as an {@linkcode App}. */
-export interface PlainApp extends Pick<App, "begin" | "drain" | "tick" | "tickMillis"> {
+/** The short form. It may have `begin`, `tick`, `drain` and `mail` too, as an {@linkcode App}. */
+export interface PlainApp extends Pick<App, "begin" | "drain" | "tick" | "tickMillis" | "mail"> {
   /**
    * Returns the answer, as bytes or text; nothing: no answer. `out` sends to others. It is not called for a
    * datagram whose answer could start a loop (see {@linkcode AppContext.mayLoop}).
@@ -304,6 +306,8 @@ export interface AppContext {
   readonly clock?: Clock;
   /** Only for apps with `state`, such as `state = "64M"`. */
   readonly state?: State;
+  /** Only for apps with a slow side (`beside`): what goes to its `mail`. */
+  readonly mailbox?: Mailbox;
   /**
    * Whether to leave the current datagram unanswered: its source port is one of `refuse_sources`, or its
    * sender has had its `most_per_second` answers. True counts a refusal in the metrics, false uses up one
@@ -347,3 +351,50 @@ export interface AppContext {
  * when it has been made, its thread is confined.
  */
 export type AppFactory = (context: AppContext) => App | PlainApp | Promise<App | PlainApp>;
+
+/** One direction between an app and its slow side. */
+export interface Mailbox {
+  /**
+   * Posts a copy of the bytes, at most 65,536. False if the mailbox is full: it holds 1,024 mails or 1 MiB.
+   * Never waits. Throws RangeError if they are more.
+   */
+  post(bytes: Uint8Array): boolean;
+}
+
+/** TCP on one port of the app at one address that `tcp` grants. */
+export interface TcpListener {
+  /** Address and port that it listens on, such as `198.18.0.1` and 53. */
+  readonly address: string;
+  readonly port: number;
+  /**
+   * Starts to accept connections by a server of `node:net` or `node:http`. To be called once, in `begin` or
+   * later: the socket is the predecessor's, too.
+   */
+  accept(server: { listen(options: { fd: number }): unknown }): void;
+}
+
+/** What a slow side is given. */
+export interface BesideContext
+  extends Pick<AppContext, "name" | "ports" | "options" | "log" | "parseAddress" | "parsePrefix"> {
+  /** What goes to `mail` of the app. */
+  readonly mailbox: Mailbox;
+  /** What the configuration grants by `tcp`. */
+  readonly listeners: readonly TcpListener[];
+}
+
+/**
+ * The slow side of an app: a module that runs beside it (`beside = "./beside.ts"`) with Deno's event loop and
+ * the app's grants, for what needs TCP, HTTP, a database or a file watch. An error that it does not catch ends
+ * it; it is started again, alone.
+ */
+export interface Beside {
+  /** Called once, when its predecessor has ended. */
+  begin?(): void | Promise<void>;
+  /** Called with each mail of the app; the bytes are a copy, its to keep. */
+  mail?(bytes: Uint8Array<ArrayBuffer>): void;
+  /** Called when it is to end. It is ended when the promise settles, or after a second. */
+  end?(): void | Promise<void>;
+}
+
+/** The default export of a slow side's module. */
+export type BesideFactory = (context: BesideContext) => Beside | Promise<Beside>;

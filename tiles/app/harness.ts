@@ -35,8 +35,10 @@ import {
 import { LINK_DEPTH, linkShapeOf } from "../runtime/plan.ts";
 import { TILE_REGION_BYTES } from "../runtime/tile.ts";
 import { Address, Prefix } from "./address.ts";
-import type { AppContext, HeaderFields } from "./contract.ts";
+import { makeBeside } from "./beside.ts";
+import type { AppContext, Beside, HeaderFields } from "./contract.ts";
 import { makeService, NetSide, type RefusalSetup, type Service, tosTtlOf } from "./host.ts";
+import { MAILBOX_BYTES, MailboxEnd } from "./mailbox.ts";
 import { AppState, METRICS_BYTES, MetricsReader, stateRegionBytes } from "./regions.ts";
 
 /** Bytes of the memory that stands for a UMEM: the payloads of a burst. */
@@ -58,6 +60,8 @@ export interface HarnessOptions extends
   readonly served?: readonly number[];
   /** Where it may send unsolicited datagrams to, as `send_to` of the configuration. */
   readonly sendTo?: readonly string[];
+  /** The module of its slow side, which runs in this process and gets no listeners. */
+  readonly beside?: { default?: unknown };
   /** Bytes of its state, or the `state` of its predecessor's harness. */
   readonly state?: number | View;
   /** How many datagrams its link holds in each direction, as `depth` of the configuration; 1,024. */
@@ -112,7 +116,9 @@ export class AppHarness {
   readonly #dropped = { ...NOT_DROPPED };
   /** Milliseconds since 1970. */
   #millis: number;
+  readonly #mailbox?: { readonly own: MailboxEnd; readonly ofBeside: MailboxEnd };
   #service!: Service;
+  #beside?: Beside;
 
   private constructor(options: HarnessOptions) {
     this.#millis = options.startsAt ?? Date.now();
@@ -135,6 +141,12 @@ export class AppHarness {
     this.#requests = new LinkProducer(net, own, shape);
     this.#answers = new LinkConsumer(net, own, shape);
     this.#ring = payloadRing(own, shape);
+    if (options.beside === undefined) return;
+    const [here, there] = [heapView(MAILBOX_BYTES), heapView(MAILBOX_BYTES)];
+    this.#mailbox = {
+      own: new MailboxEnd({ own: here, peer: there }, () => {}),
+      ofBeside: new MailboxEnd({ own: there, peer: here }, () => {}),
+    };
   }
 
   /** Starts the app of `module` as its process would. Error: what is wrong with it. */
@@ -145,15 +157,14 @@ export class AppHarness {
     const harness = new AppHarness(options);
     const state = harness.state && new AppState(harness.state);
     state?.open();
+    const context = { name: "app", ports: harness.#ports, options: options.options ?? {} };
     harness.#service = await makeService(module, {
-      name: "app",
+      ...context,
       module: "",
-      ports: harness.#ports,
       ownPorts: options.ownPorts,
       instance: options.instance,
       instances: options.instances,
       served: options.served ?? harness.#served,
-      options: options.options ?? {},
       refuseSources: options.refuseSources,
       mostPerSecond: options.mostPerSecond,
       metrics: harness.#metrics,
@@ -164,7 +175,16 @@ export class AppHarness {
       ...(state && { state }),
       now: () => harness.#millis,
       date: () => harness.#millis,
+      ...(harness.#mailbox && { mailbox: harness.#mailbox.own }),
     });
+    if (options.beside !== undefined) {
+      harness.#beside = await makeBeside(options.beside, context, {
+        mailbox: harness.#mailbox!.ofBeside,
+        listeners: [],
+        log: (line) => harness.logged.push(line),
+      });
+      await harness.#beside.begin?.();
+    }
     return harness;
   }
 
@@ -210,6 +230,24 @@ export class AppHarness {
     }
     this.#millis = end;
     return sent;
+  }
+
+  /** Gives the app and its slow side their mail until none waits, and returns what the app sent. */
+  deliver(): Answered[] {
+    const { own, ofBeside } = this.#mailbox!;
+    const { answers } = this.#side;
+    while (own.waiting || ofBeside.waiting) {
+      answers.refresh();
+      this.#service.mail(own, answers);
+      this.#side.finish();
+      ofBeside.take((bytes) => this.#beside?.mail?.(bytes));
+    }
+    return this.#sent();
+  }
+
+  /** Ends its slow side. */
+  async end(): Promise<void> {
+    await this.#beside?.end?.();
   }
 
   /**

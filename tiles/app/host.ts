@@ -28,6 +28,7 @@ import type {
   Request,
   Timed,
 } from "./contract.ts";
+import type { MailboxEnd } from "./mailbox.ts";
 import { MetricsWriter } from "./regions.ts";
 
 /** Kinds of error that are logged; further ones are only counted. */
@@ -62,6 +63,8 @@ interface ServiceHost extends Pick<AppContext, "clock" | "state"> {
   readonly counters: Float64Array;
   /** Where its metrics are, if not yet in the region for them. */
   readonly metrics?: MetricsWriter;
+  /** Its end of the mailbox, if it has a slow side. */
+  readonly mailbox?: MailboxEnd;
   /** A predecessor may still run: the caller calls `begin` when it has ended. */
   readonly beside?: boolean;
   /** A monotonic clock, milliseconds; `performance.now` when left out. */
@@ -113,6 +116,7 @@ export async function makeService(
     options: setup.options,
     ...(host.clock && { clock: host.clock }),
     ...(host.state && { state: host.state }),
+    ...(host.mailbox && { mailbox: { post: (bytes) => host.mailbox!.post(bytes) } }),
     ...refusals(setup, host.counters),
     metric: (name, kind, labels) => metrics.metric(name, kind, labels),
     histogram: (name, bounds, labels) => metrics.histogram(name, bounds, labels),
@@ -131,10 +135,13 @@ export async function makeService(
 /** `made` as an App, by the module's default export if `isMade`. TypeError: it is none. */
 function toApp(made: object, context: AppContext, isMade: boolean): App {
   if (typeof (made as App | undefined)?.receive === "function") {
-    return synchronous(made as App, ["begin", "receive", "tick", "drain"]);
+    return synchronous(made as App, ["begin", "receive", "tick", "drain", "mail"]);
   }
   if (typeof (made as PlainApp | undefined)?.answer === "function") {
-    return fromPlain(synchronous(made as PlainApp, ["begin", "answer", "tick", "drain"]), context);
+    return fromPlain(
+      synchronous(made as PlainApp, ["begin", "answer", "tick", "drain", "mail"]),
+      context,
+    );
   }
   throw new TypeError(
     isMade
@@ -166,6 +173,7 @@ function fromPlain(app: PlainApp, context: AppContext): App {
   return {
     ...(app.begin !== undefined && { begin: () => app.begin?.() }),
     ...(app.tick !== undefined && { tick: (out, now) => app.tick?.(out, now) }),
+    ...(app.mail !== undefined && { mail: (bytes, out) => app.mail?.(bytes, out) }),
     tickMillis: app.tickMillis,
     ...(app.drain !== undefined && { drain: (out) => app.drain?.(out) }),
     receive: function receivePlain(requests, out) {
@@ -371,6 +379,18 @@ export class Service {
     return true;
   }
 
+  /** Gives it what waits in its mailbox. Returns how many mails. */
+  mail(mailbox: MailboxEnd, out: Answers): number {
+    return mailbox.take((bytes) => {
+      try {
+        const said: unknown = this.#app.mail?.(bytes, out);
+        if (said instanceof Promise) throw new PromiseError("mail", said);
+      } catch (error) {
+        this.#failed(error);
+      }
+    });
+  }
+
   #say(kind: string, line: string): void {
     if (this.#seen.has(kind)) return;
     this.#seen.add(kind);
@@ -408,7 +428,7 @@ const REFUSED =
  * Replaces Deno's and the system's words for what an app was denied by what an operator can do. `grant`
  * is that for a permission: $1 its kind, $2 what it is for.
  */
-function explainDenials(text: string, grant: string): string {
+export function explainDenials(text: string, grant: string): string {
   const explained = text
     .replace(NEVER_GRANTED, (_, kind, what) => {
       const access = what === undefined ? "" : ` to ${what}`;
@@ -968,7 +988,11 @@ export const DRAIN_MILLIS = 1;
 export function appTile(
   service: Service,
   sides: readonly NetSide[],
-  { library, eventfd }: { library: TileLibrary; eventfd: number },
+  { library, eventfd, mailbox }: {
+    library: TileLibrary;
+    eventfd: number;
+    mailbox?: MailboxEnd;
+  },
 ): Tile {
   const { drains } = service;
   return {
@@ -986,9 +1010,16 @@ export function appTile(
         service.receive(side.requests, side.answers);
         side.finish();
       }
+      if (mailbox?.waiting) {
+        const [side] = sides;
+        side.answers.refresh();
+        work += service.mail(mailbox, side.answers);
+        side.finish();
+      }
       return work;
     },
-    pending: () => sides.some((side) => side.waiting || (drains && side.drains)),
+    pending: () =>
+      sides.some((side) => side.waiting || (drains && side.drains)) || mailbox?.waiting === true,
     wait: (timeoutMs) => library.wait(eventfd, timeoutMs),
     nextDue: (nowMillis) =>
       drains && sides.some(({ answers }) => answers.isFull)

@@ -8,12 +8,14 @@
  *
  * A predecessor may still run on the same regions: nothing of them is touched before the master's `go`. There
  * is one isolate, whose event loop runs until then, and never again.
+ *
+ * The process of an app's slow side (`beside.ts`) starts alike, but its event loop runs on.
  */
 
 import { libraryPath, pollSet } from "../../ffi/library.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
 import { heapView, openRegions } from "../../ffi/region.ts";
-import { openClock, openTile } from "../../ffi/tile.ts";
+import { openClock, openTile, type TileLibrary } from "../../ffi/tile.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { APP } from "../runtime/counters.ts";
 import { Handed, messagesBy } from "../runtime/handed.ts";
@@ -30,7 +32,10 @@ import {
   wordsOf,
 } from "../runtime/log.ts";
 import { Life, runLoop, TileRegion } from "../runtime/tile.ts";
+import { type BesideSetup, loadBeside } from "./beside.ts";
+import type { TcpListener } from "./contract.ts";
 import { appTile, loadService, NetSide, type ServiceSetup } from "./host.ts";
+import { MailboxEnd } from "./mailbox.ts";
 import { AppState, METRICS_BYTES, MetricsWriter } from "./regions.ts";
 
 /** What an app's process is told, besides its descriptors. */
@@ -48,6 +53,8 @@ export interface ProcessSetup {
   readonly clock: boolean;
   /** Whether it keeps what it was granted once it runs. */
   readonly keep: boolean;
+  /** If it is the slow side of the app. */
+  readonly beside?: BesideSetup;
 }
 
 /** What an app's process says. The master checks all of it. */
@@ -55,25 +62,25 @@ export type AppReport =
   /** The app is made, but for what a predecessor still has. */
   | { readonly type: "ready" }
   | { readonly type: "running" }
-  /** It is still being made, and its event loop runs. */
-  | { readonly type: "loading" }
+  /** Its event loop runs: once a second while it is made, and of a slow side until it ends. */
+  | { readonly type: "beat" }
   | { readonly type: "failed"; readonly message: string }
   | { readonly type: "log"; readonly line: string; readonly level?: number }
   /** Its loop has ended, as it was told. */
   | { readonly type: "left" };
 
-/** What the master says: take the regions. `handedOver`: what waits in the links is its own to answer. */
-export interface AppOrder {
-  readonly type: "go";
-  readonly handedOver: boolean;
-}
+/** What the master says. */
+export type AppOrder =
+  /** Take the regions. `handedOver`: what waits in the links is its own to answer. */
+  | { readonly type: "go"; readonly handedOver: boolean }
+  /** To a slow side. A tile reads it in its control region. */
+  | { readonly type: "leave" };
 
-/** How often a start says that its event loop runs. */
-const LOADING_MILLIS = 1000;
+const BEAT_MILLIS = 1000;
 const GIVEN_UP = ["read", "write", "env", "net"] as const;
 
-/** How long one wait for `go` lasts. */
-const GO_POLL_MILLIS = 500;
+/** How long one wait for a message lasts. */
+const POLL_MILLIS = 500;
 
 const messages = messagesBy<AppReport, AppOrder>(openChannel(CHANNEL_DESCRIPTOR));
 const { symbols } = Deno.dlopen(libraryPath(), {
@@ -82,7 +89,7 @@ const { symbols } = Deno.dlopen(libraryPath(), {
 // Bound before the app's code runs, which may replace them.
 const exit = Deno.exit.bind(Deno);
 const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
-const interval = setInterval(() => report({ type: "loading" }), LOADING_MILLIS);
+const interval = setInterval(() => report({ type: "beat" }), BEAT_MILLIS);
 const stopSaying = clearInterval.bind(globalThis, interval);
 
 /** Tells the master. A log line is lost when the channel is full; other reports are sent while it is empty. */
@@ -92,10 +99,11 @@ function report(what: AppReport): void {
 
 async function live(): Promise<void> {
   try {
-    const over = new AbortController();
-    const run = await Promise.race([start(), uncaught(over.signal)]);
-    over.abort();
-    run();
+    const failed = uncaught(new AbortController().signal);
+    const run = await Promise.race([start(), failed]);
+    const beside = run();
+    // A promise beside a tile's loop would seem to be the app's.
+    if (beside !== undefined) await Promise.race([beside, failed]);
     report({ type: "left" });
     exit(0);
   } catch (error) {
@@ -104,28 +112,35 @@ async function live(): Promise<void> {
   }
 }
 
-/** Makes the app and returns what runs its loop until it is told to end. */
-async function start(): Promise<() => void> {
+/** Makes the app, or its slow side, and returns what runs it until it is told to end. */
+async function start(): Promise<() => void | Promise<void>> {
   const library = openTile();
   const regions = openRegions();
   const handed = new Handed<ProcessSetup>(regions, Number(Deno.args[0]));
-  const { name, service: setup, shape, nets, spinTurns, clock, keep } = handed.setup;
+  const { name, service: setup, shape, nets, spinTurns, clock, keep, beside } = handed.setup;
   library.nameThread(name);
   const clockIfGranted = clock ? { clock: openClock() } : {};
   revoke({ name: "ffi" });
 
-  const region = new TileRegion(handed.view(`tile ${name}`));
-  const control = new ControlReader(handed.view(`control ${name}`));
   const log: Log = (line, level) => report({ type: "log", line: clipped(line), level });
   Object.assign(console, consoleTo(log));
   lookUp();
   takeAway();
+  if (beside !== undefined) return await startBeside(beside, { handed, log, library });
+  const region = new TileRegion(handed.view(`tile ${name}`));
+  const control = new ControlReader(handed.view(`control ${name}`));
   const timers = watchTimers();
   const { counters } = region;
   const metricsView = handed.view(`metrics ${name}`);
   const eventfd = handed.fd(`eventfd ${name}`);
   const state = handed.has(`state ${name}`)
     ? new AppState(handed.view(`state ${name}`))
+    : undefined;
+  const mailbox = handed.has(`mail ${name}`)
+    ? new MailboxEnd(
+      { own: handed.view(`mail ${name}`), peer: handed.view(`mail ${name} beside`) },
+      wakerOf(library, handed.fd(`eventfd ${name} beside`)),
+    )
     : undefined;
   const joins = nets.map((net) => {
     const own = handed.view(`link ${name} to ${net}`);
@@ -140,8 +155,8 @@ async function start(): Promise<() => void> {
     ...{ counters, metrics, log, beside: true },
     ...clockIfGranted,
     ...(state && { state }),
+    ...(mailbox && { mailbox }),
   });
-  library.trim();
   const handedOver = await turn();
   region.awake();
   region.life = Life.booting;
@@ -158,7 +173,7 @@ async function start(): Promise<() => void> {
       wake: () => library.wake(join.eventfd),
     })
   );
-  const tile = appTile(service, sides, { library, eventfd });
+  const tile = appTile(service, sides, { library, eventfd, mailbox });
   stopSaying();
   if (!keep) {
     for (const name of GIVEN_UP) revoke({ name });
@@ -175,9 +190,49 @@ async function turn(): Promise<boolean> {
     const order = messages.receive();
     // The master has closed the channel.
     if (order === undefined) return exit(1);
-    if (order !== null) return order.handedOver;
-    await symbols.poll(pollSet([CHANNEL_DESCRIPTOR]), 1n, GO_POLL_MILLIS);
+    if (order?.type === "go") return order.handedOver;
+    await symbols.poll(pollSet([CHANNEL_DESCRIPTOR]), 1n, POLL_MILLIS);
   }
+}
+
+function wakerOf(library: TileLibrary, eventfd: number): () => void {
+  return () => library.wake(eventfd);
+}
+
+/** Makes the slow side of the app and returns what gives it its mail until it is told to end. */
+async function startBeside(
+  { module, tcp }: BesideSetup,
+  { handed, log, library }: { handed: Handed<ProcessSetup>; log: Log; library: TileLibrary },
+): Promise<() => Promise<void>> {
+  const { name, service } = handed.setup;
+  const eventfd = handed.fd(`eventfd ${name} beside`);
+  const mailbox = new MailboxEnd({
+    own: handed.view(`mail ${name} beside`),
+    peer: handed.view(`mail ${name}`),
+    sleeper: handed.view(`tile ${name}`),
+  }, wakerOf(library, handed.fd(`eventfd ${name}`)));
+  const listeners = tcp.map(({ address, port }) => {
+    const fd = handed.fd(`tcp ${address}:${port}`);
+    const accept: TcpListener["accept"] = (server) => void server.listen({ fd });
+    return { address, port, accept };
+  });
+  const beside = await loadBeside(module, service, { mailbox, listeners, log });
+  await turn();
+  await beside.begin?.();
+  report({ type: "running" });
+  return async () => {
+    for (;;) {
+      const order = messages.receive();
+      if (order === undefined) exit(1);
+      if (order?.type === "leave") return await beside.end?.();
+      const count = mailbox.take((bytes) => beside.mail?.(bytes));
+      mailbox.region.fallAsleep();
+      const millis = count > 0 || mailbox.waiting ? 0 : POLL_MILLIS;
+      await symbols.poll(pollSet([CHANNEL_DESCRIPTOR, eventfd]), 2n, millis);
+      mailbox.region.awake();
+      library.wait(eventfd, 0);
+    }
+  };
 }
 
 /** Has V8 load and remember time zone data while files can be read. */

@@ -9,6 +9,7 @@ import { f64, type Region, slice, type View } from "../../ffi/region.ts";
 import { refusedCallsBytes } from "../../ffi/tile.ts";
 import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
+import type { BesideSetup } from "../app/beside.ts";
 import type { ServiceSetup } from "../app/host.ts";
 import { METRICS_BYTES } from "../app/regions.ts";
 import { type PeerSetup, RECENT_PEERS_BYTES, requestsBytes } from "../net/app_port.ts";
@@ -86,6 +87,8 @@ export interface AppPlan
   /** The most memory of its own that its process may have, in MiB; none inline. */
   readonly memoryMib?: number;
   readonly stateBytes?: number;
+  /** Its slow side, if it has one: URL of the module, and addresses where it accepts TCP on the app's ports. */
+  readonly beside?: { readonly module: string; readonly tcp: readonly string[] };
 }
 
 /** The setup of an appliance. Plain data, for master and appliance. */
@@ -479,6 +482,15 @@ export function servicePlan(
     ...{ name, module, options, refuseSources, mostPerSecond, instance, instances, ownPorts },
     ...{ ports: portsOf(plan.ports).filter((port) => !own.has(port)), served },
   };
+}
+
+/** The setup of an app's slow side, if it has one. */
+export function besideSetup(plan: AppPlan): BesideSetup | undefined {
+  const { beside } = plan;
+  if (beside === undefined) return undefined;
+  const { ports } = servicePlan(plan, []);
+  const tcp = beside.tcp.flatMap((address) => ports.map((port) => ({ address, port })));
+  return { module: beside.module, tcp };
 }
 
 /** The name of a queue's AF_XDP socket in a handed setup. */

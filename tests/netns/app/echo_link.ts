@@ -164,7 +164,7 @@ export class EchoLink {
     root = files.root,
   ): AppProcess {
     return new AppProcess(plan, {
-      ...{ processes, regions, observer, tileLibrary, watcher, log },
+      ...{ processes, regions, host, observer, tileLibrary, watcher, log },
       files: {
         root,
         stage: (plan) => files.stage(plan),

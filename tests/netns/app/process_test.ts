@@ -125,7 +125,7 @@ for (const word of ["log", "console", "metrics", "link"]) {
  * how its start fails then.
  */
 const PROGRAMS: readonly [does: string, program: string, failure: RegExp][] = [
-  ["floods its channel", "for (;;) say({ type: 'loading' });", /^it floods its channel$/],
+  ["floods its channel", "for (;;) say({ type: 'beat' });", /^it floods its channel$/],
   [
     "lies that its loop runs",
     "say({ type: 'running' });",

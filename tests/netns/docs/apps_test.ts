@@ -7,9 +7,9 @@
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import { APPS } from "../../../apps/registry.ts";
-import { typedIn, writtenFolder } from "../../ten_minutes.ts";
+import { slowSideFolder, typedIn, writtenFolder } from "../../ten_minutes.ts";
 import { temporaryFile } from "../config_file.ts";
-import { Appliance, ask, labTest, pair } from "../lab.ts";
+import { Appliance, ask, CLIENT, eventually, HOST, labTest, pair } from "../lab.ts";
 
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 const ZONE = fileURLToPath(new URL("../../fixtures/app/example.zone", import.meta.url));
@@ -27,6 +27,22 @@ labTest("docs/apps.md, steps 3 and 4: the app is run, and answers", async (lab) 
     await running.ended();
   }
   assert.equal((await running.ended()).code, 0);
+});
+
+labTest("docs/apps.md: the app with a slow side greets as it is told, and counts", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  const appliance = await Appliance.start(host, ["--config", `${slowSideFolder()}/tegula.toml`]);
+  const http = async (...args: string[]) =>
+    (await client.run(["curl", "--silent", "--max-time", "5", ...args, `http://${HOST}:5353/`]))
+      .trim();
+  assert.equal((await ask(asker, { port: 5353 })).text, `hello, ${CLIENT}\n`);
+  await eventually("the count", async () => await http() === "greeted 1" || undefined);
+  assert.equal(await http("--data", "good morning"), "posted");
+  await eventually("the greeting", async () => {
+    const { text } = await ask(asker, { port: 5353 });
+    return text === `good morning, ${CLIENT}\n` || undefined;
+  });
+  assert.equal((await appliance.stop()).code, 0);
 });
 
 labTest("docs/apps.md: apps that ship can be copied, with what is said there", async (lab) => {

@@ -87,6 +87,7 @@ const works = {
         datagram: datagram[0],
         file: Deno.readTextFileSync(`${file}.new`),
         other: await tried(() => Deno.writeTextFileSync(`${file}/../../other`, "")),
+        elsewhere: await tried(() => Deno.connect({ hostname: "127.0.0.1", port: port ^ 1 })),
         clock: attackErrors(/adjtimex/),
         errors: attackErrors(/^open|mkdir|fork|^execve|memfd|ptrace|socket UNIX/),
       },

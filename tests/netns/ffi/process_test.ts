@@ -322,6 +322,7 @@ for (const role of PROCESSES) {
       options: {
         role,
         net: true,
+        ports: [port],
         clock: true,
         write: [folder],
         env: { TASK: JSON.stringify({ port, file: `${folder}/file` }) },
@@ -335,6 +336,7 @@ for (const role of PROCESSES) {
         datagram: 9,
         file: "written",
         other: "PermissionDenied",
+        elsewhere: "PermissionDenied",
         clock: { adjtimex: 0 },
         errors: {
           "open to read": EACCES,

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { parseListen, planApps, readConfig } from "../../../cli/config.ts";
 import { UserError } from "../../../cli/command.ts";
 import { MOST_PORTS_SERVED } from "../../../tiles/runtime/plan.ts";
-import { servicePlan } from "../../../tiles/runtime/wiring.ts";
+import { besideSetup, servicePlan } from "../../../tiles/runtime/wiring.ts";
 import { NO_GRANTS } from "../../no_grants.ts";
 
 /** Loads `toml` from a folder of its own, in which there is an app `mine.ts`. */
@@ -309,6 +309,46 @@ Deno.test("sizes are texts with a unit, within bounds", async () => {
     /apps\.echo\.state: must be a text such as "64M" \(K, M or G\), from 4K to 1G, not /;
   for (const wrong of ["3K", "2G", "1"]) {
     await assert.rejects(load(`${start}state = "${wrong}"`), state);
+  }
+});
+
+Deno.test("an app has a slow side where the configuration names it, or it ships with one", async () => {
+  const { apps: [mine], folder } = await load(`
+    listen = ["7-8=mine"]
+    [apps.mine]
+    module = "./mine.ts"
+    beside = "./mine.ts"
+    tcp = ["192.0.2.1", "::1"]
+  `);
+  const module = `file://${join(folder, "mine.ts")}`;
+  assert.deepEqual(mine.beside, { module, tcp: ["192.0.2.1", "::1"] });
+  assert.deepEqual(besideSetup(mine)!.tcp.map(({ address, port }) => `${address} ${port}`), [
+    ...["192.0.2.1 7", "192.0.2.1 8", "::1 7", "::1 8"],
+  ]);
+  const dns = async (more: string) =>
+    (await load(`listen = ["53=dns"]\n[apps.dns]\n${more}`)).apps[0].beside;
+  assert.equal(await dns(""), undefined);
+  assert.equal(
+    (await dns(`tcp = ["192.0.2.1"]`))?.module,
+    new URL("../../../apps/dns/tcp.ts", import.meta.url).href,
+  );
+});
+
+Deno.test("a slow side that cannot be is refused in one sentence", async () => {
+  const refused: readonly [listen: string, said: string, message: RegExp][] = [
+    ["7=echo", `tcp = ["192.0.2.1"]`, /^echo has no slow side that could accept TCP: name its mod/],
+    ["7=echo", `beside = "./mine.ts"`, /^echo ships with all that it needs: leave beside out, or/],
+    ["53=dns@inline", `tcp = ["192.0.2.1"]`, /^dns@inline has no process of its own, so it can /],
+    ["7=echo", `tcp = ["eth0"]`, /apps\.echo\.tcp\[0\]: must be a text such as "192\.0\.2\.1"/],
+    [
+      "1-65=dns",
+      `tcp = ["192.0.2.1"]`,
+      /^dns is granted TCP on 65 addresses and ports: at most 64/,
+    ],
+  ];
+  for (const [listen, said, message] of refused) {
+    const app = /=(\w+)/.exec(listen)![1];
+    await assert.rejects(load(`listen = ["${listen}"]\n[apps.${app}]\n${said}`), { message });
   }
 });
 

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The slow side of an app in the running program: an HTTP server beside a tile, joined by the mailbox. */
+
+import assert from "node:assert/strict";
+import { ROOT } from "../../../ffi/library.ts";
+import { configured } from "../config_file.ts";
+import {
+  answeredAtLeast,
+  Appliance,
+  ask,
+  CLIENT,
+  Client,
+  eventually,
+  HOST,
+  introduce,
+  type Lab,
+  labTest,
+  type Namespace,
+  pair,
+} from "../lab.ts";
+import { commandLine, processesOf } from "../processes.ts";
+
+const PORT = 4000;
+const FIXTURE = `${ROOT}tests/fixtures/app/beside`;
+
+/** A configuration with the fixture, and `more` of its section. */
+function config(more = ""): string {
+  return [
+    `listen = ["${PORT}=slow"]`,
+    `[apps.slow]`,
+    `module = "${FIXTURE}/app.ts"`,
+    `beside = "${FIXTURE}/slow.ts"`,
+    `tcp = ["${HOST}"]`,
+    more,
+  ].join("\n");
+}
+
+/** The appliance with the fixture, a client of it, and the answer to an HTTP request. */
+async function serving(lab: Lab, more = "") {
+  const { host, client, asker } = await pair(lab);
+  await introduce({ host, client });
+  const args = configured(config(more));
+  const appliance = await Appliance.start(host, args);
+  const { stderr } = appliance.process;
+  const http = (path: string, ...rest: string[]) => curl(client, path, ...rest);
+  const said = (text: string) =>
+    eventually(`"${text}" by UDP`, async () => {
+      const answer = await ask(asker, { port: PORT, payload: "? asked", timeoutMs: 1000 });
+      return answer.text === text || undefined;
+    });
+  return { host, client, asker, appliance, stderr, http, said, file: args[1] };
+}
+
+/** What the slow side answers; null: it does not. */
+async function curl(client: Namespace, path: string, ...rest: string[]): Promise<string | null> {
+  const url = `http://${HOST}:${PORT}${path}`;
+  try {
+    return (await client.run(["curl", "--silent", "--max-time", "5", ...rest, url])).trim();
+  } catch {
+    return null;
+  }
+}
+
+/** Asks until the slow side answers, which may be a new one. */
+function answering(http: (path: string) => Promise<string | null>): Promise<string> {
+  return eventually("an answer by TCP", async () => (await http("/")) ?? undefined);
+}
+
+labTest("an app and its slow side have mail of each other", async (lab) => {
+  const { asker, http, said } = await serving(lab);
+  assert.equal(await http("/"), "no mail");
+  assert.equal(await http("/", "--data", "from HTTP"), "true");
+  await said("from HTTP");
+  await ask(asker, { port: PORT, payload: "? from UDP" });
+  await eventually("mail of the app", async () => await http("/") === "from UDP" || undefined);
+});
+
+labTest("a slow side cannot open what it is not granted", async (lab) => {
+  const { http } = await serving(lab);
+  assert.deepEqual((await http("/try"))!.split("\n"), [
+    "read a file: NotCapable",
+    "write a file: NotCapable",
+    "read a variable: NotCapable",
+    "connect: NotCapable",
+    "listen: NotCapable",
+    "execute: NotCapable",
+    "load a library: NotCapable",
+  ]);
+});
+
+for (
+  const [path, says] of [
+    ["/throw", /^slow beside: ended: Cannot read properties .*; starting it again in 50 ms$/],
+    ["/hang", /^slow beside: killed: it hangs; starting it again in 50 ms$/],
+    ["/leak", /^slow beside: killed.*; starting it again in 50 ms$/],
+  ] as const
+) {
+  labTest(
+    `a slow side that does ${path} is started again alone, and no datagram is lost`,
+    async (lab) => {
+      const { client, http, stderr, said } = await serving(lab);
+      const load = new Client(client);
+      await load.start({ flows: [{ source: CLIENT, target: HOST, port: PORT }], rate: 200 });
+      await answeredAtLeast(load, 20);
+      const dead = http(path);
+      await stderr.find("slow beside: ");
+      assert.equal(await dead, null);
+      await answering(http);
+      assert.equal(await http("/", "--data", "again"), "true");
+      await said("again");
+      const { sent, answered } = await load.stop();
+      assert.equal(answered, sent);
+      const lines = stderr.all.filter((line) => line.startsWith("slow"));
+      assert.equal(lines.length, 1, lines.join("\n"));
+      assert.match(lines[0], says);
+    },
+  );
+}
+
+labTest(
+  "a reload replaces both, and ends the old slow side before the new one begins",
+  async (lab) => {
+    const { appliance, http, said, stderr, file } = await serving(lab);
+    await http("/", "--data", "before");
+    await said("before");
+    const text = Deno.readTextFileSync(file);
+    Deno.writeTextFileSync(file, `${text}\noptions = { other = 1 }\n`);
+    appliance.process.kill("SIGHUP");
+    await stderr.find("reloaded: ");
+    await said("no mail");
+    assert.equal(await answering(http), "asked");
+    assert.deepEqual(
+      stderr.all.filter((line) => line.startsWith("slow")),
+      ["slow beside: its time is over"],
+    );
+    Deno.writeTextFileSync(file, `${text}\noptions = { broken = true }\n`);
+    appliance.process.kill("SIGHUP");
+    assert.match(await stderr.find("reload failed"), /: its slow side: as it was told/);
+    assert.equal(await http("/", "--data", "on it goes"), "true");
+    await said("on it goes");
+  },
+);
+
+labTest("a slow side ends with its app, and begins again with it", async (lab) => {
+  const { appliance, http, said, stderr } = await serving(lab);
+  await http("/", "--data", "before");
+  await said("before");
+  const apps = processesOf(appliance.process.pid).filter(({ role }) => role === "app");
+  assert.equal(apps.length, 2);
+  const tile = apps.find(({ pid }) => !commandLine(pid).includes("slow beside"))!;
+  Deno.kill(tile.pid, "SIGKILL");
+  await stderr.find("slow beside: its time is over");
+  await said("no mail");
+  assert.equal(await answering(http), "asked");
+  const left = processesOf(appliance.process.pid).map(({ pid }) => pid);
+  assert.equal(left.some((pid) => apps.some((each) => each.pid === pid)), false);
+});
