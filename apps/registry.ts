@@ -40,6 +40,7 @@ export const APPS: Readonly<Record<string, ShippedApp>> = {
     options: [
       ...["nsid", "rrl_ratelimit", "rrl_slip", "tcp_count", "tcp_timeout", "version", "zone"],
     ],
+    beside: { module: "apps/dns/tcp.ts", if: ["tcp"] },
   },
   echo: { module: "apps/echo.ts", options: [] },
   ntp: {

@@ -5,7 +5,6 @@
  * that the answer was made for, its compression pointers are adjusted.
  */
 
-import type { Answers, Datagrams } from "../../tiles/app/contract.ts";
 import type { Reply } from "./zone.ts";
 
 import packet from "dns-packet";
@@ -50,9 +49,8 @@ export class Question {
   /** The largest answer that the client accepts. */
   payloadBytes = LEAST_PAYLOAD;
 
-  /** Parses the current datagram. Returns false if it is not a query and must not be answered. */
-  read(requests: Datagrams): boolean {
-    const { bytes, offset, size } = requests;
+  /** Parses `size` bytes. Returns false if they are no query and must not be answered. */
+  read(bytes: Uint8Array, offset: number, size: number): boolean {
     if (size < HEADER_BYTES || (bytes[offset + 2] & RESPONSE) !== 0) return false;
     this.bytes = bytes;
     this.offset = offset;
@@ -162,8 +160,10 @@ export class Question {
   }
 }
 
-/** The largest answer that we send, and the size that we advertise. No network fragments it. */
-const PAYLOAD_BYTES = 1232;
+/** The largest answer that we send by UDP, and the size that we advertise. No network fragments it. */
+export const PAYLOAD_BYTES = 1232;
+/** What goes with a query by TCP as mail and comes back with its answer, and the largest answer to one. */
+export const [TICKET_BYTES, MOST_STREAM_BYTES] = [4, 65_532];
 /** Bits AA and TC of the header's third byte. */
 export const [AUTHORITATIVE, TRUNCATED] = [0x04, 0x02];
 const NXDOMAIN = 3;
@@ -204,7 +204,7 @@ export function keepReply(memory: Memory, reply: Reply, name: string): number {
   // Additional records may be left out, except the addresses of a delegation (RFC 2181 §9).
   const required = answers.length + authorities.length + (authoritative ? 0 : additionals.length);
   // Records that never fit are not stored.
-  const kept = [ends.length, required, 0].find((count) => endOf(ends, count) <= PAYLOAD_BYTES)!;
+  const kept = [ends.length, required, 0].find((count) => endOf(ends, count) <= memory.most)!;
   const whole = endOf(ends, kept);
   return keep(
     memory,
@@ -252,8 +252,14 @@ export class Memory {
   words = new Int32Array(LEAST_BYTES >>> 2);
   halves = new Uint16Array(this.words.buffer);
   bytes = new Uint8Array(this.words.buffer);
+  /** Bytes of the largest answer. */
+  readonly most: number;
   /** Word 0 is unused, so that 0 is never an index. */
   #end = 1;
+
+  constructor(most = PAYLOAD_BYTES) {
+    this.most = most;
+  }
 
   /** Allocates `bytes` bytes. Returns the index of their first word. */
   take(bytes: number): number {
@@ -408,43 +414,60 @@ export class Writer {
   readonly #bytes: Uint8Array;
   /** The OPT record for clients that ask for the server's identifier (NSID, RFC 5001). */
   readonly #named: Uint8Array;
+  readonly #most: number;
 
   /** `nsid`: the server's identifier, at most 128 bytes; empty for none. */
-  constructor({ halves, bytes }: Memory, nsid: Uint8Array) {
+  constructor({ halves, bytes, most }: Memory, nsid: Uint8Array) {
+    this.#most = most;
     this.#halves = halves;
     this.#bytes = bytes;
     this.#named = nsid.length === 0 ? OPT : optRecord(0, 3, 0, nsid.length, ...nsid);
   }
 
   /**
-   * Sends the answer at index `answer` of the halves, if `out` has room. `isCut`: send it truncated even if
-   * it fits.
+   * Bytes of the answer at index `answer` of the halves to `question`, of which at most `most` are accepted.
+   * `isCut`: it is truncated even if it fits.
    */
-  reply(question: Question, answer: number, out: Answers, isCut: boolean): void {
+  sizeOf(question: Question, answer: number, most: number, isCut: boolean): number {
+    const fixed = question.end + (question.hasEdns ? this.#opt(question).length : 0);
+    return fixed + this.#recordBytes(answer, Math.min(most, this.#most) - fixed, isCut);
+  }
+
+  #opt({ wantsNsid }: Question): Uint8Array {
+    return wantsNsid ? this.#named : OPT;
+  }
+
+  /** Bytes of the records that fit into `room`. */
+  #recordBytes(answer: number, room: number, isCut: boolean): number {
     const halves = this.#halves;
-    const { end, hasEdns } = question;
-    const edns = question.wantsNsid ? this.#named : OPT;
-    const fixed = end + (hasEdns ? edns.length : 0);
-    const room = Math.min(question.payloadBytes, PAYLOAD_BYTES) - fixed;
     // RFC 2181 §9: leave out optional records before truncating. The records of a truncated answer would
     // be ignored, so it has none.
     let size = halves[answer + Field.whole];
     if (size > room) size = halves[answer + Field.required];
-    if (size > room || isCut) size = 0;
-    const at = out.reserve(fixed + size);
-    if (at < 0) return;
-    const { bytes } = out;
+    return size > room || isCut ? 0 : size;
+  }
+
+  /** Writes such an answer of `total` bytes, as `sizeOf` says, to `at` in `bytes`. */
+  write(
+    question: Question,
+    answer: number,
+    isCut: boolean,
+    bytes: Uint8Array,
+    at: number,
+    total: number,
+  ): void {
+    const { end, hasEdns } = question;
+    const edns = this.#opt(question);
+    const size = total - end - (hasEdns ? edns.length : 0);
     copy(question.bytes, question.offset, bytes, at, end);
     this.#header(question, answer, size, bytes, at);
     if (isCut) bytes[at + 2] |= TRUNCATED;
     this.#records(answer, size, bytes, at, end);
-    if (hasEdns) {
-      const opt = at + end + size;
-      copy(edns, 0, bytes, opt, edns.length);
-      bytes[opt + RCODE_AT] = halves[answer + Field.rcode] >>> 4;
-      bytes[opt + FLAGS_AT] = question.dnssecOk;
-    }
-    out.reply(at, fixed + size);
+    if (!hasEdns) return;
+    const opt = at + end + size;
+    copy(edns, 0, bytes, opt, edns.length);
+    bytes[opt + RCODE_AT] = this.#halves[answer + Field.rcode] >>> 4;
+    bytes[opt + FLAGS_AT] = question.dnssecOk;
   }
 
   /** Writes the header except its ID, which is there already. `size`: bytes of the records. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * An authoritative name server (RFC 1035) for the zone files that its option `zone` names, one or a
- * list. It has no TCP: an answer that does not fit is truncated, and cannot be asked for again.
+ * list. Its slow side (`tcp.ts`) has TCP: it passes queries here, and answers back.
  *
  * All answers are made by dns-packet when it starts. A question then costs a lookup (`names.ts`) and a copy.
  *
@@ -17,7 +17,18 @@ import { Buffer } from "node:buffer";
 import packet from "dns-packet";
 import types from "dns-packet/types.js";
 import type { Address, App, AppContext, Metric } from "../../tiles/app/contract.ts";
-import { Field, keepCode, keepReply, Memory, OPCODE, Question, Writer } from "./answer.ts";
+import {
+  Field,
+  keepCode,
+  keepReply,
+  Memory,
+  MOST_STREAM_BYTES,
+  OPCODE,
+  PAYLOAD_BYTES,
+  Question,
+  TICKET_BYTES,
+  Writer,
+} from "./answer.ts";
 import { Names } from "./names.ts";
 import { parseZoneFile, Zone } from "./zone.ts";
 
@@ -33,7 +44,9 @@ const MOST_TEXT_BYTES = 128;
 /** Makes the name server. It reads the zone files at its start, and needs a grant for them (`read`). */
 export default async function create(context: AppContext): Promise<App> {
   const limit = makeLimit(context.options);
-  const memory = new Memory();
+  // What does not fit a datagram can only be asked for by TCP.
+  const { mailbox } = context;
+  const memory = new Memory(mailbox === undefined ? PAYLOAD_BYTES : MOST_STREAM_BYTES);
   const codes = Array.from({ length: BADVERS + 1 }, (_, rcode) => keepCode(memory, rcode));
   const names = new Names(memory, await loadZones(context), codes[REFUSED]);
   const counts = new Counts(context);
@@ -42,6 +55,7 @@ export default async function create(context: AppContext): Promise<App> {
   const versions = keepVersions(memory, textOption(context.options, "version"));
   const writer = new Writer(memory, textOption(context.options, "nsid"));
   const question = new Question();
+  const stream = new Uint8Array(mailbox === undefined ? 0 : TICKET_BYTES + MOST_STREAM_BYTES);
 
   const answerTo = (question: Question): number => {
     const complaint = complaintAbout(question);
@@ -53,7 +67,8 @@ export default async function create(context: AppContext): Promise<App> {
   return {
     receive(requests, out) {
       while (requests.next()) {
-        if (!question.read(requests) || context.refuses(requests)) continue;
+        const { bytes, offset, size } = requests;
+        if (!question.read(bytes, offset, size) || context.refuses(requests)) continue;
         counts.asked(question.type);
         const answer = answerTo(question);
         const second = Math.floor(requests.receivedAt / 1e9);
@@ -65,8 +80,25 @@ export default async function create(context: AppContext): Promise<App> {
         const isCut = verdict === Verdict.truncate;
         if (isCut) truncated.value++;
         counts.answered(memory.halves[answer + Field.rcode]);
-        writer.reply(question, answer, out, isCut);
+        const total = writer.sizeOf(question, answer, question.payloadBytes, isCut);
+        const at = out.reserve(total);
+        if (at < 0) continue;
+        writer.write(question, answer, isCut, out.bytes, at, total);
+        out.reply(at, total);
       }
+    },
+    // A query by TCP: a ticket, which goes back with the answer, and the message. Its source is no forged one.
+    mail(mail) {
+      let size = 0;
+      if (question.read(mail, TICKET_BYTES, mail.length - TICKET_BYTES)) {
+        counts.asked(question.type);
+        const answer = answerTo(question);
+        counts.answered(memory.halves[answer + Field.rcode]);
+        size = writer.sizeOf(question, answer, MOST_STREAM_BYTES, false);
+        writer.write(question, answer, false, stream, TICKET_BYTES, size);
+      }
+      stream.set(mail.subarray(0, TICKET_BYTES));
+      mailbox!.post(stream.subarray(0, TICKET_BYTES + size));
     },
   };
 }

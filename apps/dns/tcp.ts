@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * DNS over TCP (RFC 7766): the slow side of `dns.ts`. It reads queries from connections, gives them to the app
+ * by mail, and writes the answers back, those of each connection in the order of its queries.
+ *
+ * What strangers can use up is bounded. At most `tcp_count` connections are open (100 by default). Beyond, one
+ * of the network with most of them is closed, the one that has been idle longest. A connection is closed when
+ * it has asked nothing for `tcp_timeout` seconds (10 by default), or does not take its answers. The app has
+ * few queries at once, of each connection in turn.
+ */
+
+import { Buffer } from "node:buffer";
+import { createServer, type Socket } from "node:net";
+import type { Beside, BesideContext } from "../../tiles/app/contract.ts";
+import { MOST_STREAM_BYTES, TICKET_BYTES } from "./answer.ts";
+
+const LENGTH_BYTES = 2;
+/** Queries that the app has at once. Their answers fit the mailbox, whatever their size. */
+const MOST_ASKED = 8;
+/** Bytes of answers that wait for a client; beyond, its queries wait. */
+const MOST_UNSENT = 128 << 10;
+/** How often idle connections are looked for. */
+const LOOK_MILLIS = 1000;
+
+interface Limits {
+  readonly count: number;
+  readonly timeoutMillis: number;
+}
+
+/** Makes the slow side of the name server. */
+export default function create({ mailbox, listeners, options }: BesideContext): Beside {
+  const number = (name: string, usual: number, most: number) => {
+    const { [name]: value = usual } = options;
+    if (typeof value === "number" && value % 1 === 0 && value > 0 && value <= most) return value;
+    throw new TypeError(`options.${name}: must be a whole number from 1 to ${most}`);
+  };
+  const streams = new Streams((mail) => mailbox.post(mail), {
+    count: number("tcp_count", 100, 900),
+    timeoutMillis: 1000 * number("tcp_timeout", 10, 3600),
+  });
+  const servers = listeners.map(() =>
+    createServer({ allowHalfOpen: true }, (socket) => streams.add(socket))
+  );
+  let look: ReturnType<typeof setInterval>;
+  return {
+    begin() {
+      listeners.forEach((listener, i) => listener.accept(servers[i]));
+      look = setInterval(() => streams.expire(performance.now()), LOOK_MILLIS);
+    },
+    mail: (mail) => streams.answer(mail),
+    end() {
+      clearInterval(look);
+      for (const server of servers) server.close();
+    },
+  };
+}
+
+/** All connections. */
+class Streams {
+  readonly #post: (mail: Uint8Array) => boolean;
+  readonly #limits: Limits;
+  readonly #open = new Set<Stream>();
+  /** Those with a query to be asked, in turn. */
+  readonly #waiting = new Set<Stream>();
+  /** Who asked what the app has now, by ticket. */
+  readonly #asked = new Map<number, Stream>();
+  /** Not those of a predecessor, whose queries the app may still answer. */
+  #ticket = crypto.getRandomValues(new Uint32Array(1))[0];
+
+  constructor(post: (mail: Uint8Array) => boolean, limits: Limits) {
+    this.#post = post;
+    this.#limits = limits;
+  }
+
+  add(socket: Socket): void {
+    const stream = new Stream(socket, {
+      waits: () => {
+        this.#waiting.add(stream);
+        this.#ask();
+      },
+      closed: () => {
+        this.#open.delete(stream);
+        this.#waiting.delete(stream);
+      },
+    });
+    this.#open.add(stream);
+    if (this.#open.size <= this.#limits.count) return;
+    const byNetwork = [...Map.groupBy(this.#open, ({ network }) => network).values()];
+    const crowd = byNetwork.reduce((one, other) => other.length > one.length ? other : one);
+    crowd.reduce((one, other) => other.since < one.since ? other : one).close();
+  }
+
+  /** Asks as many queries as the app may have. */
+  #ask(): void {
+    while (this.#asked.size < MOST_ASKED) {
+      const [stream] = this.#waiting;
+      if (stream === undefined) return;
+      this.#waiting.delete(stream);
+      const query = stream.next();
+      if (query === null) continue;
+      const mail = new Uint8Array(TICKET_BYTES + query.length);
+      this.#ticket = (this.#ticket + 1) >>> 0;
+      new DataView(mail.buffer).setUint32(0, this.#ticket);
+      mail.set(query, TICKET_BYTES);
+      if (!this.#post(mail)) {
+        throw new Error("the mailbox is full, though it has room for all queries");
+      }
+      this.#asked.set(this.#ticket, stream);
+      // It goes to the end of the line.
+      if (stream.hasQuery) this.#waiting.add(stream);
+    }
+  }
+
+  /** The app's answer, empty to what is no query. */
+  answer(mail: Uint8Array<ArrayBuffer>): void {
+    const ticket = new DataView(mail.buffer).getUint32(0);
+    const stream = this.#asked.get(ticket);
+    this.#asked.delete(ticket);
+    if (mail.length === TICKET_BYTES) stream?.close();
+    else stream?.answer(mail.subarray(TICKET_BYTES));
+    this.#ask();
+  }
+
+  expire(now: number): void {
+    for (const stream of this.#open) {
+      if (now - stream.since > this.#limits.timeoutMillis) stream.close();
+    }
+  }
+}
+
+/** One connection. */
+class Stream {
+  /** Its client's network, of which one may have many addresses: a /24, or a /56 of IPv6. */
+  readonly network: string;
+  /** When it last asked, was answered or was opened. */
+  since = performance.now();
+  readonly #socket: Socket;
+  readonly #waits: () => void;
+  /** What was received and not asked yet. */
+  #received = Buffer.alloc(0);
+  #isEnding = false;
+  /** Queries that the app has. */
+  #asked = 0;
+
+  constructor(socket: Socket, { waits, closed }: { waits: () => void; closed: () => void }) {
+    const { remoteAddress = "" } = socket;
+    this.network = remoteAddress.split(/[.:]/).slice(0, remoteAddress.includes(":") ? 4 : 3).join(
+      ".",
+    );
+    this.#socket = socket;
+    this.#waits = waits;
+    socket.setNoDelay(true);
+    socket.on("data", (bytes) => {
+      this.#received = Buffer.concat([this.#received, bytes]);
+      if (this.#received.length > MOST_STREAM_BYTES) socket.pause();
+      if (this.hasQuery) waits();
+    });
+    socket.on("end", () => {
+      this.#isEnding = true;
+      this.#endIfDone();
+    });
+    socket.on("drain", () => {
+      if (this.hasQuery) waits();
+    });
+    socket.on("error", () => {});
+    socket.on("close", closed);
+  }
+
+  get #length(): number {
+    return this.#received.length < LENGTH_BYTES ? Infinity : this.#received.readUInt16BE(0);
+  }
+
+  /** Whether a whole query waits, and the client takes its answers. */
+  get hasQuery(): boolean {
+    return this.#received.length >= LENGTH_BYTES + this.#length &&
+      this.#socket.writableLength <= MOST_UNSENT;
+  }
+
+  /** The next query; null: there is none. One that is too long closes the connection. */
+  next(): Uint8Array | null {
+    if (!this.hasQuery) return null;
+    const end = LENGTH_BYTES + this.#length;
+    const query = this.#received.subarray(LENGTH_BYTES, end);
+    if (query.length > MOST_STREAM_BYTES) {
+      this.close();
+      return null;
+    }
+    this.#received = this.#received.subarray(end);
+    if (this.#received.length <= MOST_STREAM_BYTES) this.#socket.resume();
+    this.since = performance.now();
+    this.#asked++;
+    return query;
+  }
+
+  answer(message: Uint8Array): void {
+    this.#asked--;
+    if (this.#socket.destroyed) return;
+    const bytes = Buffer.allocUnsafe(LENGTH_BYTES + message.length);
+    bytes.writeUInt16BE(message.length, 0);
+    bytes.set(message, LENGTH_BYTES);
+    this.#socket.write(bytes);
+    this.#endIfDone();
+  }
+
+  /** Ends it once the client has, and has all its answers. */
+  #endIfDone(): void {
+    if (this.#isEnding && this.#asked === 0 && !this.hasQuery) this.#socket.end();
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+}
