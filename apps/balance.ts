@@ -7,7 +7,7 @@
  * Its own ports (`own_ports`) face the backends, the last one of each instance for probes. Options:
  * `addresses`, those of ours that face the backends, each with all of these ports (by default the one that
  * the kernel chooses); `backends`, a list of `address:port`, or of tables with `address`, `weight` (1) and `drain` (false;
- * true: no new sessions); `idle_timeout` (60), the seconds without a datagram after which a session ends;
+ * true: no new sessions), which may also come from the slow side (`balance_beside.ts`); `idle_timeout` (60), the seconds without a datagram after which a session ends;
  * `probe`, a payload in hexadecimal that a backend answers, `probe_seconds` (1), and `probe_failures` (3), the
  * unanswered probes after which a backend is down; `allow`, the clients that are served; `ratelimit`
  * (0: none) and `burst` (100), datagrams a second of one client address.
@@ -43,6 +43,11 @@ const EXPIRED_AT_ONCE = 1 << 16;
 /** What a port of ours is for, if it is not the port of sessions with its index. */
 const [LISTENER, PROBE] = [-1, -2];
 
+/** What the slow side posts, in JSON: the backends, or the names of those that fail their checks. */
+export type Mail =
+  | { readonly backends: readonly unknown[] }
+  | { readonly failing: readonly string[] };
+
 /** What of a backend is configured. */
 interface Configured {
   readonly name: string;
@@ -56,6 +61,8 @@ interface Configured {
 interface Backend extends Configured {
   /** Probes that it has not answered, in a row. */
   failures: number;
+  /** Whether it fails the checks of the slow side. */
+  isFailing: boolean;
   readonly requests: Metric;
   readonly answers: Metric;
   readonly sessions: Metric;
@@ -93,6 +100,8 @@ class Balancer implements App {
   #open: number[] = [];
   #nextPort = 0;
   #sessions!: SessionTable;
+  /** By slot: address and port of its backend. */
+  #placed!: Uint32Array;
   /** Where the current datagram goes. */
   readonly #to: { address: Address; port: number; sourcePort: number; sourceAddress?: Address };
   /** The client of an answer, and our address that it sends to. */
@@ -109,7 +118,7 @@ class Balancer implements App {
     for (const [i, port] of options.upstream.entries()) {
       this.#kinds[port] = i < this.#portsEach ? i : PROBE;
     }
-    const [{ address }] = options.backends;
+    const address = context.parseAddress("0.0.0.0")!;
     this.#client = address.copy();
     this.#ours = address.copy();
     this.#to = { address, port: 0, sourcePort: 0, sourceAddress: undefined };
@@ -123,7 +132,7 @@ class Balancer implements App {
 
   /** Takes over the sessions in the state, as far as their backends are still there. */
   begin(): void {
-    const { state, metric, log } = this.#context;
+    const { state, log } = this.#context;
     const head = BACKEND_WORDS * MOST_BACKENDS;
     const bytesFor = (slots: number) => head * 4 + SessionTable.bytesFor(slots * this.#ports);
     const needed = Math.max(1, this.#options.backends.length);
@@ -143,41 +152,79 @@ class Balancer implements App {
     const layout = LAYOUT * 2 ** 28 + this.#ports;
     if (state !== undefined && state.version !== 0 && state.version !== layout) memory.fill(0);
     state?.setVersion(layout);
-    const placed = new Uint32Array(memory.buffer, memory.byteOffset, head);
+    const placed = this.#placed = new Uint32Array(memory.buffer, memory.byteOffset, head);
     this.#sessions = new SessionTable(memory.subarray(head * 4), slots * this.#ports);
-    const kept = new Map<string, number>();
-    const before = this.#client;
     for (let slot = 0; slot < slots; slot++) {
-      before.load(placed, BACKEND_WORDS * slot);
       const port = placed[BACKEND_WORDS * slot + ADDRESS_WORDS];
-      const same = this.#options.backends.find((each) =>
-        each.address.equals(before) && each.port === port
-      );
-      if (same === undefined) this.#endSessions(slot);
-      else kept.set(same.name, slot);
+      if (port === 0) continue;
+      const address = this.#client.copy().load(placed, BACKEND_WORDS * slot);
+      const name = `${address}:${port}`;
+      this.#place(slot, { name, address, port, weight: 1, drain: false });
     }
-    const free = [...this.#backends.keys()].filter((slot) => ![...kept.values()].includes(slot));
-    for (const configured of this.#options.backends) {
-      const { name, address, port } = configured;
-      const slot = kept.get(name) ?? free.shift()!;
-      address.store(placed, BACKEND_WORDS * slot);
-      placed[BACKEND_WORDS * slot + ADDRESS_WORDS] = port;
-      const metricOf = (of: string, kind: "counter" | "gauge") =>
-        metric(`balance.${of}`, kind, { backend: name })!;
-      const backend = {
-        ...{ ...configured, failures: 0 },
-        ...{ requests: metricOf("requests", "counter"), answers: metricOf("answers", "counter") },
-        ...{ sessions: metricOf("sessions", "gauge"), up: metricOf("up", "gauge") },
-      };
-      backend.sessions.value = 0;
-      for (let i = slot * this.#ports; i < (slot + 1) * this.#ports; i++) {
-        if (this.#sessions.usedAt(i) !== 0) backend.sessions.value++;
-      }
-      this.#backends[slot] = backend;
-      this.#slots.begin(slot, address, port, 1);
-    }
+    // Until the slow side says what they are, those in the state stay.
+    if (this.#options.backends.length > 0) this.#setBackends(this.#options.backends);
+    else this.#spread();
     if (this.#sessions.count > 0) log(`goes on with ${this.#sessions.count} sessions`);
+  }
+
+  mail(bytes: Uint8Array): void {
+    const mail: Mail = JSON.parse(new TextDecoder().decode(bytes));
+    if ("backends" in mail) {
+      this.#setBackends(parseBackends(mail.backends, this.#context.parseAddress));
+      return;
+    }
+    for (const backend of this.#backends) {
+      if (backend === null) continue;
+      const isFailing = mail.failing.includes(backend.name);
+      if (isFailing === backend.isFailing) continue;
+      backend.isFailing = isFailing;
+      this.#context.log(`${backend.name} ${isFailing ? "is down: it fails its checks" : "is up"}`);
+      this.#spread();
+    }
+  }
+
+  /** Ends the sessions of backends that are not among these, and goes on with these. */
+  #setBackends(backends: readonly Configured[]): void {
+    const isSame = (one: Configured) => (other: Configured | null) =>
+      other?.port === one.port && other.address.equals(one.address);
+    for (const [slot, backend] of this.#backends.entries()) {
+      if (backend === null || backends.some(isSame(backend))) continue;
+      this.#endSessions(slot);
+      for (const metric of [backend.sessions, backend.up]) metric.value = 0;
+      this.#slots.end(slot);
+      this.#placed.fill(0, BACKEND_WORDS * slot, BACKEND_WORDS * (slot + 1));
+      this.#backends[slot] = null;
+    }
+    for (const configured of backends) {
+      const before = this.#backends.findIndex(isSame(configured));
+      const slot = before < 0 ? this.#backends.indexOf(null) : before;
+      if (slot >= 0) this.#place(slot, configured);
+      else {this.#context.log(
+          `${configured.name} is left out: there is room for ${this.#backends.length} backends`,
+        );}
+    }
     this.#spread();
+  }
+
+  /** Puts a backend into a slot that is free, or has it. */
+  #place(slot: number, configured: Configured): void {
+    const { name, address, port } = configured;
+    const before = this.#backends[slot];
+    address.store(this.#placed, BACKEND_WORDS * slot);
+    this.#placed[BACKEND_WORDS * slot + ADDRESS_WORDS] = port;
+    const metricOf = (of: string, kind: "counter" | "gauge") =>
+      this.#context.metric(`balance.${of}`, kind, { backend: name })!;
+    const backend = {
+      ...{ ...configured, failures: before?.failures ?? 0, isFailing: before?.isFailing ?? false },
+      ...{ requests: metricOf("requests", "counter"), answers: metricOf("answers", "counter") },
+      ...{ sessions: metricOf("sessions", "gauge"), up: metricOf("up", "gauge") },
+    };
+    backend.sessions.value = 0;
+    for (let i = slot * this.#ports; i < (slot + 1) * this.#ports; i++) {
+      if (this.#sessions.usedAt(i) !== 0) backend.sessions.value++;
+    }
+    this.#backends[slot] = backend;
+    if (before === null) this.#slots.begin(slot, address, port, 1);
   }
 
   receive(requests: Datagrams, out: Answers): void {
@@ -330,8 +377,8 @@ class Balancer implements App {
     return this.#backends[Math.floor(session / this.#ports)];
   }
 
-  #isUp({ failures }: Backend): boolean {
-    return failures <= this.#options.probeFailures;
+  #isUp({ failures, isFailing }: Backend): boolean {
+    return failures <= this.#options.probeFailures && !isFailing;
   }
 
   /** Spreads new sessions over the backends that are up and not drained. */
@@ -387,7 +434,9 @@ function parseOptions(context: AppContext): Options {
     if (Array.isArray(value)) return value as unknown[];
     throw new TypeError(`options.${name}: must be a list`);
   };
-  const backends = list("backends").map((value) => parseBackend(value, parseAddress));
+  // Names, and what is in a file, the slow side says.
+  const isStatic = options.resolve === undefined && options.backends_file === undefined;
+  const backends = isStatic ? parseBackends(list("backends"), parseAddress) : [];
   const allow = list("allow").map((value) => {
     const prefix = parsePrefix(String(value));
     if (prefix !== null) return prefix;
@@ -398,12 +447,6 @@ function parseOptions(context: AppContext): Options {
     if (address !== null) return address;
     throw new TypeError(`options.addresses: '${value}' is no IPv4 address`);
   });
-  if (backends.length === 0 || backends.length > MOST_BACKENDS) {
-    throw new TypeError(`options.backends: must be 1 to ${MOST_BACKENDS} backends`);
-  }
-  const names = backends.map(({ name }) => name);
-  const twice = names.find((name, i) => names.indexOf(name) < i);
-  if (twice !== undefined) throw new TypeError(`options.backends: ${twice} comes twice`);
   const { probe = "" } = options;
   if (typeof probe !== "string" || !/^([\da-f]{2}){0,512}$/i.test(probe)) {
     throw new TypeError("options.probe: must be up to 512 bytes in hexadecimal");
@@ -417,13 +460,30 @@ function parseOptions(context: AppContext): Options {
   };
 }
 
+/** Reads a list of backends. Throws TypeError. */
+export function parseBackends(
+  list: readonly unknown[],
+  parseAddress: AppContext["parseAddress"],
+): Configured[] {
+  const backends = list.map((value) => parseBackend(value, parseAddress));
+  if (backends.length === 0 || backends.length > MOST_BACKENDS) {
+    throw new TypeError(`options.backends: must be 1 to ${MOST_BACKENDS} backends`);
+  }
+  const names = backends.map(({ name }) => name);
+  const twice = names.find((name, i) => names.indexOf(name) < i);
+  if (twice !== undefined) throw new TypeError(`options.backends: ${twice} comes twice`);
+  return backends;
+}
+
 function parseBackend(value: unknown, parseAddress: AppContext["parseAddress"]): Configured {
   const table = typeof value === "string" ? { address: value } : value as Record<string, unknown>;
   const { address: name, weight = 1, drain = false, ...more } = table ?? {};
   const [, host = "", port] = /^([\d.]+):(\d{1,5})$/.exec(String(name)) ?? [];
   const address = parseAddress(host);
   if (address === null || Number(port) < 1 || Number(port) > 0xffff) {
-    throw new TypeError(`options.backends: '${name}' is no address:port`);
+    throw new TypeError(
+      `options.backends: '${name}' is no address:port; a name needs resolve, the seconds between look-ups`,
+    );
   }
   if (typeof weight !== "number" || !(weight >= 0 && weight <= 1000)) {
     throw new TypeError(`options.backends: the weight of ${name} must be a number from 0 to 1000`);

@@ -33,6 +33,7 @@ export const APPS: Readonly<Record<string, ShippedApp>> = {
       ],
       ...["probe", "probe_failures", "probe_seconds", "ratelimit", "resolve"],
     ],
+    beside: { module: "apps/balance_beside.ts", if: ["backends_file", "check", "resolve"] },
   },
   discard: { module: "apps/discard.ts", options: [] },
   dns: {

@@ -98,3 +98,54 @@ labTest("of three name servers one is killed and one is added, and answers go on
   assert.ok(Number(completed) > RATE * SECONDS / 2, said);
   assert.ok(Number(lost) <= RATE * NOTICED_SECONDS, said);
 });
+
+labTest("backends come from a file and fail their checks, and no reload is needed", async (lab) => {
+  const { host, client } = await pair(lab);
+  const servers = await lab.namespace("servers");
+  const addresses = [1, 2, 3].map((i) => `198.18.5.${i}`);
+  await lab.join(
+    { namespace: host, name: "eth1", addresses: ["198.18.5.254/24"] },
+    { namespace: servers, name: "eth0", addresses: addresses.map((address) => `${address}/24`) },
+  );
+  const running = await Promise.all(addresses.map((address) => nameServer(servers, address)));
+  const file = temporaryFile("[]", ".json");
+  const list = (...backends: unknown[]) => Deno.writeTextFileSync(file, JSON.stringify(backends));
+  list("198.18.5.1:53", { address: "198.18.5.2:53", weight: 2 });
+  const places = addresses.map((address) => `${address}:53`);
+  const config = `listen = ["53=balance"]
+[apps.balance]
+own_ports = ["20000-20063"]
+send_to = ["198.18.5.0/24"]
+read = ["${file}"]
+net = ${JSON.stringify(places)}
+[apps.balance.options]
+backends_file = "${file}"
+check = "tcp"
+probe_seconds = 0.2
+probe_failures = 2
+`;
+  const appliance = await Appliance.start(host, configured(config));
+  const { stderr } = appliance.process;
+  /** Asks from as many ports, until each question is answered. */
+  const answered = () =>
+    eventually("answers from all that are up", async () => {
+      const asked = Array.from({ length: 12 }, () =>
+        client.run(["dig", `@${HOST}`, "+short", "+tries=1", "+timeout=2", "web.example.org"])
+          .catch(() =>
+            ""
+          ));
+      return (await Promise.all(asked)).every((said) => said.includes("198.18.0.81")) || undefined;
+    });
+  await answered();
+  running[0].kill("SIGKILL");
+  await stderr.find("balance: 198.18.5.1:53 is down: it fails its checks");
+  await answered();
+  list("198.18.5.2:53", "198.18.5.3:53");
+  await stderr.find("balance beside: 2 backends");
+  running[1].kill("SIGKILL");
+  await stderr.find("balance: 198.18.5.2:53 is down: it fails its checks");
+  await answered();
+  Deno.writeTextFileSync(file, "[");
+  await stderr.find("balance beside: the backends stay as they were: ");
+  await answered();
+});

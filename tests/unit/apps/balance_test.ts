@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { heapView, u8 } from "../../../ffi/region.ts";
 import * as balance from "../../../apps/balance.ts";
+import type { BesideContext } from "../../../tiles/app/contract.ts";
 import { type Answered, AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
 import fc from "../property.ts";
 
@@ -231,4 +232,56 @@ Deno.test("wrong options are refused by name", async () => {
     balancer({}, { state: 4096 }),
     /state: 2 backends with 4 ports for sessions need "1M"/,
   );
+});
+
+/** A balancer whose slow side says what `mails` say, one after the other, each time it is asked to. */
+async function told(mails: readonly unknown[], options: Record<string, unknown> = {}) {
+  let post = (_: unknown) => {};
+  const beside = {
+    default: ({ mailbox }: BesideContext) => {
+      post = (mail) => mailbox.post(new TextEncoder().encode(JSON.stringify(mail)));
+      return {};
+    },
+  };
+  const harness = await balancer({ backends: undefined, backends_file: "f", ...options }, {
+    beside,
+  });
+  const tell = (mail: unknown) => {
+    post(mail);
+    return harness.deliver();
+  };
+  mails.forEach(tell);
+  return { harness, tell };
+}
+
+Deno.test("backends that the slow side names are used, and others' sessions end", async () => {
+  const { harness, tell } = await told([{ backends: ["198.18.5.1:53", "198.18.5.2:53"] }]);
+  const before = Array.from({ length: 6 }, (_, client) => fromClient(harness, client)[0]);
+  assert.deepEqual(new Set(before.map(({ address }) => address)), new Set([FIRST, SECOND]));
+  tell({ backends: ["198.18.5.2:53", { address: "198.18.5.3:53", weight: 2 }] });
+  for (const [client, { address, sourcePort }] of before.entries()) {
+    const [now] = fromClient(harness, client);
+    if (address === SECOND) assert.deepEqual([now.address, now.sourcePort], [SECOND, sourcePort]);
+    else assert.notEqual(now.address, FIRST);
+  }
+});
+
+Deno.test("a backend that fails the checks of the slow side gets nothing until it passes", async () => {
+  const { harness, tell } = await told([{ backends: ["198.18.5.1:53", "198.18.5.2:53"] }]);
+  const [session] = fromClient(harness, 0);
+  tell({ failing: [`${session.address}:53`] });
+  assert.notEqual(fromClient(harness, 0)[0].address, session.address);
+  tell({ failing: [] });
+  assert.equal(harness.logged.filter((line) => line.includes(" is up")).length, 1);
+});
+
+Deno.test("before the slow side says anything the backends in the state go on", async () => {
+  const { harness: first } = await told([{ backends: ["198.18.5.1:53"] }]);
+  assert.deepEqual(fromClient(await balancer({ backends: undefined, resolve: 1 }), 0), []);
+  assert.equal(fromClient(first, 0).length, 1);
+  const list = { backends: undefined, backends_file: "f" };
+  const one = await balancer({ backends: ["198.18.5.1:53"] }, { state: 1 << 20 });
+  const [was] = fromClient(one, 0);
+  const two = await balancer(list, { state: one.state });
+  assert.deepEqual(fromClient(two, 0)[0], was);
 });

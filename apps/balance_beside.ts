@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * The slow side of `balance.ts`: where its backends come from, and whether they are well. Options:
+ *
+ * - `backends_file`: a file with the list of backends in JSON, in place of `backends`. It is read again when it
+ *   has changed, which is looked for once a second.
+ * - `resolve`: the seconds after which names among the backends are looked up again. Each address of a name is a
+ *   backend.
+ * - `check`: `tcp`, or the path of an HTTP request such as `/healthz`, which a backend answers with a status
+ *   below 400. `check_port`: the port for it; by default the backend's own. It is made every `probe_seconds`,
+ *   and after `probe_failures` failures a backend is down until one succeeds.
+ *
+ * What is wrong with a file or a name later on is logged, and the backends stay as they were.
+ */
+
+import { lookup } from "node:dns/promises";
+import type { Beside, BesideContext } from "../tiles/app/contract.ts";
+import { type Mail, parseBackends } from "./balance.ts";
+
+/** How often the file is looked at. */
+const LOOK_MILLIS = 1000;
+/** The longest that a check waits. */
+const CHECK_MILLIS = 2000;
+
+/** A backend as it is configured, by an address. */
+interface Listed {
+  readonly address: string;
+}
+
+/** Makes the slow side of the balancer. Throws what is wrong with its options, its file or its names. */
+export default async function create(context: BesideContext): Promise<Beside> {
+  const { options, mailbox, log } = context;
+  const number = (name: string, usual: number, least: number, most: number) => {
+    const { [name]: value = usual } = options;
+    if (typeof value === "number" && value >= least && value <= most) return value;
+    throw new TypeError(`options.${name}: must be a number from ${least} to ${most}`);
+  };
+  const resolveMillis = 1000 * number("resolve", 30, 1, 86_400);
+  const checkMillis = 1000 * number("probe_seconds", 1, 0.1, 60);
+  const mostFailures = number("probe_failures", 3, 1, 100);
+  const checkPort = number("check_port", 0, 0, 0xffff);
+  const { backends_file: file, check, resolve } = options;
+  if (file !== undefined && (typeof file !== "string" || options.backends !== undefined)) {
+    throw new TypeError("options.backends_file: must be the path of a file, in place of backends");
+  }
+  if (check !== undefined && (typeof check !== "string" || !/^(tcp$|\/)/.test(check))) {
+    throw new TypeError("options.check: must be tcp, or the path of an HTTP request: /healthz");
+  }
+  const post = (mail: Mail) => mailbox.post(new TextEncoder().encode(JSON.stringify(mail)));
+  const read = () => readBackends(file, context);
+
+  let backends = await read();
+  let stamp = await stampOf(file);
+  let resolvedAt = performance.now();
+  let said = "";
+  const look = async () => {
+    const now = await stampOf(file);
+    const isDue = resolve !== undefined && performance.now() - resolvedAt >= resolveMillis;
+    if (now === stamp && !isDue) return;
+    [stamp, resolvedAt] = [now, performance.now()];
+    try {
+      const next = await read();
+      said = "";
+      if (JSON.stringify(next) === JSON.stringify(backends)) return;
+      backends = next;
+      log(`${backends.length} backends`);
+      post({ backends });
+    } catch (error) {
+      const { message } = error as Error;
+      if (message !== said) log(`the backends stay as they were: ${message}`);
+      said = message;
+    }
+  };
+  const failures = new Map<string, number>();
+  const checkAll = async () => {
+    const names = backends.map(({ address }) => address);
+    await Promise.all(names.map(async (name) => {
+      const isWell = await passes(name, check as string, checkPort);
+      failures.set(name, isWell ? 0 : (failures.get(name) ?? 0) + 1);
+    }));
+    // Each time, as the app may have other backends by now.
+    post({ failing: names.filter((name) => failures.get(name)! >= mostFailures) });
+  };
+  return {
+    begin() {
+      if (file !== undefined || resolve !== undefined) {
+        post({ backends });
+        void repeat(look, LOOK_MILLIS);
+      }
+      if (check !== undefined) void repeat(checkAll, checkMillis);
+    },
+  };
+}
+
+async function repeat(what: () => Promise<void>, millis: number): Promise<void> {
+  for (;;) {
+    await what();
+    await new Promise((resolve) => setTimeout(resolve, millis));
+  }
+}
+
+/** The backends of the file, or of the options, with addresses for names. */
+async function readBackends(
+  file: unknown,
+  { options, parseAddress }: BesideContext,
+): Promise<Listed[]> {
+  const list = typeof file === "string"
+    ? JSON.parse(await Deno.readTextFile(file))
+    : options.backends;
+  if (!Array.isArray(list)) throw new TypeError(`${file ?? "options.backends"}: must be a list`);
+  const all = await Promise.all(list.map(async (value) => {
+    const table: Listed = typeof value === "string" ? { address: value } : value;
+    const [, host, port] = /^(.+):(\d+)$/.exec(String(table?.address)) ?? [];
+    const isName = options.resolve !== undefined && host !== undefined &&
+      parseAddress(host) === null;
+    if (!isName) return [table];
+    const found = await lookup(host, { all: true, family: 4 });
+    return found.map(({ address }) => ({ ...table, address: `${address}:${port}` }))
+      .toSorted((one, other) => one.address < other.address ? -1 : 1);
+  }));
+  parseBackends(all.flat(), parseAddress);
+  return all.flat();
+}
+
+/** What changes whenever the file does. */
+async function stampOf(file: unknown): Promise<string> {
+  if (typeof file !== "string") return "";
+  try {
+    const { ino, size, mtime, ctime } = await Deno.stat(file);
+    return [ino, size, mtime?.getTime(), ctime?.getTime()].join(" ");
+  } catch (error) {
+    return String(error);
+  }
+}
+
+/** Whether a backend passes the check. */
+async function passes(name: string, check: string, checkPort: number): Promise<boolean> {
+  const [hostname, own] = name.split(":");
+  const port = checkPort || Number(own);
+  const signal = AbortSignal.timeout(CHECK_MILLIS);
+  try {
+    if (check === "tcp") {
+      (await Deno.connect({ hostname, port, signal })).close();
+      return true;
+    }
+    const response = await fetch(`http://${hostname}:${port}${check}`, {
+      signal,
+      redirect: "manual",
+    });
+    await response.body?.cancel();
+    return response.status < 400;
+  } catch {
+    return false;
+  }
+}
