@@ -58,6 +58,7 @@ const NO_TILE: TileLibrary = {
   thread: () => 0,
   nameThread() {},
   bePrompt: () => 0,
+  trim() {},
   duplicate: (fd) => fd,
   readable: () => false,
   callName: () => "",

@@ -300,6 +300,8 @@ export function openProcesses(path = libraryPath()) {
         NO_COLOR: "1",
         // Else Deno asks its makers for a newer one, half a second after the start.
         DENO_NO_UPDATE_CHECK: "1",
+        // Each arena keeps what the compiler had at its most (mallopt(3)).
+        MALLOC_ARENA_MAX: "2",
         DENO_DIR: "/nonexistent",
         ...env,
         HOME: "/nonexistent",

@@ -69,6 +69,7 @@ export function openTile(path = libraryPath()) {
     // libc's
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     eventfd_read: { parameters: ["i32", "buffer"], result: "i32" },
+    malloc_trim: { parameters: ["usize"], result: "i32" },
     fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
     prctl: { parameters: ["i32", "buffer", "usize", "usize", "usize"], result: "i32" },
     pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
@@ -115,6 +116,8 @@ export function openTile(path = libraryPath()) {
      * 0, or -errno.
      */
     bePrompt: (prompt: boolean): number => symbols.tegula_tile_be_prompt(prompt ? 1 : 0),
+    /** Gives the memory that malloc has free back to the kernel (malloc_trim(3)). Takes milliseconds. */
+    trim: () => void symbols.malloc_trim(0n),
     /** Names the calling thread, for ps, top and perf: 15 bytes of what follows the last slash. */
     nameThread(name: string): void {
       const text = encode(`${name.replace(/.*\//, "")}\0`);

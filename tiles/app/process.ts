@@ -157,6 +157,7 @@ async function start(): Promise<() => void | Promise<void>> {
     ...(state && { state }),
     ...(mailbox && { mailbox }),
   });
+  library.trim();
   const handedOver = await turn();
   region.awake();
   region.life = Life.booting;

@@ -29,6 +29,8 @@ import { metricsText, readPage, serveMetrics } from "./metrics.ts";
 
 /** How often it reports progress and checks its listeners: well below the time after which it is hung. */
 const BEAT_MILLIS = 2000;
+/** Beats until all tiles have been compiled, and no handover is under way. */
+const BEATS_TO_TRIM = 3;
 
 /** What the appliance gives the status tile. All views are read-only. */
 export interface StatusSetup {
@@ -146,8 +148,10 @@ export async function create(
     async serve() {
       region.life = Life.running;
       const stuck = Promise.withResolvers<never>();
+      let beats = 0;
       setInterval(() => {
         region.quiescent();
+        if (++beats === BEATS_TO_TRIM) libraries.tile.trim();
         health.isFresh(performance.now());
         if (controlListener?.isStuck() || metricsListener?.isStuck()) {
           stuck.reject(new Error("it cannot accept connections; are too many files open?"));

@@ -109,6 +109,7 @@ class Host {
           thread: () => 0,
           nameThread() {},
           bePrompt: () => 0,
+          trim() {},
           callName: () => "",
           duplicate: () => -1,
           readable: () => false,

@@ -192,6 +192,24 @@ Deno.test("wait() returns 1 once for any number of wakes, and 0 when there was n
   equal(tile.wait(eventfd, 1), 0);
 });
 
+Deno.test("trim() gives memory back that malloc keeps", () => {
+  const { symbols } = Deno.dlopen("libc.so.6", {
+    malloc: { parameters: ["usize"], result: "pointer" },
+    memset: { parameters: ["pointer", "i32", "usize"], result: "pointer" },
+    free: { parameters: ["pointer"], result: "void" },
+  });
+  // Below the size from which malloc maps memory for each alone.
+  const [count, bytes] = [1024, 64 << 10];
+  const blocks = Array.from({ length: count }, () => symbols.malloc(BigInt(bytes)));
+  for (const block of blocks) symbols.memset(block, 1, BigInt(bytes));
+  // The last keeps the heap's end where it is.
+  for (const block of blocks.slice(0, -1)) symbols.free(block);
+  const before = Deno.memoryUsage().rss;
+  openTile().trim();
+  ok(before - Deno.memoryUsage().rss > count * bytes / 2);
+  symbols.free(blocks.at(-1)!);
+});
+
 Deno.test("bePrompt() gives the calling thread the shortest slices that there are, and the usual ones", () => {
   const tile = openTile();
   const slice = () =>

@@ -288,6 +288,7 @@ export class Room {
           wait: () => 0,
           thread: () => 0,
           bePrompt: () => 0,
+          trim() {},
           nameThread() {},
           duplicate: (fd) => fd,
           readable: () => false,
