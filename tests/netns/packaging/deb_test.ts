@@ -60,6 +60,16 @@ Deno.test("packages that are made at different places are the same bytes", () =>
   Deno.removeSync(`${folder}/a/longer`, { recursive: true });
 });
 
+Deno.test("the package has each file that its documentation tells operators to use", () => {
+  const { stdout } = run(["dpkg-deb", "--contents", FIRST]);
+  const pages = [...Deno.readDirSync(`${ROOT}docs/operating`)].map(({ name }) =>
+    Deno.readTextFileSync(`${ROOT}docs/operating/${name}`)
+  );
+  const named = new Set(pages.join().match(/packaging\/\w+\/[\w.]+\w/g));
+  assert.ok(named.size >= 6);
+  for (const path of named) assert.ok(stdout.includes(` ./usr/share/doc/tegula/${path}\n`), path);
+});
+
 Deno.test("lintian finds nothing in the package", () => {
   const suppressed = ["control", "data"].flatMap((which) => [
     "--suppress-tags",
