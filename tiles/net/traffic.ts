@@ -12,7 +12,7 @@
  *
  * A record of a port is a cache line, and one of many that are in use would push others out of the cache.
  * So the passes over a batch add up in a table of the net tile's own, which goes to the region at least ten
- * times a second.
+ * times a second. What is in it when the tile is killed is in no port's counts.
  */
 
 import { f64, type View } from "../../ffi/region.ts";

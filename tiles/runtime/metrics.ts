@@ -186,7 +186,7 @@ const DECLARED = {
   tegula_port_packets_total: {
     type: "counter",
     labels: ["app", "port", "direction"],
-    help: "Datagrams of a served port: rx delivered to the app, tx accepted from it.",
+    help: "Datagrams of a served port, 0.1 s late: rx delivered to the app, tx accepted from it.",
     from: TRAFFIC,
   },
   tegula_port_bytes_total: {

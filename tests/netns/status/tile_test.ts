@@ -256,7 +256,13 @@ labTest("the metrics tell every tile's counters in Prometheus's format", async (
   const { host, asker } = await pair(lab);
   await Appliance.start(host, [...ECHO, "--control", "none", "--metrics", "198.18.0.1:9464"]);
   for (let i = 0; i < 3; i++) assert.equal((await ask(asker)).text, "hello");
-  const [head, fetched] = await get(host, "/metrics");
+  // Ports are counted up to a tenth of a second later.
+  const [head, fetched] = await eventually("the ports' counters", async () => {
+    const answer = await get(host, "/metrics");
+    return /^tegula_port_packets_total\{.*direction="tx"\} 3$/m.test(answer[1])
+      ? answer
+      : undefined;
+  });
   assert.match(head, /^HTTP\/1.1 200 .*content-type: text\/plain; version=0.0.4/is);
   const families = new Map<string, string>();
   const samples = new Map<string, number>();
