@@ -199,11 +199,13 @@ class Balancer implements App {
       const before = this.#backends.findIndex(isSame(configured));
       const slot = before < 0 ? this.#backends.indexOf(null) : before;
       if (slot >= 0) this.#place(slot, configured);
-      else {this.#context.log(
-          `${configured.name} is left out: there is room for ${this.#backends.length} backends`,
-        );}
+      else this.#leaveOut(configured);
     }
     this.#spread();
+  }
+
+  #leaveOut({ name }: Configured): void {
+    this.#context.log(`${name} is left out: there is room for ${this.#backends.length} backends`);
   }
 
   /** Puts a backend into a slot that is free, or has it. */

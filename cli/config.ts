@@ -163,7 +163,7 @@ function portRanges(least: number, port: string, ports: string) {
   );
 }
 
-/** The depth of an app's links: the least holds a datagram of any size, the most takes 64 MiB a net tile. */
+/** The depth of an app's links: the least holds a datagram of any size, the most takes 96 MiB in each net tile. */
 const [LEAST_DEPTH, MOST_DEPTH] = [64, 16_384];
 const depth = wants(`a power of two from ${LEAST_DEPTH} to ${MOST_DEPTH}`);
 const mostAnswers = wants("a whole number, 1 or more, or 0 for no limit");
