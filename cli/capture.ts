@@ -94,7 +94,7 @@ function print(frame: CapturedFrame): void {
 
 /** The interface that it came or left by; `-` if it was dropped before it left. */
 function where({ interface: name, direction, dropped }: CapturedFrame): string {
-  const hasLeft = dropped === null || dropped === "tx_drop_socket_error";
+  const hasLeft = dropped === null || dropped.startsWith("tx_drop_socket_");
   return name ?? (direction === "in" || hasLeft ? "kernel" : "-");
 }
 

@@ -341,7 +341,7 @@ function dropStep(counter: number, destination: number, dev: string): Step {
   const dst = formatAddress(destination);
   const cause = name === "tx_drop_link_down"
     ? `ip link show dev ${dev}`
-    : name === "tx_drop_no_source"
+    : /source/.test(name)
     ? "ip address show"
     : `ip route show table all to match ${dst}`;
   return { about: "dropped", says: `${name}: ${help} See '${cause}'.` };

@@ -1085,8 +1085,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "socket sender: what the kernel refuses is not counted",
       in: "SocketSender.flush",
-      from: "this.#counters[NET.index.tx_drop_socket_error] += refused + left;",
-      to: "this.#counters[NET.index.tx_drop_socket_error] += left;",
+      from: "this.#counters[NET.index.tx_drop_socket_error] += refused;",
+      to: "",
     },
   ]),
 

@@ -22,7 +22,6 @@ import {
   appLinkBytes,
   Descriptor,
   DESCRIPTOR_WORDS,
-  LARGEST_PAYLOAD,
   LinkConsumer,
   LinkProducer,
   type LinkShape,
@@ -45,8 +44,8 @@ import { AppState, METRICS_BYTES, MetricsReader, stateRegionBytes } from "./regi
 const UMEM_BYTES = 1 << 22;
 /** Answers that a net tile would drop, by its counters. */
 const NOT_DROPPED = {
-  tx_drop_invalid_descriptor: 0,
   tx_drop_port_not_owned: 0,
+  tx_drop_port_zero: 0,
   tx_drop_unsolicited: 0,
 };
 
@@ -336,11 +335,9 @@ export class AppHarness {
   }
 
   /** The reason for which an answer is dropped; null: it is sent. */
-  #refused({ payload, address, port, sourcePort }: Answered): keyof typeof NOT_DROPPED | null {
-    if (payload.length > LARGEST_PAYLOAD) return "tx_drop_invalid_descriptor";
-    if (port === 0 || !this.#served.includes(sourcePort)) {
-      return "tx_drop_port_not_owned";
-    }
+  #refused({ address, port, sourcePort }: Answered): keyof typeof NOT_DROPPED | null {
+    if (!this.#served.includes(sourcePort)) return "tx_drop_port_not_owned";
+    if (port === 0) return "tx_drop_port_zero";
     const to = Address.parse(address)!;
     const isAllowed = this.#sendTo.some((prefix) => to.isIn(prefix)) ||
       this.#heard.has(to.ipv4 | 0);

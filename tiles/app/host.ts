@@ -486,6 +486,12 @@ export function checkSame(offset: number, size: number, sentAt: number, sentSize
   );
 }
 
+/** What `reserve` returns of what no datagram can have, once it is counted. */
+export function tooLong(counters: Float64Array): -1 {
+  counters[APP.index.tx_drop_too_long]++;
+  return -1;
+}
+
 /** What `call` throws when no datagram is current. */
 export function noDatagram(call: "reply" | "reflect"): TypeError {
   return new TypeError(
@@ -796,6 +802,7 @@ class Replies implements Answers {
     this.#room = -1;
     const { free, pushed, depth } = this.#link;
     const outstanding = depth - free;
+    if (size > LARGEST_PAYLOAD) return tooLong(this.#counters);
     // Where the payloads of a predecessor are is not known: the net tile has to read them first.
     if (free === 0 || outstanding > this.#answered) return this.#noRoom();
     const at = this.#ring.reserve(size, pushed, outstanding);

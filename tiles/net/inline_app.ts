@@ -33,7 +33,7 @@ import type { Sender, Transmitter } from "./tx.ts";
 // Own constants, see rings.ts.
 const { LARGEST_PAYLOAD } = link;
 const { BATCH, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, USUAL_TOS_TTL } = frame;
-const { checkSame, checkWithin, DRAIN_MILLIS, noDatagram, sendPayload, tosTtlOf } = host;
+const { checkSame, checkWithin, DRAIN_MILLIS, noDatagram, sendPayload, tooLong, tosTtlOf } = host;
 const COUNT = APP.index;
 
 /** The description of no packet, see `makePackets`. */
@@ -366,9 +366,10 @@ class InlineAnswers implements Answers {
 
   /** Reserves room that is not in the request's frame. */
   #reserveApart(size: number): number {
+    if (size > LARGEST_PAYLOAD) return tooLong(this.#counters);
     const umem = this.#umem;
     const isLarge = size > umem.frameBytes - PAYLOAD_AT;
-    const begin = size > LARGEST_PAYLOAD ? -1 : isLarge ? umem.takeLarge() : this.#takeFrame();
+    const begin = isLarge ? umem.takeLarge() : this.#takeFrame();
     if (begin < 0) return this.#noRoom();
     this.#owner = -1;
     this.#isLarge = isLarge;

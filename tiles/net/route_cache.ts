@@ -482,10 +482,13 @@ export class Resolver {
 
   /** The device that the packet leaves by, or the outcome that needs none. */
   #egress(local: number): Egress | number {
-    const { kind, ifindex, interfaceRecord } = this.#decision;
+    const { kind, ifindex, interfaceRecord, source } = this.#decision;
     const { fib, nextHops, interfaces } = this.#reader;
     if (local !== 0 && nextHops.kind(fib.lookup(local)) !== route.RTN_LOCAL) {
-      return dropOutcome(COUNT.tx_drop_no_source);
+      return dropOutcome(COUNT.tx_drop_source_not_local);
+    }
+    if (kind === route.RTN_BLACKHOLE && source >>> 24 === 127) {
+      return dropOutcome(COUNT.tx_drop_source_loopback);
     }
     if (kind === route.RTN_LOCAL) return Outcome.kernel;
     if (
@@ -496,7 +499,7 @@ export class Resolver {
     }
     const egress = this.#devices.egress(ifindex);
     if (egress === null) return Outcome.kernel;
-    if (this.#decision.source === 0) return dropOutcome(COUNT.tx_drop_no_source);
+    if (source === 0) return dropOutcome(COUNT.tx_drop_no_source);
     return egress;
   }
 

@@ -240,9 +240,10 @@ export class SocketSender {
         this.#batch.copyWithin(0, from, from + left * UDP_DESCRIPTOR_WORDS);
       }
     }
-    this.#finish(NET.index.tx_drop_socket_error, left);
+    this.#finish(NET.index.tx_drop_socket_full, left);
     this.#counters[NET.index.tx_socket] += sent;
-    this.#counters[NET.index.tx_drop_socket_error] += refused + left;
+    this.#counters[NET.index.tx_drop_socket_error] += refused;
+    this.#counters[NET.index.tx_drop_socket_full] += left;
   }
 
   /** Shows what became of the first `count` of the batch, and frees their memory. */

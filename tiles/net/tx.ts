@@ -273,8 +273,10 @@ export class Transmitter {
       if (length < 0 || length > LARGEST_PAYLOAD || offset < 0 || offset > memoryBytes - length) {
         r = REFUSED - COUNT.tx_drop_invalid_descriptor;
         port = this.#traffic.portOf(index, ports & 0xffff);
-      } else if (ports >>> 16 === 0 || !dispatch.serves(index, ports & 0xffff)) {
+      } else if (!dispatch.serves(index, ports & 0xffff)) {
         r = REFUSED - COUNT.tx_drop_port_not_owned;
+      } else if (ports >>> 16 === 0) {
+        r = REFUSED - COUNT.tx_drop_port_zero;
         port = this.#traffic.portOf(index, ports & 0xffff);
       } else {
         port = ports & 0xffff;

@@ -68,7 +68,7 @@ const EXPECTED: Readonly<Record<string, Counter[]>> = {
   "a wrong UDP checksum": ["rx_frames", "rx_drop_udp_checksum"],
   "port 0": PASSED,
   "ports that nobody serves": PASSED,
-  "a source port of 0": ["rx_frames", "rx_delivered", "tx_accepted", "tx_drop_port_not_owned"],
+  "a source port of 0": ["rx_frames", "rx_delivered", "tx_accepted", "tx_drop_port_zero"],
   "a source port that is served": ["rx_frames", "rx_delivered"],
   "a multicast source": ["rx_frames", "rx_drop_invalid_source"],
   "a broadcast source": ["rx_frames", "rx_drop_invalid_source"],

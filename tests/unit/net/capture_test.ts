@@ -164,7 +164,7 @@ Deno.test("each drop is captured once, with its reason, and only drops when only
   assert.deepEqual(drain(reader).map(brief), [
     "in 198.18.0.2:40000 > 198.18.0.1:99 rx_drop_no_app",
     "in null rx_drop_too_short",
-    "out bare 198.18.0.1:7 > 198.18.0.2:0 tx_drop_port_not_owned",
+    "out bare 198.18.0.1:7 > 198.18.0.2:0 tx_drop_port_zero",
     `out bare ${ANSWERED} tx_drop_invalid_descriptor`,
     "out bare 198.18.0.1:7 > 198.18.0.77:40000 tx_drop_neighbor_unresolved",
   ]);

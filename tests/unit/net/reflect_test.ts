@@ -176,7 +176,7 @@ for (const place of PLACES) {
     }
     run();
     assert.deepEqual(room.sent(ETH0).map((frame) => frame.destinationPort), [40_000, 40_001]);
-    assert.equal(room.moved().tx_drop_port_not_owned, 4);
+    assert.equal(room.moved().tx_drop_port_zero, 4);
     run();
     assert.equal(room.freeFrames(), free);
   });

@@ -158,7 +158,7 @@ Deno.test("a source that is not ours is refused", () => {
   const room = quietRoom();
   room.answer({ source: ip("198.18.0.77") });
   room.answer({ source: ip("8.8.4.4") });
-  assert.deepEqual(room.moved(), { tx_accepted: 2, tx_drop_no_source: 2 });
+  assert.deepEqual(room.moved(), { tx_accepted: 2, tx_drop_source_not_local: 2 });
 });
 
 Deno.test("an interface without carrier takes nothing", () => {
