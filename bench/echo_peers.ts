@@ -17,7 +17,7 @@ export const PORT = 7;
 const BUN = "bun@1.4.5";
 const BUN_FOLDER = fileURLToPath(new URL("../build/bench/bun/", import.meta.url));
 const BUN_CPU = Deno.build.arch === "aarch64" ? "aarch64" : "x64";
-const BUN_PROGRAM = `${BUN_FOLDER}node_modules/@oven/bun-linux-${BUN_CPU}/bin/bun`;
+export const BUN_PROGRAM = `${BUN_FOLDER}node_modules/@oven/bun-linux-${BUN_CPU}/bin/bun`;
 /** Time limit for its download of about 100 MB. */
 const BUN_MILLIS = 120_000;
 
@@ -50,7 +50,7 @@ export async function echoes(programs: Programs): Promise<Record<string, readonl
 }
 
 /** Whether `program` is installed and starts. Logs if not. */
-async function runs(program: string): Promise<boolean> {
+export async function runs(program: string): Promise<boolean> {
   try {
     const command = new Deno.Command(program, { args: ["--version"], stdout: "null" });
     if ((await command.output()).success) return true;

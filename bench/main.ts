@@ -22,7 +22,7 @@ import { isWanted, type Report, type Result, type Selection } from "./harness.ts
 
 const USAGE =
   `usage: deno task bench [netbase] [path] [echo] [dns] [mirror] [solicit] [collide] [handover]
-                       [anycast] [memory] [library] [balance] [ntp] [OPTIONS]
+                       [anycast] [memory] [library] [balance] [ntp] [stun] [OPTIONS]
 
   netbase   nanoseconds per lookup in the tables that net tiles read
   path      nanoseconds per packet through parse, resolve and headers, frames in memory
@@ -41,6 +41,8 @@ const USAGE =
   balance   datagrams per second and round trips through the load balancer, beside others (as root)
   ntp       offset, jitter and delay of this host's clock as chronyd sees them, beside those of chronyd's
             own server (as root)
+  stun      binding requests per second and round trips with 1, 32 and 256 in flight: an app in each
+            form and placement, beside Node, Deno and Bun (as root)
   --json    one object a line
   --only REGEX     only cases whose name matches; echo, dns and mirror then skip what those do not need
   --peers A,B      echo and dns: only beside these
@@ -73,6 +75,7 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   library: () => import("./library.ts"),
   balance: () => import("./balance.ts"),
   ntp: () => import("./ntp.ts"),
+  stun: () => import("./stun.ts"),
 };
 
 /** One line about the machine. */

@@ -21,7 +21,7 @@ const SERVICE_CPU = "1";
 /** An appliance copies up to a million routes before it is ready. */
 const START_MILLIS = 60_000;
 
-/** The generator's output. It has round trips, in nanoseconds, if one request was in flight. */
+/** The generator's output; round trips are in nanoseconds, and missing if there was no answer. */
 export interface Load {
   /** Answers during the warm-up. */
   readonly warm_up: number;
@@ -40,6 +40,7 @@ export interface Asked {
   readonly port: number;
   readonly peers?: number;
   readonly ports?: number;
+  /** A file, or "stun". */
   readonly queries?: string;
 }
 

@@ -42,6 +42,18 @@ export function typedIn(step: number): string {
   return blockOf(step, "sh").replaceAll("sudo ", "");
 }
 
+/** The examples that are apps: the heading that each is below, and its file. */
+export function* examples(): Generator<{ heading: string; text: string }> {
+  let heading = "";
+  const page = Deno.readTextFileSync(`${ROOT}docs/apps.md`);
+  for (const [all, title, text] of page.matchAll(/^## (.*)$|^```ts\n([^]*?)^```/gm)) {
+    if (all.startsWith("#")) heading = title;
+    else if (/^export (default )?function/m.test(text)) {
+      yield { heading, text: text.replaceAll("/path/to/tegula/", ROOT) };
+    }
+  }
+}
+
 /** The block of a language in a step. Throws Error when there is none. */
 function blockOf(step: number, language: string): string {
   const text = documented();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The load generator: sends UDP requests through an AF_XDP socket and reads the answers, spinning on one core, with a
- * window of requests in flight. A window of 1 measures round trips, a large one the rate of answers, and 0 the rate
- * of requests without waiting for answers. Each answer is compared with its request; missing ones are counted as
+ * window of requests in flight, and measures the rate of answers and their round trips; or with a window of 0 the
+ * rate of requests without waiting for answers. Each answer is compared with its request; missing ones are counted as
  * lost. It runs for a limited time.
  *
  *     generator [-p PEERS] [-P PORTS] [-q QUERIES] OBJECT IFNAME DESTINATION-MAC DESTINATION PORT
@@ -9,7 +9,7 @@
  *
  * Requests come from PEERS addresses, 4096 unless told, 198.19.0.0 and those that follow, each with a
  * source port of its own; their answers have to be routed to IFNAME. They go to PORTS ports in turn, 1
- * unless told, from PORT on. With QUERIES, DNS queries of that file (queries.h) are sent in turn.
+ * unless told, from PORT on. With QUERIES, DNS queries of that file (queries.h) are sent in turn; QUERIES "stun": binding requests.
  * Prints one JSON object; times in nanoseconds.
  */
 #include "common.h"
@@ -41,13 +41,14 @@
 
 struct request {
 	struct headers headers;
-	uint8_t payload[QUERY_BYTES]; /* begins with the low 16 bits of the sequence */
+	uint8_t payload[QUERY_BYTES]; /* its number is the low 16 bits of the sequence */
 } __attribute__((packed));
 
 /* The latest request of a slot. */
 struct slot {
 	uint32_t sequence;
 	bool in_flight;
+	uint64_t sent_ns;
 };
 
 struct generator {
@@ -118,7 +119,7 @@ static unsigned make_request(const struct generator *generator, uint32_t sequenc
 		headers.udp.check = 0xffff;
 	request->headers = headers;
 	memcpy(request->payload, query->payload, query->bytes);
-	memcpy(request->payload, &id, sizeof(id));
+	memcpy(request->payload + generator->queries.number_at, &id, sizeof(id));
 	return (unsigned)sizeof(headers) + query->bytes;
 }
 
@@ -145,7 +146,7 @@ static void send_requests(struct generator *generator)
 			generator->lost++;
 			generator->in_flight--;
 		}
-		*slot = (struct slot){ generator->next, true };
+		*slot = (struct slot){ generator->next, true, 0 };
 		*descriptor = (struct xdp_desc){
 			frame,
 			make_request(generator, generator->next, (void *)(port->memory + frame)),
@@ -153,6 +154,8 @@ static void send_requests(struct generator *generator)
 		};
 	}
 	generator->last_ns = now_ns();
+	for (unsigned i = 1; i <= room; i++)
+		generator->slots[(generator->next - i) % SLOTS].sent_ns = generator->last_ns;
 	generator->in_flight += room;
 	generator->sent += room;
 	xsk_ring_prod__submit(&port->tx, room);
@@ -183,31 +186,33 @@ static bool answers(const struct generator *generator, const struct request *ans
 	       checksum_fold(checksum_add(0, &a->ip, sizeof(a->ip))) == 0xffff &&
 	       udp_checksum_right(a) &&
 	       query_answered(&generator->queries, query_of(generator, sequence), answer->payload,
-			      udp - (unsigned)sizeof(a->udp));
+			      udp - (unsigned)sizeof(a->udp), r.ip.saddr, r.udp.source);
 }
 
-/* Reads one frame. Returns whether it is the answer to a request in flight. */
-static bool take_answer(struct generator *generator, const struct request *answer, unsigned bytes)
+/* Reads one frame, and counts it if it is the answer to a request in flight. */
+static void take_answer(struct generator *generator, const struct request *answer, unsigned bytes)
 {
 	uint32_t sequence = generator->next - 1;
 	struct slot *slot;
 	uint16_t id;
 
-	memcpy(&id, answer->payload, sizeof(id));
+	memcpy(&id, answer->payload + generator->queries.number_at, sizeof(id));
 	/* The latest request that has these low bits. */
 	sequence -= (uint16_t)(sequence - id);
 	slot = &generator->slots[sequence % SLOTS];
 	if (!answers(generator, answer, bytes, sequence)) {
 		generator->mismatched++;
-		return false;
+		return;
 	}
 	/* Else a late answer, to a request that was given up. */
 	if (!slot->in_flight || slot->sequence != sequence)
-		return false;
+		return;
 	slot->in_flight = false;
 	generator->in_flight--;
 	generator->answered++;
-	return true;
+	if (generator->sample_count < MOST_SAMPLES)
+		generator->samples[generator->sample_count++] =
+			(uint32_t)(generator->last_ns - slot->sent_ns);
 }
 
 /* Reads a batch of answers. Returns the number of frames. */
@@ -216,7 +221,6 @@ static unsigned take_answers(struct generator *generator)
 	struct port *port = &generator->port;
 	uint32_t in, back = 0;
 	unsigned count = xsk_ring_cons__peek(&port->rx, BATCH, &in);
-	uint64_t sent_ns = generator->last_ns;
 
 	if (!count || xsk_ring_prod__reserve(&port->fill, count, &back) != count)
 		return 0;
@@ -225,10 +229,7 @@ static unsigned take_answers(struct generator *generator)
 		const struct xdp_desc *descriptor = xsk_ring_cons__rx_desc(&port->rx, in + i);
 		const struct request *answer = (void *)(port->memory + descriptor->addr);
 
-		if (take_answer(generator, answer, descriptor->len) && generator->window == 1 &&
-		    generator->sample_count < MOST_SAMPLES)
-			generator->samples[generator->sample_count++] =
-				(uint32_t)(generator->last_ns - sent_ns);
+		take_answer(generator, answer, descriptor->len);
 		*xsk_ring_prod__fill_addr(&port->fill, back + i) =
 			descriptor->addr & ~(uint64_t)(FRAME_BYTES - 1);
 	}

@@ -4,6 +4,7 @@
 
 #include "common.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,13 +23,23 @@
 #define DNS_RCODE 0x0f
 #define DNS_NXDOMAIN 3
 
+/* RFC 8489 §5, §14.2: a binding request, and the beginning of its answer's only attribute. */
+#define STUN_BYTES 20u
+#define STUN_COOKIE 0x2112a442u
+#define STUN_ANSWER_BYTES 32u
+static const uint8_t STUN_REQUEST[STUN_BYTES] = { 0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 't', 'e', 'g', 'u', 'l', 'a' };
+static const uint8_t STUN_SUCCESS[4] = { 1, 1, 0, STUN_ANSWER_BYTES - STUN_BYTES };
+static const uint8_t STUN_MAPPED[6] = { 0, 0x20, 0, 8, 0, 1 };
+
 static void add(struct queries *queries, const uint8_t *payload, unsigned bytes)
 {
 	struct query *query = &queries->all[queries->count++];
 	unsigned end = DNS_HEADER_BYTES;
 
 	*query = (struct query){ .payload = payload, .bytes = (uint16_t)bytes };
-	query->sum = checksum_add(0, payload + 2, bytes - 2);
+	query->sum = checksum_add(0, payload, queries->number_at);
+	query->sum = checksum_add(query->sum, payload + queries->number_at + 2,
+				  bytes - queries->number_at - 2);
 	if (!queries->is_dns)
 		return;
 	while (end < bytes && payload[end])
@@ -59,7 +70,13 @@ void queries_open(struct queries *queries, const char *path)
 	queries->all = calloc(MOST_QUERIES, sizeof(*queries->all));
 	if (!queries->all)
 		die(0, "cannot get memory");
-	queries->is_dns = path != NULL;
+	queries->is_stun = path && !strcmp(path, STUN);
+	queries->is_dns = path && !queries->is_stun;
+	if (queries->is_stun) {
+		queries->number_at = STUN_BYTES - 2;
+		add(queries, STUN_REQUEST, STUN_BYTES);
+		return;
+	}
 	if (!path) {
 		make_echoes(queries);
 		return;
@@ -82,11 +99,28 @@ void queries_open(struct queries *queries, const char *path)
 		die(-ENODATA, "no queries in %s", path);
 }
 
+static bool stun_answered(const uint8_t *payload, unsigned bytes, uint32_t address_be, uint16_t port_be)
+{
+	const uint8_t *mapped = payload + STUN_BYTES;
+	uint32_t address;
+	uint16_t port;
+
+	if (bytes != STUN_ANSWER_BYTES)
+		return false;
+	memcpy(&port, mapped + 6, sizeof(port));
+	memcpy(&address, mapped + 8, sizeof(address));
+	return !memcmp(payload, STUN_SUCCESS, 4) && !memcmp(payload + 4, STUN_REQUEST + 4, STUN_BYTES - 6) &&
+	       !memcmp(mapped, STUN_MAPPED, sizeof(STUN_MAPPED)) &&
+	       (port ^ htobe16(STUN_COOKIE >> 16)) == port_be && (address ^ htobe32(STUN_COOKIE)) == address_be;
+}
+
 bool query_answered(const struct queries *queries, const struct query *query,
-		    const uint8_t *payload, unsigned bytes)
+		    const uint8_t *payload, unsigned bytes, uint32_t address_be, uint16_t port_be)
 {
 	unsigned rcode, question = query->question_end - DNS_HEADER_BYTES;
 
+	if (queries->is_stun)
+		return stun_answered(payload, bytes, address_be, port_be);
 	if (!queries->is_dns)
 		return bytes == query->bytes && !memcmp(payload + 2, query->payload + 2, bytes - 2);
 	if (bytes < query->question_end)

@@ -130,7 +130,6 @@ export const APP = table({
   requests: "Datagrams delivered to the app's code.",
   answers: "Datagrams sent by the app.",
   tx_drop_reply_link_full: "The app's transmit link is full: the app's depth sets how long it is.",
-  tx_drop_reply_link_full: "The app's transmit link is full.",
   tx_drop_too_long: "Payload longer than 65,507 bytes, the most over IPv4.",
   errors: "Calls of the app's code that threw an error.",
   rx_drop_refused_source: "Source port is in refuse_sources, or is one that this host serves.",

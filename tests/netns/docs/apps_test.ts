@@ -7,7 +7,8 @@
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import { APPS } from "../../../apps/registry.ts";
-import { slowSideFolder, typedIn, writtenFolder } from "../../ten_minutes.ts";
+import type { Namespace } from "../../../demo/lab.ts";
+import { examples, slowSideFolder, typedIn, writtenFolder } from "../../ten_minutes.ts";
 import { temporaryFile } from "../config_file.ts";
 import { Appliance, ask, CLIENT, eventually, HOST, labTest, pair } from "../lab.ts";
 
@@ -62,6 +63,58 @@ labTest("docs/apps.md: apps that ship can be copied, with what is said there", a
     Deno.removeSync(folder, { recursive: true });
   }
 });
+
+/** What a shell in the client's namespace sends to a port, `in`, and what it gets. */
+function shell(client: Namespace, port: number, script: string): Promise<string> {
+  return client.run(["bash", "-c", `exec 3<>/dev/udp/${HOST}/${port}; ${script}`]);
+}
+
+/** Has a client try the example below a heading, which is served at `port`. */
+const TRIED: Record<string, (client: Namespace, port: number) => Promise<void>> = {
+  async "Ten minutes"(client, port) {
+    const said = await shell(client, port, "printf abc >&3; head -n1 <&3");
+    assert.equal(said, "hello 198.18.0.2, you sent 3 bytes\n");
+  },
+  async "The library"(client, port) {
+    // Ten at once, and ten a second; the client's shell takes less than three.
+    const flood = "for i in $(seq 60); do printf x >&3; done; timeout 1 cat <&3 || true";
+    const answers = (await shell(client, port, flood)).length;
+    assert.ok(answers >= 10 && answers < 60, `${answers} answers`);
+  },
+  async "As fast as it goes"(client, port) {
+    assert.equal(await shell(client, port, "echo back >&3; head -n1 <&3"), "back\n");
+  },
+  async "Send to others"(client, port) {
+    const first = client.spawn([
+      ...["bash", "-c", `exec 3<>/dev/udp/${HOST}/${port}; echo one >&3; head -n2 <&3`],
+    ]);
+    await first.stdout.find("one");
+    assert.equal(await shell(client, port, "echo two >&3; head -n1 <&3"), "two\n");
+    await first.stdout.find("two");
+  },
+  async "State"(client, port) {
+    const said = await shell(client, port, "for i in 1 2; do printf x >&3; head -n1 <&3; done");
+    assert.equal(said, "1\n2\n");
+  },
+};
+
+labTest(
+  "docs/apps.md: each example that is an app answers a client as it is said there",
+  async (lab) => {
+    const { host, client } = await pair(lab);
+    const all = [...examples()];
+    assert.deepEqual(all.map(({ heading }) => heading), Object.keys(TRIED));
+    const apps = all.map(({ text }, i) => {
+      const module = temporaryFile(text, ".ts");
+      return `[apps.example${i}]\nmodule = "${module}"\nstate = "4K"\n`;
+    });
+    const listen = all.map((_, i) => `"${5000 + i}=example${i}"`);
+    const config = `interfaces = ["eth0"]\nlisten = [${listen}]\n${apps.join("")}`;
+    const appliance = await Appliance.start(host, ["--config", temporaryFile(config, ".toml")]);
+    for (const [i, { heading }] of all.entries()) await TRIED[heading](client, 5000 + i);
+    assert.equal((await appliance.stop()).code, 0);
+  },
+);
 
 /** What ships, each at its usual port. */
 const SHIPPED = { balance: 54, discard: 9, dns: 53, echo: 7, ntp: 123, statsd: 8125, time: 37 };

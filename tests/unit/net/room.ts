@@ -262,7 +262,7 @@ export class Room {
         ? (inline ? [7] : ports.flat()).map((port) => ({ fd: 1000 + port, port, receive: true }))
         : [],
       apps: this.apps.map(({ setup }) => setup),
-      inline: inline ? [scripted(inline)] : [],
+      inline: inline ? [scripted(inline, sendTo)] : [],
       solicit,
       capture: heapView(CAPTURE_BYTES),
       control: heapView(CONTROL_BYTES),
@@ -479,12 +479,12 @@ export class Room {
 }
 
 /** An app in the net tile that does `receive`. */
-function scripted(app: App): InlineSetup {
+function scripted(app: App, sendTo: readonly Prefix[]): InlineSetup {
   return {
     ...{ name: "scripted", ports: [7], ownPorts: [17], served: [7, 17], options: { app } },
     module: import.meta.resolve("../../fixtures/scripted.ts"),
     metrics: heapView(METRICS_BYTES),
     region: heapView(TILE_REGION_BYTES),
-    ...{ recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: ANYWHERE },
+    ...{ recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo },
   };
 }
