@@ -25,12 +25,15 @@ export default function create({ parseAddress }) {
 );
 
 const PORT = 5009;
-/** Sends each line of standard input with a TTL of 33, DSCP 10 and ECN 2, and prints what comes in, with TTL and TOS. */
+/**
+ * Sends each line of standard input with a TTL of 33, DSCP 10 and ECN 2, and prints what comes in, with TTL and
+ * TOS. 12 and 13 are IP_RECVTTL and IP_RECVTOS.
+ */
 const CLIENT = `
 import select, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.bind(("0.0.0.0", ${PORT}))
-for option, value in ((socket.IP_TTL, 33), (socket.IP_TOS, 42), (socket.IP_RECVTTL, 1), (13, 1)):
+for option, value in ((socket.IP_TTL, 33), (socket.IP_TOS, 42), (12, 1), (13, 1)):
     s.setsockopt(socket.IPPROTO_IP, option, value)
 print("ready", flush=True)
 while True:
