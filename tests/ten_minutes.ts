@@ -17,12 +17,15 @@ export function writtenFolder(): string {
   return folder;
 }
 
+/** The heading above an app of several files. */
+const SLOW_SIDE = "The slow side";
+
 /**
  * A folder with the files of the section about the slow side, and the configuration; gone when the test file
  * has ended.
  */
 export function slowSideFolder(): string {
-  const [, section] = /^## The slow side\n(.*?)^## /ms.exec(documented()) ?? [];
+  const [, section] = new RegExp(`^## ${SLOW_SIDE}\n(.*?)^## `, "ms").exec(documented()) ?? [];
   const blocks = [...section!.matchAll(/^```\w+\n(.*?)^```/gms)].map(([, block]) => block);
   const names = ["greeter.ts", "beside.ts", "tegula.toml"];
   if (blocks.length !== names.length) throw new Error("docs/apps.md: other blocks than expected");
@@ -42,14 +45,13 @@ export function typedIn(step: number): string {
   return blockOf(step, "sh").replaceAll("sudo ", "");
 }
 
-/** The examples that are apps: the heading that each is below, and its file. */
+/** The examples that are apps of one file: the heading that each is below, and the file. */
 export function* examples(): Generator<{ heading: string; text: string }> {
   let heading = "";
-  const page = Deno.readTextFileSync(`${ROOT}docs/apps.md`);
-  for (const [all, title, text] of page.matchAll(/^## (.*)$|^```ts\n([^]*?)^```/gm)) {
+  for (const [all, title, text] of documented().matchAll(/^## (.*)$|^```ts\n([^]*?)^```/gm)) {
     if (all.startsWith("#")) heading = title;
-    else if (/^export (default )?function/m.test(text)) {
-      yield { heading, text: text.replaceAll("/path/to/tegula/", ROOT) };
+    else if (/^export (default )?function/m.test(text) && heading !== SLOW_SIDE) {
+      yield { heading, text };
     }
   }
 }
