@@ -352,6 +352,12 @@ function here(): ReturnType<typeof placeOf> {
 
 /** Frames of these files are not the app's. */
 const OWN = new URL("./", import.meta.url).href;
+/** Functions of `host.ts`, and the handler that each calls. */
+const HANDLERS = [
+  ["Service.clock", "tick"],
+  ["Service.drain", "drain"],
+  ["receivePlain", "answer"],
+] as const;
 const RUNNERS = ["process", "host"].map((name) => `${OWN}${name}.`);
 
 /** From a stack: the app's handler, ` at FILE:LINE`, and what it called there. */
@@ -359,11 +365,8 @@ function placeOf(stack: string): { handler: string; place: string; call: string 
   const frames = stack.split("\n").filter((line) => line.startsWith("    at "));
   const isOurs = (frame: string) => RUNNERS.some((runner) => frame.includes(runner));
   const first = frames.findIndex((frame) => frame.includes("file://") && !isOurs(frame));
-  const handler = frames.some((frame) => frame.includes("Service.clock"))
-    ? "tick"
-    : frames.some((frame) => frame.includes("receivePlain"))
-    ? "answer"
-    : "receive";
+  const isIn = (name: string) => frames.some((frame) => frame.includes(name));
+  const [, handler] = HANDLERS.find(([name]) => isIn(name)) ?? ["", "receive"];
   if (first < 0) return { handler, place: "", call: "by Deno" };
   const [, file = "?", line = "?"] = /file:\/\/(.*?):(\d+)(?::\d+)?\)?$/.exec(frames[first]) ?? [];
   const callee = frames.slice(0, first).findLast((frame) => !frame.includes("file://"));
