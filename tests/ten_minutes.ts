@@ -17,8 +17,8 @@ export function writtenFolder(): string {
   return folder;
 }
 
-/** The heading above an app of several files. */
-const SLOW_SIDE = "The slow side";
+/** The heading above an app of two files. */
+export const SLOW_SIDE = "The slow side";
 
 /**
  * A folder with the files of the section about the slow side, and the configuration; gone when the test file
@@ -45,14 +45,12 @@ export function typedIn(step: number): string {
   return blockOf(step, "sh").replaceAll("sudo ", "");
 }
 
-/** The examples that are apps of one file: the heading that each is below, and the file. */
+/** The examples that are files of apps: the heading that each is below, and the file. */
 export function* examples(): Generator<{ heading: string; text: string }> {
   let heading = "";
   for (const [all, title, text] of documented().matchAll(/^## (.*)$|^```ts\n([^]*?)^```/gm)) {
     if (all.startsWith("#")) heading = title;
-    else if (/^export (default )?function/m.test(text) && heading !== SLOW_SIDE) {
-      yield { heading, text };
-    }
+    else if (/^export (default )?function/m.test(text)) yield { heading, text };
   }
 }
 

@@ -4,7 +4,7 @@ import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { bundleCommand } from "../../../master/app_files.ts";
 import { CONTRACT, contractText } from "../../../scripts/docs.ts";
-import { typedIn, writtenFolder } from "../../ten_minutes.ts";
+import { examples, typedIn, writtenFolder } from "../../ten_minutes.ts";
 
 Deno.test("docs/app_contract.txt is what deno doc says of the contract: deno task docs", () => {
   assert.equal(Deno.readTextFileSync(CONTRACT), contractText());
@@ -50,5 +50,19 @@ Deno.test("docs/apps.md: the library is found by name, by the deno.json that is 
   }).outputSync();
   assert.equal(code, 0, new TextDecoder().decode(stderr));
   assert.equal(new TextDecoder().decode(stdout), "10\n");
+  Deno.removeSync(folder, { recursive: true });
+});
+
+Deno.test("docs/apps.md: the examples have the types that they name", () => {
+  const folder = Deno.makeTempDirSync();
+  const files = [...examples()].map(({ text }, i) => {
+    Deno.writeTextFileSync(`${folder}/${i}.ts`, text);
+    return `${folder}/${i}.ts`;
+  });
+  const { code, stderr } = new Deno.Command(Deno.execPath(), {
+    args: ["check", "--import-map", `${ROOT}apps/library/imports.json`, ...files],
+    cwd: folder,
+  }).outputSync();
+  assert.equal(code, 0, new TextDecoder().decode(stderr));
   Deno.removeSync(folder, { recursive: true });
 });
