@@ -179,7 +179,7 @@ function fromPlain(app: PlainApp, context: AppContext): App {
     receive: function receivePlain(requests, out) {
       while (requests.next()) {
         if (context.mayLoop(requests)) continue;
-        const said = app.answer(toRequest(requests), out);
+        const said = app.answer(new PlainRequest(requests), out);
         if (said === undefined || said === null) continue;
         if (said instanceof Promise) throw new PromiseError("answer", said);
         const fields = (said as Reply).payload === undefined ? undefined : said as Reply;
@@ -222,19 +222,38 @@ export function tosTtlOf({ ttl = 64, dscp = 0, ecn = 0 }: HeaderFields): number 
   );
 }
 
-function toRequest(requests: Datagrams): Request {
-  const { bytes, offset, size } = requests;
-  return {
-    payload: new Uint8Array(bytes.subarray(offset, offset + size)),
-    address: requests.sourceAddress.copy(),
-    port: requests.sourcePort,
-    destinationAddress: requests.destinationAddress.copy(),
-    destinationPort: requests.destinationPort,
-    ttl: requests.ttl,
-    dscp: requests.dscp,
-    ecn: requests.ecn,
-    receivedAt: requests.receivedAt / 1e6,
-  };
+/** The current datagram for the short form. Addresses are made when they are asked for: that takes a while. */
+class PlainRequest implements Request {
+  readonly payload: Uint8Array<ArrayBuffer>;
+  readonly port: number;
+  readonly destinationPort: number;
+  readonly ttl: number;
+  readonly dscp: number;
+  readonly ecn: number;
+  readonly receivedAt: number;
+  readonly #source: number;
+  readonly #destination: number;
+
+  constructor(requests: Datagrams) {
+    const { bytes, offset, size } = requests;
+    this.payload = new Uint8Array(bytes.subarray(offset, offset + size));
+    this.#source = toIPv4(requests.sourceAddress);
+    this.port = requests.sourcePort;
+    this.#destination = toIPv4(requests.destinationAddress);
+    this.destinationPort = requests.destinationPort;
+    this.ttl = requests.ttl;
+    this.dscp = requests.dscp;
+    this.ecn = requests.ecn;
+    this.receivedAt = requests.receivedAt / 1e6;
+  }
+
+  get address(): Address {
+    return new Address(this.#source);
+  }
+
+  get destinationAddress(): Address {
+    return new Address(this.#destination);
+  }
 }
 
 /** A burst as a service goes through it, wherever its datagrams are described. */
