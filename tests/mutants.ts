@@ -609,8 +609,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "rx: UDP checksums of known peers are not looked at",
       in: "Receiver.#sumPayloads",
-      from: "if (fold(sum) !== 0xffff) packets[p + Packet.app] = -COUNT.rx_drop_udp_checksum;",
-      to: "void fold(sum);",
+      from: "if (fold(sum) === 0xffff) continue;",
+      to: "if (fold(sum) >= 0) continue;",
     },
     {
       name: "rx: what comes from our own address is answered",
@@ -649,16 +649,30 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "transmit: an app sends from the port of another",
       in: "Transmitter.#classify",
-      from: " || !dispatch.serves(index, ports & 0xffff)",
-      to: "",
+      from: "!dispatch.serves(index, ports & 0xffff)",
+      to: "false",
       tests: ["unit/net/hostile_app"],
     },
     {
       name: "transmit: an answer goes to port 0",
       in: "Transmitter.#classify",
-      from: "ports >>> 16 === 0 || ",
-      to: "",
+      from: "} else if (ports >>> 16 === 0) {",
+      to: "} else if (ports < -1 && ports > 0) {",
       tests: ["unit/net/transmit", "unit/net/reflect_test"],
+    },
+    {
+      name: "transmit: TOS and TTL are not in the header's checksum",
+      in: "writePacketHeader",
+      from: " + total + tosTtl",
+      to: " + total + 64",
+      tests: ["unit/net/tx_headers"],
+    },
+    {
+      name: "transmit: an app's TTL of 0 leaves",
+      in: "Transmitter.#read",
+      from: "(tosTtl & 0xff) === 0 ? tosTtl | USUAL_TOS_TTL : tosTtl",
+      to: "tosTtl",
+      tests: ["unit/net/transmit"],
     },
     {
       name: "transmit: a bare pseudo-header sum leaves with a request that is sent back",
