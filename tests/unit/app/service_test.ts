@@ -178,6 +178,28 @@ Deno.test("the short form may tick too, at its own pace", async () => {
   assert.ok(due > 10_000 && due <= 20_000, `${due} ms`);
 });
 
+Deno.test("the short form reads header fields and our address, and sets fields of answers and of what it sends", async () => {
+  const app = {
+    answer({ address, destinationAddress, ttl, dscp, ecn }: Request, out: Answers) {
+      out.send({ address, port: 9, ttl: 1, sourceAddress: destinationAddress }, "other");
+      out.send({ address, port: 9, sourcePort: 8 }, Uint8Array.of(1));
+      return { payload: `${destinationAddress} ${ttl} ${dscp} ${ecn}`, ttl: 3, dscp: 46, ecn: 1 };
+    },
+  };
+  const harness = await AppHarness.start(app, { ports: [7, 8] });
+  const fields = { ttl: 17, dscp: 10, ecn: 2 };
+  const sent = harness.ask({ payload: "", port: 8, address: "198.18.0.5", ...fields });
+  assert.deepEqual(sent.map((each) => [text(each.payload), each.ttl, each.dscp, each.ecn]), [
+    ["other", 1, 0, 0],
+    ["\x01", 64, 0, 0],
+    ["198.18.0.5 17 10 2", 3, 46, 1],
+  ]);
+  assert.deepEqual(sent.map((each) => `${each.sourceAddress}:${each.sourcePort}`), [
+    ...["198.18.0.5:7", "0.0.0.0:8", "198.18.0.5:8"],
+  ]);
+  assert.equal(harness.counters.errors, 0);
+});
+
 Deno.test("the short form may answer with bytes or with nothing, and never a served port", async () => {
   const harness = await AppHarness.start({
     default: async (_context: AppContext) => {
