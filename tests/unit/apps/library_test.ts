@@ -11,7 +11,7 @@ import { TokenBuckets } from "../../../apps/library/token_buckets.ts";
 import fc from "../property.ts";
 
 Deno.test("a token bucket lets through what one that counts tokens lets through", () => {
-  const asks = fc.array(fc.tuple(fc.nat(3), fc.nat(400)), { maxLength: 200 });
+  const asks = fc.array(fc.tuple(fc.nat(3), fc.nat(400)), { maxLength: 200, size: "max" });
   fc.assert(fc.property(asks, fc.integer({ min: 1, max: 20 }), (asks, burst) => {
     const buckets = new TokenBuckets({ perSecond: 10, burst, entries: 64 });
     const model = new Map<number, { tokens: number; at: number }>();
@@ -57,7 +57,7 @@ Deno.test("the number of entries has to be a power of two", () => {
 
 Deno.test("a sliding window lets through what one that keeps all times lets through", () => {
   const millis = 100;
-  const asks = fc.array(fc.tuple(fc.nat(3), fc.nat(80)), { maxLength: 200 });
+  const asks = fc.array(fc.tuple(fc.nat(3), fc.nat(80)), { maxLength: 200, size: "max" });
   fc.assert(fc.property(asks, fc.integer({ min: 1, max: 20 }), (asks, most) => {
     const windows = new SlidingWindows({ most, millis, entries: 64 });
     const model = new Map<number, number[]>();
@@ -93,27 +93,29 @@ Deno.test("who stays below the limit of a sliding window is never refused, whoev
 Deno.test("a clock map has what a slow one has, and forgets what was not found lately", () => {
   const entries = 8;
   const command = fc.tuple(fc.constantFrom("find", "find", "use", "use", "remove"), fc.nat(20));
-  fc.assert(fc.property(fc.array(command, { maxLength: 300 }), fc.nat(), (commands, key) => {
-    const map = new ClockMap(entries, key);
-    const model: ({ of: number; isUsed: boolean } | null)[] = Array(entries).fill(null);
-    let hand = 0;
-    for (const [what, of] of commands) {
-      const address = new Address().load([of % 3, 0, 0xffff, of % 5]);
-      const known = model.findIndex((each) => each?.of === of);
-      assert.equal(map.find(address, of), known);
-      if (known >= 0) model[known]!.isUsed = true;
-      if (known >= 0 && what === "remove") {
-        map.remove(known);
-        model[known] = null;
+  fc.assert(
+    fc.property(fc.array(command, { maxLength: 300, size: "max" }), fc.nat(), (commands, key) => {
+      const map = new ClockMap(entries, key);
+      const model: ({ of: number; isUsed: boolean } | null)[] = Array(entries).fill(null);
+      let hand = 0;
+      for (const [what, of] of commands) {
+        const address = new Address().load([of % 3, 0, 0xffff, of % 5]);
+        const known = model.findIndex((each) => each?.of === of);
+        assert.equal(map.find(address, of), known);
+        if (known >= 0) model[known]!.isUsed = true;
+        if (known >= 0 && what === "remove") {
+          map.remove(known);
+          model[known] = null;
+        }
+        if (known >= 0 || what !== "use") continue;
+        for (; model[hand]?.isUsed; hand = (hand + 1) % entries) model[hand]!.isUsed = false;
+        assert.equal(map.insert(address, of), hand);
+        model[hand] = { of, isUsed: false };
+        hand = (hand + 1) % entries;
+        assert.equal(map.count, model.filter((each) => each !== null).length);
       }
-      if (known >= 0 || what !== "use") continue;
-      for (; model[hand]?.isUsed; hand = (hand + 1) % entries) model[hand]!.isUsed = false;
-      assert.equal(map.insert(address, of), hand);
-      model[hand] = { of, isUsed: false };
-      hand = (hand + 1) % entries;
-      assert.equal(map.count, model.filter((each) => each !== null).length);
-    }
-  }));
+    }),
+  );
 });
 
 Deno.test("a clock map does not look for long for an entry to forget", () => {
@@ -193,37 +195,39 @@ Deno.test("a session table has the sessions that a map has, also for its success
     fc.nat(sessions - 1),
     fc.nat(40),
   );
-  fc.assert(fc.property(fc.array(command, { maxLength: 300 }), fc.nat(), (commands, key) => {
-    const memory = new Uint8Array(SessionTable.bytesFor(sessions));
-    let table = new SessionTable(memory, sessions, key);
-    const model = new Map<number, { words: number; used: number }>();
-    let now = 1;
-    for (const [what, session, words] of commands) {
-      now++;
-      const known = [...model].find(([, each]) => each.words === words)?.[0] ?? -1;
-      // Of two words of the address, as IPv6 has, and of the other word.
-      const address = new Address().load([words % 3, 0, 0xffff, words % 5]);
-      assert.equal(table.find(address, words * 7), known);
-      if (what === "begin" && known < 0 && !model.has(session)) {
-        table.begin(session, address, words * 7, now);
-        model.set(session, { words, used: now });
-      } else if (what === "begin") {
-        assert.throws(() => table.begin(session, address, words * 7, now), /in use/);
-      } else if (what === "end") {
-        table.end(session);
-        model.delete(session);
-      } else if (what === "expire") {
-        const ended: number[] = [];
-        table.expire(now - 10, sessions, (session) => ended.push(session));
-        const over = [...model].filter(([, { used }]) => used < now - 10).map(([session]) =>
-          session
-        );
-        assert.deepEqual(ended.toSorted(), over.toSorted());
-        for (const session of over) model.delete(session);
-      } else if (what === "succeed") table = new SessionTable(memory, sessions);
-      assert.equal(table.count, model.size);
-    }
-  }));
+  fc.assert(
+    fc.property(fc.array(command, { maxLength: 300, size: "max" }), fc.nat(), (commands, key) => {
+      const memory = new Uint8Array(SessionTable.bytesFor(sessions));
+      let table = new SessionTable(memory, sessions, key);
+      const model = new Map<number, { words: number; used: number }>();
+      let now = 1;
+      for (const [what, session, words] of commands) {
+        now++;
+        const known = [...model].find(([, each]) => each.words === words)?.[0] ?? -1;
+        // Of two words of the address, as IPv6 has, and of the other word.
+        const address = new Address().load([words % 3, 0, 0xffff, words % 5]);
+        assert.equal(table.find(address, words * 7), known);
+        if (what === "begin" && known < 0 && !model.has(session)) {
+          table.begin(session, address, words * 7, now);
+          model.set(session, { words, used: now });
+        } else if (what === "begin") {
+          assert.throws(() => table.begin(session, address, words * 7, now), /in use/);
+        } else if (what === "end") {
+          table.end(session);
+          model.delete(session);
+        } else if (what === "expire") {
+          const ended: number[] = [];
+          table.expire(now - 10, sessions, (session) => ended.push(session));
+          const over = [...model].filter(([, { used }]) => used < now - 10).map(([session]) =>
+            session
+          );
+          assert.deepEqual(ended.toSorted(), over.toSorted());
+          for (const session of over) model.delete(session);
+        } else if (what === "succeed") table = new SessionTable(memory, sessions);
+        assert.equal(table.count, model.size);
+      }
+    }),
+  );
 });
 
 Deno.test("a million clients have sessions at once, which a successor finds", () => {
