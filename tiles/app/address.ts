@@ -94,9 +94,11 @@ export class Address implements contract.Address {
   }
 }
 
-/** The word of an IPv4 address in host order. */
+/** The word of an IPv4 address in host order. Throws TypeError, or RangeError, if it is none. */
 export function toIPv4(address: contract.Address): number {
-  return (address as Address).ipv4;
+  const { ipv4 } = address as Partial<Address>;
+  if (ipv4 !== undefined) return ipv4;
+  throw new TypeError(`'${address}' is no address: context.parseAddress() makes one of a text`);
 }
 
 /** A prefix: the addresses whose first `length` bits are those of `address`. */

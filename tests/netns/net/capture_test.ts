@@ -167,11 +167,10 @@ labTest("drops alone are captured with their reason, and of one app only its own
 
 labTest("a datagram without a way is not said to have left by the kernel", async (lab) => {
   const { host, asker } = await pair(lab);
-  const speaks = `export default () => ({
+  const speaks = `export default ({ parseAddress }) => ({
     receive(requests, out) {
-      while (requests.next()) {
-        out.send({ address: 0xcb007109, port: 9, sourcePort: 7 }, out.reserve(4), 4);
-      }
+      const address = parseAddress("203.0.113.9");
+      while (requests.next()) out.send({ address, port: 9 }, out.reserve(4), 4);
     },
   });`;
   const [app, control] = [temporaryFile(speaks, ".ts"), ["--control", socketPath()]];

@@ -4,6 +4,8 @@
 import assert from "node:assert/strict";
 import { isIPv4 } from "node:net";
 import { Address, Prefix } from "../../../tiles/app/address.ts";
+import type { Answers } from "../../../tiles/app/contract.ts";
+import { AppHarness } from "../../../tiles/app/harness.ts";
 import fc from "../property.ts";
 
 const word = fc.nat(0xffff_ffff);
@@ -85,4 +87,14 @@ Deno.test("an address that is none of IPv4 cannot be sent to yet, and says so", 
   const address = made([0x20010db8, 0, 0, 1]);
   assert.ok(!address.isIPv4);
   assert.throws(() => address.ipv4, /only IPv4 addresses are supported/);
+});
+
+Deno.test("what is no address is refused where one is sent to, with what makes one", async () => {
+  for (const address of [0xc6120002, "198.18.0.2"] as unknown[] as Address[]) {
+    const harness = await AppHarness.start({
+      answer: (_: unknown, out: Answers) => out.send({ address, port: 9 }, "x"),
+    });
+    assert.deepEqual(harness.ask({ payload: "" }), []);
+    assert.match(harness.logged.join(), /is no address: context\.parseAddress\(\) makes one/);
+  }
 });
