@@ -178,6 +178,7 @@ Deno.test("the same bytes go to several, without being written again, until the 
   assert.deepEqual([seen[0][3], seen[1][3]], [1, 2]);
   side.answers.refresh();
   assert.equal(side.answers.reserve(150), -1, "the bytes are on their way");
+  assert.notEqual(side.answers.reserve(144), -1, "they are there once");
   answers.release(3);
   side.answers.refresh();
   assert.notEqual(side.answers.reserve(150), -1);

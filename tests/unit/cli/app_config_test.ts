@@ -157,7 +157,7 @@ Deno.test("an app's own ports are split among its instances, which share the oth
   const { apps } = await load(`
     listen = ["53=echo*3", "54=echo", "7=time"]
     [apps.echo]
-    own_ports = ["20000-20004", "30000"]
+    own_ports = ["20000-20005", "30000"]
   `);
   const seen = apps.map(({ app, instance, instances, ports, ownPorts }) => (
     { app, instance, instances, ports, ownPorts }
@@ -168,7 +168,7 @@ Deno.test("an app's own ports are split among its instances, which share the oth
   assert.deepEqual(seen, [
     { ...echo(0, [[20_000, 20_001]]), ports: [[53, 54], [20_000, 20_001]] },
     echo(1, [[20_002, 20_003]], [53, 53]),
-    echo(2, [[20_004, 20_004], [30_000, 30_000]], [53, 53]),
+    echo(2, [[20_004, 20_005], [30_000, 30_000]], [53, 53]),
     { app: "time", instance: 0, instances: 1, ports: [[7, 7]], ownPorts: [] },
   ]);
   const served = [20_000, 20_001, 53, 54];
