@@ -221,9 +221,13 @@ class Balancer implements App {
       ...{ requests: metricOf("requests", "counter"), answers: metricOf("answers", "counter") },
       ...{ sessions: metricOf("sessions", "gauge"), up: metricOf("up", "gauge") },
     };
-    backend.sessions.value = 0;
-    for (let i = slot * this.#ports; i < (slot + 1) * this.#ports; i++) {
-      if (this.#sessions.usedAt(i) !== 0) backend.sessions.value++;
+    // A million sessions take a while to count.
+    if (before?.name !== name) {
+      let count = 0;
+      for (let i = slot * this.#ports; i < (slot + 1) * this.#ports; i++) {
+        if (this.#sessions.usedAt(i) !== 0) count++;
+      }
+      backend.sessions.value = count;
     }
     this.#backends[slot] = backend;
     if (before === null) this.#slots.begin(slot, address, port, 1);
