@@ -206,6 +206,7 @@ export class Room {
       kernelSockets = true,
       headroom = HEADROOM_BYTES,
       inline,
+      ownPorts = [],
       isDeep = false,
     }: {
       ports?: readonly (readonly number[])[];
@@ -217,6 +218,8 @@ export class Room {
       kernelSockets?: boolean;
       headroom?: number;
       inline?: App;
+      /** Of that app. */
+      ownPorts?: readonly number[];
       /** Whether it continues as a tile begins: the kernel has all frames, and apps are waited for. */
       isDeep?: boolean;
     } = {},
@@ -262,7 +265,7 @@ export class Room {
         ? (inline ? [7] : ports.flat()).map((port) => ({ fd: 1000 + port, port, receive: true }))
         : [],
       apps: this.apps.map(({ setup }) => setup),
-      inline: inline ? [scripted(inline, sendTo)] : [],
+      inline: inline ? [scripted(inline, sendTo, ownPorts)] : [],
       solicit,
       capture: heapView(CAPTURE_BYTES),
       control: heapView(CONTROL_BYTES),
@@ -479,9 +482,13 @@ export class Room {
 }
 
 /** An app in the net tile that does `receive`. */
-function scripted(app: App, sendTo: readonly Prefix[]): InlineSetup {
+function scripted(
+  app: App,
+  sendTo: readonly Prefix[],
+  ownPorts: readonly number[],
+): InlineSetup {
   return {
-    ...{ name: "scripted", ports: [7], ownPorts: [17], served: [7, 17], options: { app } },
+    ...{ name: "scripted", ports: [7], ownPorts, served: [7, ...ownPorts], options: { app } },
     module: import.meta.resolve("../../fixtures/scripted.ts"),
     metrics: heapView(METRICS_BYTES),
     region: heapView(TILE_REGION_BYTES),

@@ -300,7 +300,7 @@ Deno.test("an app inside answers at ports of its own, and sends from them", asyn
       const at = out.reserve(4);
       out.send({ address: requests.sourceAddress, port: 9000, sourcePort: 17 }, at, 4);
     }
-  });
+  }, { ownPorts: [17] });
   room.neighbor(REQUEST.source);
   for (const destinationPort of [7, 17]) room.receive({ ...REQUEST, destinationPort });
   const sent = room.sent(ETH0);
