@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The scenes of the demo. Each changes the host's network while clients keep sending, and has a bound for
- * what they may notice.
+ * The scenes of the demo. Each changes the host's network while clients keep sending, and limits how long
+ * answers may be missing.
  */
 
 import { setTimeout as delay } from "node:timers/promises";

@@ -22,7 +22,7 @@ import { bounded, firstLine, isLevel, Level, type Log, spelledOut } from "../til
 import { within } from "../tiles/runtime/tile.ts";
 import { Child } from "./child.ts";
 
-/** How often it is polled whether it sent something, and polls without a message until it is hung. */
+/** How often the time since its last message is checked, and checks without a message until it counts as hung. */
 const POLL_MILLIS = 500;
 const SILENT_POLLS = 11;
 /** Lines of its log in a second. Each of its tiles has a smaller limit. */

@@ -185,7 +185,7 @@ export const NEXT_HOPS_AT = section(NEXT_HOPS * NEXT_HOP_WORDS * 4);
 export const PATHS_AT = section(PATH_UNITS * PATH_UNIT * 2);
 export const ADDRESSES_AT = section(ADDRESSES * ADDRESS_WORDS * 4);
 
-/** A table of 2ᵏ slots has two places, so that it can be rebuilt: all sizes together, 2ᵏ⁺². */
+/** Each size of a table has two places, so that it can be rebuilt. Up to 2ᵏ slots that takes 2ᵏ⁺² words in all. */
 function hashTable(
   shape: Omit<HashTableShape, "slotsAt" | "recordsAt">,
 ): HashTableShape {

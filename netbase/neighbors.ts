@@ -52,7 +52,7 @@ export interface NeighborEntry {
 
 /**
  * The readers' side. A *record* is valid until the reader's next quiescent state. The class extends the
- * table instead of having one, as a lookup would wait for the extra load.
+ * table: a field for the table would cost a lookup one more load.
  */
 export class NeighborReader extends HashTableReader {
   constructor(view: View) {

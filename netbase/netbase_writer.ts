@@ -56,9 +56,8 @@ const NEIGHBOR_SLOTS = 4096;
 const MOST_WAITS = 1000;
 
 /**
- * The one writer. On a region that a predecessor has left it continues with the tables of interfaces and
- * neighbours, and leaves the FIB as it is until its first complete copy of the routes, that is until the
- * RIB's `endSync()`.
+ * The one writer. On a region of a predecessor it continues with the tables of interfaces and neighbours.
+ * It leaves the FIB as it is until it has a complete copy of the routes (the RIB's `endSync()`).
  */
 export class NetbaseWriter {
   readonly rib: Rib;

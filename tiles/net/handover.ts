@@ -4,9 +4,9 @@
  *
  * Each frame is free, in one of a socket's rings (or with the driver behind it), or out with an app.
  * Those that are out with apps are recorded in regions of the links (`app_port.ts`). A tile that leaves
- * records which frames the kernel does not have. A tile that was killed has recorded nothing: then
- * frames that are in no ring count as free, once the kernel has given back all that it had taken off
- * its rings.
+ * records which frames the kernel does not have. A tile that was killed has recorded nothing. Then
+ * frames that are in no ring count as free, once the kernel has returned all that it had taken off the
+ * rings.
  */
 
 import { describeErrno } from "../../ffi/library.ts";

@@ -244,7 +244,7 @@ class NetTile implements Tile {
   /** Whether a handover may keep this tile, or an app, from running, and until when. At first it may. */
   #isDeep = true;
   #deepUntil = 0;
-  /** Since when, and for how much longer, datagrams wait for apps whose links are full. */
+  /** When datagrams began to wait for apps with full links, and how much longer they may. */
   #waitingSince = 0;
   #patience = PATIENCE_MILLIS;
   #generation = -1;

@@ -126,7 +126,7 @@ export class TrafficCounter {
     this.#xsk = xsk;
   }
 
-  /** The record of the `i`-th socket, which continues if it was this socket's before. */
+  /** The record of the `i`-th socket. It is reset if it was another socket's before. */
   socket(i: number, { ifindex, queue }: { ifindex: number; queue: number }): Float64Array {
     const cells = this.#traffic.socket(i);
     const key = ifindex * 2 ** 16 + queue;

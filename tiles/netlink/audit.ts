@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * The audit compares the mirror with a second copy of the kernel's state, which is read for that
- * purpose. From its first dump on the copy gets the same events as the mirror, so when neither is
- * stale they are equal. A difference counts when two comparisons show it: the copy may have read
- * something whose event is still to come. A difference is a fault: it is logged and counted, and the
- * mirror reads everything again.
+ * purpose. The copy gets the same events as the mirror from its first dump on, so when neither is stale
+ * they should be equal. A difference counts when two comparisons show it, because the copy may have read
+ * something whose event is still to come. Then it is logged and counted, and the mirror reads everything
+ * again.
  *
  * The copy takes as much memory as the mirror does, until the audit ends.
  */

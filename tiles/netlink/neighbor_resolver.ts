@@ -193,7 +193,7 @@ const LEAST_OUTSTANDING = 16;
 
 /** The rank of gateways. The rank of other addresses is their demand. */
 const GATEWAY = Infinity;
-/** An address is in demand from this rank on; the share of all solicits for those, and for others. */
+/** The lowest rank of an address in demand; the share of solicits for such addresses, and for others. */
 const IN_DEMAND = 2;
 const IN_DEMAND_SHARE = 0.75;
 const ONCE_SHARE = 0.25;

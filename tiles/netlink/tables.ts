@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * The tables of the mirror: interfaces with their addresses, next-hop objects, routes, neighbours, rules.
- * Each applies the events of some message types to netbase, and can be reread by mark and sweep
- * while its content continues being served (`mirror.ts` does that).
+ * Each applies the events of some message types to netbase. `mirror.ts` rereads a table by mark and
+ * sweep, while net tiles use its content.
  *
  * The kernel withdraws routes without an RTM_DELROUTE when a link goes down, or when an address or a
  * next-hop object is removed. The same is done here at once, so that no packet is sent to nowhere,
@@ -439,7 +439,7 @@ export class RoutesTable implements Table {
     if (route === null) return 0;
     if (message.type === nl.RTM_NEWROUTE) {
       this.#rib.add(route, message.flags);
-      // After a dump that may have it already, a route beside others may end in another position.
+      // If the dump had this route already, it may now be at another position among its equals.
       const beside = (message.flags & (NLM_F_EXCL | NLM_F_REPLACE)) === 0;
       return replayed && beside ? TableBit.routes : 0;
     }
@@ -574,8 +574,8 @@ export interface NeighborListener {
 }
 
 /**
- * Neighbours of the interfaces that packets leave by. Those of all other interfaces are in the same
- * multicast group, and so are those of bridges, of proxies and of IPv6.
+ * Neighbours of the interfaces that packets leave by. The multicast group also has neighbours of all other
+ * interfaces, of bridges, of proxies and of IPv6, which are ignored.
  */
 export class NeighborsTable implements Table {
   readonly bit = TableBit.neighbors;

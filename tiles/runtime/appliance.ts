@@ -117,8 +117,8 @@ class Appliance {
     // Without a predecessor nobody else says that this one is starting.
     const early = isBeside ? undefined : this.#workers.get("status");
     early?.make();
-    // The netlink tile does not wait for main before it frees something. But it waits for the net tiles, which have no
-    // quiescent state before they run, so nothing of the mirror is freed until then.
+    // Main reads netbase here, although the netlink tile does not wait for it before it frees something. Nothing is freed
+    // yet: that would take a quiescent state of the net tiles, and they do not run.
     const netbase = new NetbaseReader(this.#wiring.netbase.reader);
     const log = (line: string) => this.#log(line);
     await waitForInterfaces(netbase, { names: interfaces, log });
