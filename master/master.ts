@@ -84,6 +84,7 @@ const READY_MILLIS = 60_000;
 /** How often recreated interfaces are polled for, and the longest pause after failures. */
 const POLL_MILLIS = 1000;
 const LONGEST_POLL_MILLIS = 300_000;
+
 /** Runs until a signal ends it. Returns the exit status. `plan` reads the configuration again. */
 export async function serve(
   first: Run | Carried,

@@ -18,7 +18,7 @@ import {
   type LoadedConfig,
   type ProcessValues,
 } from "../tiles/runtime/health.ts";
-import { Level } from "../tiles/runtime/log.ts";
+import { Level, once } from "../tiles/runtime/log.ts";
 import { rangeText } from "../tiles/runtime/plan.ts";
 import { APP_REFUSALS, type AppPlan } from "../tiles/runtime/wiring.ts";
 import { besideName } from "./app_process.ts";
@@ -60,8 +60,7 @@ export class Report {
   #values: ReadonlyMap<number, ProcessValues | undefined> = new Map();
   #wasUnwell = false;
   #isStopping = false;
-  /** Lines that are logged only once. */
-  readonly #named = new Set<string>();
+  readonly logOnce = once((line, level = Level.warning) => log(line, level));
 
   /** `changed` is called when the state or its reasons change. */
   constructor(
@@ -234,12 +233,6 @@ export class Report {
   lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
     const line = `${whose}: not all walls are to be had here: ${missing.join("; ")}`;
     if (missing.length > 0) this.logOnce(line);
-  }
-
-  logOnce(line: string, level: number = Level.warning): void {
-    if (this.#named.has(line)) return;
-    this.#named.add(line);
-    log(line, level);
   }
 }
 

@@ -44,6 +44,7 @@ import {
   RTNH_F_ONLINK,
 } from "../../netbase/route.ts";
 import { withAddress, withoutAddress } from "../../netbase/tables_writer.ts";
+import { once } from "../runtime/log.ts";
 import { NeighborMap } from "./neighbor_resolver.ts";
 import * as nl from "./rtnetlink.ts";
 import type { DumpEnd, Dumper } from "./rtnetlink.ts";
@@ -84,18 +85,11 @@ const MOST_NOTICES = 256;
 export class Notices {
   /** Messages about things that are not supported. */
   unsupported = 0;
-  readonly #logged = new Set<string>();
-  readonly #log: (line: string) => void;
+  /** Logs a line unless it was logged before. */
+  readonly once: (line: string) => void;
 
   constructor(log: (line: string) => void) {
-    this.#log = log;
-  }
-
-  /** Logs `line` unless it was logged before; at most 256 different lines. */
-  once(line: string): void {
-    if (this.#logged.size >= MOST_NOTICES || this.#logged.has(line)) return;
-    this.#logged.add(line);
-    this.#log(line);
+    this.once = once(log, MOST_NOTICES);
   }
 
   /** Counts a thing that is not supported, and names it once. */

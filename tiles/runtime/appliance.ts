@@ -37,6 +37,7 @@ import {
   inName,
   isLevel,
   Level,
+  once,
   sentenceOf,
 } from "./log.ts";
 import { checkMtus, InterfaceError, lacking, type Permissions, workerPermissions } from "./plan.ts";
@@ -83,8 +84,7 @@ class Appliance {
   readonly #control = new ControlWriter(this.#wiring.control.writer);
   readonly #threads = new Threads(this.#host);
   readonly #refusedCalls = new RefusedCalls(this.#wiring.refusedCalls.reader);
-  /** Lines that are logged only once. */
-  readonly #named = new Set<string>();
+  readonly #logOnce = once((line) => this.#log(line));
   readonly #workers = new Map<string, TileWorker>();
   /** Of the tiles that are restarted in place. */
   readonly #restartPauses = new Map<string, RestartPause>();
@@ -195,17 +195,14 @@ class Appliance {
     this.#workers.set(name, worker);
     this.#watch ??= setInterval(() => this.#poll(), POLL_MILLIS);
     worker.running.then(({ landlock, observed }) => {
-      if (!landlock) this.#lack("the kernel has no landlock: tiles are confined by seccomp alone");
-      if (!observed) this.#lack("the kernel does not say which system calls it refuses to tiles");
+      if (!landlock) {
+        this.#logOnce("the kernel has no landlock: tiles are confined by seccomp alone");
+      }
+      if (!observed) {
+        this.#logOnce("the kernel does not say which system calls it refuses to tiles");
+      }
     }, () => {});
     return worker;
-  }
-
-  /** Logs what the kernel lacks, once. */
-  #lack(sentence: string): void {
-    if (this.#named.has(sentence)) return;
-    this.#named.add(sentence);
-    this.#log(sentence);
   }
 
   /** Polls every tile. */
@@ -220,9 +217,7 @@ class Appliance {
   #nameRefusedCalls(): void {
     for (const { name, slot } of this.#wiring.workers) {
       for (const { call } of this.#refusedCalls.of(slot)) {
-        if (this.#named.has(`${slot} ${call}`)) continue;
-        this.#named.add(`${slot} ${call}`);
-        this.#log(`${name}: refused system call ${call} (${this.#tile.callName(call)})`);
+        this.#logOnce(`${name}: refused system call ${call} (${this.#tile.callName(call)})`);
       }
     }
   }

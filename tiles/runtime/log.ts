@@ -65,6 +65,16 @@ export function bounded(
   };
 }
 
+/** Writes each line by `log` once, at most `most` different ones. */
+export function once(log: Log, most = Infinity): Log {
+  const seen = new Set<string>();
+  return (line, level) => {
+    if (seen.size >= most || seen.has(line)) return;
+    seen.add(line);
+    log(line, level);
+  };
+}
+
 /** `line`, cut to the length that the log accepts. */
 export function clipped(line: string): string {
   return line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)}…` : line;
