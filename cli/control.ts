@@ -241,12 +241,12 @@ async function findControl(asked: string | undefined): Promise<string> {
   throw new NotRunningError(`no running tegula found in ${CONTROL_FOLDER}; ${next}`, Exit.usage);
 }
 
-/** Of /proc/net/unix (proc_net_unix(5)): the path of a socket that listens, as its flags say. */
+/** Matches a line of /proc/net/unix (proc_net_unix(5)) for a socket that listens, and captures its path. */
 const LISTENING = /^\S+ \S+ \S+ 00010000 .* (\/.*)$/gm;
 
 /**
- * Whether the socket at `path` was made in another network namespace: /proc/net/unix has those of its reader's
- * alone, beside connections from there. False where that cannot be read.
+ * Whether the socket at `path` was made in another network namespace: /proc/net/unix lists the sockets
+ * of the reader's own namespace, and connections from there. Returns false if it cannot be read.
  */
 function isElsewhere(path: string): boolean {
   try {

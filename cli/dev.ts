@@ -2,7 +2,7 @@
 /**
  * `tegula dev FILE`: a `tegula run` of one app on the loopback device, which is told to reload whenever a file of
  * the app has changed and its types are right. The run is a process of its own, with a configuration that is
- * made for it in a temporary folder. Whatever fails, the version before goes on answering.
+ * made for it in a temporary folder. Whatever fails, the version before continues to answer.
  */
 
 import { basename, dirname, relative, resolve } from "node:path";
@@ -89,7 +89,7 @@ async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Pr
   const run = new Running();
   try {
     const project: Project = { module, name, given: values, folder };
-    // What is wrong with the command line is no matter of waiting.
+    // An error of the command line ends the program: no change of a file would help.
     await writeConfig(project);
     for (let files: string[] = [];;) {
       const found = await importsOf(module, `${folder}/cache`);

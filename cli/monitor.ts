@@ -52,7 +52,7 @@ privileges; Ctrl-C ends it.`,
   positionals: 1,
 }, run);
 
-/** Blocks while it waits for events, so only a signal ends it, or that its reader has gone. */
+/** Blocks while it waits for events. So only a signal ends it, or a write after its reader has gone. */
 function run({ values, positionals }: Given<typeof OPTIONS>): never {
   const [one] = positionals;
   const topics = one === undefined ? TOPICS : [word(one, { command: "monitor", allowed: TOPICS })];

@@ -83,8 +83,8 @@ function* batches(entries: Iterable<Entry>): Generator<Entry[]> {
 }
 
 /**
- * Writes entries as they come, a batch by one call, since a full table has a million of them. JSON is one
- * array with an entry a line.
+ * Writes entries as they come, one call for each batch, since a full table has a million of them. JSON
+ * is one array with one entry per line.
  */
 async function print<Item>(
   batches: Iterable<Item[]> | AsyncIterable<Item[]>,

@@ -60,7 +60,7 @@ export function takeDefaults(
   return names;
 }
 
-/** Finds them, in the order of the routes, and describes the choice in a sentence. */
+/** Finds the default interfaces, in the order of their routes, and describes the choice in a sentence. */
 export function findDefaults(
   host: Host,
   { reader, writer }: Pick<Snapshot, "reader" | "writer">,

@@ -62,7 +62,7 @@ export class Markers {
     this.#kernel = new Dumper(library);
   }
 
-  /** Adds a marker. False: it is there. */
+  /** Adds a marker. Returns false if it is there already. */
   add(marker: Marker): boolean {
     const flags = NLM_F_ACK | NLM_F_CREATE;
     return this.#request(`announce ${markerText(marker)}`, marker, {
@@ -70,7 +70,7 @@ export class Markers {
     });
   }
 
-  /** Removes a marker. False: there is none. */
+  /** Removes a marker. Returns false if there is none. */
   remove(marker: Marker): boolean {
     return this.#request(`withdraw ${markerText(marker)}`, marker, {
       ...{ type: RTM_DELROUTE, flags: NLM_F_ACK, unless: ESRCH },
@@ -94,7 +94,10 @@ export class Markers {
     return found.filter((marker) => this.remove(marker));
   }
 
-  /** Sends a request and takes the replies, which the kernel has ready at once. False: it said `unless`. */
+  /**
+   * Sends a request and takes the replies, which the kernel has ready at once. Returns false if the
+   * reply is the error `unless`.
+   */
   #request(
     tried: string,
     marker: Marker,
@@ -127,7 +130,7 @@ export class Announcer {
   #configured: readonly Marker[] = [];
   /** Those of earlier configurations that have yet to be removed. */
   #stale: readonly Marker[] = [];
-  /** What is announced, and what keeps others from it, as the log has it. */
+  /** What is announced, and what keeps the rest from being announced, as last logged. */
   #announced: readonly string[] = [];
   #complaints: readonly string[] = [];
 
@@ -144,7 +147,7 @@ export class Announcer {
     }
   }
 
-  /** Continues by another configuration. What both name stays announced all the time. */
+  /** Continues with another configuration. Prefixes that both name stay announced all the time. */
   configure(announce: Announce | undefined): void {
     const next = announce?.addresses.map((prefix) => ({ table: announce.table, ...prefix })) ?? [];
     const names = next.map(markerText);

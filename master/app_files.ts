@@ -25,7 +25,10 @@ export interface StagedApp {
   readonly module: string;
   /** Files and folders that it is made of, besides the program's. */
   readonly read: readonly string[];
-  /** Files that it imports by `import()` and that are missing: its process may find out. */
+  /**
+   * Files that it imports by `import()` and that are missing. Its own code gets the error, if it needs
+   * them.
+   */
   readonly absent?: readonly string[];
   /** The files that it was made from; none of an app that ships. */
   readonly sources: readonly string[];
@@ -55,7 +58,7 @@ interface Dependency {
   /** As it is written. */
   readonly specifier: string;
   readonly isDynamic?: boolean;
-  /** What is imported; left out where types alone are. Its specifier is left out where it is none. */
+  /** The import itself, unless it is of types alone. Its specifier is left out if it is invalid. */
   readonly code?: {
     readonly specifier?: string;
     readonly span: { readonly start: { readonly line: number; readonly character: number } };
@@ -68,7 +71,7 @@ interface Graph {
   readonly modules: readonly Described[];
 }
 
-/** Files of this program's own for its apps' processes, in a folder that is removed at the end. */
+/** The files that this program makes for its apps' processes, in a folder that is removed at the end. */
 export class AppFiles {
   /** The folder that the program is read from by every app's process, as `ROOT`. */
   readonly root: string;
@@ -98,7 +101,7 @@ export class AppFiles {
     this.#millis = millis;
     this.#folder = folder;
     if (folder === undefined) removeLeft(host);
-    // Of a predecessor that had no lock yet.
+    // A predecessor of an older version had no lock.
     else this.#lock = lock ?? host.lockFolder(folder);
     // The appliance reads the same files as apps.
     if ([PROGRAM, libraryPath()].every((path) => processes.readableBy(path, uid))) {
@@ -163,7 +166,7 @@ export class AppFiles {
     }
   }
 
-  /** Removes what an app that nothing is started from any more has here. */
+  /** Removes the files made for an app that is not started any more. */
   discard({ folder }: StagedApp): void {
     if (folder !== undefined) removeFolder(folder);
   }
@@ -176,7 +179,10 @@ export class AppFiles {
   }
 }
 
-/** Puts what the app of the module at `path` needs into `folder`, which goes away where that is nothing. */
+/**
+ * Puts what the app of the module at `path` needs into `folder`, and removes the folder if that is
+ * nothing.
+ */
 async function placeIn(
   folder: string,
   { name, path, uid, granted, stampOf, processes, millis }: {
@@ -200,8 +206,8 @@ async function placeIn(
     local !== undefined && !local.startsWith(PROGRAM)
   );
   const { files, absent } = filesIn(path, graph);
-  // A change from here on is the next reload's. One that came since Deno looked cannot bring in a file that
-  // has no part in the stamp: it is not copied, and the process may not read it.
+  // A change from here on counts for the next reload. A change since Deno looked cannot bring in a
+  // file that is not part of the stamp: that file is not copied, and the process may not read it.
   const sources = [...files, ...absent];
   const stamp = stampOf(sources);
   const checked = checkFiles(name, files, granted);
@@ -247,8 +253,8 @@ function filesIn(path: string, graph: Graph): { files: string[]; absent: string[
 }
 
 /**
- * Paths of a module and of what it imports, missing ones too, for whoever waits for a change; and what is wrong
- * with its imports, "" if nothing is.
+ * Paths of a module and of what it imports, missing ones too, for a caller that waits for a change;
+ * and what is wrong with its imports, "" if nothing is.
  */
 export async function importsOf(
   module: string,
@@ -284,8 +290,8 @@ function imported(
 }
 
 /**
- * The first import that no start can follow, its place and what is wrong with it; "" if there is none. An `import()`
- * may be within a `try`, so what is wrong with that the app is told.
+ * The first import that no start can follow, with its place and what is wrong with it; "" if there is
+ * none. An `import()` may be within a `try`, so only the app itself gets its error.
  */
 function wrongImports(path: string, graph: Graph): string {
   const isStatic = ({ isDynamic }: Dependency) => !isDynamic;
@@ -319,7 +325,7 @@ function wrongImport(specifier: string, target: string, path: string): string {
     `${written}make one file of it and its packages, and serve that: ${bundleCommand(path)}`;
 }
 
-/** What a package in CommonJS calls for a module of Node's, and ECMAScript modules do not have. */
+/** Defines `require`, which packages in CommonJS call for a module of Node's, and ECMAScript modules lack. */
 const REQUIRE =
   'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);';
 
@@ -355,9 +361,9 @@ interface CheckedFile {
 }
 
 /**
- * The files of an app, the one that the configuration names first. What it imports may be chosen by
- * somebody who may not read all that this program can: nothing from elsewhere is the app's by an import,
- * or by a symbolic link. Throws AppError.
+ * The files of an app, the one that the configuration names first. The author of an import may not be
+ * allowed to read all that this program can. So no import and no symbolic link makes a file from
+ * elsewhere a file of the app. Throws AppError.
  */
 function checkFiles(
   name: string,
@@ -368,7 +374,7 @@ function checkFiles(
   const own = [dirname(files[0]), ROOT].map(realPath).filter((path) => path !== undefined);
   return files.map((path, i) => {
     const real = realPath(path);
-    // It went, or never was: to be copied it has to be there.
+    // It is missing. To be copied it would have to be there.
     if (real === undefined) return { path, real: path, isGranted: false };
     const isGranted = isBelow(real, read);
     if (i > 0 && !isGranted && !isBelow(real, own)) {
@@ -401,7 +407,7 @@ function isBelow(path: string, folders: readonly string[]): boolean {
   );
 }
 
-/** Whose an app's module is: behind a symbolic link of root's the file's, else the link's. */
+/** The owner of an app's module: behind a symbolic link of root's that of the file, else that of the link. */
 function ownerOf(path: string): number | null {
   try {
     return Deno.lstatSync(path).uid || Deno.statSync(path).uid;
@@ -410,14 +416,14 @@ function ownerOf(path: string): number | null {
   }
 }
 
-/** Copies one of an app's files, which its user cannot read, where `owner` can. Throws AppError. */
+/** Copies one of an app's files that its user cannot read, if `owner` can read it. Throws AppError. */
 async function copyOf(
   name: string,
   { path, real, isGranted }: CheckedFile,
   { to, owner }: { to: string; owner: number | null },
 ): Promise<void> {
   try {
-    // Another file may be there by now: it is asked of the one that is open.
+    // Another file may be there by now, so the open one is asked.
     using from = await Deno.open(real);
     const { isFile, uid } = await from.stat();
     if (!isFile || Deno.realPathSync(real) !== real) throw new Error(`${path} is no regular file`);
@@ -446,8 +452,8 @@ function runtimePlaces(): string[] {
 const RUNTIME_FOLDER = /^tegula-\d+-[0-9a-f]+\.files$/;
 
 /**
- * Makes where such files go, with the lock that says that its master runs; below 0 where there are no locks.
- * In /run a confined master may not write.
+ * Makes a folder for such files, with the lock that says that its master runs; below 0 where there are
+ * no locks. In /run a confined master may not write.
  */
 function makeRuntimeFolder(
   { lockFolder, close }: Pick<Host, "lockFolder" | "close">,
@@ -474,8 +480,8 @@ function makeRuntimeFolder(
 }
 
 /**
- * Removes the folders that masters of this user have left that were killed: nobody holds their lock. A PID
- * would not tell: another process may have it by now, and one of another PID namespace is not seen.
+ * Removes the folders of this user's masters that were killed, whose locks nobody holds. A PID would
+ * not tell: another process may have it by now, and one of another PID namespace is not seen.
  */
 function removeLeft({ lockFolder, close }: Pick<Host, "lockFolder" | "close">): void {
   for (const place of new Set(runtimePlaces())) {
@@ -485,7 +491,7 @@ function removeLeft({ lockFolder, close }: Pick<Host, "lockFolder" | "close">): 
       try {
         removeFolder(path);
       } catch {
-        // It is of no harm but for its space.
+        // It only takes space.
       } finally {
         close(lock);
       }
@@ -575,7 +581,7 @@ export function stampOf(plan: unknown, paths: readonly string[]): string {
   return JSON.stringify([plan, ...paths.flatMap(filesAt)]);
 }
 
-/** Most files that are looked at: of an app with more it is not known whether they changed. */
+/** The most files that are looked at. Of an app with more it is unknown whether they changed. */
 const MOST_FILES = 2000;
 
 /** Path, inode, size and times of change of the file at `path`, or of all files below it. */

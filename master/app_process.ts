@@ -824,8 +824,8 @@ export class AppProcess {
   }
 
   /**
-   * The state for `adopt` in the next program, and the descriptors to keep open; null if no process runs. Gives up a
-   * successor.
+   * The state for `adopt` in the next program, and the descriptors to keep open; null if no process
+   * runs. A successor that was being started is given up.
    */
   known(): { readonly known: KnownApp; readonly descriptors: readonly number[] } | null {
     this.abandon();
@@ -1014,7 +1014,7 @@ export class AppProcess {
     try {
       await child.running;
     } finally {
-      // Also if it fails now, since there is no other.
+      // It is kept running also if it fails now, since there is no other process.
       this.#keep(child);
     }
     await running;

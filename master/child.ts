@@ -67,7 +67,10 @@ export abstract class Child<Order, Report extends { readonly type: string }, End
   /** Acts on a report of the right shape. */
   protected abstract take(report: Report): void;
 
-  /** It is reaped. `failure`: why it is not known how it ended. Returns that, and the error for who waits for it. */
+  /**
+   * Called when it is reaped. `failure`: why it is unknown how it ended. Returns how it ended, and the
+   * error for those who wait for it.
+   */
   protected abstract end(ending: Ending, failure?: string): { how: End; error: Error };
 
   /** Sends nothing after its end: the channel is closed, and its number may be reused. */

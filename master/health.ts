@@ -14,8 +14,9 @@ const STALLED_MILLIS: { readonly [kind in TileKind]: number } = {
   ...{ netlink: 10_000, status: 10_000 },
 };
 /**
- * What lasts shorter than this is no reason. An app or an appliance that ends is replaced sooner, and
- * datagrams wait meanwhile: to withdraw a route for it would lose more than it saves.
+ * A condition that lasts shorter than this is not a reason. An app or an appliance that ends is
+ * replaced sooner, and datagrams wait meanwhile: to withdraw a route for it would lose more than it
+ * saves.
  */
 const GRACE_MILLIS = 1000;
 const OUT_OF_SYNC_SECONDS = 5;
@@ -39,7 +40,7 @@ export interface Observed {
   readonly starting: boolean;
   /** Whether an appliance serves. */
   readonly hasAppliance: boolean;
-  /** Tiles that run. What is read of a tile moves while it makes progress. */
+  /** Tiles that run. `progress` changes while a tile makes progress. */
   readonly tiles: readonly { kind: TileKind; name: string; progress: number }[];
   /** How often each process, or tile that is started again in place, was started again. */
   readonly restarts: readonly { name: string; count: number }[];
@@ -148,7 +149,7 @@ export class HealthMonitor {
     return reasons.slice(0, MOST_REASONS);
   }
 
-  /** When `name`, which was started again `count` times in all, was so last. */
+  /** When `name` was last started again, which has been done `count` times in all. */
   #restartsLately(name: string, count: number, now: number): number[] {
     // The first count of a thing says nothing about when its restarts were.
     const { count: before, recent } = this.#restarts.get(name) ?? { count, recent: [] };

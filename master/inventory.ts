@@ -70,8 +70,8 @@ export class Inventory {
   readonly #below?: Inventory;
 
   /**
-   * `before`: its `state` before the master executed another program. `below`: has what is looked up here and is
-   * not there, and all eventfds.
+   * `before`: its `state` before the master executed another program. `below`: the inventory that has
+   * what is missing here, and all eventfds.
    */
   constructor(
     { regions, host }: { regions: Regions; host: Pick<Host, "eventfd"> },
@@ -241,7 +241,7 @@ export class Holdings {
   readonly #listening: Map<string, number>;
   /** By app: the slot in which its refused calls are counted, and by which it has its user. */
   readonly #slots: Map<string, number>;
-  /** What tiles counted whose regions were replaced. */
+  /** The counts of tiles whose regions were replaced. */
   readonly #past: Map<string, Float64Array>;
 
   /** `user`: the first user, if the configuration names it. `before`: what `state` was in this process before. */
@@ -365,7 +365,10 @@ export class Holdings {
     return this.#past.get(tile) ?? [];
   }
 
-  /** Closes and forgets what `used` does not need, which may be nothing. Returns the apps that have no slot any more. */
+  /**
+   * Closes and forgets what `used` does not need; without `used`, everything. Returns the apps that
+   * have no slot any more.
+   */
   release(used?: Used): string[] {
     const { control = null, metrics = null } = used?.run.addresses ?? {};
     const places = new Set(tcpPlaces(used?.setup.apps ?? []).map((place) => `tcp ${place}`));

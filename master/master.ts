@@ -193,7 +193,7 @@ class Master {
       this.#checkHealth();
       this.#announcer.update();
     }, POLL_MILLIS));
-    // What the program before this one has reported is good until this one knows better.
+    // What the program before this one has reported holds until this one knows better.
     if (carried === undefined) this.#checkHealth();
     this.failed.promise.catch(() => {});
   }

@@ -97,7 +97,7 @@ export class Report {
     this.#monitor.setDraining(isDraining);
   }
 
-  /** It is about to end: as draining, but without a word about its end in the log. */
+  /** It is about to end: reports that as draining, and logs nothing about it. */
   stop(): void {
     this.#isStopping = true;
     this.drain(true);

@@ -7,7 +7,7 @@
 /**
  * A hash key: words that nobody outside knows. The multipliers are odd.
  *
- * Every table whose keys strangers choose has a keyed hash: who does not know the key cannot choose
+ * Every table whose keys strangers choose has a keyed hash: someone who does not know the key cannot choose
  * keys that collide. Each table draws its key from a random seed.
  */
 export interface HashKey {

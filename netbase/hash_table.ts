@@ -51,8 +51,8 @@ export const UNIT_BITS = 20;
 export const UNIT_MASK = (1 << UNIT_BITS) - 1;
 
 /**
- * The publishing word: seed << 6 | log2 of slots << 1 | place. Bit 31 is 0: a small integer. 0: no table,
- * and names a slot that no table has, so it is empty.
+ * The publishing word: seed << 6 | log2 of slots << 1 | place. Bit 31 is 0, so it is a small integer.
+ * 0: there is no table; it leads to a slot that no table has, which is empty.
  */
 export const SEED_BITS = 25;
 
@@ -88,7 +88,7 @@ export class HashTableReader {
   declare readonly words: Uint32Array;
   declare private readonly publishedAt: number;
   declare private readonly shape: HashTableShape;
-  /** Where a record would be that slots name by 0. */
+  /** Where the record would be that a slot of 0 names. */
   declare private readonly recordsAt: number;
   /** The publishing word as last seen, and what follows from it. */
   private published = 0;

@@ -45,7 +45,7 @@ interface WriterOptions {
   readonly seed: number;
   /**
    * Lets about a millisecond pass, for a writer that takes over and waits for the readers: one in the
-   * middle of a burst may hold what its predecessor had just let go of.
+   * middle of a burst may hold what its predecessor had just released.
    */
   readonly wait?: () => void;
 }
@@ -452,7 +452,7 @@ function slotsLog2(members: readonly SlotMember[]): number {
  *
  * 1. Slots of members that are gone go to the member that lacks most.
  * 2. Slots of the member with the largest excess go to new members, until those have their shares and all
- *    others are as near to theirs as they have to be.
+ *    others are near enough to theirs.
  *
  * The table is never smaller than the earlier one, and where it is larger each old slot becomes a
  * row of new ones, since slots are picked by the hash's upper bits.
@@ -645,13 +645,13 @@ export class FibBuilder {
   #sinceMove = this.#sinceCells;
   /** What the default is to become. */
   #default = 0;
-  /** Every cell is to be written, and: what did not fit is retried. */
+  /** Whether every cell is to be written, and whether what did not fit is retried. */
   #rebuild: boolean;
   #retrying = false;
   /** The root's `best` at the last commit. */
   #rootBest = 0;
   #order: LookupOrder = "merged";
-  /** Separate tables, and `local` has a default route, which hides the one of `main`. */
+  /** Whether the tables are separate and `local` has a default route, which hides that of `main`. */
   #localDefault = false;
   /** Nodes without a next hop and /24s without a tbl8, for lack of room. */
   readonly #noNextHop = new Set<number>();
@@ -758,13 +758,16 @@ export class FibBuilder {
     return this.#nextHops.reclaimed + this.#fib.reclaimed;
   }
 
-  /** How many nodes, or /24s if they are more, are to be retried: all, once room has come free. */
+  /**
+   * The number of nodes or of /24s, whichever is larger, that are to be retried: all of them once room
+   * has come free.
+   */
   get #retries(): number {
     const most = Math.max(this.#noNextHop.size, this.#noTbl8.size);
     return this.#reclaims === this.#reclaimed ? Math.min(this.#untried, most) : most;
   }
 
-  /** Touches nodes that found no next hop, where something is to be retried; whether it is. */
+  /** Touches nodes that found no next hop, if something is to be retried. Returns whether it is. */
   #retryNextHops(): boolean {
     const retries = this.#retries;
     this.#reclaimed = this.#reclaims;

@@ -369,7 +369,7 @@ export class Rib {
     this.#notify("added", list, candidate);
   }
 
-  /** Gives a candidate a set of attributes, retained by the caller; whether that changes it. */
+  /** Gives a candidate a set of attributes, retained by the caller. Returns whether that changes it. */
   #swap(list: number, candidate: number, attributes: number): boolean {
     const old = this.candidates.attributes(candidate);
     this.candidates.setAttributes(candidate, attributes);
@@ -388,7 +388,7 @@ export class Rib {
     this.candidates.release(candidate);
   }
 
-  /** Drops the candidates of equal key except `kept`; whether there were any. */
+  /** Drops the candidates of equal key except `kept`. Returns whether there were any. */
   #dropEquals(list: number, { first, last }: Place, kept: number): boolean {
     const before = this.size;
     let candidate = first;
@@ -400,7 +400,10 @@ export class Rib {
     return this.size !== before;
   }
 
-  /** Offers each candidate and its list to `change`, which returns whether it changed it. Returns how many. */
+  /**
+   * Calls `change` with each list and candidate; it returns whether it changed the candidate. Returns
+   * how many it changed.
+   */
   #change(change: (list: number, candidate: number) => boolean): number {
     let count = 0;
     for (let node = ROOT; node !== 0; node = this.trie.next(node)) {
@@ -648,7 +651,10 @@ export class Trie {
     return node;
   }
 
-  /** Adds a node where `child` diverges from the prefix, and the prefix's own node below, or as, that. */
+  /**
+   * Adds a node where `child` diverges from the prefix, and the prefix's own node below it, unless
+   * both are one.
+   */
   #split(parent: number, child: number, common: number, prefix: number, length: number): number {
     const between = this.#allocate(maskAddress(prefix, common), common);
     this.#link(parent, between);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The writers of the hash table, and of the two that are kept in one: interfaces and neighbours. Apart from
- * their readers, so that only the netlink tile loads them. `hash_table.ts` says what a table is and argues
- * why its readers are right; each step here keeps to that argument.
+ * The writers of the hash table, and of the two tables that are hash tables: interfaces and
+ * neighbours. In a file apart from their readers, so that only the netlink tile loads them.
+ * `hash_table.ts` says what a table is and argues why its readers are right; each step here keeps to
+ * that argument.
  */
 
 import type { View } from "../ffi/region.ts";

@@ -169,7 +169,7 @@ export class ArpQueue {
 
   /**
    * Takes the first packet of `neighbor` out of the queue; its frame is the caller's. Returns how many
-   * still wait there. With the last one the neighbour's number is void.
+   * still wait there. After the last one the neighbour's number is void.
    */
   shift(neighbor: number): number {
     const at = this.#first[neighbor];
@@ -257,7 +257,7 @@ export class ArpQueue {
     return this.#count * 2 > total ? perNeighborCrowded : perNeighbor;
   }
 
-  /** Makes room by dropping all of a neighbour of at most `rank`, but not of `spared`. */
+  /** Makes room by dropping all packets of one neighbour of at most `rank`, other than `spared`. */
   #displace(rank: number, spared: number): boolean {
     for (let lowest = 0; lowest <= rank; lowest++) {
       const count = this.#rankedCount[lowest];
@@ -308,7 +308,7 @@ export class ArpQueue {
     this.#ranked[rank][this.#slot[neighbor]] = neighbor;
   }
 
-  /** Takes it off again. */
+  /** Takes a neighbour off the list of its rank. */
   #strike(neighbor: number): void {
     const rank = this.#rank[neighbor];
     const moved = this.#ranked[rank][--this.#rankedCount[rank]];
@@ -333,13 +333,13 @@ export const ASK_AGAIN_MILLIS = 100;
 const RECENT = 1024;
 /** Milliseconds after which the older half of what was asked for is forgotten. */
 const WINDOW_MILLIS = 2000;
-/** Bits of a window: with some ten thousand different addresses in one, few strangers pass for known. */
+/** Bits of a window: enough that with ten thousand addresses in it few others seem to be among them. */
 const WINDOW_BITS = 1 << 18;
 
 /**
- * The net tile's end of the solicit link. To ask for the same neighbour again within a moment says
- * nothing new and is left out. That an address was asked for some time ago is remembered: it tells a
- * peer that tries again from one of a flood of made-up addresses.
+ * The net tile's end of the solicit link. It leaves out a neighbour that was asked for a moment ago.
+ * For longer it remembers that an address was asked for: this distinguishes a peer that tries again
+ * from a flood of made-up addresses.
  */
 export class Solicits {
   readonly #link: SolicitProducer;
@@ -399,7 +399,10 @@ export class Solicits {
     this.#counters[NET.index.solicits]++;
   }
 
-  /** (ifindex, address) is known now; should it be lost again at once, it may be asked for again. */
+  /**
+   * Forgets that (ifindex, address) was asked for, as it is known now. If it is lost at once, it is
+   * asked for again.
+   */
   forget(ifindex: number, address: number): void {
     const at = this.#hash(ifindex, address) >>> 22;
     if (this.#address[at] !== address || this.#ifindex[at] !== ifindex) return;
@@ -428,7 +431,7 @@ export class Solicits {
  */
 export const SOLICIT_DEPTH = 65_536;
 
-/** Of these, the oldest that are not safe to read: the producer may be overwriting them unpublished. */
+/** How many of the oldest are not safe to read: the producer may be overwriting them before it publishes. */
 const UNSAFE = SOLICIT_DEPTH >>> 2;
 
 const PRODUCED = 0;
@@ -507,7 +510,7 @@ export class SolicitConsumer {
     return count;
   }
 
-  /** Passes what was overwritten, and the older half of what was not: it soon will be. */
+  /** Skips what was overwritten, and the older half of the rest, which will be overwritten soon. */
   #skip(head: number): void {
     const tail = (head - SOLICIT_DEPTH / 2) >>> 0;
     this.lapped += (tail - this.#tail) >>> 0;

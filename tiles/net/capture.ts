@@ -130,7 +130,7 @@ function writeBareHeaders(view: DataView, words: Uint32Array, length: number): v
 export const CAPTURE_RECORDS = 512;
 const RECORD_BYTES = 2048;
 const HEADER_WORDS = 8;
-/** Bytes of a frame that are kept: all of it but where a datagram came by the kernel's sockets. */
+/** Bytes of a frame that are kept. Only a datagram of the kernel's sockets can have more. */
 export const MOST_CAPTURED = RECORD_BYTES - HEADER_WORDS * 4;
 /** Bytes of the region. */
 export const CAPTURE_BYTES = RECORD_BYTES * (CAPTURE_RECORDS + 1);
@@ -151,7 +151,7 @@ export interface Captured {
   readonly flags: number;
   /** Index of the counter (`NET`) that says why it was dropped; 0: it was not. */
   readonly reason: number;
-  /** 0: not known. */
+  /** Index of the interface; 0: unknown. */
   readonly ifindex: number;
   /** Bytes on the wire, of which `bytes` may be the first. */
   readonly size: number;

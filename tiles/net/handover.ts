@@ -18,7 +18,7 @@ import type { Umem, XdpPort } from "./rings.ts";
 export class RingsLost extends Error {
   override readonly name = "RingsLost";
 
-  /** Of a socket that cannot be mapped, by -errno. */
+  /** The error for a socket whose rings cannot be mapped, from its -errno. */
   static unmapped(error: number): RingsLost {
     return new RingsLost(`the rings of a socket cannot be mapped: ${describeErrno(error)}`);
   }

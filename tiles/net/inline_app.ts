@@ -63,7 +63,7 @@ export class InlineApp implements Recipient, Sender {
   readonly #requests: InlineRequests;
   readonly #answers: InlineAnswers;
 
-  /** Of app number `index`. `batch`: any that it will be given. */
+  /** `index` is the app's number. `batch` is any batch that it will be given. */
   constructor(
     setup: InlineSetup,
     parts: {
@@ -112,7 +112,7 @@ export class InlineApp implements Recipient, Sender {
     this.largeOut = 0;
   }
 
-  /** Has the app go on with what found no room. */
+  /** Has the app continue with what found no room. */
   #drain(): void {
     this.#isFull = false;
     this.#service.drain(this.#answers);
@@ -143,7 +143,7 @@ export class InlineApp implements Recipient, Sender {
 class InlineRequests implements Datagrams {
   readonly bytes: Uint8Array;
   readonly #umem: Umem;
-  /** Of the current datagram, once they were asked for. */
+  /** Addresses of the current datagram, once they were asked for. */
   readonly #source = new Address();
   readonly #destination = new Address();
   /** The app's packets, by the words at which they begin. */
@@ -152,7 +152,7 @@ class InlineRequests implements Datagrams {
   #packets: Int32Array;
   #count = 0;
   #spent = 0;
-  /** How many `next` has gone to, and the packet of the last. */
+  /** How many datagrams `next` has passed, and the packet of the last. */
   #gone = 0;
   #current = NONE;
 
@@ -340,7 +340,7 @@ class InlineAnswers implements Answers {
     return Math.max(0, Math.min(room, this.#umem.freeFrames));
   }
 
-  /** Whether there is so much room that going on is worth a call. */
+  /** Whether there is enough room for a call of the app to be worth it. */
   get hasRoom(): boolean {
     return this.room >= BATCH;
   }

@@ -78,7 +78,7 @@ export const VERSION_WORD = 0x45;
 export const FRAGMENT_WORD = 0x0040_0000;
 /** Third word: protocol UDP, no time to live and no checksum yet. */
 export const PROTOCOL_WORD = IPPROTO_UDP << 8;
-/** `Packet.tosTtl` of what says nothing else. */
+/** `Packet.tosTtl` of a packet for which the app sets no other. */
 export const USUAL_TOS_TTL = 64;
 
 /** The part of the IPv4 header's checksum that is the same in all packets that we send. */
@@ -141,7 +141,7 @@ export const REFUSED = -3;
 
 /** As the sum of a received packet: the UDP checksum is valid as it is, none included. Else the headers' sum. */
 export const CHECKSUM_VALID = -1;
-/** As that: it covers the pseudo header alone, or that is not known. */
+/** The same for a packet whose UDP checksum covers the pseudo header alone, or perhaps does. */
 export const CHECKSUM_PARTIAL = -2;
 
 /** Descriptions for one batch, and one more that is of no packet: all zeros but for its `app`, -1. */
@@ -152,8 +152,8 @@ export function makePackets(): Int32Array {
 }
 
 /**
- * Whether `address`, host order, can be a single host's other than this one: not of this network,
- * loopback, multicast, reserved, or 255.255.255.255 (RFC 1122 §3.2.1.3).
+ * Whether `address` (host order) can be that of a single other host. Not so: 0.0.0.0/8, loopback,
+ * multicast, reserved addresses, and 255.255.255.255 (RFC 1122 §3.2.1.3).
  */
 export function isPeer(address: number): boolean {
   const net = address >>> 24;
@@ -371,7 +371,10 @@ export interface XdpSocketSetup {
   readonly receivesOnly?: boolean;
   /** Entries of each of its rings. */
   readonly ring: number;
-  /** Frames that the kernel has to receive, and how many while the tile may not run for some time. */
+  /**
+   * Frames that the kernel usually has for receiving, and how many it has while the tile may not run
+   * for some time.
+   */
   readonly fill: number;
   readonly deepFill: number;
   /** Frames that the kernel has to transmit. */
@@ -586,8 +589,8 @@ export class XdpPort {
   }
 
   /**
-   * Adds the first of what the kernel counts of this socket, XDP_STATISTICS in its order, to `sums`. False
-   * when it does not say.
+   * Adds the kernel's counts of this socket, in the order of XDP_STATISTICS, to `sums`, as many as
+   * these are. Returns false if the kernel does not give them.
    */
   addStatistics(sums: Float64Array): boolean {
     if (this.#xsk.statistics(this.#slot, this.#statistics) < 0) return false;

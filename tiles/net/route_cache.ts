@@ -130,14 +130,17 @@ const PROBES = 4;
 export class RouteCache {
   /** All entries, `Route` words each. */
   readonly words: Int32Array;
-  /** The same memory, for what has a byte order. */
+  /** The same memory, for fields that have a byte order. */
   readonly view: DataView;
   /**
    * Changes now and then. Packets of an entry that was checked at another tick take the slow path, so that
    * its neighbour is kept reachable, and that it is checked again whether the app may send there.
    */
   tick = 1;
-  /** Changes with every entry that is made or made void. Until then, an entry that was found is there. */
+  /**
+   * Changes with every entry that is made or made void. While it is the same, every entry that was
+   * found is there.
+   */
   changes = 0;
   readonly #mask: number;
   /** The hash's key. */
@@ -194,7 +197,7 @@ export class RouteCache {
     return this.#findBeyond(r, peer, local, member);
   }
 
-  /** The same in the slots after the first. Apart, so that V8 inlines the usual way. */
+  /** Looks in the slots after the first. A function of its own, so that V8 inlines the usual case. */
   #findBeyond(first: number, peer: number, local: number, member: number): number {
     for (let probe = 1; probe < PROBES; probe++) {
       const r = this.#at((first / ENTRY_WORDS | 0) + probe);
@@ -380,7 +383,10 @@ export interface Resolution {
   route: number;
   /** Whether the entry is new, and by way of a neighbour. */
   isNew: boolean;
-  /** Of a new entry, or without one: the neighbour, how likely it is to be real, and the largest payload. */
+  /**
+   * If the entry is new or there is none: the neighbour, how likely it is to be real, and the largest
+   * payload.
+   */
   ifindex: number;
   neighbor: number;
   rank: number;

@@ -39,7 +39,7 @@ const { flowHash, fold, halves, isPeer, MOST_BYTES, sumWords, swap16 } = frame;
 const COUNT = NET.index;
 const BATCHES = HISTOGRAMS.rx_batch;
 
-/** What is pending for a packet, but for its UDP length. */
+/** What `TrafficCounter.pending` gets for a packet, apart from its UDP length. */
 const EMPTY_PACKET = ONE_PACKET - UDP_BYTES;
 /** EtherType of IPv4, read little-endian. */
 const ETH_P_IP_LE = swap16(ETH_P_IP);
@@ -71,7 +71,7 @@ const UNUSUAL = -1 << 30;
 export class RxBatch {
   /** Time low, time high, then offset and length of each frame, as `Xsk.receive` writes them. */
   readonly frames = new Uint32Array(RECEIVE_HEADER_WORDS + 2 * BATCH);
-  /** The description of each packet, `Packet` words. All but `app` is of good packets alone. */
+  /** The description of each packet, `Packet` words. Of a packet that is not good, only `app` is set. */
   readonly packets = frame.makePackets();
   /** `RouteCache.changes` when their routes were found. */
   changes = 0;
@@ -85,8 +85,8 @@ export interface Recipient {
   /** Large buffers that the app is reading. */
   largeOut: number;
   /**
-   * Hands over packet number `from` and all that follow it, up to `end`, for the same app. Returns the
-   * first that was not taken; if that is for lack of room, its `app` is the counter, negated.
+   * Hands over packet number `from` and those after it, up to `end`, all for the same app. Returns the
+   * first that was not taken. If that was for lack of room, its `app` is now the counter, negated.
    */
   push(batch: RxBatch, from: number, end: number): number;
 }
@@ -343,7 +343,7 @@ export class Receiver {
     const view = this.#view;
     const routes = this.#cache.words;
     const dispatch = this.#dispatch;
-    // Words, since V8 checks at every use of a parameter, or a field, what it is.
+    // As numbers in constants, since V8 checks the type of a parameter or a field at every use.
     const isTrusted = this.#trustChecksums ? 1 : 0;
     const mayBePartial = partialChecksums ? 1 : 0;
     const device = ifindex | 0;
@@ -412,7 +412,7 @@ export class Receiver {
     }
   }
 
-  /** The packet at word `p` was counted at its port, and is dropped. */
+  /** Takes the packet at word `p` out of the counts of its port, since it is dropped. */
   #uncount(p: number): void {
     const { packets } = this.#batch;
     this.#traffic.notReceived(packets[p + Packet.ports] & 0xffff, packets[p + Packet.length]);

@@ -25,7 +25,7 @@ import { CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, type Umem 
 import { type Dispatch, type Recipient, RxBatch } from "./rx.ts";
 import { PortCell, ticksOf, type TrafficCounter } from "./traffic.ts";
 
-/** Why a datagram for an app is dropped, once it is known to be one. */
+/** Reasons to drop a datagram that is known to be for an app. */
 const AFTER_CHECKS: ReadonlySet<number> = new Set([
   NET.index.rx_drop_truncated,
   NET.index.rx_drop_no_buffer,
@@ -74,7 +74,7 @@ export class SocketReceiver {
     this.#capture = parts.capture;
     this.#counters = parts.counters;
     this.#traffic = parts.traffic;
-    // So many are never out with an app: a successor of this tile finds them free, too.
+    // This many are never with an app, so a successor of this tile finds them free.
     const own = Math.max(1, Math.min(BURST, umem.largeBuffers >>> 1));
     this.#buffers = Uint32Array.from({ length: own }, () => umem.takeLarge());
     const others = umem.largeBuffers - own;
@@ -311,7 +311,7 @@ export class PollSet {
   }
 
   /**
-   * Finds out which kernel sockets have something, without blocking. Epoll moves the sockets that it
+   * Finds out, without blocking, which kernel sockets have datagrams. Epoll moves the sockets that it
    * reports behind the others, so repeated polls reach every socket, however many stay busy.
    */
   poll(): void {
@@ -321,7 +321,7 @@ export class PollSet {
     this.full = this.readyCount === this.ready.length;
   }
 
-  /** Removes the socket at `at` of `ready`, which is empty now; the last one takes its place. */
+  /** Removes the socket at `at` of `ready`, which has no more datagrams. The last one takes its place. */
   emptied(at: number): void {
     this.ready[at] = this.ready[--this.readyCount];
   }

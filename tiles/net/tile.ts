@@ -6,7 +6,7 @@
  *     rings (or sockets) → rx → app_port → (the app) → tx → rings
  *
  * An inline app takes the place of `app_port`. `rx` looks the route of the answer up in `route_cache`;
- * without one, `tx` takes the slow path: it resolves it, and then sends as usual, or by `sockets`, or
+ * without one, `tx` takes the slow path: it resolves the route, and then sends as usual, or by `sockets`, or
  * queues in `arp_queue` while the neighbour is unknown.
  */
 
@@ -53,9 +53,9 @@ import { Transmitter } from "./tx.ts";
 const POLL_TURNS = 16;
 /** For how long after a handover the processors are busy with it. */
 const DEEP_MILLIS = 2000;
-/** The share of an app's link that is not passed, from which datagrams wait during a handover. */
+/** During a handover datagrams wait if the app has not passed this share of its link. */
 const WAITING_FILL = 0.5;
-/** How long datagrams wait, in all, during a handover for apps whose links are full. */
+/** How long, in all, datagrams wait during a handover for apps whose links are full. */
 const PATIENCE_MILLIS = 100;
 const BATCHES = HISTOGRAMS.tx_batch;
 
@@ -65,7 +65,7 @@ export interface NetSetup {
   readonly netbase: View;
   /** The UMEM: frames, then large buffers of 64 KiB. */
   readonly umem: View;
-  /** What a net tile on this UMEM leaves its successor about its frames (`handover.ts`). */
+  /** The record of its frames that a net tile on this UMEM leaves its successor (`handover.ts`). */
   readonly record: View;
   /** What it counts by socket and port (`traffic.ts`). */
   readonly traffic: View;
@@ -130,7 +130,7 @@ async function createBeside(
   const opened = open(context, adopt(context));
   if (context.predecessor !== undefined) {
     if (context.setup.warmUp) {
-      // A tile without a predecessor needs none of it.
+      // Only a tile with a predecessor needs this module.
       const { warmUp } = await import("./warm_up.ts");
       await warmUp(context, (warm, slots, made) => new NetTile(warm, open(warm, slots), made));
     }
@@ -197,7 +197,7 @@ export interface MadeApp {
   readonly setup: InlineSetup;
   readonly service: Service;
   readonly counters: Float64Array;
-  /** Its own numbers, until it is in the tile. */
+  /** Where its metrics are, until it is in the tile. */
   readonly metrics?: MetricsWriter;
 }
 
@@ -356,7 +356,7 @@ class NetTile implements Tile {
       sent += count;
     }
     this.#counters[NET.index.tx_frames] += sent;
-    // Last: no answer waits for the kernel to have free frames.
+    // This comes last, so that no answer waits while the kernel gets free frames.
     for (let i = 0; i < ports.length; i++) ports[i].refill();
     this.#askNetlink();
     this.#worked = work + sent > 0;
@@ -374,7 +374,7 @@ class NetTile implements Tile {
   }
 
   clock(nowMillis: number): void {
-    // The tile may have slept since the last turn, and apps send by cached routes in their ticks.
+    // The tile may have slept since the last turn, and apps' timers send by cached routes.
     this.#refresh();
     this.#solicits.clock(nowMillis);
     this.#transmitter.queue.clock(nowMillis);
@@ -411,8 +411,9 @@ class NetTile implements Tile {
   }
 
   /**
-   * Whether datagrams stay in the rings, as an app's link is more than half full: a handover may keep the app
-   * from running, too. When patience is at an end, such an app costs its own datagrams alone, as always.
+   * Whether datagrams stay in the rings because an app's link is more than half full: a handover may
+   * keep an app from running, too. When the patience is used up, such an app loses its own datagrams,
+   * as at any other time.
    */
   #waitsForApps(): boolean {
     const apps = this.#apps;
@@ -476,7 +477,7 @@ class NetTile implements Tile {
     }
     this.#count();
     this.#record.write(this.#umem, this.#apps);
-    // Its frames are the successor's: what an inline app left behind, a promise say, gets none any more.
+    // Its frames are the successor's, so what an inline app left behind (such as a promise) gets none.
     this.#umem.restart(new Uint8Array(0));
   }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * What a net tile counts by socket and by served port, how full its rings and links are, and how long
- * answered datagrams take. Counters that are not of these are in the tile region (`../runtime/counters.ts`).
+ * answered datagrams take. All other counters are in the tile region (`../runtime/counters.ts`).
  *
  * The region `traffic NET`, all doubles, written by the net tile and read by the status tile:
  *
@@ -98,8 +98,8 @@ export class TrafficCounter {
   readonly #traffic: Traffic;
   readonly #ports: Float64Array;
   /**
-   * What the region does not have yet: two cells for each port, what was received and what was sent, each of
-   * packets × ONE_PACKET + bytes of payload. Who adds to it says so by `passed`.
+   * What the region does not have yet: two cells for each port, what was received and what was sent,
+   * each of packets × ONE_PACKET + bytes of payload. After adding to it, call `passed`.
    */
   readonly pending = new Float64Array(2 * PORTS);
   #passed = 0;

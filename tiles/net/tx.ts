@@ -49,7 +49,7 @@ const ALL = Int32Array.from({ length: BATCH }, (_, i) => i << PACKET_SHIFT);
 /** Where requests to be sent back are described; `arrival` 0: each has its own. */
 type ReflectedBatch = Pick<RxBatch, "packets" | "changes" | "arrival">;
 
-/** Who sends: an app, and the memory that its payloads are in. */
+/** The sender of packets: an app, and the memory that its payloads are in. */
 export interface Sender {
   /** The app's number in this tile. */
   readonly index: number;
@@ -146,8 +146,8 @@ export class Transmitter {
   }
 
   /**
-   * Sends back the requests that the answers from number `from` on name, and returns the first answer
-   * that does not, or that names no request of the app.
+   * Sends back the requests that the answers name, from number `from` on. Returns the first answer
+   * that names none, or none of this app's.
    */
   #reflectRun(app: AppPort, from: number, end: number): number {
     const { answers } = app;
@@ -189,7 +189,10 @@ export class Transmitter {
     }
   }
 
-  /** Sends answer number `from`, and those after it up to one that names a request, which it returns. */
+  /**
+   * Sends answer number `from`, and those after it up to the first that names a request. Returns the
+   * number of that one.
+   */
   #sendRun(app: AppPort, from: number, end: number): number {
     const { packets } = this;
     const count = this.#read(app, from, end);

@@ -26,7 +26,7 @@ const PAUSE_MILLIS = 20;
 const LATE_MILLIS = 1_500;
 /** Prefixes that are compared in one turn: a few milliseconds' work. */
 const PREFIXES_PER_TURN = 8_192;
-/** Differences that count, and those that the log names. */
+/** The most differences that are counted, and the most that the log names. */
 const MOST_DIFFERENCES = 65_536;
 const MOST_LOGGED = 8;
 
@@ -145,7 +145,7 @@ export class Audit {
     this.#running = null;
   }
 
-  /** Compares one turn's share. Whether the comparison is complete. */
+  /** Compares one turn's share. Returns whether the comparison is complete. */
   #compareSome(running: Running): boolean {
     if (running.from === null) {
       this.#compareInterfaces(running);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Interfaces, routes and neighbours as `ip -j` prints them: the same names of fields and of values, in
- * the same order, left out where `ip` leaves them out. And the answers to the status tile's requests.
+ * the same order, left out where `ip` leaves them out. The answers to the status tile's requests are
+ * made here, too.
  */
 
 import type { View } from "../../ffi/region.ts";
@@ -242,7 +243,7 @@ export function neighborEntries({ interfaces, neighbors }: NetbaseReader): Entry
   return all.map((neighbor) => neighborEntry(neighbor, nameOf));
 }
 
-/** One of those. */
+/** One neighbour, as in `neighborEntries`. */
 export function neighborEntry(
   neighbor: Readonly<NeighborEntry>,
   nameOf: (ifindex: number) => string,

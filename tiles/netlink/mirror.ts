@@ -461,7 +461,11 @@ export class Resync {
     this.counts.resyncs++;
   }
 
-  /** `replayed`: after a complete dump. Without one, tables that are not ordered have the events. */
+  /**
+   * Applies the events that were recorded during a dump, if they wait for that. `replayed`: the dump
+   * was complete, so all events follow it. Otherwise only those of ordered tables were not applied
+   * yet.
+   */
   #applyRecorded(table: Table, { replayed, now }: { replayed: boolean; now: number }): void {
     let stale = 0;
     if (replayed || table.ordered) {

@@ -223,9 +223,9 @@ export class NeighborResolver {
   #tokens = BURST;
   #refilledAt = 0;
   #mostOutstanding = 0;
-  /** Entries that may be added until the table is half full, as of its last size. */
+  /** How many entries may be added until the table is half full, by its size when last read. */
   #room = 0;
-  /** Addresses in demand that were solicited since then although the table is half full. */
+  /** How many addresses in demand were solicited since then although the table was half full. */
   #beyond = 0;
 
   /**
@@ -350,7 +350,7 @@ export class NeighborResolver {
       const [oldest] = this.#outstanding;
       if (now - oldest.since < this.#hurriedMillis) return false;
       if (!this.#kernel.release(oldest.ifindex, oldest.address)) {
-        // Without permission the kernel releases the entry, and takes its time.
+        // Without permission only the kernel can release the entry, and it takes its time.
         this.#hurriedMillis = ANSWER_MILLIS;
         if (now - oldest.since < ANSWER_MILLIS) return false;
       }

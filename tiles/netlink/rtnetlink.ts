@@ -563,7 +563,7 @@ export function decodeSettings(
 
 const RTNEXTHOP_BYTES = 8;
 
-/** Attributes of the route or neighbour message that is decoded, and those nested in one of them. */
+/** Reused for every route or neighbour message: its attributes, and those nested in one of them. */
 const attributes = new Attributes();
 const inner = new Attributes();
 
@@ -860,8 +860,8 @@ export interface Marker {
 }
 
 /**
- * Writes RTM_NEWROUTE or RTM_DELROUTE of a marker, or, with `address` and `length` 0, RTM_GETROUTE for all
- * in its table, which takes NETLINK_GET_STRICT_CHK. Returns its length.
+ * Writes RTM_NEWROUTE or RTM_DELROUTE for a marker; or, with `address` and `length` 0, RTM_GETROUTE
+ * for all routes of the marker's table, which needs NETLINK_GET_STRICT_CHK. Returns its length.
  */
 export function writeMarker(
   writer: MessageWriter,

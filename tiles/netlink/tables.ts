@@ -62,7 +62,7 @@ export interface Table {
   readonly dumps: readonly nl.DumpKind[];
   /** The types of messages that are about it. */
   readonly types: readonly number[];
-  /** Some kernels are built without it: when a dump is refused, it is empty. */
+  /** Some kernels are built without it: if its dump is refused, the table counts as empty. */
   readonly optional?: boolean;
   /** An event says where among others its subject goes, so no event may come before a dump's end. */
   readonly ordered?: boolean;
@@ -709,7 +709,7 @@ export class LookupOrder {
   readonly #reply = emptyRoute();
   /** The order is final. */
   #known = false;
-  /** A route for which the order matters was seen, and is not in netbase yet; or is. */
+  /** Whether a route for which the order matters was seen and is not in netbase yet, and whether it is. */
   #noted = false;
   #changed = true;
   #requested = false;

@@ -173,7 +173,7 @@ class NetlinkTile implements Tile, NeighborListener {
       this.#serves = true;
       this.#filters = this.#makeFilters(this.#context.setup.filters);
     }
-    // From its leave on they are its successor's.
+    // Once this tile is to leave, they are its successor's.
     if (!this.#control.leaving && this.#filters.turn()) this.#followInterfaces();
     this.#announce();
     this.#tablePoll.turn(now, { busy: this.#receivers.some(({ resolver }) => resolver.busy) });

@@ -21,7 +21,7 @@ const ADDRESS_SLOTS = 1 << FILTER_SLOT_BITS;
 
 /** Gives a new filter's hash a seed of its own, before anyone reads or writes it. */
 export function seedFilter({ buffer, byteOffset }: View): void {
-  // Not into shared memory directly, which this takes for a mistake.
+  // getRandomValues refuses shared memory.
   const [seed] = crypto.getRandomValues(new Uint32Array(1));
   new DataView(buffer, byteOffset).setUint32(FilterAt.seed, seed, true);
 }

@@ -86,7 +86,7 @@ class Appliance {
   readonly #refusedCalls = new RefusedCalls(this.#wiring.refusedCalls.reader);
   readonly #logOnce = once((line) => this.#log(line));
   readonly #workers = new Map<string, TileWorker>();
-  /** Of the tiles that are restarted in place. */
+  /** Pauses of the tiles that are restarted in place, by name. */
   readonly #restartPauses = new Map<string, RestartPause>();
   #running = false;
   #ending = false;
@@ -548,7 +548,7 @@ export class TileWorker {
     this.post({ type: "make" });
   }
 
-  /** To be called when it is told to end. A report that it ended is refused before. */
+  /** To be called when it is told to end. Before that, a report that it has ended is refused. */
   expectEnd(): void {
     this.#isToEnd = true;
   }
@@ -679,7 +679,7 @@ export class TileWorker {
     this.#worker.postMessage(message);
   }
 
-  /** Ends the worker. A native call that blocks delays that until it returns. */
+  /** Ends the worker. A blocking native call delays the end until it returns. */
   terminate(): void {
     this.#worker.terminate();
   }
@@ -722,7 +722,7 @@ class Reports {
   #begun = -Infinity;
   #count = 0;
 
-  /** Of a worker of this kind; `beside`: it starts beside its predecessor. */
+  /** `kind` is that of the worker. `beside`: it starts beside its predecessor. */
   constructor(
     { kind, beside }: { kind: WorkerKind; beside: boolean },
     now: () => number = () => performance.now(),

@@ -37,7 +37,7 @@ export const Ask = {
   routes: 1,
   /** To compare the mirror with the kernel. */
   audit: 2,
-  /** Not to the netlink tile, but to the main isolate: to set the capture mode; argument: `CaptureMode`. */
+  /** To set the capture mode; argument: `CaptureMode`. The main isolate does it, not the netlink tile. */
   capture: 3,
   /**
    * For the master: reload the configuration; upgrade to the installed program.
@@ -45,19 +45,19 @@ export const Ask = {
    */
   reload: 4,
   upgrade: 5,
-  /** To the master, too: to be without new traffic, or to take it again. */
+  /** For the master, too: to have no new traffic, or to have it again. */
   drain: 6,
   undrain: 7,
 } as const;
 
-/** What became of what the master was asked for: a sentence, and where it was not done the exit status. */
+/** The outcome of a request to the master: a sentence, and an exit status if it was not done. */
 export type Outcome =
   | { readonly ok: true; readonly line: string }
   | { readonly ok: false; readonly status: number; readonly line: string };
 
 /** A request to the netlink tile: plain numbers, for the status tile is trusted with no more. */
 export interface ControlRequest {
-  /** Not 0, and another one than before. */
+  /** Not 0, and not the number of the request before. */
   readonly number: number;
   /** One of {@linkcode Ask}. */
   readonly kind: number;
@@ -100,7 +100,7 @@ export class ControlWriter {
     this.pulse();
   }
 
-  /** Has tiles that are busy look at the clock: now and then, since their turns may be long. */
+  /** Makes busy tiles look at the clock. To be called now and then, since their turns may be long. */
   pulse(): void {
     Atomics.add(this.#words, PULSE, 1);
   }
@@ -157,14 +157,14 @@ export class ControlReader {
   }
 
   /**
-   * Moves when it is time to look at the clock, `stopping` and `leaving`. An ordered load: those words
-   * are written before this one.
+   * Changes when tiles should look at the clock, `stopping` and `leaving`. An ordered load, since
+   * those words are written before this one.
    */
   get pulse(): number {
     return Atomics.load(this.#words, PULSE);
   }
 
-  /** One of {@linkcode CaptureMode}: a plain load, for it is asked for every turn. */
+  /** One of {@linkcode CaptureMode}. A plain load, since it is read every turn. */
   get captureMode(): number {
     return this.#words[CAPTURE];
   }
@@ -233,7 +233,7 @@ export class SnapshotWriter {
   }
 }
 
-/** What the netlink tile says: about its answer, and the lines of it, each with its end. */
+/** An answer of the netlink tile: an object about it, and its lines, each with its end. */
 export interface Told<Head> {
   readonly head: Head;
   readonly lines: string;
@@ -263,8 +263,8 @@ export class Question {
   }
 
   /**
-   * The answer to a request of `kind` (`Ask`), when those before it have theirs. Throws Error when there
-   * is none in time.
+   * Resolves with the answer to a request of `kind` (`Ask`), after earlier requests have theirs.
+   * Throws Error if there is none in time.
    */
   ask<Head>(kind: number, ...words: readonly number[]): Promise<Told<Head>> {
     const answer = this.#last.then(() => this.#one<Head>(kind, words));
@@ -284,7 +284,7 @@ export class Question {
       if (performance.now() > deadline) throw new Error("the netlink tile does not answer");
       await delay(POLL_MILLIS);
     }
-    // What decodes does not read shared memory.
+    // TextDecoder does not read shared memory.
     const text = new TextDecoder().decode(this.#text.slice(0, this.#words[LENGTH]));
     const end = text.indexOf("\n");
     return { head: JSON.parse(text.slice(0, end)), lines: text.slice(end + 1) };

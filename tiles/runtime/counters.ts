@@ -217,11 +217,11 @@ export interface CountedTile {
   readonly kind: TileKind;
   readonly name: string;
   readonly reader: TileReader;
-  /** What those before it have counted in regions of their own. */
+  /** What its predecessors have counted in regions of their own. */
   readonly past: Float64Array;
 }
 
-/** A tile's counters, with what those before it have counted. */
+/** A tile's counters, with what its predecessors have counted. */
 export function totalsOf(
   { kind, reader: { counters }, past }: Omit<CountedTile, "name">,
 ): Float64Array {
@@ -229,7 +229,7 @@ export function totalsOf(
   return Float64Array.from(names, (name, i) => counters[i] + (GAUGES.has(name) ? 0 : past[i]));
 }
 
-/** A net tile's histogram, with what those before it have counted. */
+/** A net tile's histogram, with what its predecessors have counted. */
 export function histogramOf(
   { reader: { counters }, past }: Pick<CountedTile, "reader" | "past">,
   { at, sum, bounds }: HistogramPlace,
@@ -238,7 +238,7 @@ export function histogramOf(
   return { bounds, counts, sum: counters[sum] + past[sum] };
 }
 
-/** The same of each of `tiles`, by its name and theirs. */
+/** The counters of each of `tiles`, by the tile's name and theirs, with what predecessors have counted. */
 export function countersOf(
   tiles: readonly CountedTile[],
 ): Record<string, Record<string, number>> {

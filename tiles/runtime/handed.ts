@@ -42,7 +42,7 @@ const FIRST_HANDED = FIRST_DESCRIPTOR + 1;
 export class Handed<Setup> {
   readonly setup: Setup;
   readonly #regions: Pick<Regions, "mapShared" | "close">;
-  /** Open descriptors by name; the read-only ones of regions are apart. */
+  /** Open descriptors by name. A region may have two, one of them read-only. */
   readonly #open = new Map<string, HandedDescriptor & { readonly fd: number }>();
   readonly #readOnly = new Map<string, HandedDescriptor & { readonly fd: number }>();
 

@@ -92,7 +92,7 @@ export class HealthWriter {
     this.#text = u8(slice(view, TEXT_AT, HEALTH_BYTES - TEXT_AT));
   }
 
-  /** Replaces the report. Of one that is too long, the processes are left out. */
+  /** Replaces the report. If it is too long, the processes are left out. */
   write(report: HealthReport): void {
     let text = new TextEncoder().encode(JSON.stringify(report));
     if (text.length > this.#text.length) {

@@ -37,8 +37,9 @@ export const Descriptor = {
   /** net→app: the interface that the request came in on. */
   interface: 5,
   /**
-   * app→net: one more than the slot in the other link of the request that this answers. It goes where
-   * that came from, and its own addresses and ports do not count. 0: it goes where it says.
+   * app→net: the slot, plus 1, of the request in the other link that this answers. The answer then
+   * goes where the request came from, and its own addresses and ports do not count. 0: it goes where
+   * they say.
    */
   request: 5,
   /** app→net: TOS << 8 | TTL of the answer's IPv4 header; a TTL of 0 stands for 64. */
@@ -71,7 +72,7 @@ const PRODUCED = 0;
 const CONSUMED = 16;
 const DESCRIPTORS_AT = FIRST_DESCRIPTOR * 4;
 
-/** Word index, in either region, of what reads as a descriptor of zeros: it lies between both cursors. */
+/** Index of words that read as a descriptor of zeros, in either region. They are between both cursors. */
 export const NO_DESCRIPTOR = 8;
 
 /**
@@ -136,7 +137,7 @@ export class PayloadRing {
   #head = 0;
   #start = 0;
 
-  /** Of `bytes` for the descriptors of a link of `depth`; `starts` is memory for that many words. */
+  /** `bytes` is its size, `depth` that of its link, and `starts` memory for that many words. */
   constructor(bytes: number, depth: number, starts: Int32Array = new Int32Array(depth)) {
     this.#starts = starts;
     this.#mask = bytes - 1;

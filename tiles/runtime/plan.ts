@@ -40,8 +40,9 @@ export const ARP_QUEUE_ENTRIES = 256;
 export const LINK_DEPTH = 1024;
 
 /**
- * The shape of links with this depth. Each ring of payloads holds those of as many frames; of the largest datagrams, 32
- * at a depth of 1,024. `isAlone`: requests stay in the UMEM, as it has this app alone.
+ * The shape of links with this depth. A ring of payloads has the bytes of as many frames: at a depth
+ * of 1,024 it holds 32 of the largest datagrams. `isAlone`: the UMEM has this app alone, so requests
+ * stay there.
  */
 export function linkShapeOf(depth: number, { isAlone }: { isAlone: boolean }): LinkShape {
   const payloadBytes = depth * FRAME_BYTES;
@@ -169,7 +170,7 @@ export function lacking(interfaces: InterfaceReader, record: number): Trouble | 
   return { says: "has no IPv4 address", fix: `ip address add ADDRESS/LENGTH dev ${name}` };
 }
 
-/** Whether the largest frames of an interface do not fit a UMEM frame; null: they do. */
+/** What is wrong if the largest frames of an interface do not fit a UMEM frame; null: they fit. */
 export function excess(interfaces: InterfaceReader, record: number): Trouble | null {
   const mtu = interfaces.mtu(record);
   // Loopback has a large MTU. Its long datagrams come by the socket.
@@ -191,7 +192,7 @@ export function checkMtus({ interfaces }: NetbaseReader, names: readonly string[
   }
 }
 
-// What a worker of the appliance is given, before it gives it up, and what an app may be granted.
+// Permissions: what a worker of the appliance has until it gives them up, and what an app may be granted.
 
 /** Deno's permissions: paths, names of variables, `address:port` or `unix:path`. */
 export interface Permissions {

@@ -33,13 +33,14 @@ export interface TileContext<Setup> {
   readonly libraries: Libraries;
   /** Writes a line to the log, under the tile's name. Never on the data path. */
   log(line: string, level?: number): void;
-  /** Sends a request to main, of the status tile. */
+  /** Sends a request of the status tile to main. */
   ask(request: ControlRequest): void;
   /** Receives messages from main while it runs. Only of the status tile, which has an event loop. */
   onMessage?(listener: (message: MainMessage) => void): void;
   /**
-   * If a predecessor may run on the same regions: to be awaited before they are touched. Confines the thread, which
-   * can open nothing from then on and has only these descriptors. Resolves when the predecessor has ended.
+   * Given if a predecessor may run on the same regions; to be awaited before they are touched.
+   * Confines the thread, which can open nothing from then on and has only these descriptors. Resolves
+   * when the predecessor has ended.
    */
   predecessor?(descriptors: readonly number[]): Promise<void>;
 }
@@ -368,7 +369,7 @@ export function runLoop({ tile, region, control, index, spinTurns }: LoopParts):
     }
     if (control.stopping) {
       if (stopBy === Infinity) stopBy = now + DRAIN_MILLIS;
-      // No pulse is like this one: from now on every turn ends here.
+      // No pulse has this value, so from now on every turn ends here.
       pulse = -1;
       if (now >= stopBy || (idle > 0 && (tile.drained?.() ?? true))) break;
     }

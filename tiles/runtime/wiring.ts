@@ -107,7 +107,7 @@ export interface ApplianceSetup {
   readonly interfaces: readonly string[];
   /** Served ports with a kernel socket. */
   readonly sockets: readonly number[];
-  /** By app that is a process: its slot in "refused calls of apps". */
+  /** The slot in "refused calls of apps" of each app that is a process. */
   readonly slots: Readonly<Record<string, number>>;
   /** Whether UDP checksums of frames are left to the NIC. */
   readonly trustChecksums: boolean;
@@ -167,7 +167,7 @@ export function netName(n: number): string {
   return `net${n}`;
 }
 
-/** What the app's tile region, metrics and log are called: the app, or the app in a net tile. */
+/** The name of an app's tile region, metrics and log: `echo`, or `echo@net0` for an inline app. */
 function instanceName(app: AppPlan, net: string): string {
   return app.inline ? `${app.name}@${net}` : app.name;
 }
@@ -319,7 +319,7 @@ export class Wiring {
     return this.tiles.find((tile) => tile.name === name)!;
   }
 
-  /** Names of the apps in net tile `name` that have not started; of another tile its own. */
+  /** Names of the apps in net tile `name` that have not started; of any other tile, its own name. */
   starting(name: string): string[] {
     const late = this.#setup.apps
       .filter(({ inline }) => inline)
@@ -450,7 +450,7 @@ export class Wiring {
     };
   }
 
-  /** Who an app may send to by net tile `n`. */
+  /** The peers that an app may send to through net tile `n`. */
   #peerSetup(app: AppPlan, n: number): PeerSetup {
     const heard = this.nets.map(({ name }) =>
       this.#region(`peers ${instanceName(app, name)} ${name}`)

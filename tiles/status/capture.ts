@@ -58,8 +58,8 @@ export class Captures {
   readonly #open = new Set<CaptureFilter>();
 
   /**
-   * `rings` are those of all net tiles. `mode` sets what they write (`CaptureMode`), and gets what they
-   * were last set to. Captures that a predecessor left open end.
+   * `rings` are those of all net tiles. `mode.set` tells net tiles what to write (`CaptureMode`), and
+   * `mode.get` returns what they were told last. Captures that a predecessor left open end.
    */
   constructor(
     rings: readonly View[],

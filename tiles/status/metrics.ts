@@ -159,7 +159,8 @@ function responderTo(path: string, measured: Measured): (() => Buffer) | undefin
   const file = measured.page.get(name);
   if (file === undefined) return undefined;
   const type = CONTENT_TYPES[name.slice(name.lastIndexOf(".") + 1)];
-  // Who sends no Accept-Encoding takes any (RFC 9110, section 12.5.3), and every browser takes this one.
+  // A client that sends no Accept-Encoding takes any (RFC 9110, section 12.5.3), and every browser
+  // takes this one.
   return () => response("200 OK", file, { ...PAGE_FIELDS, "content-type": type });
 }
 
@@ -170,8 +171,8 @@ function metrics(measured: Measured): Buffer {
 }
 
 /**
- * `/live`: whether it makes progress. `/ready`: whether it is to have traffic. Of what is wrong a probe shows
- * everything, a line each.
+ * Answers `/live` (does it make progress?) or `/ready` (is it to have traffic?). The answer names
+ * everything that is wrong, in a line each.
  */
 function probe(path: "/live" | "/ready", { health }: Pick<Measured, "health">): Buffer {
   const report = health.read();

@@ -113,7 +113,10 @@ export interface Overview {
 /** Chooses samples and gives each the name of the row that it belongs to. */
 type Key = (labels: Labels) => string | undefined;
 
-/** The value of a label, where others are as `only` says. Ports without a metric of their own go by their app. */
+/**
+ * The value of `label`, if the other labels are as in `only`. Ports without a metric of their own go
+ * by their app.
+ */
 function by(label: string, only: Labels = {}): Key {
   const wanted = Object.entries(only);
   return (labels) => {
@@ -373,7 +376,7 @@ function processes(interval: Interval, nowSeconds: number): Table {
   ], starts.keys());
 }
 
-/** Of processes, and of tiles that are started again without their process. */
+/** Restarts of processes, and of tiles that are started again without their process. */
 function restarts(interval: Interval): Cells {
   const cells = interval.totals("tegula_restarts_total", by("process"));
   return { title: "restarts", kind: "count", cells };
