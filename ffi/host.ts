@@ -63,8 +63,9 @@ const MSG_NOSIGNAL = 0x4000;
 const LONGEST_PATH = 107;
 
 /**
- * How a program is confined that is executed in this one's place: all of its threads, and its children,
- * too. So it leaves what any of these will ever be granted; execution cannot give it back.
+ * How a program that is executed in this one's place is confined, with all of its threads and
+ * children. So it has to leave all that any of these will ever be granted: executing another program
+ * cannot give it back.
  */
 interface MasterConfinement {
   /** Files and folders that exist, where it may write, make and remove. It may read and execute everywhere. */
@@ -169,7 +170,7 @@ export function openHost(path = libraryPath()) {
   return {
     /** A new eventfd, non-blocking, closed on exec. Throws Error. */
     eventfd(): number {
-      // Non-blocking, so that neither who wakes nor who empties it can be held up.
+      // Non-blocking, so that it holds up neither the thread that writes it nor the one that empties it.
       const fd = symbols.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
       if (fd < 0) throw new Error("cannot make an eventfd; are too many files open?");
       return fd;
@@ -275,10 +276,10 @@ export function openHost(path = libraryPath()) {
       );
     },
     /**
-     * poll(2) over `pollSet` on a thread of its own: of each descriptor a `struct pollfd`, itself and what
-     * is waited for in one word each, where the upper half of the second comes back as what is there. Neither
-     * `pollSet` nor its descriptors may change meanwhile: an eventfd in it ends the wait. Resolves with how
-     * many are ready, 0 where `timeoutMs` passed (-1: never).
+     * poll(2) over `pollSet` on a thread of its own. A descriptor has two words there, as in `struct
+     * pollfd`: itself, and the events that are waited for; the events that are there come back in the
+     * upper half of the second. Neither `pollSet` nor its descriptors may change meanwhile: an eventfd
+     * in it ends the wait. Resolves with how many are ready, 0 where `timeoutMs` passed (-1: never).
      */
     async waitAny(pollSet: Int32Array<ArrayBuffer>, timeoutMs: number): Promise<number> {
       const ready = await symbols.wait(pollSet, BigInt(pollSet.length / 2), timeoutMs);
@@ -343,7 +344,7 @@ export class Watcher {
     else this.#run();
   }
 
-  /** Stops that; before `fd` is closed. */
+  /** Stops watching `fd`. To be called before it is closed. */
   forget(fd: number): void {
     this.#callbacks.delete(fd);
     if (this.#isWaiting) this.#tile.wake(this.#eventfd);

@@ -55,14 +55,15 @@ export const RUN_FLAGS: readonly string[] = [
 ];
 
 /**
- * What V8 is told. It inlines what a function called often while that got warm. But a peer's first datagram
- * takes the slow path, so where a start sees many of them the fast path was compiled with a call for each
- * of its steps, and stayed so at twice the time. With these options it inlines whatever is called.
+ * Options for V8. By default it inlines what a function called often while it became warm. But a
+ * peer's first datagram takes the slow path. Where a start saw many such datagrams, the fast path was
+ * compiled with a call for each of its steps, which took twice the time for good. With these options
+ * V8 inlines whatever is called.
  */
 export const V8_FLAGS =
   "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
 
-/** Signals that end a process, and what they say of one of Deno's. */
+/** Signals that end a process, and what each means for a process of Deno. */
 export const SIGNALS: Readonly<Record<number, { readonly name: string; readonly says?: string }>> =
   {
     4: { name: "SIGILL", says: "it aborted" },
@@ -212,8 +213,8 @@ export type Channel = ReturnType<typeof openChannel>;
 export const MESSAGE_BYTES = 65_536;
 
 /**
- * An app takes some twenty with two cores, an appliance fifty; two take turns. Users go by the master's
- * PID, which a master in another PID namespace may have, too.
+ * With two cores an app takes some twenty threads, and an appliance fifty; in a handover there are two
+ * of each. Users depend on the master's PID, which a master in another PID namespace may have, too.
  */
 const MOST_THREADS = { app: 256, appliance: 1024 };
 const SPARE_DESCRIPTORS = { app: 48, appliance: 512 };
@@ -274,8 +275,8 @@ export function openProcesses(path = libraryPath()) {
 
   return {
     /**
-     * Takes over a process that this one has started before it executed the program that it is now, and
-     * kept the descriptors of (`Host.execKeeping`).
+     * Takes over a process that this one started before it executed its present program, and whose
+     * descriptors it kept (`Host.execKeeping`).
      */
     adopt,
     /**
@@ -370,8 +371,8 @@ export function openChannel(fd: number, path = libraryPath()) {
       return count > 0 ? room.subarray(0, count) : count === 0 ? undefined : null;
     },
     /**
-     * Whether the message went: not where the other end has not read the last ones, or is closed. Never
-     * waits.
+     * Returns whether the message was sent: not if the other end is closed, or has not read earlier
+     * ones. Never waits.
      */
     send(message: Uint8Array<ArrayBuffer>): boolean {
       if ((ready(POLLOUT) & POLLOUT) === 0) return false;

@@ -151,8 +151,8 @@ export function openRegions(path = libraryPath()) {
       }
     },
     /**
-     * As `create`, of descriptors alone, for processes that map it (`mapShared`): who is given the
-     * writable one can write. The caller closes both (`close`).
+     * As `create`, of descriptors alone, for processes that map it (`mapShared`). A process that gets
+     * the writable one can write. The caller closes both (`close`).
      */
     createShared(name: string, byteLength: number): SharedRegion {
       const { writable, readOnly } = make(

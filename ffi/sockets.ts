@@ -40,10 +40,10 @@ export interface Udp {
    * skip that one and continue.
    */
   send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number;
-  /** A descriptor for poll(2) that is readable while any of `fds` has something, or -errno. */
+  /** A descriptor for poll(2) that is readable while any of `fds` is, or -errno. */
   watch(fds: Int32Array): number;
   /**
-   * Stores which of the sockets of a `watch` have something, by their index in its list: at most `most`,
+   * Stores which of the sockets of a `watch` are readable, by their index in its list: at most `most`,
    * and `BURST`, others the next time. Returns how many, or -errno; never blocks.
    */
   ready(watch: number, indices: Uint32Array, most: number): number;
@@ -59,9 +59,9 @@ export function openUdpSetup(path = libraryPath()) {
   });
   return {
     /**
-     * A non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace, shared with nobody, one
-     * of so many that `sockets` says. Returns the descriptor, or -errno (-EADDRINUSE: another program has
-     * the port).
+     * A non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace, shared with nobody.
+     * `sockets`: how many there will be in all. Returns the descriptor, or -errno (-EADDRINUSE:
+     * another program has the port).
      */
     open(port: number, sockets = 1): number {
       const fd = symbols.tegula_udp_open(port);

@@ -89,7 +89,7 @@ export function openTile(path = libraryPath()) {
       if (timeoutMs !== 0 && symbols.poll(pollSet, 1n, timeoutMs) <= 0) return 0;
       return symbols.eventfd_read(eventfd, count) === 0 ? 1 : 0;
     },
-    /** Another descriptor of what `fd` is one of. Throws SystemError. */
+    /** Another descriptor for the same as `fd`. Throws SystemError. */
     duplicate(fd: number): number {
       const copy = symbols.fcntl(fd, F_DUPFD_CLOEXEC, 0);
       return checked(copy < 0 ? -EMFILE : copy, "duplicate a descriptor");
@@ -112,8 +112,8 @@ export function openTile(path = libraryPath()) {
      */
     thread: symbols.tegula_tile_thread,
     /**
-     * Whether the calling thread is to run at once when it wakes, also where others never pause (Linux 6.12).
-     * 0, or -errno.
+     * Sets whether the calling thread runs at once when it wakes, even if other threads never pause
+     * (Linux 6.12). Returns 0, or -errno.
      */
     bePrompt: (prompt: boolean): number => symbols.tegula_tile_be_prompt(prompt ? 1 : 0),
     /** Gives the memory that malloc has free back to the kernel (malloc_trim(3)). Takes milliseconds. */
@@ -160,13 +160,13 @@ export function openObserver(path = libraryPath()) {
   });
   return {
     /**
-     * Counts what the filter of a process refuses (`listener`, or -1) into its `slot`, and writes what it
-     * writes (the pipe `words`) to standard error in its `name`, 50 lines a second at most; or, `verbatim`,
-     * as it is and 1,000, where the lines name themselves, as an appliance's do. Where the name begins with a
-     * level for the journal, as in `<3>dns`, so do the lines. The observer has copies of
-     * both descriptors, which it closes when the process has ended: they stay the caller's, to close or to
-     * hand on. The slot may have been that of a process that has ended. Throws SystemError where it was not
-     * started, or the process can have no more descriptors.
+     * Counts the calls that the filter of a process refuses (`listener`, or -1) into its `slot`.
+     * Writes the lines of the process (the pipe `words`) to standard error under its `name`, at most
+     * 50 a second; or, `verbatim`, as they are and at most 1,000 a second: those of an appliance name
+     * their tiles. Where the name begins with a level for the journal, as in `<3>dns`, so do the
+     * lines. The observer has copies of both descriptors, which it closes when the process has ended:
+     * the caller closes its own, or hands them on. The slot may have been that of a process that has
+     * ended. Throws SystemError where it was not started, or the process can have no more descriptors.
      */
     hear({ name, verbatim = false, slot, listener, words }: {
       readonly name: string;

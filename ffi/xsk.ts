@@ -22,7 +22,7 @@ import { SETSOCKOPT, sizeBuffers } from "./sockets.ts";
 /** A loaded XDP program with maps of its own; all are descriptors. */
 export interface XdpProgram {
   readonly program: number;
-  /** What is ours; to be mapped, and written by `Filter`. */
+  /** Which frames are ours; to be mapped, and written by `Filter`. */
   readonly filter: number;
   /** The socket of each queue. */
   readonly sockets: number;
@@ -75,7 +75,7 @@ export interface Xsk {
    * when there were any, then (offset, length) of each. Returns how many.
    */
   receive(slot: number, descriptors: Uint32Array, most: number): number;
-  /** Has the cache lines of `words` at the first `count` indices of `at` on their way. */
+  /** Prefetches the cache lines of `words` at the first `count` indices of `at`. */
   prefetch(words: Int32Array, at: Uint32Array, count: number): void;
   /** Now, by the clock of `receive`, in units of 256 ns: a signed word. */
   ticks(): number;
@@ -87,9 +87,9 @@ export interface Xsk {
    */
   transmit(slot: number, descriptors: Uint32Array, count: number): number;
   /**
-   * Takes up to `most` frames off the completion ring: their offsets as they were transmitted. The
-   * first `again` of them go onto the fill ring from hand to hand, as `fill` does, to which all bytes of
-   * a frame are one. Returns how many there were | how many the fill ring took << 16.
+   * Takes up to `most` frames off the completion ring: their offsets as they were transmitted. Puts
+   * the first `again` of them onto the fill ring, as `fill` does; any offset in a frame will do for
+   * that. Returns how many there were | how many the fill ring took << 16.
    */
   complete(slot: number, frames: Uint32Array, most: number, again: number): number;
   /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. Returns 0, or -errno. */
@@ -128,7 +128,7 @@ const BUSY_POLL_MICROS = 20;
 const BUSY_POLL_FRAMES = 64;
 
 /**
- * What was let go a moment ago, the link of a process that was killed, or the queue and the locked
+ * What was given up a moment ago, the link of a process that was killed, or the queue and the locked
  * memory of a closed socket, is released by the kernel a little later. So "in use" has to last before it
  * is believed.
  */
@@ -235,10 +235,11 @@ export function openXskSetup(path = libraryPath()) {
       symbols.close(link);
     },
     /**
-     * Attaches as one of those that libxdp's dispatcher runs on `ifindex`, after the others and in place
-     * of any of ours, which a Tegula that was killed left. It stays until `leave`, whatever becomes of
-     * this process. So it takes open sockets on the queues first: who has them is no other that lives.
-     * 0, or -errno; -EEXIST: the dispatcher there is attached in the other mode.
+     * Attaches as one of the programs that libxdp's dispatcher runs on `ifindex`, after the others,
+     * and in place of any of ours that a killed Tegula left. It stays until `leave`, whatever becomes
+     * of this process. So open sockets on the queues are needed first: they prove that no other Tegula
+     * that lives has the queues. 0, or -errno; -EEXIST: the dispatcher there is attached in the other
+     * mode.
      */
     join(
       { program, filter, sockets, redirected }: XdpProgram,
