@@ -813,7 +813,7 @@ export class FibBuilder {
     const separate = this.#order === "separate";
     const wins = local !== 0 && !(separate && this.#isThrow(local));
     const hides = wins && separate;
-    // Where it hides `main`, cells that are 0 may have to change, and the reverse.
+    // If the default of `local` now hides `main`, or no longer does, cells that are 0 may have to change.
     if (best !== this.#rootBest && (hides || this.#localDefault)) this.#rebuild = true;
     this.#rootBest = best;
     this.#localDefault = hides;

@@ -29,9 +29,9 @@ export const SOCKET_FRAMES = 1024;
 /** Entries of an AF_XDP fill, receive, transmit and completion ring. */
 export const RING_ENTRIES = 8192;
 /**
- * More frames to receive, of each net tile, that the kernel gets only while a handover may keep the tile from
- * running: they hold what 200,000 datagrams a second bring in 35 ms. Always in use, they would not fit into
- * a processor's cache.
+ * Frames for receiving, for each net tile, that the kernel gets only while a handover may keep the
+ * tile from running. They hold what 200,000 datagrams a second bring in 35 ms. If they were always in
+ * use, they would not fit into a processor's cache.
  */
 export const SPARE_FRAMES = RING_ENTRIES - SOCKET_FRAMES;
 /** Datagrams that may wait for a neighbour, per net tile. */

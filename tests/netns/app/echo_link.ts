@@ -276,8 +276,8 @@ const BURST_MS = 0.2;
 const PATIENCE_MS = 10_000;
 
 /**
- * Has `app`, which is at work on a burst, replaced on the same link, while a request a millisecond goes
- * on: by a successor that is ready, or, where it is killed, by what the master starts then.
+ * Has `app` replaced on the same link while it works on a burst and a request comes every millisecond:
+ * by a successor that is ready, or, if `app` is killed, by the process that the master starts then.
  */
 export async function takeOver(
   link: EchoLink,
