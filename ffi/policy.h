@@ -422,10 +422,7 @@ static const uint32_t PROCESS_NET_CALLS[] = {
 	SYS_sendto, SYS_sendmsg, SYS_recvmsg, SYS_sendmmsg, SYS_recvmmsg,
 	SYS_setsockopt, SYS_getsockopt, SYS_getsockname, SYS_getpeername,
 };
-/*
- * Where it was given listening sockets: it takes connections, and makes none. send without an address and
- * recv every app has.
- */
+/* With listening sockets that it was given: it accepts connections and makes none. All apps have send and recv. */
 static const uint32_t PROCESS_ACCEPT_CALLS[] = {
 	SYS_listen, /* node:net, on a socket that was handed over and listens already */
 	SYS_accept4, SYS_getsockname, SYS_getpeername, SYS_shutdown,

@@ -498,10 +498,9 @@ out:
 /*
  * Starts a process of the caller's program as `order` says. `strings` are six lists: the program's path and the
  * arguments, from argv[0] on; the environment; and for landlock the paths that may be executed, read and written, and
- * the ports of TCP.
- * `seal` is the path of the library that LD_PRELOAD names by its descriptor, the first after those of the order.
- * The caller closes the descriptors in `out`. The calling thread has to stay, because the child dies with it.
- * Returns 0, or -errno with `out->step`.
+ * the ports of TCP. `seal` is the path of the library that LD_PRELOAD names by its descriptor, the first after those
+ * of the order. The caller closes the descriptors in `out`. The calling thread has to stay, because the child dies
+ * with it. Returns 0, or -errno with `out->step`.
  */
 EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, const struct order *order,
 				struct started *out)

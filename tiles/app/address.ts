@@ -92,6 +92,15 @@ export class Address implements contract.Address {
   toString(): string {
     return formatAddress(this.ipv4);
   }
+
+  toJSON(): string {
+    return `${this}`;
+  }
+
+  /** What `console` writes. */
+  [Symbol.for("Deno.customInspect")](): string {
+    return `${this}`;
+  }
 }
 
 /** The word of an IPv4 address in host order. Throws TypeError, or RangeError, if it is none. */
@@ -121,5 +130,14 @@ export class Prefix implements contract.Prefix {
 
   toString(): string {
     return `${this.address}/${this.length}`;
+  }
+
+  toJSON(): string {
+    return `${this}`;
+  }
+
+  /** What `console` writes. */
+  [Symbol.for("Deno.customInspect")](): string {
+    return `${this}`;
   }
 }

@@ -29,6 +29,12 @@ Deno.test("an address is parsed from the text that it is formatted to", () => {
   }));
 });
 
+Deno.test("console and JSON have addresses and prefixes as their texts", () => {
+  const said = { from: Address.parse("198.18.0.2"), of: Prefix.parse("198.18.0.0/15") };
+  assert.equal(Deno.inspect(said), "{ from: 198.18.0.2, of: 198.18.0.0/15 }");
+  assert.equal(JSON.stringify(said), '{"from":"198.18.0.2","of":"198.18.0.0/15"}');
+});
+
 Deno.test("addresses are equal, and in order, as their 128 bits are", () => {
   fc.assert(fc.property(words, words, (one, other) => {
     const [a, b] = [number(one), number(other)];
