@@ -5,12 +5,16 @@
  * clients are spread by consistent hashing (Maglev), in proportion to weights.
  *
  * Its own ports (`own_ports`) face the backends, the last one of each instance for probes. Options:
- * `addresses`, those of ours that face the backends, each with all of these ports (by default the one that
- * the kernel chooses); `backends`, a list of `address:port`, or of tables with `address`, `weight` (1) and `drain` (false;
- * true: no new sessions), which may also come from the slow side (`balance_beside.ts`); `idle_timeout` (60), the seconds without a datagram after which a session ends;
- * `probe`, a payload in hexadecimal that a backend answers, `probe_seconds` (1), and `probe_failures` (3), the
- * unanswered probes after which a backend is down; `allow`, the clients that are served; `ratelimit`
- * (0: none) and `burst` (100), datagrams a second of one client address.
+ *
+ * - `addresses`: those of ours that face the backends, each with all of these ports. By default it is the one
+ *   that the kernel chooses.
+ * - `backends`: a list of `address:port`, or of tables with `address`, `weight` (1) and `drain` (false; true: no
+ *   new sessions). The slow side (`balance_beside.ts`) may post another list.
+ * - `idle_timeout` (60): the seconds without a datagram after which a session ends.
+ * - `probe`: a payload in hexadecimal that a backend answers; `probe_seconds` (1); `probe_failures` (3): the
+ *   unanswered probes after which a backend is down.
+ * - `allow`: the clients that are served; `ratelimit` (0: none) and `burst` (100), datagrams a second of one
+ *   client address.
  *
  * With `state`, sessions survive a reload, a crash and a kill.
  */
@@ -214,8 +218,9 @@ class Balancer implements App {
     const before = this.#backends[slot];
     address.store(this.#placed, BACKEND_WORDS * slot);
     this.#placed[BACKEND_WORDS * slot + ADDRESS_WORDS] = port;
+    // An app has a bounded number of metrics, and names may resolve to ever other addresses.
     const metricOf = (of: string, kind: "counter" | "gauge") =>
-      this.#context.metric(`balance.${of}`, kind, { backend: name })!;
+      this.#context.metric(`balance.${of}`, kind, { backend: name }) ?? { value: 0 };
     const backend = {
       ...{ ...configured, failures: before?.failures ?? 0, isFailing: before?.isFailing ?? false },
       ...{ requests: metricOf("requests", "counter"), answers: metricOf("answers", "counter") },
@@ -269,7 +274,7 @@ class Balancer implements App {
         if (at >= 0) {
           out.bytes.set(probe, at);
           const { address, port } = backend;
-          out.send({ address, port, sourcePort: upstream[this.#ports] }, at, probe.length);
+          out.send({ address, port, sourcePort: upstream[this.#portsEach] }, at, probe.length);
         }
       }
       backend.up.value = Number(this.#isUp(backend));

@@ -181,29 +181,37 @@ Deno.test("of 100 backends one that is removed or drained moves none of the othe
   );
 });
 
-Deno.test("a backend that answers no probe gets nothing until it answers one", async () => {
-  const harness = await balancer({ probe: "beef", probe_failures: 2, probe_seconds: 1 });
-  const answerProbes = (probes: Answered[], dead: string) => {
-    for (const probe of probes) {
-      assert.deepEqual([...probe.payload], [0xbe, 0xef]);
-      assert.equal(probe.sourcePort, PROBE_PORT);
-      if (probe.address !== dead) assert.deepEqual(answerTo(harness, probe), []);
+for (const addresses of [[], ["198.18.5.250", "198.18.5.251"]]) {
+  const by = addresses.length === 0 ? "" : ", with addresses";
+  Deno.test(`a backend that answers no probe gets nothing until it answers one${by}`, async () => {
+    const harness = await balancer({
+      ...{ probe: "beef", probe_failures: 2, probe_seconds: 1 },
+      ...(addresses.length > 0 && { addresses }),
+    });
+    const answerProbes = (probes: Answered[], dead: string) => {
+      for (const probe of probes) {
+        assert.deepEqual([...probe.payload], [0xbe, 0xef]);
+        assert.equal(probe.sourcePort, PROBE_PORT);
+        if (probe.address !== dead) assert.deepEqual(answerTo(harness, probe), []);
+      }
+    };
+    const [session] = fromClient(harness, 0);
+    for (let i = 0; i < 3; i++) {
+      const probes = harness.tick();
+      assert.equal(probes.length, 2);
+      answerProbes(probes, session.address);
     }
-  };
-  const [session] = fromClient(harness, 0);
-  for (let i = 0; i < 3; i++) {
-    const probes = harness.tick();
-    assert.equal(probes.length, 2);
-    answerProbes(probes, session.address);
-  }
-  assert.match(harness.logged.join(), /198\.18\.5\.\d:53 is down: it did not answer 2 probes/);
-  const [moved] = fromClient(harness, 0);
-  assert.notEqual(moved.address, session.address);
-  answerProbes(harness.tick(), "");
-  assert.match(harness.logged.join(), /is up/);
-  const used = new Set(Array.from({ length: 7 }, (_, i) => fromClient(harness, i + 1)[0]?.address));
-  assert.ok(used.has(session.address));
-});
+    assert.match(harness.logged.join(), /198\.18\.5\.\d:53 is down: it did not answer 2 probes/);
+    const [moved] = fromClient(harness, 0);
+    assert.notEqual(moved.address, session.address);
+    answerProbes(harness.tick(), "");
+    assert.match(harness.logged.join(), /is up/);
+    const used = new Set(
+      Array.from({ length: 7 }, (_, i) => fromClient(harness, i + 1)[0]?.address),
+    );
+    assert.ok(used.has(session.address));
+  });
+}
 
 Deno.test("a client's rate is limited, and others' is not", async () => {
   const harness = await balancer({ ratelimit: 1, burst: 2 });
@@ -284,4 +292,13 @@ Deno.test("before the slow side says anything the backends in the state go on", 
   const [was] = fromClient(one, 0);
   const two = await balancer(list, { state: one.state });
   assert.deepEqual(fromClient(two, 0)[0], was);
+});
+
+Deno.test("however many addresses backends have had, others are balanced to", async () => {
+  const { harness, tell } = await told([{ backends: ["198.18.5.1:53"] }]);
+  // Four metrics each; an app has 4,096.
+  for (let i = 0; i < 1100; i++) {
+    tell({ backends: [`198.18.5.${2 + i % 200}:${53 + Math.floor(i / 200)}`] });
+  }
+  assert.equal(fromClient(harness, 0)[0].address, "198.18.5.101");
 });
