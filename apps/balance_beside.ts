@@ -53,7 +53,11 @@ export default async function create(context: BesideContext): Promise<Beside> {
   let stamp = await stampOf(file);
   let resolvedAt = performance.now();
   let said = "";
+  /** Whether the app has these backends: its mailbox may be full. */
+  let isTold = false;
+  const tell = () => isTold ||= post({ backends });
   const look = async () => {
+    tell();
     const now = await stampOf(file);
     const isDue = resolve !== undefined && performance.now() - resolvedAt >= resolveMillis;
     if (now === stamp && !isDue) return;
@@ -64,7 +68,8 @@ export default async function create(context: BesideContext): Promise<Beside> {
       if (JSON.stringify(next) === JSON.stringify(backends)) return;
       backends = next;
       log(`${backends.length} backends`);
-      post({ backends });
+      isTold = false;
+      tell();
     } catch (error) {
       const { message } = error as Error;
       if (message !== said) log(`the backends stay as they were: ${message}`);
@@ -84,7 +89,6 @@ export default async function create(context: BesideContext): Promise<Beside> {
   return {
     begin() {
       if (file !== undefined || resolve !== undefined) {
-        post({ backends });
         void repeat(look, LOOK_MILLIS);
       }
       if (check !== undefined) void repeat(checkAll, checkMillis);

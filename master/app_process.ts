@@ -322,9 +322,11 @@ class TileChild extends AppChild {
     const { regions } = parts;
     const { name, beside } = plan;
     const control = regions.createShared(`control ${name}`, CONTROL_BYTES);
-    const slow = beside && staged.beside &&
-      SlowSide.create({ plan, beside, staged: staged.beside }, parts);
+    let slow: SlowSide | undefined;
     try {
+      if (beside && staged.beside) {
+        slow = SlowSide.create({ plan, beside, staged: staged.beside }, parts);
+      }
       slow?.start();
       const process = startProcess(plan, staged, {
         parts,
@@ -479,11 +481,21 @@ class SlowSide {
   static create(what: SlowSidePlan, parts: AppProcessParts): SlowSide {
     const { regions, host } = parts;
     const { name } = what.plan;
-    return new SlowSide(what, {
-      tile: regions.createShared(`mail ${name}`, MAILBOX_BYTES),
-      beside: regions.createShared(`mail ${name} beside`, MAILBOX_BYTES),
-      eventfd: host.eventfd(),
-    }, parts);
+    const made: SharedRegion[] = [];
+    const make = (called: string) => {
+      made.push(regions.createShared(called, MAILBOX_BYTES));
+      return made.at(-1)!;
+    };
+    try {
+      const [tile, beside] = [make(`mail ${name}`), make(`mail ${name} beside`)];
+      return new SlowSide(what, { tile, beside, eventfd: host.eventfd() }, parts);
+    } catch (error) {
+      for (const { readOnly, writable } of made) {
+        regions.close(readOnly);
+        regions.close(writable);
+      }
+      throw error;
+    }
   }
 
   /** Takes one that the program before this one has started. */
@@ -534,15 +546,18 @@ class SlowSide {
 
   /** As of a process. Those of its present one. */
   get ready(): Promise<void> {
-    return this.#child?.ready ?? Promise.reject(this.#gone);
+    return this.#child?.ready ?? this.#gone;
   }
 
   get running(): Promise<void> {
-    return this.#child?.running ?? Promise.reject(this.#gone);
+    return this.#child?.running ?? this.#gone;
   }
 
-  get #gone(): AppError {
-    return new AppError(this.#what.plan.name, "its slow side ended");
+  get #gone(): Promise<never> {
+    const gone = Promise.reject(new AppError(this.#what.plan.name, "its slow side ended"));
+    // It may be awaited later, or not at all.
+    gone.catch(() => {});
+    return gone;
   }
 
   /** Resolves when it has ended for good. */
@@ -1087,11 +1102,10 @@ export class AppProcess {
       return this.#failed(undefined, sentenceOf(error));
     }
     this.#keep(child);
-    // No datagram waits for it.
-    this.#goSlow(child);
     try {
       await child.ready;
       child.go(!this.#skips);
+      this.#goSlow(child);
       await child.running;
       this.#parts.changed("runs");
     } catch {

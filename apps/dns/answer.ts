@@ -91,8 +91,9 @@ export class Question {
     const { bytes, offset, labels } = this;
     if (this.#word(4) !== 1 || this.#word(6) !== 0) return false;
     let [at, count] = [HEADER_BYTES, 0];
-    // If the query ends within its name, the bytes after it still belong to its frame.
     for (let length = bytes[offset + at]; length !== 0; length = bytes[offset + at]) {
+      // It ends within its name.
+      if (at >= size) return false;
       // A pointer is larger than any length, and has nothing to point to before the question.
       if (length > MOST_LABEL_BYTES) return false;
       labels[count++] = at;

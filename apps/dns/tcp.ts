@@ -19,6 +19,8 @@ const LENGTH_BYTES = 2;
 const MOST_ASKED = 8;
 /** Bytes of answers that wait for a client; beyond, its queries wait. */
 const MOST_UNSENT = 128 << 10;
+/** The longest query: more than any question with EDNS has. A longer one closes the connection. */
+const MOST_QUERY_BYTES = 4096;
 /** How often idle connections are looked for. */
 const LOOK_MILLIS = 1000;
 
@@ -62,8 +64,8 @@ class Streams {
   readonly #open = new Set<Stream>();
   /** Those with a query to be asked, in turn. */
   readonly #waiting = new Set<Stream>();
-  /** Who asked what the app has now, by ticket. */
-  readonly #asked = new Map<number, Stream>();
+  /** What the app has now, by ticket: who asked it, and when. */
+  readonly #asked = new Map<number, { stream: Stream; at: number }>();
   /** Not those of a predecessor, whose queries the app may still answer. */
   #ticket = crypto.getRandomValues(new Uint32Array(1))[0];
 
@@ -96,16 +98,19 @@ class Streams {
       const [stream] = this.#waiting;
       if (stream === undefined) return;
       this.#waiting.delete(stream);
-      const query = stream.next();
+      const query = stream.next;
       if (query === null) continue;
       const mail = new Uint8Array(TICKET_BYTES + query.length);
       this.#ticket = (this.#ticket + 1) >>> 0;
       new DataView(mail.buffer).setUint32(0, this.#ticket);
       mail.set(query, TICKET_BYTES);
       if (!this.#post(mail)) {
-        throw new Error("the mailbox is full, though it has room for all queries");
+        // The app does not take its mail just now. `expire` tries again.
+        this.#waiting.add(stream);
+        return;
       }
-      this.#asked.set(this.#ticket, stream);
+      stream.passed();
+      this.#asked.set(this.#ticket, { stream, at: performance.now() });
       // It goes to the end of the line.
       if (stream.hasQuery) this.#waiting.add(stream);
     }
@@ -113,46 +118,53 @@ class Streams {
 
   /** The app's answer, empty to what is no query. */
   answer(mail: Uint8Array<ArrayBuffer>): void {
+    if (mail.length < TICKET_BYTES) return;
     const ticket = new DataView(mail.buffer).getUint32(0);
-    const stream = this.#asked.get(ticket);
+    const stream = this.#asked.get(ticket)?.stream;
     this.#asked.delete(ticket);
     if (mail.length === TICKET_BYTES) stream?.close();
     else stream?.answer(mail.subarray(TICKET_BYTES));
     this.#ask();
   }
 
+  /** Closes connections that are idle, and those whose queries the app never answers. */
   expire(now: number): void {
-    for (const stream of this.#open) {
-      if (now - stream.since > this.#limits.timeoutMillis) stream.close();
+    const { timeoutMillis } = this.#limits;
+    for (const [ticket, { stream, at }] of this.#asked) {
+      if (now - at <= timeoutMillis) continue;
+      this.#asked.delete(ticket);
+      stream.close();
     }
+    for (const stream of this.#open) if (now - stream.since > timeoutMillis) stream.close();
+    this.#ask();
   }
 }
 
 /** One connection. */
 class Stream {
-  /** Its client's network, of which one may have many addresses: a /24, or a /56 of IPv6. */
+  /** Its client's network, in which one client may have many addresses. */
   readonly network: string;
   /** When it last asked, was answered or was opened. */
   since = performance.now();
   readonly #socket: Socket;
   readonly #waits: () => void;
-  /** What was received and not asked yet. */
-  #received = Buffer.alloc(0);
+  /** What was received and not asked yet, in pieces, and how many bytes. */
+  #pieces: Buffer[] = [];
+  #bytes = 0;
   #isEnding = false;
   /** Queries that the app has. */
   #asked = 0;
 
   constructor(socket: Socket, { waits, closed }: { waits: () => void; closed: () => void }) {
-    const { remoteAddress = "" } = socket;
-    this.network = remoteAddress.split(/[.:]/).slice(0, remoteAddress.includes(":") ? 4 : 3).join(
-      ".",
-    );
+    this.network = networkOf(socket.remoteAddress ?? "");
     this.#socket = socket;
     this.#waits = waits;
     socket.setNoDelay(true);
     socket.on("data", (bytes) => {
-      this.#received = Buffer.concat([this.#received, bytes]);
-      if (this.#received.length > MOST_STREAM_BYTES) socket.pause();
+      this.#pieces.push(bytes);
+      this.#bytes += bytes.length;
+      if (this.#length > MOST_QUERY_BYTES) return this.close();
+      if (this.#bytes > MOST_STREAM_BYTES) socket.pause();
       if (this.hasQuery) waits();
     });
     socket.on("end", () => {
@@ -166,30 +178,43 @@ class Stream {
     socket.on("close", closed);
   }
 
+  /** All that was received, in one piece. It is joined when there is a whole query, or the first length. */
+  get #received(): Buffer {
+    if (this.#pieces.length > 1) this.#pieces = [Buffer.concat(this.#pieces)];
+    return this.#pieces[0] ?? Buffer.alloc(0);
+  }
+
+  /** The length of the next query; 0: it is not here yet. */
   get #length(): number {
-    return this.#received.length < LENGTH_BYTES ? Infinity : this.#received.readUInt16BE(0);
+    if (this.#bytes < LENGTH_BYTES) return 0;
+    const [first] = this.#pieces;
+    return (first.length < LENGTH_BYTES ? this.#received : first).readUInt16BE(0);
+  }
+
+  get #isWhole(): boolean {
+    return this.#bytes >= LENGTH_BYTES && this.#bytes >= LENGTH_BYTES + this.#length;
   }
 
   /** Whether a whole query waits, and the client takes its answers. */
   get hasQuery(): boolean {
-    return this.#received.length >= LENGTH_BYTES + this.#length &&
-      this.#socket.writableLength <= MOST_UNSENT;
+    return this.#isWhole && this.#socket.writableLength <= MOST_UNSENT;
   }
 
-  /** The next query; null: there is none. One that is too long closes the connection. */
-  next(): Uint8Array | null {
+  /** The next query; null: there is none. */
+  get next(): Uint8Array | null {
     if (!this.hasQuery) return null;
-    const end = LENGTH_BYTES + this.#length;
-    const query = this.#received.subarray(LENGTH_BYTES, end);
-    if (query.length > MOST_STREAM_BYTES) {
-      this.close();
-      return null;
-    }
-    this.#received = this.#received.subarray(end);
-    if (this.#received.length <= MOST_STREAM_BYTES) this.#socket.resume();
+    return this.#received.subarray(LENGTH_BYTES, LENGTH_BYTES + this.#length);
+  }
+
+  /** The app has the next query. */
+  passed(): void {
+    const rest = this.#received.subarray(LENGTH_BYTES + this.#length);
+    this.#pieces = rest.length > 0 ? [rest] : [];
+    this.#bytes = rest.length;
+    if (this.#length > MOST_QUERY_BYTES) return this.close();
+    if (this.#bytes <= MOST_STREAM_BYTES) this.#socket.resume();
     this.since = performance.now();
     this.#asked++;
-    return query;
   }
 
   answer(message: Uint8Array): void {
@@ -204,10 +229,21 @@ class Stream {
 
   /** Ends it once the client has, and has all its answers. */
   #endIfDone(): void {
-    if (this.#isEnding && this.#asked === 0 && !this.hasQuery) this.#socket.end();
+    if (this.#isEnding && this.#asked === 0 && !this.#isWhole) this.#socket.end();
   }
 
   close(): void {
     this.#socket.destroy();
   }
+}
+
+/** The network of a client's address: a /24 of IPv4, also of an IPv4-mapped address, or a /48 of IPv6. */
+export function networkOf(address: string): string {
+  const ipv4 = /^(?:::ffff:)?(\d+\.\d+\.\d+)\.\d+$/i.exec(address)?.[1];
+  if (ipv4 !== undefined) return ipv4;
+  const [head, tail] = address.replace(/%.*/, "").split("::");
+  const words = head.split(":").filter((word) => word !== "");
+  const last = tail?.split(":").filter((word) => word !== "") ?? [];
+  const zeros = Array(Math.max(0, 8 - words.length - last.length)).fill("0");
+  return [...words, ...zeros, ...last].slice(0, 3).join(":");
 }

@@ -145,6 +145,19 @@ labTest(
   },
 );
 
+labTest("a slow side that ends before its app is ready harms nobody else", async (lab) => {
+  const { appliance, asker, http, stderr, file } = await serving(lab);
+  const text = Deno.readTextFileSync(file);
+  Deno.writeTextFileSync(file, `${text}\noptions = { early = true }\n`);
+  appliance.process.kill("SIGHUP");
+  await stderr.find("slow beside: ended: Cannot read properties");
+  assert.equal((await ask(asker, { port: PORT, payload: "hello", timeoutMs: 5000 })).text, "hello");
+  Deno.writeTextFileSync(file, text);
+  appliance.process.kill("SIGHUP");
+  await stderr.find("reloaded: ");
+  await answering(http);
+});
+
 labTest("a slow side ends with its app, and begins again with it", async (lab) => {
   const { appliance, http, said, stderr } = await serving(lab);
   await http("/", "--data", "before");

@@ -7,7 +7,8 @@ import { once } from "node:events";
 import { type AddressInfo, connect, type Server, type Socket } from "node:net";
 import packet from "dns-packet";
 import * as dns from "../../../apps/dns/dns.ts";
-import createTcp from "../../../apps/dns/tcp.ts";
+import { Question } from "../../../apps/dns/answer.ts";
+import createTcp, { networkOf } from "../../../apps/dns/tcp.ts";
 import type { BesideContext } from "../../../tiles/app/contract.ts";
 import { AppHarness } from "../../../tiles/app/harness.ts";
 import { eventually } from "../../eventually.ts";
@@ -145,6 +146,57 @@ Deno.test("a client that has sent its last query has all answers before the end"
   assert.deepEqual([...client.answers.keys()], [1, 2, 3]);
 });
 
+Deno.test("also one that reads its answers late", async () => {
+  await using server = await serving();
+  const client = await server.connect();
+  const ids = Array.from({ length: 100 }, (_, id) => id);
+  client.socket.pause();
+  client.socket.end(Buffer.concat(ids.map((id) => query(id, BIG, "TXT"))));
+  const other = await server.connect();
+  other.send(1);
+  await other.answer(1);
+  client.socket.resume();
+  await client.closed();
+  assert.deepEqual([...client.answers.keys()], ids);
+});
+
+Deno.test("a query that ends anywhere is read to its end, and no further", async () => {
+  const whole = query(1, "ns1.example.org", "A").subarray(2);
+  for (let size = 12; size < whole.length; size++) {
+    // Nothing is behind a mail.
+    const question = new Question();
+    assert.ok(question.read(new Uint8Array(whole.subarray(0, size)), 0, size));
+    assert.ok(question.isMalformed, `${size} bytes`);
+  }
+  await using server = await serving();
+  const client = await server.connect();
+  client.socket.write(Buffer.concat([Buffer.from([0, 12]), whole.subarray(0, 12)]));
+  const { rcode } = await client.answer(1);
+  assert.equal(rcode, "FORMERR");
+});
+
+Deno.test("a query that would be longer than any closes its connection", async () => {
+  await using server = await serving();
+  const client = await server.connect();
+  client.socket.write(Buffer.from([0x10, 0x01]));
+  await client.closed();
+});
+
+Deno.test("a network is a /24, or a /48 of IPv6, however its addresses are written", () => {
+  const networks = {
+    "192.0.2.1": "192.0.2",
+    "::ffff:192.0.2.9": "192.0.2",
+    "2001:db8::1": "2001:db8:0",
+    "2001:db8::2:1": "2001:db8:0",
+    "2001:db8:7:8:9:a:b:c": "2001:db8:7",
+    "::1": "0:0:0",
+    "fe80::1%eth0": "fe80:0:0",
+  };
+  for (const [address, network] of Object.entries(networks)) {
+    assert.equal(networkOf(address), network);
+  }
+});
+
 Deno.test("what is no query closes its connection alone", async () => {
   await using server = await serving();
   const [good, bad] = [await server.connect(), await server.connect()];
@@ -163,7 +215,7 @@ Deno.test("an idle connection is closed, also one that never ends its query", as
     await server.connect(),
     await server.connect(),
   ];
-  slow.socket.write(Buffer.from([0xff, 0xff]));
+  slow.socket.write(Buffer.from([0x0f, 0xff]));
   const asking = setInterval(() => {
     busy.send(1);
     if (!slow.isClosed) slow.socket.write(Buffer.from([0]));
