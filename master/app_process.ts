@@ -1044,12 +1044,20 @@ export class AppProcess {
   /** Replaces the running process by its successor. */
   async takeOver(): Promise<void> {
     if (this.#successor === undefined) throw new Error(`${this.name} has no successor`);
-    const leaving = this.leave();
+    const leaving = this.#leaveInTurn();
     this.#turn = leaving;
     // If it had to be killed, what waits may be the reason.
     const handedOver = await leaving;
     this.#turn = undefined;
     await this.go(handedOver);
+  }
+
+  /** Ends its slow side first, while the tile still answers its mail. Returns as `leave`. */
+  async #leaveInTurn(): Promise<boolean> {
+    const slow = this.#current?.slow;
+    slow?.leave();
+    await slow?.ended;
+    return this.leave();
   }
 
   /** Ends it for good. Resolves when it has ended. */

@@ -21,6 +21,8 @@ const MOST_ASKED = 8;
 const MOST_UNSENT = 128 << 10;
 /** The longest query: more than any question with EDNS has. A longer one closes the connection. */
 const MOST_QUERY_BYTES = 4096;
+/** How long connections are served on when this side is to end. */
+const LINGER_MILLIS = 100;
 /** How often idle connections are looked for. */
 const LOOK_MILLIS = 1000;
 
@@ -50,9 +52,10 @@ export default function create({ mailbox, listeners, options }: BesideContext): 
       look = setInterval(() => streams.expire(performance.now()), LOOK_MILLIS);
     },
     mail: (mail) => streams.answer(mail),
-    end() {
-      clearInterval(look);
+    async end() {
       for (const server of servers) server.close();
+      await streams.finish();
+      clearInterval(look);
     },
   };
 }
@@ -66,6 +69,7 @@ class Streams {
   readonly #waiting = new Set<Stream>();
   /** What the app has now, by ticket: who asked it, and when. */
   readonly #asked = new Map<number, { stream: Stream; at: number }>();
+  #finished?: () => void;
   /** Not those of a predecessor, whose queries the app may still answer. */
   #ticket = crypto.getRandomValues(new Uint32Array(1))[0];
 
@@ -125,6 +129,22 @@ class Streams {
     if (mail.length === TICKET_BYTES) stream?.close();
     else stream?.answer(mail.subarray(TICKET_BYTES));
     this.#ask();
+    this.#finishIfDone();
+  }
+
+  /** Ends all connections when their queries are answered, and resolves when they all are. */
+  async finish(): Promise<void> {
+    // The query of a client that has just connected is on its way.
+    await new Promise((resolve) => setTimeout(resolve, LINGER_MILLIS));
+    for (const stream of this.#open) stream.end();
+    return new Promise((resolve) => {
+      this.#finished = resolve;
+      this.#finishIfDone();
+    });
+  }
+
+  #finishIfDone(): void {
+    if (this.#asked.size === 0 && this.#waiting.size === 0) this.#finished?.();
   }
 
   /** Closes connections that are idle, and those whose queries the app never answers. */
@@ -167,10 +187,7 @@ class Stream {
       if (this.#bytes > MOST_STREAM_BYTES) socket.pause();
       if (this.hasQuery) waits();
     });
-    socket.on("end", () => {
-      this.#isEnding = true;
-      this.#endIfDone();
-    });
+    socket.on("end", () => this.end());
     socket.on("drain", () => {
       if (this.hasQuery) waits();
     });
@@ -227,7 +244,12 @@ class Stream {
     this.#endIfDone();
   }
 
-  /** Ends it once the client has, and has all its answers. */
+  /** Ends it when its queries are answered. */
+  end(): void {
+    this.#isEnding = true;
+    this.#endIfDone();
+  }
+
   #endIfDone(): void {
     if (this.#isEnding && this.#asked === 0 && !this.#isWhole) this.#socket.end();
   }
