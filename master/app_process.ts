@@ -529,9 +529,9 @@ class SlowSide {
     this.#parts = parts;
   }
 
-  /** Its state for the next program; null: it does not run just now. */
+  /** Its state for the next program; null: it does not run just now, or is to end. */
   get known(): NonNullable<KnownApp["beside"]> | null {
-    if (this.#child?.stage !== "running") return null;
+    if (this.#isLeaving || this.#child?.stage !== "running") return null;
     return { process: this.#child.knownProcess, mailbox: this.mailbox };
   }
 
@@ -1055,8 +1055,10 @@ export class AppProcess {
   /** Ends its slow side first, while the tile still answers its mail. Returns as `leave`. */
   async #leaveInTurn(): Promise<boolean> {
     const slow = this.#current?.slow;
-    slow?.leave();
-    await slow?.ended;
+    if (slow !== undefined) {
+      slow.leave();
+      await slow.ended;
+    }
     return this.leave();
   }
 
