@@ -442,7 +442,7 @@ static const int32_t PROCESS_FCNTL[] = {
 	F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, F_GETLK, /* as FCNTL_COMMANDS; but see PROCESS_SHARED */
 	F_DUPFD_CLOEXEC, /* Rust's try_clone, of its own descriptors */
 };
-static const int32_t PROCESS_IOCTL[] = { FIONBIO, FIOCLEX }; /* Rust, for each pipe and socket */
+static const int32_t PROCESS_IOCTL[] = { FIONBIO, FIOCLEX, FIONREAD }; /* Rust, for pipes and sockets; a resolver */
 /*
  * What it may not do with descriptors that it was handed, but for those of memory: others have the same
  * file, and would wait for ever where it blocks. Nor copy them, to do it by another number. (One that was

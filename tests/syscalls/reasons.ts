@@ -145,7 +145,8 @@ export const REASONS: { readonly [call: string]: string } = {
   readlinkat: "readlink on aarch64",
   ioctl:
     "answered ENOTTY where it asks for a terminal, as for colours, and refused else; in an app's process " +
-    "FIONBIO of its own descriptors, as fcntl, and FIOCLEX; in the appliance " +
+    "FIONBIO of its own descriptors, as fcntl, FIOCLEX, and FIONREAD, by which libc's resolver sizes its " +
+    "buffer; in the appliance " +
     "the tiles' observer receives and answers by it what their filters refuse",
   // The rest
   getcwd: "the text of an uncaught error",

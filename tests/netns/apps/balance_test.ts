@@ -4,6 +4,7 @@
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import packet from "dns-packet";
+import { mustRun } from "../bare_root.ts";
 import { configured, temporaryFile } from "../config_file.ts";
 import { Appliance, eventually, growth, HOST, labTest, type Namespace, pair } from "../lab.ts";
 import type { LabProcess } from "../../../demo/lab.ts";
@@ -15,8 +16,12 @@ const [RATE, SECONDS] = [1000, 8];
 /** How soon a server that went is noticed: two probes of 0.2 s and the one that was under way. */
 const NOTICED_SECONDS = 0.6;
 
-/** Starts NSD on an address of the namespace. */
-async function nameServer(namespace: Namespace, address: string): Promise<LabProcess> {
+/** Starts NSD on an address of the namespace, for a zone. */
+async function nameServer(
+  namespace: Namespace,
+  address: string,
+  [name, file] = ["example.org", ZONE],
+): Promise<LabProcess> {
   const folder = await Deno.makeTempDir({ prefix: "tegula-nsd-" });
   const config = temporaryFile(`server:
   ip-address: ${address}
@@ -31,8 +36,8 @@ async function nameServer(namespace: Namespace, address: string): Promise<LabPro
 remote-control:
   control-enable: no
 zone:
-  name: example.org
-  zonefile: ${ZONE}
+  name: ${name}
+  zonefile: ${file}
 `);
   return namespace.spawn(["nsd", "-d", "-c", config]);
 }
@@ -148,4 +153,74 @@ probe_failures = 2
   Deno.writeTextFileSync(file, "[");
   await stderr.find("balance beside: the backends stay as they were: ");
   await answered();
+});
+
+labTest("backends come from DNS, and are checked by HTTP", async (lab) => {
+  const { host, client } = await pair(lab);
+  const servers = await lab.namespace("servers");
+  const addresses = [1, 2, 3].map((i) => `198.18.5.${i}`);
+  await lab.join(
+    { namespace: host, name: "eth1", addresses: ["198.18.5.254/24"] },
+    { namespace: servers, name: "eth0", addresses: addresses.map((address) => `${address}/24`) },
+  );
+  const [first, second, resolver] = addresses;
+  const names = temporaryFile("");
+  const publish = (serial: number, ...backends: string[]) => {
+    const head = `$TTL 0\n@ SOA ns1 host ${serial} 1 1 1 1\n@ NS ns1\nns1 A ${resolver}\n`;
+    Deno.writeTextFileSync(names, head + backends.map((one) => `dns A ${one}\n`).join(""));
+  };
+  publish(1, first, second);
+  for (const address of [first, second]) await nameServer(servers, address);
+  const naming = await nameServer(servers, resolver, ["backends.test", names]);
+  const healthy = Deno.makeTempDirSync({ prefix: "tegula-health-" });
+  Deno.writeTextFileSync(`${healthy}/healthz`, "well\n");
+  const [health] = [first, second].map((address) =>
+    servers.spawn(["python3", "-m", "http.server", "8080", "--bind", address, "-d", healthy])
+  );
+  // ip-netns(8) puts what is there into the place of the files in /etc.
+  const ofNamespaces = "/etc/netns";
+  Deno.mkdirSync(ofNamespaces, { recursive: true });
+  mustRun(["mount", "-t", "tmpfs", "none", ofNamespaces]);
+  Deno.mkdirSync(`${ofNamespaces}/${host.name}`);
+  Deno.writeTextFileSync(`${ofNamespaces}/${host.name}/resolv.conf`, `nameserver ${resolver}\n`);
+  try {
+    const checked = [first, second].map((address) => `${address}:8080`);
+    const config = `listen = ["53=balance"]
+[apps.balance]
+own_ports = ["20000-20063"]
+send_to = ["198.18.5.0/24"]
+net = ${JSON.stringify(["dns.backends.test", ...checked])}
+[apps.balance.options]
+backends = ["dns.backends.test:53"]
+resolve = 1
+check = "/healthz"
+check_port = 8080
+probe_seconds = 0.2
+probe_failures = 2
+`;
+    const appliance = await Appliance.start(host, configured(config));
+    const { stderr } = appliance.process;
+    const answered = () =>
+      eventually("an answer", async () => {
+        const said = await client.run(
+          ["dig", `@${HOST}`, "+short", "+tries=1", "+timeout=1", "web.example.org"],
+        ).catch(() => "");
+        return said.includes("198.18.0.81") || undefined;
+      });
+    await answered();
+    health.kill("SIGTERM");
+    await stderr.find(`balance: ${first}:53 is down: it fails its checks`);
+    await answered();
+    Deno.removeSync(`${healthy}/healthz`);
+    await stderr.find(`balance: ${second}:53 is down: it fails its checks`);
+    Deno.writeTextFileSync(`${healthy}/healthz`, "well again\n");
+    await stderr.find(`balance: ${second}:53 is up`);
+    publish(2, second);
+    naming.kill("SIGHUP");
+    await stderr.find("balance beside: 1 backends");
+    await answered();
+  } finally {
+    mustRun(["umount", ofNamespaces]);
+    Deno.removeSync(healthy, { recursive: true });
+  }
 });
