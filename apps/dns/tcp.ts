@@ -69,7 +69,6 @@ class Streams {
   readonly #waiting = new Set<Stream>();
   /** What the app has now, by ticket: who asked it, and when. */
   readonly #asked = new Map<number, { stream: Stream; at: number }>();
-  #finished?: () => void;
   /** Not those of a predecessor, whose queries the app may still answer. */
   #ticket = crypto.getRandomValues(new Uint32Array(1))[0];
 
@@ -129,22 +128,15 @@ class Streams {
     if (mail.length === TICKET_BYTES) stream?.close();
     else stream?.answer(mail.subarray(TICKET_BYTES));
     this.#ask();
-    this.#finishIfDone();
   }
 
-  /** Ends all connections when their queries are answered, and resolves when they all are. */
+  /** Ends all connections when their queries are answered, and resolves when all answers are sent. */
   async finish(): Promise<void> {
     // The query of a client that has just connected is on its way.
     await new Promise((resolve) => setTimeout(resolve, LINGER_MILLIS));
-    for (const stream of this.#open) stream.end();
-    return new Promise((resolve) => {
-      this.#finished = resolve;
-      this.#finishIfDone();
-    });
-  }
-
-  #finishIfDone(): void {
-    if (this.#asked.size === 0 && this.#waiting.size === 0) this.#finished?.();
+    const open = [...this.#open];
+    for (const stream of open) stream.end();
+    await Promise.all(open.map(({ sent }) => sent));
   }
 
   /** Closes connections that are idle, and those whose queries the app never answers. */
@@ -166,6 +158,8 @@ class Stream {
   readonly network: string;
   /** When it last asked, was answered or was opened. */
   since = performance.now();
+  /** Resolves when all is sent, or nothing more can be. */
+  readonly sent: Promise<unknown>;
   readonly #socket: Socket;
   readonly #waits: () => void;
   /** What was received and not asked yet, in pieces, and how many bytes. */
@@ -193,6 +187,9 @@ class Stream {
     });
     socket.on("error", () => {});
     socket.on("close", closed);
+    this.sent = new Promise((resolve) => {
+      for (const event of ["finish", "close"]) socket.once(event, resolve);
+    });
   }
 
   /** All that was received, in one piece. It is joined when there is a whole query, or the first length. */
