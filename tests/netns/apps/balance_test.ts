@@ -6,7 +6,16 @@ import { fileURLToPath } from "node:url";
 import packet from "dns-packet";
 import { mustRun } from "../bare_root.ts";
 import { configured, temporaryFile } from "../config_file.ts";
-import { Appliance, eventually, growth, HOST, labTest, type Namespace, pair } from "../lab.ts";
+import {
+  Appliance,
+  eventually,
+  growth,
+  HOST,
+  type Lab,
+  labTest,
+  type Namespace,
+  pair,
+} from "../lab.ts";
 import type { LabProcess } from "../../../demo/lab.ts";
 
 const ZONE = fileURLToPath(new URL("../../fixtures/app/example.zone", import.meta.url));
@@ -42,6 +51,18 @@ zone:
   return namespace.spawn(["nsd", "-d", "-c", config]);
 }
 
+/** A host between a client and a namespace of servers, which has `count` addresses. */
+async function withServers(lab: Lab, count: number) {
+  const { host, client } = await pair(lab);
+  const servers = await lab.namespace("servers");
+  const addresses = Array.from({ length: count }, (_, i) => `198.18.5.${i + 1}`);
+  await lab.join(
+    { namespace: host, name: "eth1", addresses: ["198.18.5.254/24"] },
+    { namespace: servers, name: "eth0", addresses: addresses.map((address) => `${address}/24`) },
+  );
+  return { host, client, servers, addresses };
+}
+
 function configuration(backends: readonly string[]): string {
   return `interfaces = ["eth0", "eth1"]
 listen = ["53=balance*2"]
@@ -58,13 +79,7 @@ probe_failures = 2
 }
 
 labTest("of three name servers one is killed and one is added, and answers go on", async (lab) => {
-  const { host, client } = await pair(lab);
-  const servers = await lab.namespace("servers");
-  const addresses = [1, 2, 3, 4].map((i) => `198.18.5.${i}`);
-  await lab.join(
-    { namespace: host, name: "eth1", addresses: ["198.18.5.254/24"] },
-    { namespace: servers, name: "eth0", addresses: addresses.map((address) => `${address}/24`) },
-  );
+  const { host, client, servers, addresses } = await withServers(lab, 4);
   const running = await Promise.all(
     addresses.map((address) => nameServer(servers, address)),
   );
@@ -105,13 +120,7 @@ labTest("of three name servers one is killed and one is added, and answers go on
 });
 
 labTest("backends come from a file and fail their checks, and no reload is needed", async (lab) => {
-  const { host, client } = await pair(lab);
-  const servers = await lab.namespace("servers");
-  const addresses = [1, 2, 3].map((i) => `198.18.5.${i}`);
-  await lab.join(
-    { namespace: host, name: "eth1", addresses: ["198.18.5.254/24"] },
-    { namespace: servers, name: "eth0", addresses: addresses.map((address) => `${address}/24`) },
-  );
+  const { host, client, servers, addresses } = await withServers(lab, 3);
   const running = await Promise.all(addresses.map((address) => nameServer(servers, address)));
   const file = temporaryFile("[]", ".json");
   const list = (...backends: unknown[]) => Deno.writeTextFileSync(file, JSON.stringify(backends));
@@ -156,13 +165,7 @@ probe_failures = 2
 });
 
 labTest("backends come from DNS, and are checked by HTTP", async (lab) => {
-  const { host, client } = await pair(lab);
-  const servers = await lab.namespace("servers");
-  const addresses = [1, 2, 3].map((i) => `198.18.5.${i}`);
-  await lab.join(
-    { namespace: host, name: "eth1", addresses: ["198.18.5.254/24"] },
-    { namespace: servers, name: "eth0", addresses: addresses.map((address) => `${address}/24`) },
-  );
+  const { host, client, servers, addresses } = await withServers(lab, 3);
   const [first, second, resolver] = addresses;
   const names = temporaryFile("");
   const publish = (serial: number, ...backends: string[]) => {
