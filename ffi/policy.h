@@ -52,9 +52,6 @@
 #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
 #endif
 
-/* What a tile may keep besides; as in tile.ts. */
-
-
 /*
  * A seccomp filter in the making. Classic BPF jumps at most 255 instructions ahead when it compares,
  * so each rule is its own short piece: compare, return. Of arguments only the lower 32 bits are looked
@@ -429,6 +426,9 @@ static const uint32_t PROCESS_ACCEPT_CALLS[] = {
 	SYS_getsockopt, /* Deno asks what kind of socket was handed over, and for errors */
 };
 
+/* Of a slow side that was granted files: Deno.watchFs. Landlock does not look at these, the user's rights to read do. */
+static const uint32_t PROCESS_WATCH_CALLS[] = { SYS_inotify_init1, SYS_inotify_add_watch, SYS_inotify_rm_watch };
+
 /*
  * Neither the host's services (landlock does not look at sockets that have a path), nor packets, nor the
  * kernel's cryptography. getaddrinfo sorts by netlink.
@@ -603,6 +603,8 @@ static inline void make_app_policy(struct policy *p, int grants, int32_t report,
 	keep_flags(p, shared, shared_count);
 	allow_process(p, grants);
 	allow(p, PROCESS_CALLS, COUNT(PROCESS_CALLS));
+	if (grants & GRANT_WATCH)
+		allow(p, PROCESS_WATCH_CALLS, COUNT(PROCESS_WATCH_CALLS));
 	if (grants & GRANT_NET) {
 		allow_network(p);
 	} else {

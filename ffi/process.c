@@ -79,7 +79,6 @@ struct plan {
 #define FIRST_PLACES 4
 #define OWN_PLACES 3
 
-
 /* Accesses to the paths of each list. */
 #define TO_READ (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
 #define TO_EXECUTE (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE)

@@ -144,6 +144,8 @@ export interface ProcessOptions {
   readonly ports?: readonly number[];
   /** Let it accept connections of listening sockets that it is given. */
   readonly accept?: boolean;
+  /** Let it watch files (inotify): all that its user may read, as landlock does not bound this. */
+  readonly watch?: boolean;
   /** Leave it CAP_NET_ADMIN, where the caller has that; for the appliance alone. */
   readonly netAdmin?: boolean;
   /** Let it ask how exact the host's clock is (adjtimex). */
@@ -293,8 +295,8 @@ export function openProcesses(path = libraryPath()) {
       for (const granted of [...read, ...write]) {
         if (!exists(granted)) throw new SystemError(`grant ${name} ${granted}`, ENOENT);
       }
-      const { role = "app", net = false, clock = false, netAdmin = false, accept = false } =
-        options;
+      const { role = "app", net = false, clock = false, netAdmin = false } = options;
+      const { accept = false, watch = false } = options;
       const { uid = 65534, gid = uid, memoryMib, isolates = 1, ports = [] } = options;
       const { threads = MOST_THREADS[role], spareDescriptors = SPARE_DESCRIPTORS[role] } = options;
       const variables = {
@@ -322,6 +324,7 @@ export function openProcesses(path = libraryPath()) {
       );
       const grants = (net ? Grant.net : 0) | (clock ? Grant.clock : 0) |
         (write.length > 0 ? Grant.write : 0) | (accept ? Grant.accept : 0) |
+        (watch ? Grant.watch : 0) |
         (role === "appliance" && netAdmin ? Grant.netAdmin : 0);
       const words: { readonly [word in keyof typeof Order]: number } = {
         ...{ process: Process[role], grants, uid, gid, threads, spare: spareDescriptors },

@@ -91,7 +91,7 @@ export const Confinement = { capabilitiesLow: 0, capabilitiesHigh: 1, tcp: 2 } a
 
 /** Whose process is started, and what it was granted: bits. */
 export const Process = { app: 0, appliance: 1 } as const;
-export const Grant = { net: 1, clock: 2, write: 4, netAdmin: 8, accept: 16 } as const;
+export const Grant = { net: 1, clock: 2, write: 4, netAdmin: 8, accept: 16, watch: 32 } as const;
 
 /** How a process is started: words, and behind them its descriptors. */
 export const Order = {

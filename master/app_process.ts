@@ -692,6 +692,7 @@ function startProcess(
     return processes.start({
       ...optionsOf(granted, staged, root),
       accept: (beside?.tcp ?? []).length > 0,
+      watch: beside !== undefined && grants.read.length + grants.write.length > 0,
       ...(beside && { spareDescriptors: BESIDE_DESCRIPTORS }),
       args: argumentsOf(granted, staged, { root, setupBytes: order.bytes }),
       descriptors: order.descriptors,

@@ -65,6 +65,12 @@ export const REASONS: { readonly [call: string]: string } = {
   listen:
     "a port of TCP; in the appliance and a slow side one that was handed over and listens already",
 
+  // A slow side that was granted files
+  inotify_init1: "Deno.watchFs and node:fs watch; their event loop reads what changed",
+  inotify_add_watch:
+    "Deno.watchFs; the user's rights to read bound what it watches, landlock does not",
+  inotify_rm_watch: "the end of a watch",
+
   // The appliance, whose tiles confine themselves (tile.c)
   capget: "a tile's thread gives up its capabilities",
   capset: "a tile's thread gives up its capabilities",

@@ -460,6 +460,7 @@ const LISTS: { readonly [list: string]: string } = {
   PROCESS_ARGUMENTS: "an app's process or the appliance's, with some arguments",
   APPLIANCE_CALLS: "the appliance's process, before its tiles bind them to their sockets",
   PROCESS_ACCEPT_CALLS: "the process of an app's slow side that was given listening sockets",
+  PROCESS_WATCH_CALLS: "the process of an app's slow side that was granted files",
   PROCESS_NET_CALLS: "an app's process that was granted the network",
 };
 

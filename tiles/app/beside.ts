@@ -4,10 +4,9 @@
  * in Deno's event loop and keeps what it is granted. It takes its mail between other events.
  */
 
-import { AppError, bounded, Level, type Log, wordsOf } from "../runtime/log.ts";
+import { bounded, Level, type Log } from "../runtime/log.ts";
 import { Address, Prefix } from "./address.ts";
 import type { AppContext, Beside, BesideContext, BesideFactory } from "./contract.ts";
-import { explainDenials } from "./host.ts";
 
 /** What a slow side is told. Plain data. */
 export interface BesideSetup {
@@ -15,20 +14,6 @@ export interface BesideSetup {
   readonly module: string;
   /** Where it gets listening sockets. */
   readonly tcp: readonly { readonly address: string; readonly port: number }[];
-}
-
-/** Imports the module of a slow side and makes it. AppError: what is wrong with it. */
-export async function loadBeside(
-  module: string,
-  setup: Pick<AppContext, "name" | "ports" | "options">,
-  host: Pick<BesideContext, "mailbox" | "listeners"> & { readonly log: Log },
-): Promise<Beside> {
-  try {
-    return await makeBeside(await import(module), setup, host);
-  } catch (error) {
-    const grant = "[apps] grants it, $1 = [$2]";
-    throw new AppError(setup.name, explainDenials(wordsOf(error), grant));
-  }
 }
 
 /** Makes the slow side of a module that is loaded. */

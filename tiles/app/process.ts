@@ -32,9 +32,9 @@ import {
   wordsOf,
 } from "../runtime/log.ts";
 import { Life, runLoop, TileRegion } from "../runtime/tile.ts";
-import { type BesideSetup, loadBeside } from "./beside.ts";
+import { type BesideSetup, makeBeside } from "./beside.ts";
 import type { TcpListener } from "./contract.ts";
-import { appTile, loadService, NetSide, type ServiceSetup } from "./host.ts";
+import { appTile, explainDenials, loadService, NetSide, type ServiceSetup } from "./host.ts";
 import { MailboxEnd } from "./mailbox.ts";
 import { AppState, METRICS_BYTES, MetricsWriter } from "./regions.ts";
 
@@ -107,7 +107,8 @@ async function live(): Promise<void> {
     report({ type: "left" });
     exit(0);
   } catch (error) {
-    report({ type: "failed", message: clipped(wordsOf(error)) });
+    const words = explainDenials(wordsOf(error), "[apps] grants it, $1 = [$2]");
+    report({ type: "failed", message: clipped(words) });
     exit(1);
   }
 }
@@ -217,7 +218,7 @@ async function startBeside(
     const accept: TcpListener["accept"] = (server) => void server.listen({ fd });
     return { address, port, accept };
   });
-  const beside = await loadBeside(module, service, { mailbox, listeners, log });
+  const beside = await makeBeside(await import(module), service, { mailbox, listeners, log });
   await turn();
   await beside.begin?.();
   report({ type: "running" });

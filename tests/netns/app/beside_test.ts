@@ -88,6 +88,44 @@ labTest("a slow side cannot open what it is not granted", async (lab) => {
   ]);
 });
 
+for (const by of ["Deno.watchFs", "node:fs"]) {
+  labTest(`a slow side watches a folder that it was granted, by ${by}`, async (lab) => {
+    const folder = Deno.makeTempDirSync({ prefix: "tegula-watched-" });
+    Deno.chmodSync(folder, 0o755);
+    const replace = (text: string) => {
+      Deno.writeTextFileSync(`${folder}/new`, text);
+      Deno.renameSync(`${folder}/new`, `${folder}/text`);
+    };
+    try {
+      replace("first");
+      const { said } = await serving(
+        lab,
+        `read = ["${folder}"]\noptions = { watch = "${folder}", by = "${by}" }`,
+      );
+      for (const text of ["second", "third"]) {
+        replace(text);
+        await said(text);
+      }
+      Deno.writeTextFileSync(`${folder}/text`, "fourth");
+      await said("fourth");
+    } finally {
+      Deno.removeSync(folder, { recursive: true });
+    }
+  });
+}
+
+labTest("a slow side that opens what it was not granted is told the grant", async (lab) => {
+  const { appliance, http, stderr, file } = await serving(lab);
+  const text = Deno.readTextFileSync(file);
+  const told = /: it has no read access to "\/etc": \[apps\] grants it, read = \["\/etc"\]/;
+  Deno.writeTextFileSync(file, `${text}\noptions = { watch = "/etc", by = "Deno.watchFs" }\n`);
+  appliance.process.kill("SIGHUP");
+  assert.match(await stderr.find("reload failed"), told);
+  // Also once it runs.
+  await http("/open");
+  assert.match(await stderr.find("slow beside: ended"), told);
+});
+
 for (
   const [path, says] of [
     ["/throw", /^slow beside: ended: Cannot read properties .*; starting it again in 50 ms$/],

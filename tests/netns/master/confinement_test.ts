@@ -20,7 +20,7 @@ mustRun([
 
 /** As in policy.h; an app's process has no role. */
 const ROLES = { app: -1, netlink: 0, net: 1, status: 2 };
-const GRANTS = { net: 1, write: 4 };
+const GRANTS = { net: 1, write: 4, watch: 32 };
 
 /** What a kernel may be built or told not to offer. */
 const NOT_EVERYWHERE = [
@@ -98,6 +98,8 @@ const LEFT_BY_GRANT = {
     ...["open_to_write", "create_a_file", "change_a_mode", "remove_a_file", "rename_a_file"],
     "make_a_folder",
   ],
+  // Landlock does not refuse it.
+  watch: ["watch_a_file"],
   net: [
     // A raw one takes a capability.
     ...["make_a_socket", "make_a_raw_socket", "make_a_netlink_socket", "connect_by_tcp"],
