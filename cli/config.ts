@@ -649,7 +649,7 @@ export function planApps(
     throw new UserError(`${placeOf(file!, ["apps", unused])}: no port is given to it`, Exit.usage);
   }
   const groups = Map.groupBy(listen, ({ inline, app }) => `${inline} ${app}`);
-  return [...groups.values()].flatMap((group) => {
+  const planned = [...groups.values()].flatMap((group) => {
     const [{ app, inline }] = group;
     const config = Object.hasOwn(apps, app) ? apps[app] : NO_APP_CONFIG;
     const plan = planApp(app, { config, inline, file });
@@ -692,6 +692,32 @@ export function planApps(
       };
     });
   });
+  checkNames(planned);
+  return planned;
+}
+
+/** What tiles are called, and how names of their links begin. */
+const TILE_NAME = /^(netlink|status|net\d+( to .*)?)$/;
+
+/**
+ * Checks that each process has a name of its own, by which the log, metrics and regions know it. Throws
+ * UserError.
+ */
+function checkNames(apps: readonly AppPlan[]): void {
+  const refuse = (name: string, sentence: string) => {
+    throw new UserError(`${JSON.stringify(name)} ${sentence}`, Exit.usage);
+  };
+  for (const { app } of apps) {
+    if (/\p{Cc}/u.test(app)) {
+      refuse(app, "has a control character in it: give the app another name");
+    }
+  }
+  const names = apps.filter(({ inline }) => !inline)
+    .flatMap(({ name, beside }) => beside === undefined ? [name] : [name, `${name} beside`]);
+  const taken = names.find((name) => TILE_NAME.test(name)) ?? repeated(names);
+  if (taken !== undefined) {
+    refuse(taken, "is what another process or tile is called: give the app another name");
+  }
 }
 
 function planApp(

@@ -89,6 +89,9 @@ export interface SharedRegion {
 /** WebAssembly's page, which is as large as the largest page of the kernels for these machines. */
 const PAGE_BYTES = 65_536;
 
+/** The most of a region's name that memfd_create(2) takes. The rest does not show. */
+const LABEL_BYTES = 249;
+
 const PROT_READ = 1;
 const PROT_WRITE = 2;
 
@@ -122,7 +125,8 @@ export function openRegions(path = libraryPath()) {
 
   /** A new region's descriptors, and its length in whole buffers: no byte of them is anything else's. */
   function make(name: string, byteLength: number, tried: string): SharedRegion & { bytes: number } {
-    const label = new TextEncoder().encode(`tegula ${name}\0`);
+    const label = new Uint8Array(LABEL_BYTES + 1);
+    new TextEncoder().encodeInto(`tegula ${name}`, label.subarray(0, LABEL_BYTES));
     const bytes = Math.ceil(byteLength / PAGE_BYTES) * PAGE_BYTES;
     const fds = new Int32Array(2);
     checked(symbols.tegula_region_create(label, bytes, fds), tried);

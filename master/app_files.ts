@@ -40,6 +40,9 @@ export interface StagedApp {
   readonly folder?: string;
 }
 
+/** What of an app's name is no part of the name of its folder, and the most of it that is. */
+const [UNLIKE_FILES, LONGEST_PREFIX] = [/[^\w.-]/g, 64];
+
 /** How long Deno may take for a module and what that imports: an import may be a file that never ends. */
 const DENO_MILLIS = 30_000;
 
@@ -151,7 +154,7 @@ export class AppFiles {
         stamp: stampOf(plan, granted),
       };
     }
-    const prefix = `${name.replaceAll("/", "_")}-`;
+    const prefix = `${name.replace(UNLIKE_FILES, "_").slice(-LONGEST_PREFIX)}-`;
     const folder = Deno.makeTempDirSync({ dir: this.folder, prefix });
     try {
       const path = fileURLToPath(module);

@@ -312,6 +312,28 @@ Deno.test("sizes are texts with a unit, within bounds", async () => {
   }
 });
 
+Deno.test("each process has a name of its own, without control characters", async () => {
+  const mine = (name: string) => `[apps."${name}"]\nmodule = "./mine.ts"\n`;
+  for (
+    const [taken, listen, apps] of [
+      ["net0", `"7=net0"`, mine("net0")],
+      ["net1 to echo", `"7=net1 to echo"`, mine("net1 to echo")],
+      ["netlink", `"7=netlink"`, mine("netlink")],
+      ["status", `"7=status"`, mine("status")],
+      ["echo.1", `"7=echo*2", "8=echo.1"`, mine("echo.1")],
+      ["a beside", `"7=a", "8=a beside"`, `${mine("a")}beside = "./mine.ts"\n${mine("a beside")}`],
+    ] as const
+  ) {
+    await assert.rejects(load(`listen = [${listen}]\n${apps}`), {
+      message: `"${taken}" is what another process or tile is called: give the app another name`,
+    });
+  }
+  const { apps } = await load(
+    `listen = ["7=echo@inline", "8=echo", "9=network"]\n${mine("network")}`,
+  );
+  assert.deepEqual(apps.map(({ name }) => name), ["echo", "echo", "network"]);
+});
+
 Deno.test("an app has a slow side where the configuration names it, or it ships with one", async () => {
   const { apps: [mine], folder } = await load(`
     listen = ["7-8=mine"]

@@ -80,6 +80,19 @@ const tries: Record<string, () => void | Promise<void>> = {
     });
     console.log(`${open.length} left open`);
   },
+  "no descriptor": () => {
+    const open = [];
+    try {
+      for (;;) open.push(Deno.openSync("/dev/null"));
+    } catch {
+      // Now there is none left.
+    }
+    try {
+      regions.create("refused", 4096);
+    } catch (error) {
+      console.log(String(error));
+    }
+  },
   "drop": async () => {
     (() => regions.create("dropped", 4096))();
     const { gc } = globalThis as unknown as { gc(): void };

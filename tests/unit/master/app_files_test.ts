@@ -213,6 +213,23 @@ Deno.test("the program's own modules are an app's without a grant", async () => 
   files.close();
 });
 
+Deno.test("an app may have any name", async () => {
+  const folder = Deno.makeTempDirSync();
+  Deno.writeTextFileSync(`${folder}/app.ts`, "export const answer = () => 'it';");
+  const files = new AppFiles({ host: HOST, processes: { readableBy: () => true }, uid: UID });
+  try {
+    for (const name of ['a"b\n*?', "..", "x".repeat(400), `/${"ü".repeat(200)}/app.ts`]) {
+      const service = { module: `file://${folder}/app.ts` };
+      const app = await files.stage({ name, uid: UID, service });
+      assert.match(app.folder!, /\.files\/[\w.-]+$/);
+      files.discard(app);
+    }
+  } finally {
+    files.close();
+    Deno.removeSync(folder, { recursive: true });
+  }
+});
+
 Deno.test("an app inside net tiles has its grants with its module", async () => {
   const folder = Deno.realPathSync(Deno.makeTempDirSync());
   const files = new AppFiles({
