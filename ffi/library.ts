@@ -110,13 +110,16 @@ export function describeErrno(n: number): string {
  * `inWords("No such file or directory (os error 2): open '/x'")` is `"/x: not found"`.
  */
 export function inWords(message: string): string {
-  return message.replace(
-    /( ?)([^:]+) \(os error (\d+)\)(?:: \w+ '(.*?)')?/,
-    (_, space: string, text: string, errno: string, path?: string) => {
-      const meaning = ERRORS[Number(errno)]?.[1] ?? text.toLowerCase();
-      return `${space}${path === undefined ? "" : `${path}: `}${meaning}`;
-    },
-  );
+  const found = / \(os error (\d+)\)(?:: \w+ '(.*?)')?/.exec(message);
+  if (found === null) return message;
+  const [all, errno, path] = found;
+  // Searched from behind: what comes before may be long, and a stranger's.
+  const begin = message.lastIndexOf(":", found.index) + 1;
+  const text = message.slice(begin, found.index);
+  const meaning = ERRORS[Number(errno)]?.[1] ?? text.trimStart().toLowerCase();
+  const space = text.startsWith(" ") ? " " : "";
+  return message.slice(0, begin) + space + (path === undefined ? "" : `${path}: `) + meaning +
+    message.slice(found.index + all.length);
 }
 
 /** A native call that failed where failing is not expected: what was tried, and the system's word. */

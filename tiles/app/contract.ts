@@ -158,7 +158,7 @@ export interface Answers {
   /**
    * Sends `size` bytes at `offset` to the current datagram's sender, from the address and port that it was
    * sent to. Throws RangeError, as `send` does, when not all of them were reserved, when others of those were
-   * sent before, or for a field that is out of range.
+   * sent before, or for a field or a port that is out of range. Then nothing is sent.
    */
   reply(offset: number, size: number, fields?: HeaderFields): void;
   /**
@@ -356,7 +356,7 @@ export type AppFactory = (context: AppContext) => App | PlainApp | Promise<App |
 export interface Mailbox {
   /**
    * Posts a copy of the bytes, at most 65,536. False if the mailbox is full: it holds 1,024 mails or 1 MiB.
-   * Never waits. Throws RangeError if they are more.
+   * Never waits. Throws RangeError if they are more, and TypeError for what is no Uint8Array.
    */
   post(bytes: Uint8Array): boolean;
 }

@@ -11,7 +11,15 @@ import type { TileLibrary } from "../../ffi/tile.ts";
 import { hash } from "../../netbase/hash.ts";
 import { APP } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
-import { AppError, bounded, Level, type Log, readThrown, wordsOf } from "../runtime/log.ts";
+import {
+  AppError,
+  bounded,
+  clipped,
+  Level,
+  type Log,
+  readThrown,
+  wordsOf,
+} from "../runtime/log.ts";
 import type { PortRange } from "../runtime/plan.ts";
 import { type Tile, TileReader, Waker } from "../runtime/tile.ts";
 import { Address, Prefix, toIPv4 } from "./address.ts";
@@ -222,6 +230,12 @@ export function tosTtlOf({ ttl = 64, dscp = 0, ecn = 0 }: HeaderFields): number 
   );
 }
 
+/** Throws RangeError if one of these has more bits than a port. */
+export function checkPorts(port: number, sourcePort: number): void {
+  if (((port | sourcePort) & ~0xffff) === 0) return;
+  throw new RangeError(`port ${port}, source port ${sourcePort}: they go from 1 to 65535`);
+}
+
 /** The current datagram for the short form. Addresses are made when they are asked for: that takes a while. */
 class PlainRequest implements Request {
   readonly payload: Uint8Array<ArrayBuffer>;
@@ -290,6 +304,9 @@ class Timers {
     }
     if (millis < SHORTEST_MILLIS) {
       throw new RangeError(`${what} is ${millis} ms: the shortest is ${SHORTEST_MILLIS} ms`);
+    }
+    if (typeof handler !== "function") {
+      throw new TypeError(`the handler of ${name}() is no function`);
     }
     if (handler instanceof AsyncFunction) throw asyncError("every");
     const period = Math.min(millis, LONGEST_MILLIS);
@@ -410,26 +427,28 @@ export class Service {
     });
   }
 
-  #say(kind: string, line: string): void {
+  #say(kind: string, line: () => string): void {
     if (this.#seen.has(kind)) return;
     this.#seen.add(kind);
-    this.#host.log(line, Level.error);
+    this.#host.log(line(), Level.error);
   }
 
   /** Counts an error of the app, and logs it the first time that it comes from this place. */
   #failed(error: unknown): void {
     this.#host.counters[APP.index.errors]++;
     if (this.#seen.size >= MOST_KINDS) return;
-    if (PromiseError.is(error)) return this.#say(error.message, error.message);
+    if (PromiseError.is(error)) return this.#say(error.message, () => error.message);
     const { name, message, stack } = readThrown(error);
     // Two errors are the same by their class and where they were thrown, not by their words.
     const place = stack.split("\n").find((line) => line.startsWith("    at "));
     const kind = name === undefined ? typeof error : `${name} ${place ?? message}`;
-    const explained = explainDenials(
-      stack,
-      "what [apps] grants ends with its start, unless keep = true",
-    );
-    this.#say(kind, `the app threw, which cost a datagram; said once: ${explained}`);
+    this.#say(kind, () => {
+      const explained = explainDenials(
+        clipped(stack),
+        "what [apps] grants ends with its start, unless keep = true",
+      );
+      return `the app threw, which cost a datagram; said once: ${explained}`;
+    });
   }
 }
 
@@ -857,7 +876,7 @@ class Replies implements Answers {
       if (this.#link.free === 0) this.#noRoom();
       else {
         this.#ring.skip(this.#link.pushed);
-        this.#push(this.#link.slot(), place, REFLECTED, 0, undefined);
+        this.#push(this.#link.slot(), place, REFLECTED, 0, 0);
       }
       return;
     }
@@ -869,21 +888,27 @@ class Replies implements Answers {
 
   reply(offset: number, size: number, fields?: HeaderFields): void {
     if (!this.#requests.isAtOne) throw noDatagram("reply");
+    const tosTtl = fields === undefined ? 0 : tosTtlOf(fields);
     const slot = this.#slot(offset, size);
     if (slot < 0) return;
-    this.#push(slot, offset, size, this.#requests.place + 1, fields);
+    this.#push(slot, offset, size, this.#requests.place + 1, tosTtl);
   }
 
   send(destination: Destination, offset: number | Uint8Array | string, size = 0): void {
     if (typeof offset !== "number") return sendPayload(this, destination, offset);
-    const { words } = this.#link;
+    // All of these may throw, so nothing is taken before.
+    const { address, port, sourcePort = this.#firstPort, sourceAddress } = destination;
+    checkPorts(port, sourcePort);
+    const peer = toIPv4(address);
+    const local = sourceAddress === undefined ? 0 : toIPv4(sourceAddress);
+    const tosTtl = tosTtlOf(destination);
     const slot = this.#slot(offset, size);
     if (slot < 0) return;
-    const { address, port, sourcePort = this.#firstPort, sourceAddress } = destination;
-    words[slot + Descriptor.source] = sourceAddress === undefined ? 0 : toIPv4(sourceAddress);
-    words[slot + Descriptor.destination] = toIPv4(address);
+    const { words } = this.#link;
+    words[slot + Descriptor.source] = local;
+    words[slot + Descriptor.destination] = peer;
     words[slot + Descriptor.ports] = (sourcePort << 16) | port;
-    this.#push(slot, offset, size, 0, destination);
+    this.#push(slot, offset, size, 0, tosTtl);
   }
 
   /**
@@ -910,16 +935,10 @@ class Replies implements Answers {
     return -1;
   }
 
-  /** Takes the descriptor at `slot` into the batch. `request` is as in `Descriptor`. */
-  #push(
-    slot: number,
-    offset: number,
-    size: number,
-    request: number,
-    fields: HeaderFields | undefined,
-  ): void {
+  /** Takes the descriptor at `slot` into the batch. `request` and `tosTtl` are as in `Descriptor`. */
+  #push(slot: number, offset: number, size: number, request: number, tosTtl: number): void {
     const { words } = this.#link;
-    words[slot + Descriptor.tosTtl] = fields === undefined ? 0 : tosTtlOf(fields);
+    words[slot + Descriptor.tosTtl] = tosTtl;
     words[slot + Descriptor.offset] = offset;
     words[slot + Descriptor.length] = size;
     words[slot + Descriptor.request] = request;

@@ -59,6 +59,9 @@ function keyOf(name: string, labels: MetricLabels = {}): string | null {
     throw new TypeError(`a metric must not have a label called ${JSON.stringify(wrong)}`);
   }
   const parts = [name, ...Object.entries(labels).sort(([a], [b]) => a < b ? -1 : 1).flat()];
+  if (parts.some((part) => typeof part !== "string")) {
+    throw new TypeError(`the name and the labels of a metric are to be texts: ${parts.join(", ")}`);
+  }
   return parts.some((part) => part.includes("\0")) ? null : parts.join("\0");
 }
 

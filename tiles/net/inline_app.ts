@@ -33,7 +33,8 @@ import type { Sender, Transmitter } from "./tx.ts";
 // Own constants, see rings.ts.
 const { LARGEST_PAYLOAD } = link;
 const { BATCH, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, USUAL_TOS_TTL } = frame;
-const { checkSame, checkWithin, DRAIN_MILLIS, noDatagram, sendPayload, tooLong, tosTtlOf } = host;
+const { checkPorts, checkSame, checkWithin, DRAIN_MILLIS, noDatagram } = host;
+const { sendPayload, tooLong, tosTtlOf } = host;
 const COUNT = APP.index;
 
 /** The description of no packet, see `makePackets`. */
@@ -451,6 +452,7 @@ class InlineAnswers implements Answers {
   send(destination: Destination, offset: number | Uint8Array | string, size = 0): void {
     if (typeof offset !== "number") return sendPayload(this, destination, offset);
     const { port, sourcePort = this.#firstPort, sourceAddress } = destination;
+    checkPorts(port, sourcePort);
     const peer = toIPv4(destination.address);
     const local = sourceAddress === undefined ? 0 : toIPv4(sourceAddress);
     const p = this.#add(offset, size, destination);

@@ -71,12 +71,15 @@ Deno.test("a full mailbox refuses mail until the other side has taken some", () 
   assert.equal(taken(to.end).length, MOST_MAILS - 64 + 1);
 });
 
-Deno.test("mail that is too long is an error of who posts it", () => {
+Deno.test("mail that is too long, or no bytes, is an error of who posts it", () => {
   const { from, to } = pair();
   assert.throws(() => from.end.post(mail(LONGEST_MAIL + 1, 0)), {
     name: "RangeError",
     message: "a mail has at most 65536 bytes, not 65537",
   });
+  for (const wrong of ["text", [1], { length: -1 }, undefined, new Uint16Array(1)]) {
+    assert.throws(() => from.end.post(wrong as Uint8Array), TypeError);
+  }
   assert.ok(from.end.post(mail(LONGEST_MAIL, 7)));
   assert.deepEqual(taken(to.end), [mail(LONGEST_MAIL, 7)]);
 });

@@ -2,7 +2,13 @@
 import assert from "node:assert/strict";
 import { heapView, u32 } from "../../../ffi/region.ts";
 import { Address } from "../../../tiles/app/address.ts";
-import type { Answers, App, AppContext, Request } from "../../../tiles/app/contract.ts";
+import type {
+  Answers,
+  App,
+  AppContext,
+  MetricLabels,
+  Request,
+} from "../../../tiles/app/contract.ts";
 import { AppHarness } from "../../../tiles/app/harness.ts";
 import { makeService } from "../../../tiles/app/host.ts";
 import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
@@ -86,6 +92,18 @@ Deno.test("whatever an app throws is counted, even what cannot be read", async (
   all.forEach((_, which) => harness.ask({ payload: Uint8Array.of(which) }));
   assert.equal(harness.counters.errors, all.length);
   assert.match(harness.logged[0], /said once: something that cannot be read$/);
+});
+
+Deno.test("what is thrown may have any length, and what a stranger sent in it", async () => {
+  const sent = "Requires read access to \"(os error 1): a '\n    at ".repeat(100_000);
+  const harness = await AppHarness.start({
+    answer() {
+      throw new Error(sent);
+    },
+  });
+  harness.ask({ payload: "" }, { payload: "" });
+  assert.equal(harness.counters.errors, 2);
+  assert.match(harness.logged[0], /said once: Error: Requires read .{4000,4100}…$/s);
 });
 
 Deno.test("an app that is async on the data path does not start", async () => {
@@ -271,6 +289,8 @@ Deno.test("a timer of less than a millisecond is refused by a sentence", async (
   const short = /the interval of every\(\) is 0\.9 ms: the shortest is 1 ms/;
   await assert.rejects(AppHarness.start(every(0.9)), short);
   await assert.rejects(AppHarness.start(every(5, async () => {})), /every\(\) must not be async/);
+  const nothing = every(5, null as unknown as () => void);
+  await assert.rejects(AppHarness.start(nothing), /the handler of every\(\) is no function/);
   await AppHarness.start(every(1));
 });
 
@@ -411,6 +431,10 @@ Deno.test("labels tell metrics of one name apart, in whatever order they are giv
   for (const label of ["app", "tile", "name", "le", "", "1st", "a-b", "__proto__", "größe"]) {
     const labels = Object.fromEntries([[label, "x"]]);
     assert.throws(() => writer.metric("asked", "gauge", labels), TypeError, label);
+  }
+  for (const value of [200, null, undefined]) {
+    const labels = { status: value } as unknown as MetricLabels;
+    assert.throws(() => writer.metric("asked", "gauge", labels), /are to be texts: asked, status/);
   }
   assert.equal(writer.metric("asked", "gauge", { a: "\0b" }), null);
   assert.equal(writer.metric("asked", "gauge", { a: "x".repeat(105) }), null);

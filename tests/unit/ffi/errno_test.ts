@@ -40,4 +40,11 @@ Deno.test("inWords() replaces Deno's words for what the system refused", () => {
   }
   equal(inWords("Strange Thing (os error 4000)"), "strange thing");
   equal(inWords("nothing of the system"), "nothing of the system");
+  equal(
+    inWords("a: B (os error 4000): open '/x', c: D (os error 4001)"),
+    "a: /x: b, c: D (os error 4001)",
+  );
+  // It takes time in proportion to its length: a stranger may have chosen it.
+  const long = " x".repeat(10_000_000);
+  equal(inWords(long), long);
 });

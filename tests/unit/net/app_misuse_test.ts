@@ -72,6 +72,30 @@ for (const place of PLACES) {
     assert.deepEqual([counters[tx_drop_reply_link_full], counters[errors]], [0, 2]);
   });
 
+  Deno.test(`${place}: what throws sends nothing, and what was reserved can be sent otherwise`, async () => {
+    const wrong = [
+      { address: undefined },
+      ...[{ port: 65_536 + 9 }, { port: -1 }, { sourcePort: 2 ** 31 }, { sourcePort: -1 }],
+      ...[{ sourceAddress: 1 }, { ttl: 0 }],
+    ];
+    const { room, run, counters } = await serve(
+      place,
+      eight((out, at) => {
+        for (const part of wrong) {
+          const to = { ...TO, ...part } as typeof TO;
+          assert.throws(() => out.send(to, at, 3), /port|address|ttl/);
+        }
+        assert.throws(() => out.reply(at, 3, { dscp: 64 }), /dscp/);
+        out.bytes.fill(0x31, at, at + 5);
+        out.reply(at, 5);
+      }),
+    );
+    room.xsk.deliver(SLOT.eth0, buildFrame(REQUEST));
+    run();
+    assert.deepEqual(room.sent(ETH0), [{ ...ANSWER, payload: new Uint8Array(5).fill(0x31) }]);
+    assert.deepEqual([counters[tx_drop_reply_link_full], counters[errors]], [0, 0]);
+  });
+
   Deno.test(`${place}: what is reserved is taken back by a request that goes back as it came`, async () => {
     const { room, run, counters } = await serve(
       place,
