@@ -32,6 +32,8 @@ import { type Connection, type Listener, serveConnections } from "./connections.
 const MOST_CONNECTIONS = 64;
 /** Characters of a request. */
 const MOST_REQUEST = 1 << 16;
+/** Characters of answers from which on they are written before the next request is answered. */
+const MOST_TOGETHER = 1 << 16;
 /** How long a request may take from its first byte to its last. */
 const REQUEST_MILLIS = 30_000;
 /** How long a client may send nothing, or read nothing of an answer. A pager can wait for minutes. */
@@ -108,16 +110,17 @@ async function converse(
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop()!;
     if (rest.length > MOST_REQUEST) return;
-    // One read can have thousands of requests. Their answers are written together.
+    // One read can have thousands of requests. Their answers are written together, as far as they are short.
     let ready = "";
     for (const line of lines) {
       const answered = answer(line);
       if (typeof answered === "string") {
         ready += answered;
-        continue;
+        if (ready.length < MOST_TOGETHER) continue;
       }
       await write(ready);
       ready = "";
+      if (typeof answered === "string") continue;
       for await (const piece of answered) await write(piece);
     }
     await write(ready);

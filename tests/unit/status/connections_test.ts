@@ -171,16 +171,19 @@ async function displacesItsOwn(attacker: (i: number) => string, other: string): 
   for (const socket of sockets) socket.destroy();
 }
 
-/** A control socket that answers each line with itself and a `!`. */
+/** A control socket that answers each line with itself and a `!`, or by `answer`. */
 async function controlled(
-  limits: { readonly requestMillis?: number; readonly idleMillis?: number },
+  { answer = (line) => `${line}!\n`, ...limits }: {
+    readonly answer?: (line: string) => string;
+    readonly requestMillis?: number;
+    readonly idleMillis?: number;
+  },
   use: (connect: () => Promise<Deno.UnixConn>, counters: Float64Array) => Promise<void>,
 ): Promise<void> {
   const folder = await Deno.makeTempDir();
   const path = `${folder}/control.sock`;
   const listener = await listenOn(host.listenUnix(path, 0o600), tile);
   const counters = makeCounters();
-  const answer = (line: string) => `${line}!\n`;
   const served = serveControl(listener, { answer, counters, ...limits });
   await use(() => Deno.connect({ transport: "unix", path }), counters);
   await eventually("all to be closed", () => none(counters, index.control_connections));
@@ -225,6 +228,21 @@ Deno.test("a conversation on the control socket that has fallen silent is closed
     assert.equal(await heard(connection), null);
     assert.equal(counters[index.connections_timed_out], 1);
   });
+});
+
+Deno.test("no more is answered on the control socket than its client reads", async () => {
+  let answered = 0;
+  const answer = () => {
+    answered++;
+    return `${"x".repeat(100_000)}\n`;
+  };
+  await controlled({ answer, idleMillis: 200 }, async (connect, counters) => {
+    using connection = await connect();
+    await connection.write(encoder.encode("?\n".repeat(1000)));
+    await eventually("its end", () => none(counters, index.control_connections));
+    assert.equal(counters[index.connections_timed_out], 1);
+  });
+  assert.ok(answered > 0 && answered < 100, `${answered} were answered`);
 });
 
 Deno.test("two that listen on one socket share its connections, and one that leaves answers its own", async () => {
