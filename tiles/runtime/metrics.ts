@@ -37,240 +37,164 @@ export interface Metric extends Omit<Declared, "type"> {
 const PROC = "/proc, which the master reads every second";
 const HEALTH = "the health region";
 const TRAFFIC = "the traffic regions of net tiles";
-const HISTOGRAM = "the tile region";
+const TILE = "the tile region";
 const CUSTOM = "the app's metrics region";
 
+/** Declares metrics that differ in name and help alone. */
+function table<const Name extends string>(
+  shared: Omit<Declared, "help">,
+  help: Readonly<Record<Name, string>>,
+): Readonly<Record<Name, Declared>> {
+  const rows = Object.entries<string>(help).map(([name, help]) => [name, { ...shared, help }]);
+  return Object.fromEntries(rows);
+}
+
 const DECLARED = {
-  tegula_build_info: {
-    labels: ["version", "commit", "deno", "v8"],
-    help: "1. What runs: the version, the commit if known, and those of Deno and V8.",
-    from: "the setup of the status tile",
-  },
-  tegula_config_hash: {
-    help: "Hash of the configuration that is served.",
-    from: HEALTH,
-  },
-  tegula_config_last_reload_successful: {
-    help: "Whether the last attempt to read and serve a configuration succeeded, 1 or 0.",
-    from: HEALTH,
-  },
-  tegula_config_last_reload_success_timestamp_seconds: {
-    help: "When the configuration that is served was loaded, since 1970.",
-    from: HEALTH,
-  },
-  process_start_time_seconds: {
-    labels: ["process"],
-    help: "When the process started, since 1970.",
-    from: PROC,
-  },
-  process_cpu_seconds_total: {
-    labels: ["process"],
-    help: "Processor time of the process, user and system.",
-    from: PROC,
-  },
-  process_resident_memory_bytes: {
-    labels: ["process"],
-    help: "Resident memory of the process, shared regions included.",
-    from: PROC,
-  },
-  process_virtual_memory_bytes: {
-    labels: ["process"],
-    help: "Address space of the process. V8 reserves tens of gigabytes that it does not use.",
-    from: PROC,
-  },
-  process_open_fds: {
-    labels: ["process"],
-    help: "Open file descriptors of the process; only since Linux 6.2.",
-    from: PROC,
-  },
-  process_max_fds: {
-    labels: ["process"],
-    help: "The most file descriptors that the process may have open.",
-    from: PROC,
-  },
-  process_threads: {
-    labels: ["process"],
-    help: "Threads of the process.",
-    from: PROC,
-  },
-  tegula_restarts_total: {
-    labels: ["process"],
-    help: "Times that a process, or a tile of the appliance, was started again after a failure.",
-    from: `${HEALTH}, and of tiles the control region`,
-  },
-  tegula_refused_calls_total: {
-    labels: ["tile", "call"],
-    help: "System calls refused by the tile's seccomp filter that nobody expected.",
-    from: "the regions for refused calls",
-  },
-  tegula_ready: {
-    help: "1: Tegula is ready. 0: it is starting, draining or unwell.",
-    from: HEALTH,
-  },
-  tegula_unwell: {
-    labels: ["reason"],
-    help: "How many things are wrong, by the reason; any makes Tegula unwell.",
-    from: HEALTH,
-  },
-  tegula_sync_state: {
-    labels: ["state"],
-    help: "State of the mirror of the kernel's tables: 1 for the current state, 0 for the others.",
-    from: "netbase",
-  },
-  tegula_interface_xdp: {
-    labels: ["interface"],
-    help: "1: AF_XDP receives the interface's frames. 0: the kernel does.",
-    from: "the control region",
-  },
-  tegula_tile_running: {
-    labels: ["tile"],
-    help: "Whether the tile runs, 1 or 0.",
-    from: "the tile region",
-  },
-  tegula_tile_busy_seconds_total: {
-    labels: ["tile"],
-    help:
+  ...table({ from: "the setup of the status tile", labels: ["version", "commit", "deno", "v8"] }, {
+    tegula_build_info: "1. What runs: the version, the commit if known, and those of Deno and V8.",
+  }),
+  ...table({ from: HEALTH }, {
+    tegula_config_hash: "Hash of the configuration that is served.",
+    tegula_config_last_reload_successful:
+      "Whether the last attempt to read and serve a configuration succeeded, 1 or 0.",
+    tegula_config_last_reload_success_timestamp_seconds:
+      "When the configuration that is served was loaded, since 1970.",
+  }),
+  ...table({ from: PROC, labels: ["process"] }, {
+    process_start_time_seconds: "When the process started, since 1970.",
+    process_cpu_seconds_total: "Processor time of the process, user and system.",
+    process_resident_memory_bytes: "Resident memory of the process, shared regions included.",
+    process_virtual_memory_bytes:
+      "Address space of the process. V8 reserves tens of gigabytes that it does not use.",
+    process_open_fds: "Open file descriptors of the process; only since Linux 6.2.",
+    process_max_fds: "The most file descriptors that the process may have open.",
+    process_threads: "Threads of the process.",
+  }),
+  ...table({ from: `${HEALTH}, and of tiles the control region`, labels: ["process"] }, {
+    tegula_restarts_total:
+      "Times that a process, or a tile of the appliance, was started again after a failure.",
+  }),
+  ...table({ from: "the regions for refused calls", labels: ["tile", "call"] }, {
+    tegula_refused_calls_total:
+      "System calls refused by the tile's seccomp filter that nobody expected.",
+  }),
+  ...table({ from: HEALTH }, {
+    tegula_ready: "1: Tegula is ready. 0: it is starting, draining or unwell.",
+  }),
+  ...table({ from: HEALTH, labels: ["reason"] }, {
+    tegula_unwell: "How many things are wrong, by the reason; any makes Tegula unwell.",
+  }),
+  ...table({ from: "netbase", labels: ["state"] }, {
+    tegula_sync_state:
+      "State of the mirror of the kernel's tables: 1 for the current state, 0 for the others.",
+  }),
+  ...table({ from: "the control region", labels: ["interface"] }, {
+    tegula_interface_xdp: "1: AF_XDP receives the interface's frames. 0: the kernel does.",
+  }),
+  ...table({ from: TILE, labels: ["tile"] }, {
+    tegula_tile_running: "Whether the tile runs, 1 or 0.",
+  }),
+  ...table({ from: /_busy_seconds$/, labels: ["tile"] }, {
+    tegula_tile_busy_seconds_total:
       "Time in which a tile had work, estimated from every 61st turn. Its rate is the busy share.",
-    from: /_busy_seconds$/,
-  },
-  tegula_tile_wakeups_total: {
-    labels: ["tile"],
-    help: "Times a tile woke up from blocking.",
-    from: /_wakeups$/,
-  },
-  tegula_packets_total: {
-    labels: ["tile", "direction", "path"],
-    help: "Frames through AF_XDP rings, and datagrams through kernel sockets.",
+  }),
+  ...table({ from: /_wakeups$/, labels: ["tile"] }, {
+    tegula_tile_wakeups_total: "Times a tile woke up from blocking.",
+  }),
+  ...table({
     from: /^net_(?<direction>rx|tx)_(?<path>frames|socket)$/,
+    labels: ["tile", "direction", "path"],
     values: { frames: "af_xdp" },
-  },
-  tegula_interface_packets_total: {
-    labels: ["interface", "direction"],
-    help: "Frames through the AF_XDP rings of an interface.",
-    from: TRAFFIC,
-  },
-  tegula_interface_bytes_total: {
-    labels: ["interface", "direction"],
-    help: "Bytes of these frames, from the Ethernet header to the end of the payload.",
-    from: TRAFFIC,
-  },
-  tegula_port_packets_total: {
-    labels: ["app", "port", "direction"],
-    help: "Datagrams of a served port, 0.1 s late: rx delivered to the app, tx accepted from it.",
-    from: TRAFFIC,
-  },
-  tegula_port_bytes_total: {
-    labels: ["app", "port", "direction"],
-    help: "Payload bytes of these datagrams.",
-    from: TRAFFIC,
-  },
-  tegula_port_drops_total: {
-    labels: ["app", "port", "direction"],
-    help:
+  }, {
+    tegula_packets_total: "Frames through AF_XDP rings, and datagrams through kernel sockets.",
+  }),
+  ...table({ from: TRAFFIC, labels: ["interface", "direction"] }, {
+    tegula_interface_packets_total: "Frames through the AF_XDP rings of an interface.",
+    tegula_interface_bytes_total:
+      "Bytes of these frames, from the Ethernet header to the end of the payload.",
+  }),
+  ...table({ from: TRAFFIC, labels: ["app", "port", "direction"] }, {
+    tegula_port_packets_total:
+      "Datagrams of a served port, 0.1 s late: rx delivered to the app, tx accepted from it.",
+    tegula_port_bytes_total: "Payload bytes of these datagrams.",
+    tegula_port_drops_total:
       "Datagrams of a served port that were dropped between the checks and the app, or after it.",
-    from: TRAFFIC,
-  },
-  tegula_drops_total: {
-    labels: ["tile", "direction", "reason"],
-    help: "Datagrams and frames dropped, each once, by the reason.",
+  }),
+  ...table({
     from: /^(?:net|app)_(?:xdp_)?(?<direction>rx|tx)_drop_(?<reason>.+)$/,
-  },
-  tegula_latency_seconds: {
-    type: "histogram",
-    labels: ["tile"],
-    help: "Time of an answered datagram in Tegula, from the receive ring to the transmit ring.",
-    from: HISTOGRAM,
-  },
-  tegula_batch_packets: {
-    type: "histogram",
-    labels: ["tile", "direction"],
-    help: "Frames taken from a receive ring, or put on a transmit ring, at once.",
-    from: HISTOGRAM,
-  },
-  tegula_ring_fill_ratio: {
-    labels: ["interface", "queue", "ring"],
-    help: "Share of a ring's entries that wait: rx for the net tile; tx and fill for the kernel.",
-    from: TRAFFIC,
-  },
-  tegula_link_fill_ratio: {
-    labels: ["app", "tile", "net"],
-    help: "Share of the link from a net tile to an app that the app has not passed.",
-    from: TRAFFIC,
-  },
-  tegula_arp_queue_datagrams: {
-    labels: ["tile"],
-    help: "Datagrams that wait for their neighbour.",
-    from: /^net_arp_queue$/,
-  },
-  tegula_arp_queue_limit_datagrams: {
-    labels: ["tile"],
-    help: "The most datagrams that may wait for their neighbours in a net tile.",
-    from: "a constant",
-  },
-  tegula_table_entries: {
-    labels: ["tile", "table"],
-    help: "Records in use of a table in netbase.",
-    from: /^netlink_used_(?<table>.+)$/,
-  },
-  tegula_table_limit_entries: {
-    labels: ["table"],
-    help: "Records that a table in netbase has.",
-    from: "a constant",
-  },
-  tegula_mirror_entries: {
-    labels: ["tile", "table"],
-    help: "Entries mirrored from a table of the kernel.",
-    from: /^netlink_(?<table>interfaces|routes|neighbors)$/,
-  },
-  tegula_audit_differences_total: {
-    labels: ["tile", "table"],
-    help: "Entries of a table that an audit found to differ from the kernel's.",
-    from: /^netlink_audit_difference_(?<table>.+)$/,
-  },
-  tegula_solicit_drops_total: {
-    labels: ["tile", "reason"],
-    help: "Requests to resolve a neighbour that were dropped, by the reason.",
-    from: /^netlink_solicit_drop_(?<reason>.+)$/,
-  },
-  tegula_app_custom_total: {
-    labels: ["app", "tile", "name"],
-    help: "Counters that an app defines, by their name, with labels of its own.",
-    from: CUSTOM,
-  },
-  tegula_app_custom: {
-    labels: ["app", "tile", "name"],
-    help: "Gauges that an app defines, by their name, with labels of its own.",
-    from: CUSTOM,
-  },
-  tegula_app_custom_distribution: {
-    type: "histogram",
-    labels: ["app", "tile", "name"],
-    help: "Histograms that an app defines, by their name, with labels of its own.",
-    from: CUSTOM,
-  },
-  tegula_connections: {
-    labels: ["tile", "listener"],
-    help: "Open connections to a listener of the status tile.",
+    labels: ["tile", "direction", "reason"],
+  }, {
+    tegula_drops_total: "Datagrams and frames dropped, each once, by the reason.",
+  }),
+  ...table({ from: TILE, labels: ["tile"], type: "histogram" }, {
+    tegula_latency_seconds:
+      "Time of an answered datagram in Tegula, from the receive ring to the transmit ring.",
+  }),
+  ...table({ from: TILE, labels: ["tile", "direction"], type: "histogram" }, {
+    tegula_batch_packets: "Frames taken from a receive ring, or put on a transmit ring, at once.",
+  }),
+  ...table({ from: TRAFFIC, labels: ["interface", "queue", "ring"] }, {
+    tegula_ring_fill_ratio:
+      "Share of a ring's entries that wait: rx for the net tile; tx and fill for the kernel.",
+  }),
+  ...table({ from: TRAFFIC, labels: ["app", "tile", "net"] }, {
+    tegula_link_fill_ratio:
+      "Share of the link from a net tile to an app that the app has not passed.",
+  }),
+  ...table({ from: /^net_arp_queue$/, labels: ["tile"] }, {
+    tegula_arp_queue_datagrams: "Datagrams that wait for their neighbour.",
+  }),
+  ...table({ from: "a constant", labels: ["tile"] }, {
+    tegula_arp_queue_limit_datagrams:
+      "The most datagrams that may wait for their neighbours in a net tile.",
+  }),
+  ...table({ from: /^netlink_used_(?<table>.+)$/, labels: ["tile", "table"] }, {
+    tegula_table_entries: "Records in use of a table in netbase.",
+  }),
+  ...table({ from: "a constant", labels: ["table"] }, {
+    tegula_table_limit_entries: "Records that a table in netbase has.",
+  }),
+  ...table({ from: /^netlink_(?<table>interfaces|routes|neighbors)$/, labels: ["tile", "table"] }, {
+    tegula_mirror_entries: "Entries mirrored from a table of the kernel.",
+  }),
+  ...table({ from: /^netlink_audit_difference_(?<table>.+)$/, labels: ["tile", "table"] }, {
+    tegula_audit_differences_total:
+      "Entries of a table that an audit found to differ from the kernel's.",
+  }),
+  ...table({ from: /^netlink_solicit_drop_(?<reason>.+)$/, labels: ["tile", "reason"] }, {
+    tegula_solicit_drops_total: "Requests to resolve a neighbour that were dropped, by the reason.",
+  }),
+  ...table({ from: CUSTOM, labels: ["app", "tile", "name"] }, {
+    tegula_app_custom_total: "Counters that an app defines, by their name, with labels of its own.",
+    tegula_app_custom: "Gauges that an app defines, by their name, with labels of its own.",
+  }),
+  ...table({ from: CUSTOM, labels: ["app", "tile", "name"], type: "histogram" }, {
+    tegula_app_custom_distribution:
+      "Histograms that an app defines, by their name, with labels of its own.",
+  }),
+  ...table({
     from: /^status_(?<listener>control|metrics)_connections$/,
-  },
-  tegula_connections_closed_total: {
-    labels: ["tile", "reason"],
-    help: "Connections that the status tile closed on its own account, by the reason.",
+    labels: ["tile", "listener"],
+  }, {
+    tegula_connections: "Open connections to a listener of the status tile.",
+  }),
+  ...table({
     from: /^status_connections_(?<reason>displaced|timed_out)$/,
-  },
-} as const satisfies Record<string, Declared>;
+    labels: ["tile", "reason"],
+  }, {
+    tegula_connections_closed_total:
+      "Connections that the status tile closed on its own account, by the reason.",
+  }),
+};
 
 /** Metrics that are written by name. */
 export type DeclaredMetric = keyof typeof DECLARED;
 
-/** A counter of a tile as a sample of a metric. The label of the tile itself is not among `labels`. */
-export interface CounterMetric {
-  readonly name: string;
-  readonly labels: Readonly<Record<string, string>>;
-}
-
-/** The metric that a counter of a kind of tile belongs to. */
-export function metricOf(kind: TileKind, counter: string): CounterMetric {
+/** The metric that a counter of a kind of tile is a sample of, and its labels but that of the tile. */
+export function metricOf(
+  kind: TileKind,
+  counter: string,
+): { readonly name: string; readonly labels: Readonly<Record<string, string>> } {
   for (const [name, { from, values = {} }] of Object.entries<Declared>(DECLARED)) {
     const match = from instanceof RegExp ? from.exec(`${kind}_${counter}`) : null;
     if (match === null) continue;
@@ -297,7 +221,7 @@ export const METRICS: Readonly<Record<string, Metric>> = Object.fromEntries([
     Object.entries(help).flatMap(([counter, sentence]) => {
       const { name } = metricOf(kind as TileKind, counter);
       if (Object.hasOwn(DECLARED, name)) return [];
-      return [named(name, { labels: ["tile"], help: sentence, from: "the tile region" })];
+      return [named(name, { labels: ["tile"], help: sentence, from: TILE })];
     })
   ),
 ]);
