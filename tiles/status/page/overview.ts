@@ -220,18 +220,10 @@ export function overview(
   const busy = interval.rates("tegula_tile_busy_seconds_total", by("tile"));
   const tables = [
     interfaces(interval),
-    traffic(interval, "port", [{ title: "app", kind: "text", cells: appOf(now) }]),
+    traffic(interval, "port", [column("app", "text", appOf(now))]),
     traffic(interval, "app", [], [
-      {
-        title: "errors/s",
-        kind: "rate",
-        cells: interval.rates("tegula_app_errors_total", by("app")),
-      },
-      {
-        title: "link",
-        kind: "share",
-        cells: interval.largest("tegula_link_fill_ratio", by("app")),
-      },
+      column("errors/s", "rate", interval.rates("tegula_app_errors_total", by("app"))),
+      column("link", "share", interval.largest("tegula_link_fill_ratio", by("app"))),
     ]),
     dropped(interval),
     tiles(interval, busy),
@@ -254,6 +246,10 @@ export function overview(
 /** A column, and its cells by the name of the row; a row without one has NaN, or no text. */
 interface Cells extends Column {
   readonly cells: ReadonlyMap<string, number | string>;
+}
+
+function column(title: string, kind: Kind, cells: Cells["cells"]): Cells {
+  return { title, kind, cells };
 }
 
 /** A table with a row for each of `names`; by default what any of `columns` has a cell for. */
@@ -283,40 +279,30 @@ function traffic(
 ): Table {
   const metric = label === "interface" ? "tegula_interface" : "tegula_port";
   const both = ["rx", "tx"].map((direction) => ({ direction, key: by(label, { direction }) }));
-  const rates = both.flatMap(({ direction, key }): Cells[] => [
-    {
-      title: `${direction} pkt/s`,
-      kind: "packets",
-      cells: interval.rates(`${metric}_packets_total`, key),
-    },
-    {
-      title: `${direction} B/s`,
-      kind: "bytes",
-      cells: interval.rates(`${metric}_bytes_total`, key),
-    },
+  const rates = both.flatMap(({ direction, key }) => [
+    column(`${direction} pkt/s`, "packets", interval.rates(`${metric}_packets_total`, key)),
+    column(`${direction} B/s`, "bytes", interval.rates(`${metric}_bytes_total`, key)),
   ]);
-  const dropped: Cells[] = label === "interface" ? [] : [{
-    title: "drops/s",
-    kind: "rate",
-    cells: interval.rates("tegula_port_drops_total", by(label)),
-  }];
-  const totals = both.map(({ direction, key }): Cells => ({
-    title: `${direction} total`,
-    kind: "count",
-    cells: interval.totals(`${metric}_packets_total`, key),
-  }));
+  const dropped = label === "interface"
+    ? []
+    : [column("drops/s", "rate", interval.rates("tegula_port_drops_total", by(label)))];
+  const totals = both.map(({ direction, key }) =>
+    column(`${direction} total`, "count", interval.totals(`${metric}_packets_total`, key))
+  );
   return table(label, [...first, ...rates, ...dropped, ...last, ...totals]);
 }
 
 function interfaces(interval: Interval): Table {
   const modes = new Map([...interval.totals("tegula_interface_xdp", by("interface"))]
     .map(([name, isXdp]) => [name, isXdp === 1 ? "xdp" : "kernel"]));
-  const rings = ["rx", "tx"].map((ring): Cells => ({
-    title: `${ring} ring`,
-    kind: "share",
-    cells: interval.largest("tegula_ring_fill_ratio", by("interface", { ring })),
-  }));
-  return traffic(interval, "interface", [{ title: "mode", kind: "text", cells: modes }], rings);
+  const rings = ["rx", "tx"].map((ring) =>
+    column(
+      `${ring} ring`,
+      "share",
+      interval.largest("tegula_ring_fill_ratio", by("interface", { ring })),
+    )
+  );
+  return traffic(interval, "interface", [column("mode", "text", modes)], rings);
 }
 
 /** The app of each port. */
@@ -331,8 +317,8 @@ function appOf(now: Scrape): ReadonlyMap<string, string> {
 function dropped(interval: Interval): Table {
   const key: Key = ({ direction, reason }) => `${direction} ${reason}`;
   const { columns, rows } = table("drops", [
-    { title: "pkt/s", kind: "packets", cells: interval.rates("tegula_drops_total", key) },
-    { title: "total", kind: "count", cells: interval.totals("tegula_drops_total", key) },
+    column("pkt/s", "packets", interval.rates("tegula_drops_total", key)),
+    column("total", "count", interval.totals("tegula_drops_total", key)),
   ]);
   return { columns, rows: rows.filter(([, , total]) => Number(total) > 0) };
 }
@@ -341,18 +327,10 @@ function tiles(interval: Interval, busy: ReadonlyMap<string, number>): Table {
   const states = new Map([...interval.totals("tegula_tile_running", by("tile"))]
     .map(([name, isRunning]) => [name, isRunning === 1 ? "runs" : "does not run"]));
   return table("tile", [
-    { title: "state", kind: "text", cells: states },
-    { title: "busy", kind: "share", cells: busy },
-    {
-      title: "wakes/s",
-      kind: "rate",
-      cells: interval.rates("tegula_tile_wakeups_total", by("tile")),
-    },
-    {
-      title: "refused",
-      kind: "count",
-      cells: interval.totals("tegula_refused_calls_total", by("tile")),
-    },
+    column("state", "text", states),
+    column("busy", "share", busy),
+    column("wakes/s", "rate", interval.rates("tegula_tile_wakeups_total", by("tile"))),
+    column("refused", "count", interval.totals("tegula_refused_calls_total", by("tile"))),
     restarts(interval),
   ], states.keys());
 }
@@ -361,25 +339,16 @@ function processes(interval: Interval, nowSeconds: number): Table {
   const starts = interval.totals("process_start_time_seconds", by("process"));
   const ages = new Map([...starts].map(([name, start]) => [name, nowSeconds - start]));
   return table("process", [
-    {
-      title: "cpu",
-      kind: "share",
-      cells: interval.rates("process_cpu_seconds_total", by("process")),
-    },
-    {
-      title: "memory",
-      kind: "memory",
-      cells: interval.totals("process_resident_memory_bytes", by("process")),
-    },
-    { title: "up", kind: "seconds", cells: ages },
+    column("cpu", "share", interval.rates("process_cpu_seconds_total", by("process"))),
+    column("memory", "memory", interval.totals("process_resident_memory_bytes", by("process"))),
+    column("up", "seconds", ages),
     restarts(interval),
   ], starts.keys());
 }
 
 /** Restarts of processes, and of tiles that are started again without their process. */
 function restarts(interval: Interval): Cells {
-  const cells = interval.totals("tegula_restarts_total", by("process"));
-  return { title: "restarts", kind: "count", cells };
+  return column("restarts", "count", interval.totals("tegula_restarts_total", by("process")));
 }
 
 /** What is to be known about the whole: what runs, since when, and how it is. */
