@@ -208,5 +208,4 @@ export const NEIGHBOR_TABLE = hashTable({
   publishedAt: Header.neighborTable,
 });
 
-/** Bytes of the whole region. */
 export const NETBASE_BYTES = end;

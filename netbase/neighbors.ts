@@ -66,7 +66,6 @@ export class NeighborReader extends HashTableReader {
     return (this.words[(record + Neighbor.state) | 0] & USABLE) !== 0 ? record : -1;
   }
 
-  /** Interface that the neighbour is on. */
   ifindex(record: number): number {
     return this.words[(record + Neighbor.ifindex) | 0];
   }
@@ -108,12 +107,10 @@ export class NeighborReader extends HashTableReader {
   }
 }
 
-/** An empty neighbour, to be filled. */
 export function emptyNeighbor(): NeighborEntry {
   return { ifindex: 0, address: 0, state: 0, flags: 0, macHead: 0, macTail: 0 };
 }
 
-/** Fills an entry from a record's words. */
 export function readEntry(words: Uint32Array, record: number, into: NeighborEntry): NeighborEntry {
   const state = words[record + Neighbor.state];
   into.ifindex = words[record + Neighbor.ifindex];

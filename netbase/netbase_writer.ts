@@ -35,7 +35,6 @@ export interface ListenerSlot {
   current: ChangeListener | null;
 }
 
-/** What a writer is given. */
 interface WriterOptions {
   /** All readers of the region; memory is reused a grace period after it was released. */
   readonly readers: readonly Reader[];
@@ -182,7 +181,6 @@ export interface NextHopFields {
   readonly mtu: number;
 }
 
-/** A member of a group to be published. */
 export interface GroupMember {
   readonly fields: NextHopFields;
   /** 1 or more */

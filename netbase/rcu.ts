@@ -175,7 +175,6 @@ export class IdPool {
     this.#used[id] = 1;
   }
 
-  /** Frees `id`. */
   reclaim(id: number): void {
     if (this.#used[id] === 0) return;
     this.#used[id] = 0;

@@ -75,7 +75,6 @@ export class Rib {
     this.#listeners = listeners;
   }
 
-  /** Number of routes. */
   get size(): number {
     return this.candidates.count;
   }
@@ -354,7 +353,6 @@ export class Rib {
     this.#notify("changed", list, candidate);
   }
 
-  /** Whether `candidate` is in front of `other` in its list. */
   #isAhead(candidate: number, other: number): boolean {
     let current = candidate;
     while (current !== 0 && current !== other) current = this.candidates.next(current);
@@ -576,7 +574,6 @@ export class Trie {
     return length === 32 ? 0 : this.words[node + Node.child0 + bitAt(address, length)];
   }
 
-  /** Whether the prefix of `node` covers `address`. */
   covers(node: number, address: number): boolean {
     return maskAddress(address, this.words[node + Node.length]) === this.words[node + Node.prefix];
   }
@@ -847,7 +844,6 @@ interface AttributeSet extends Readonly<RouteAttributes> {
   readonly hash: number;
   /** False: the kernel skips such a candidate (RTNH_F_DEAD). */
   readonly usable: boolean;
-  /** Number of candidates that have it. */
   count: number;
   /** Next hop ids once published, for prefixes shorter than /4 and for all others; 0: not yet. */
   readonly nextHops: [number, number];
@@ -875,7 +871,6 @@ class AttributeTable {
     this.#nextHops = nextHops;
   }
 
-  /** Set `id`, which is in use. */
   get(id: number): AttributeSet {
     return this.#sets[id]!;
   }

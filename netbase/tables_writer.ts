@@ -104,7 +104,6 @@ export class HashTableWriter {
     }
   }
 
-  /** Records in the table. */
   get size(): number {
     return this.#size;
   }
@@ -167,7 +166,6 @@ export class HashTableWriter {
     this.#reader.forEachRecord(visit);
   }
 
-  /** Begins a mark and sweep. */
   beginSync(): void {
     this.#sync = (this.#sync + 1) & 0xffff;
   }
@@ -352,7 +350,6 @@ export class InterfaceWriter extends InterfaceReader {
     }
   }
 
-  /** Number of interfaces. */
   get size(): number {
     return this.#table.size;
   }
@@ -403,7 +400,6 @@ export class InterfaceWriter extends InterfaceReader {
     return true;
   }
 
-  /** Removes an interface with its addresses. */
   remove(ifindex: number): boolean {
     const entry = this.get(ifindex);
     if (entry === null) return false;
@@ -454,7 +450,6 @@ export function withAddress(
   return others.toSpliced(before + 1, 0, address);
 }
 
-/** A list without an address. */
 export function withoutAddress(
   addresses: readonly InterfaceAddress[],
   address: InterfaceAddress,
@@ -574,7 +569,6 @@ export class NeighborWriter {
     return true;
   }
 
-  /** Removes all neighbours of an interface. */
   removeInterface(ifindex: number): void {
     this.#table.forEach((record) => {
       if (this.#words[record] === ifindex) this.remove(ifindex, this.#words[record + 1]);

@@ -13,7 +13,6 @@ const MAPPED = 0xffff;
 /** Bits before the IPv4 address in an IPv4-mapped one. */
 const MAPPED_BITS = 96;
 
-/** An address. */
 export class Address implements contract.Address {
   // `Uint32Array.of` takes longer.
   readonly words = new Uint32Array(WORDS);

@@ -60,7 +60,6 @@ export interface ServiceSetup
   readonly module: string;
   /** Every port served here, by any app. */
   readonly served: readonly number[];
-  /** The region for its metrics. */
   readonly metrics: View;
 }
 
@@ -287,7 +286,6 @@ interface Timer {
   due: number;
 }
 
-/** The timers of an app. */
 class Timers {
   readonly #now: () => number;
   #all: Timer[] = [];
@@ -336,7 +334,6 @@ class Timers {
   }
 }
 
-/** A running app. */
 export class Service {
   readonly #app: App;
   readonly #timers: Timers;
@@ -695,7 +692,6 @@ class Requests implements Datagrams {
     this.#left = 0;
   }
 
-  /** Whether there is a current datagram. */
   get isAtOne(): boolean {
     return this.#at !== NO_DESCRIPTOR;
   }
@@ -980,7 +976,6 @@ export class NetSide {
     this.#waker = new Waker(new TileReader(join.tile), wake);
   }
 
-  /** Whether datagrams wait. */
   get waiting(): boolean {
     return this.#consumer.available() > 0;
   }

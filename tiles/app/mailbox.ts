@@ -25,7 +25,6 @@ import type { Mailbox } from "./contract.ts";
 const SHAPE: LinkShape = { depth: 1024, payloadBytes: 1 << 20 };
 /** Bytes of either side's region. */
 export const MAILBOX_BYTES = TILE_REGION_BYTES + appLinkBytes(SHAPE);
-/** The longest mail. */
 export const LONGEST_MAIL = 65_536;
 /** Mail that is taken at once. */
 const MOST_AT_ONCE = 64;
@@ -87,7 +86,6 @@ export class MailboxEnd implements Mailbox {
     return true;
   }
 
-  /** Whether mail waits. */
   get waiting(): boolean {
     return this.#consumer.available() > 0;
   }

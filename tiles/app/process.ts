@@ -45,7 +45,6 @@ export interface ProcessSetup {
   readonly service: Omit<ServiceSetup, "metrics">;
   /** Of every link. */
   readonly shape: LinkShape;
-  /** Names of the net tiles. */
   readonly nets: readonly string[];
   /** Idle turns before its loop blocks. */
   readonly spinTurns: number;
@@ -69,7 +68,6 @@ export type AppReport =
   /** Its loop has ended, as it was told. */
   | { readonly type: "left" };
 
-/** What the master says. */
 export type AppOrder =
   /** Take the regions. `handedOver`: what waits in the links is its own to answer. */
   | { readonly type: "go"; readonly handedOver: boolean }
@@ -265,7 +263,6 @@ const core = (Deno as unknown as Record<symbol, {
   };
 }>)[(Deno as unknown as { internal: symbol }).internal]?.core;
 
-/** Timers of an app. */
 interface Timers {
   /** Where each timer was started that has neither fired nor been cleared. */
   pending(): string[];

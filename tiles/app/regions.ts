@@ -21,9 +21,7 @@
 import { f64, slice, u32, u8, type View } from "../../ffi/region.ts";
 import type { Histogram, Metric, MetricLabels, State } from "./contract.ts";
 
-/** Most metrics of an app. */
 const MOST_METRICS = 4096;
-/** Most bounds of a histogram. */
 const MOST_BOUNDS = 32;
 
 const RECORDS_AT = 64;
@@ -91,7 +89,6 @@ class Cell implements Metric, Histogram {
     this.#values[this.#counts + bucket]++;
   }
 
-  /** Where the counts begin. */
   get #counts(): number {
     return this.#at + RECORD_DOUBLES + this.#bounds.length;
   }

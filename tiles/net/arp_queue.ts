@@ -22,7 +22,6 @@ import { PACKET_WORDS } from "./rings.ts";
 export const Rank = { stranger: 0, acquainted: 1, gateway: 2 } as const;
 const RANKS = 3;
 
-/** Bounds of an ARP queue. */
 export interface ArpQueueLimits {
   /** Packets in all; also the most neighbours. */
   readonly total: number;
@@ -436,7 +435,6 @@ const UNSAFE = SOLICIT_DEPTH >>> 2;
 
 const PRODUCED = 0;
 const MESSAGES_AT = 16;
-/** Bytes of the region, in pages. */
 export const SOLICIT_LINK_BYTES = Math.ceil((MESSAGES_AT + SOLICIT_DEPTH * 2) * 4 / 4096) * 4096;
 
 /** The net tile's end. */

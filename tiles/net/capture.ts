@@ -126,16 +126,13 @@ function writeBareHeaders(view: DataView, words: Uint32Array, length: number): v
 //     byte 2048·n  record n − 1: eight words (flags, reason, interface, size, seconds, microseconds: see
 //                  `Captured`), then the first bytes of the frame
 
-/** Records that a ring keeps. */
 export const CAPTURE_RECORDS = 512;
 const RECORD_BYTES = 2048;
 const HEADER_WORDS = 8;
 /** Bytes of a frame that are kept. Only a datagram of the kernel's sockets can have more. */
 export const MOST_CAPTURED = RECORD_BYTES - HEADER_WORDS * 4;
-/** Bytes of the region. */
 export const CAPTURE_BYTES = RECORD_BYTES * (CAPTURE_RECORDS + 1);
 
-/** Flags of a record. */
 export const CaptureFlag = {
   /** On its way out. */
   out: 1,

@@ -35,7 +35,6 @@ const FRAMES_AT = 64;
 /** The totals of XDP_STATISTICS, which are carried over. */
 const TOTALS = 6;
 
-/** Bytes of the record for a UMEM of `frames` frames. */
 export function frameRecordBytes(frames: number): number {
   return FRAMES_AT + Math.ceil(frames / 8) * 8;
 }

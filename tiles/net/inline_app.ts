@@ -164,7 +164,6 @@ class InlineRequests implements Datagrams {
     this.#packets = batch.packets;
   }
 
-  /** How many there are in the batch. */
   get count(): number {
     return this.#count;
   }
@@ -199,7 +198,6 @@ class InlineRequests implements Datagrams {
   get batch(): RxBatch {
     return this.#batch;
   }
-  /** The descriptions of the batch. */
   get packets(): Int32Array {
     return this.#packets;
   }
@@ -529,7 +527,6 @@ class InlineAnswers implements Answers {
     this.#transmitter.reflect(this.#sender, this.#requests.batch, this.#reflected, count);
   }
 
-  /** Sends the batch. */
   #flush(): void {
     const count = this.#count;
     if (count === 0) return;

@@ -51,7 +51,6 @@ export const TAG_BYTES = 4;
 export const MOST_TAGS = 2;
 /** Bytes of an IPv4 header without options. Packets with options are left to the kernel. */
 export const IPV4_BYTES = 20;
-/** Bytes of a UDP header. */
 export const UDP_BYTES = 8;
 /** Bytes of IPv4 and UDP headers. */
 export const PACKET_HEADER_BYTES = IPV4_BYTES + UDP_BYTES;
@@ -289,7 +288,6 @@ export class Umem {
     return this.#freeFrames;
   }
 
-  /** Free large buffers. */
   get freeLarge(): number {
     return this.#freeLarge;
   }

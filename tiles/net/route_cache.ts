@@ -109,7 +109,6 @@ const NO_NEIGHBOR = -2;
 /** Instead of the index of an entry: the neighbour is not known, so there is none. */
 export const UNRESOLVED = -1;
 
-/** The counter to increment for an outcome that is a drop. */
 export function dropCounter(outcome: number): number {
   return DROPS_BELOW - outcome;
 }
@@ -228,7 +227,6 @@ export class RouteCache {
       words[r + Route.epoch] === this.#epoch && words[r + Route.member] === member;
   }
 
-  /** Index of the entry in a slot. */
   #at(slot: number): number {
     return ((slot & this.#mask) * ENTRY_WORDS) & MOST_WORDS;
   }
@@ -458,7 +456,6 @@ export class Resolver {
     this.#solicits.ask(neighbors.ifindex(record), neighbors.address(record) | 0);
   }
 
-  /** Makes the entry for what was decided. */
   #make(peer: number, local: number, member: number): number {
     const egress = this.#egress(local);
     const { words } = this.#cache;

@@ -59,7 +59,6 @@ const WAITING_FILL = 0.5;
 const PATIENCE_MILLIS = 100;
 const BATCHES = HISTOGRAMS.tx_batch;
 
-/** What a net tile is made with. */
 export interface NetSetup {
   /** Netbase, to be read. */
   readonly netbase: View;
@@ -69,7 +68,6 @@ export interface NetSetup {
   readonly record: View;
   /** What it counts by socket and port (`traffic.ts`). */
   readonly traffic: View;
-  /** The memory of its route cache. */
   readonly routeCache: View;
   readonly frameBytes: number;
   readonly frames: number;
@@ -249,7 +247,6 @@ class NetTile implements Tile {
   #patience = PATIENCE_MILLIS;
   #generation = -1;
   #turns = 0;
-  /** Whether the last turn had work. */
   #worked = false;
 
   constructor(

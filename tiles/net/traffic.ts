@@ -135,7 +135,6 @@ export class TrafficCounter {
     return cells;
   }
 
-  /** The shares of the links, by app. */
   get links(): Float64Array {
     return this.#traffic.links;
   }

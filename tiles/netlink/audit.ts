@@ -39,7 +39,6 @@ const COUNTERS: { readonly [table in AuditTable]: number } = {
   neighbors: NETLINK.index.audit_difference_neighbors,
 };
 
-/** The result of an audit. */
 export interface AuditReport {
   readonly tables: Readonly<Record<AuditTable, { entries: number; divergent: number }>>;
   /** Sum over all tables. */

@@ -243,7 +243,6 @@ export function neighborEntries({ interfaces, neighbors }: NetbaseReader): Entry
   return all.map((neighbor) => neighborEntry(neighbor, nameOf));
 }
 
-/** One neighbour, as in `neighborEntries`. */
 export function neighborEntry(
   neighbor: Readonly<NeighborEntry>,
   nameOf: (ifindex: number) => string,
@@ -325,7 +324,6 @@ export class Snapshots {
     this.#answered = this.#control.requestNumber;
   }
 
-  /** Whether a request is unanswered. */
   get pending(): boolean {
     return this.#control.requestNumber !== this.#answered;
   }

@@ -59,7 +59,6 @@ export interface MirrorOptions {
   readonly neighbors?: NeighborListener;
   /** Bytes of receive buffer to ask for, instead of the default. */
   readonly receiveBuffer?: number;
-  /** Writes a line to the log. */
   log?(line: string): void;
 }
 
@@ -230,7 +229,6 @@ export class Mirror implements MessageHandler {
     return count;
   }
 
-  /** Applies an event. */
   message(message: nl.MessageCursor): void {
     if (!this.#resync.event(message, this.#now)) return;
     this.events++;

@@ -94,7 +94,6 @@ export class SolicitReceiver {
     return this.#link.lapped;
   }
 
-  /** Whether there are solicits to take. */
   get pending(): boolean {
     return this.#link.waiting;
   }
@@ -252,7 +251,6 @@ export class NeighborResolver {
     this.setTable({ others: 0, capacity: DEFAULT_CAPACITY });
   }
 
-  /** Solicits that are unanswered. */
   get outstanding(): number {
     return this.#outstanding.size;
   }

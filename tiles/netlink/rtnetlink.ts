@@ -341,7 +341,6 @@ class Attributes {
     return this;
   }
 
-  /** The types that are present. */
   get types(): number[] {
     return [...this.#seen.subarray(0, this.#count)];
   }
@@ -429,7 +428,6 @@ export class MessageWriter {
     this.#data = new DataView(this.bytes.buffer);
   }
 
-  /** Begins a message with its header. */
   begin({ type, flags, sequence = 0 }: { type: number; flags: number; sequence?: number }): this {
     this.#at = 0;
     return this.u32(0).u16(type).u16(flags).u32(sequence).u32(0);
@@ -652,7 +650,6 @@ export interface NeighborMessage extends NeighborEntry {
   confirmedMillis: number;
 }
 
-/** An empty message, to be filled. */
 export function emptyNeighborMessage(): NeighborMessage {
   return { ...emptyNeighbor(), type: 0, hasMac: false, confirmedMillis: -1 };
 }
@@ -765,7 +762,6 @@ function decodeMembers(bytes: Uint8Array): GroupMember[] {
   }));
 }
 
-/** A policy rule as a message has it. */
 interface RuleMessage {
   readonly priority: number;
   readonly table: number;
@@ -815,7 +811,6 @@ export const DUMPS = {
   neighborTables: { type: RTM_GETNEIGHTBL, headerBytes: NDTMSG_BYTES, family: AF_INET },
 } as const;
 
-/** One of {@linkcode DUMPS}. */
 export type DumpKind = keyof typeof DUMPS;
 
 /** Writes the request for a dump; returns its length. */

@@ -52,11 +52,9 @@ import type { DumpEnd, Dumper } from "./rtnetlink.ts";
 /** The tables as bits of a set, in the order in which they are read: each needs those before it. */
 export const TableBit = { interfaces: 1, rules: 2, nextHops: 4, routes: 8, neighbors: 16 } as const;
 
-/** All of them. */
 export const ALL_TABLES = 31;
 
 export interface Table {
-  /** One of {@linkcode TableBit}. */
   readonly bit: number;
   /** The dumps that have all of it, in order. */
   readonly dumps: readonly nl.DumpKind[];

@@ -31,7 +31,6 @@ import { type NeighborMessage, type NeighborTableMessage, NTF_EXT_LEARNED } from
 import type { NeighborListener } from "./tables.ts";
 import { Filters, type InterfaceFilter } from "./xdp_filter.ts";
 
-/** What the netlink tile is given. */
 export interface NetlinkSetup {
   /** Netbase, writable. */
   readonly netbase: View;
@@ -41,7 +40,6 @@ export interface NetlinkSetup {
   readonly solicits: readonly View[];
   /** The XDP programs' filters, by interface. */
   readonly filters: readonly InterfaceFilter[];
-  /** UDP ports that are served. */
   readonly ports: readonly number[];
   readonly eventfd: number;
   /** Net tiles to wake when netbase changes: their ARP queues may wait for that. */

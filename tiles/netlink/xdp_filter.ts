@@ -112,7 +112,6 @@ function setBits(words: Uint32Array, bits: Iterable<number>): void {
   for (let i = 0; i < words.length; i++) words[i] = wanted[i];
 }
 
-/** The filter of an attached interface. */
 export interface InterfaceFilter {
   readonly ifindex: number;
   /** The XDP program's map, writable. */
@@ -130,7 +129,6 @@ interface Written {
   isFullLogged: boolean;
 }
 
-/** Writes the filters. */
 export class Filters {
   readonly #interfaces: InterfaceWriter;
   readonly #filters: readonly Written[];

@@ -205,7 +205,6 @@ class Appliance {
     return worker;
   }
 
-  /** Polls every tile. */
   #poll(): void {
     if (this.#ending) return;
     this.#control.pulse();
@@ -441,7 +440,6 @@ const ALLOWED_CAPABILITIES: { readonly [kind in WorkerKind]: number } = {
   status: 0,
 };
 
-/** How a tile is confined. */
 interface Confined {
   readonly landlock: boolean;
   readonly observed: boolean;
@@ -496,7 +494,6 @@ export class TileWorker {
   #stalled = 0;
   /** Whether it waits to be made, or for its predecessor's end. */
   #waits: boolean;
-  /** Whether it was told to end. */
   #isToEnd = false;
   #ending?: Ending;
 
@@ -532,7 +529,6 @@ export class TileWorker {
     this.#worker.postMessage(boot);
   }
 
-  /** Whether it has ended. */
   get over(): boolean {
     return this.#over;
   }

@@ -184,7 +184,6 @@ export class ControlReader {
     return Atomics.load(this.#words, REQUEST);
   }
 
-  /** The last request. */
   get request(): ControlRequest {
     return {
       number: this.requestNumber,
@@ -202,7 +201,6 @@ export class ControlReader {
 //     word 1  bytes of the text
 //     byte 64…  the text, UTF-8
 
-/** Bytes of the region. */
 export const SNAPSHOT_BYTES = 1 << 20;
 const TEXT_AT = 64;
 export const MOST_ANSWER_BYTES = SNAPSHOT_BYTES - TEXT_AT;

@@ -89,7 +89,6 @@ export const NET = table({
   frames_in_kernel: "UMEM frames that the kernel has, to receive into or to send.",
 });
 
-/** Counters of the netlink tile. */
 export const NETLINK = table({
   events: "Netlink notifications applied.",
   dumps: "Netlink dumps started.",
@@ -138,7 +137,6 @@ export const APP = table({
   busy_seconds: BUSY,
 });
 
-/** Counters of the status tile. */
 export const STATUS = table({
   control_requests: "Requests on the control socket.",
   control_errors: "Requests on the control socket that were answered with an error.",
@@ -175,7 +173,6 @@ function histograms<const Name extends string>(
 
 const BATCH_BOUNDS = [1, 2, 4, 8, 16, 32, 64];
 
-/** Histograms of a net tile. */
 export const HISTOGRAMS = histograms({
   // Two for each power of two (`tiles/net/traffic.ts`), in seconds.
   latency: [

@@ -134,7 +134,6 @@ export type ApplianceReport =
     readonly ringsLost?: boolean;
   };
 
-/** An order of the master. */
 export type ApplianceOrder =
   /** Serve: the predecessor has ended. */
   | { readonly type: "go" }

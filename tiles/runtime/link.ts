@@ -57,7 +57,6 @@ export const REFLECTED = 0xffff_ffff;
 /** The word of the first descriptor, and log2 of a descriptor's words. */
 const FIRST_DESCRIPTOR = 32;
 const DESCRIPTOR_SHIFT = 3;
-/** Descriptors of the deepest link. */
 const MOST_DESCRIPTORS = 1 << 16;
 
 /**

@@ -9,7 +9,6 @@
 /** The importance of a line for operators: priorities of syslog(3). */
 export const Level = { error: 3, warning: 4, notice: 5, info: 6, debug: 7 } as const;
 
-/** Writes lines to the log. */
 export type Log = (text: string, level?: number) => void;
 
 /** Whether a field of a message is a level. It may be left out. */

@@ -11,7 +11,6 @@
 import { COUNTERS, GAUGES } from "./counters.ts";
 import type { TileKind } from "./tile.ts";
 
-/** A metric as this table declares it. */
 interface Declared {
   /** Without it, the name says it: a counter's ends in `_total`, and the others are gauges. */
   readonly type?: "histogram";
@@ -214,7 +213,6 @@ function named(name: string, declared: Declared): [string, Metric] {
   return [name, { type, labels: [], ...declared, ...unit === undefined ? {} : { unit } }];
 }
 
-/** Every metric, by its name. */
 export const METRICS: Readonly<Record<string, Metric>> = Object.fromEntries([
   ...Object.entries<Declared>(DECLARED).map(([name, declared]) => named(name, declared)),
   ...Object.entries(COUNTERS).flatMap(([kind, { help }]) =>

@@ -54,7 +54,6 @@ export function umemBytes(frames: number): number {
   return frames * FRAME_BYTES + LARGE_BUFFERS * UDP_BUFFER_BYTES;
 }
 
-/** The outcome of `planTiles`. */
 export type TilePlan = Readonly<ReturnType<typeof planTiles>>;
 
 /**

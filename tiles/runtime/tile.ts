@@ -143,7 +143,6 @@ const BURST = 1;
 const LIFE = 2;
 const COUNTERS_AT = 1024;
 
-/** The life of a tile. */
 export const Life = { booting: 0, running: 1, stopped: 2 } as const;
 
 /** A tile's own, writable side of its region. */

@@ -125,7 +125,6 @@ export interface ApplianceSetup {
  */
 export const REGIONS_VERSION = 5;
 
-/** A planned region. */
 interface RegionPlan {
   readonly name: string;
   readonly bytes: number;
@@ -146,7 +145,6 @@ interface TileHandle {
   readonly eventfd: number;
 }
 
-/** A tile that runs in a worker of the appliance. */
 export interface WorkerHandle extends TileHandle {
   readonly kind: WorkerKind;
   readonly region: Region;

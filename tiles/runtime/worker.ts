@@ -133,7 +133,6 @@ function dataOf<Data>(event: Event): Data {
   return (event as MessageEvent).data;
 }
 
-/** Resolves with the next message from main. */
 function nextMessage(): Promise<void> {
   return new Promise((resolve) => {
     addEventListener("message", () => resolve(), { once: true });
@@ -173,7 +172,6 @@ function openLibraries({ kind, clock }: BootMessage): Libraries {
   };
 }
 
-/** Confines this thread. */
 function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]) {
   return libraries.tile.confine({
     name: boot.name,

@@ -43,14 +43,12 @@ export function appNames(listen: readonly Listening[]): string[] {
   return [...new Set(listen.map(({ app }) => baseName(app)))];
 }
 
-/** Which frames a capture shows. */
 export interface CaptureFilter {
   readonly dropsOnly: boolean;
   /** Only those of this app's ports. */
   readonly app?: string;
 }
 
-/** All captures of an appliance. */
 export class Captures {
   readonly #rings: readonly View[];
   readonly #listen: readonly Listening[];

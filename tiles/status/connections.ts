@@ -14,7 +14,6 @@ import { delay } from "../runtime/tile.ts";
 /** How long open connections may continue after the listener is closed. */
 const LEAVE_MILLIS = 400;
 
-/** A listening socket. */
 export interface Listener {
   /** Its address if it is a TCP socket. */
   readonly address: ReturnType<Server["address"]>;
@@ -123,7 +122,6 @@ export class Connection {
     );
   }
 
-  /** Closes the writing direction. */
   closeWrite(): void {
     this.#socket.end();
   }

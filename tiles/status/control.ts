@@ -28,7 +28,6 @@ import { type CountedTile, countersOf, STATUS } from "../runtime/counters.ts";
 import { appNames, type Captures, type Listening } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
 
-/** Concurrent connections. */
 const MOST_CONNECTIONS = 64;
 /** Characters of a request. */
 const MOST_REQUEST = 1 << 16;
@@ -71,7 +70,6 @@ type Request = Readonly<Record<string, unknown>>;
 
 /** How requests on the control socket are answered. Tests set other limits. */
 interface Conversation {
-  /** Answers one line. */
   answer(line: string): Answer;
   readonly requestMillis?: number;
   readonly idleMillis?: number;

@@ -76,7 +76,6 @@ export function readPage(): ReadonlyMap<string, Uint8Array> {
   return new Map(names.map((name) => [name.slice(0, -3), Deno.readFileSync(`${folder}/${name}`)]));
 }
 
-/** What the metrics are made from. */
 export interface Measured
   extends
     Pick<ApplianceView, "netbase" | "counters" | "interfaces" | "control" | "health" | "listen"> {
@@ -215,13 +214,11 @@ export interface Distribution {
   readonly sum: number;
 }
 
-/** A metric and its samples. */
 export interface Family extends Metric {
   readonly name: string;
   readonly samples: { readonly labels: Labels; readonly value: number | Distribution }[];
 }
 
-/** All metrics as of now. */
 export function collect(measured: Measured): Family[] {
   const families = new Map<string, Family>();
   const put = (name: string, labels: Labels, value: number | Distribution) => {

@@ -71,7 +71,6 @@ export interface StatusSetup {
   readonly listen: readonly Listening[];
 }
 
-/** Starts listening. */
 export async function create(
   { setup, region, ask, onMessage, libraries }: TileContext<StatusSetup>,
 ): Promise<ServingTile> {

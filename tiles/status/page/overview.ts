@@ -41,7 +41,6 @@ export class Scrape {
     }
   }
 
-  /** All samples of a metric. */
   samples(name: string): readonly Sample[] {
     return this.#samples.get(name) ?? [];
   }
@@ -74,7 +73,6 @@ function unquoted(text: string): string {
 /** What is in a column: `packets`, `bytes` and `rate` are per second, `memory` is in bytes. */
 export type Kind = "text" | "packets" | "bytes" | "rate" | "count" | "memory" | "share" | "seconds";
 
-/** A column of a table. */
 export interface Column {
   readonly title: string;
   readonly kind: Kind;
@@ -86,7 +84,6 @@ export interface Table {
   readonly rows: readonly (readonly (string | number)[])[];
 }
 
-/** What tables are sorted by. */
 export const SORTS = ["packets", "bytes", "name"] as const;
 export type Sort = (typeof SORTS)[number];
 
@@ -154,7 +151,6 @@ class Interval {
     return this.#fold(metric, key, (sum, { value }) => sum + value);
   }
 
-  /** The largest of the values, by `key`. */
   largest(metric: string, key: Key): Map<string, number> {
     return this.#fold(metric, key, (most, { value }) => Math.max(most, value));
   }

@@ -28,7 +28,6 @@ const PATIENCE_MILLIS = 10_000;
 const MOST_POINTS = 300;
 /** Lines of a plot, each with a colour of its own (`page.css`). */
 const MOST_LINES = 8;
-/** Rows of a table. */
 const MOST_ROWS = 20;
 const PLOT_HEIGHT = 150;
 
