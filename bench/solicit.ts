@@ -18,7 +18,7 @@ import { openNetlink } from "../ffi/sockets.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { formatAddress } from "../netbase/route.ts";
 import { SOLICIT_LINK_BYTES } from "../tiles/net/arp_queue.ts";
-import { NeighborTablePoll } from "../tiles/netlink/neighbor_resolver.ts";
+import { neighborTablePoll } from "../tiles/netlink/neighbor_resolver.ts";
 import { Dumper } from "../tiles/netlink/rtnetlink.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
 import { TILE_REGION_BYTES, TileReader } from "../tiles/runtime/tile.ts";
@@ -112,7 +112,7 @@ class Bench {
   /** The largest number of entries in the kernel's table, over all namespaces, since it was 0. */
   #entries = 0;
   readonly #dumper = new Dumper(openNetlink());
-  readonly #tables = new NeighborTablePoll(
+  readonly #pollTable = neighborTablePoll(
     this.#dumper,
     ({ entries }) => this.#entries = Math.max(this.#entries, entries),
   );
@@ -147,7 +147,7 @@ class Bench {
     this.#worker.onerror = (event) => reject(new Error(event.message));
     this.#entries = 0;
     const look = setInterval(() => {
-      this.#tables.turn(performance.now(), { busy: true });
+      this.#pollTable(performance.now(), { busy: true });
       while (this.#dumper.turn() > 0);
     }, LOOK_MILLIS);
     this.#worker.postMessage(order);

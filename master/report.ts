@@ -7,6 +7,7 @@
 import { createHash } from "node:crypto";
 import { VERSION } from "../cli/command.ts";
 import type { ConfinedProcess } from "../ffi/process.ts";
+import type { View } from "../ffi/region.ts";
 import { RefusedCalls } from "../ffi/tile.ts";
 import { ControlReader } from "../tiles/runtime/control.ts";
 import { APP, NETLINK } from "../tiles/runtime/counters.ts";
@@ -14,9 +15,9 @@ import {
   HEALTH,
   type Health,
   type HealthState,
-  HealthWriter,
   type LoadedConfig,
   type ProcessValues,
+  writeHealth,
 } from "../tiles/runtime/health.ts";
 import { Level, once } from "../tiles/runtime/log.ts";
 import { rangeText } from "../tiles/runtime/plan.ts";
@@ -46,7 +47,7 @@ export class Report {
   readonly #libraries: MainLibraries;
   readonly #holdings: Holdings;
   readonly #monitor: HealthMonitor;
-  readonly #health: HealthWriter;
+  readonly #health: View;
   readonly #statusLine = new StatusLine();
   readonly #refusedCalls: RefusedCalls;
   /** The inode of its network namespace. */
@@ -72,7 +73,7 @@ export class Report {
     this.#libraries = libraries;
     this.#holdings = holdings;
     this.#refusedCalls = new RefusedCalls(own.view(APP_REFUSALS));
-    this.#health = new HealthWriter(own.view(HEALTH, { writable: true }));
+    this.#health = own.view(HEALTH, { writable: true });
     this.#started = before?.started ?? now();
     this.#hadXdp = before?.hadXdp ?? [];
     this.#loaded = before?.loaded ?? { hash: 0, at: 0, isGood: false };
@@ -117,7 +118,7 @@ export class Report {
     const line = this.#statusLine.next(at, health, serving?.tiles ?? []);
     if (line !== null) this.#libraries.host.notify(`STATUS=${line}`);
     const { appliance } = serving ?? {};
-    this.#health.write({
+    writeHealth(this.#health, {
       ...{ ...health, at, version: VERSION, started: this.#started, netns: this.#netns },
       ...{ config: serving?.run.config.file ?? null, loaded: this.#loaded },
       processes: [

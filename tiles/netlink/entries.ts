@@ -20,7 +20,7 @@ import { decide, emptyDecision, type NetbaseReader } from "../../netbase/netbase
 import type { Rib } from "../../netbase/rib.ts";
 import * as route from "../../netbase/route.ts";
 import { formatAddress, formatPrefix, type Route } from "../../netbase/route.ts";
-import { Ask, ControlReader, MOST_ANSWER_BYTES, SnapshotWriter } from "../runtime/control.ts";
+import { Ask, ControlReader, MOST_ANSWER_BYTES, writeAnswer } from "../runtime/control.ts";
 import type { Audit } from "./audit.ts";
 
 /** Names of {@linkcode Sync}. */
@@ -297,72 +297,60 @@ export interface RoutesPage {
   readonly count: number;
 }
 
-/** The netlink tile's end of the snapshot region. */
-export class Snapshots {
-  readonly #control: ControlReader;
-  readonly #writer: SnapshotWriter;
-  readonly #rib: Rib;
-  readonly #reader: NetbaseReader;
-  readonly #audit: Audit;
-  #answered: number;
-
-  /** `control` is read-only. Answers requests that come from now on. */
-  constructor(
-    { control, snapshot, rib, reader, audit }: {
-      readonly control: View;
-      readonly snapshot: View;
-      readonly rib: Rib;
-      readonly reader: NetbaseReader;
-      readonly audit: Audit;
+/** Answers requests that come from now on. `control` is read-only. */
+export function answerer(
+  { control, snapshot, rib, reader, audit }: {
+    readonly control: View;
+    readonly snapshot: View;
+    readonly rib: Rib;
+    readonly reader: NetbaseReader;
+    readonly audit: Audit;
+  },
+): { isAsked(): boolean; turn(): number } {
+  const requests = new ControlReader(control);
+  let answered = requests.requestNumber;
+  const isAsked = () => requests.requestNumber !== answered;
+  return {
+    isAsked,
+    /** Answers a request. Returns how much was done. */
+    turn() {
+      if (!isAsked()) return 0;
+      const { number, kind, arguments: words } = requests.request;
+      answered = number;
+      const answer = (head: object, lines = "") =>
+        writeAnswer(snapshot, number, `${JSON.stringify(head)}\n${lines}`);
+      if (kind === Ask.routes) {
+        const { lines, ...head } = routesPage(rib, interfaceNames(reader.interfaces), words);
+        answer(head, lines);
+      } else if (kind === Ask.audit) audit.request(answer);
+      return 1;
     },
-  ) {
-    this.#control = new ControlReader(control);
-    this.#writer = new SnapshotWriter(snapshot);
-    this.#rib = rib;
-    this.#reader = reader;
-    this.#audit = audit;
-    this.#answered = this.#control.requestNumber;
-  }
+  };
+}
 
-  get pending(): boolean {
-    return this.#control.requestNumber !== this.#answered;
-  }
-
-  /** Answers a request. Returns how much was done. */
-  turn(): number {
-    if (!this.pending) return 0;
-    const { number, kind, arguments: words } = this.#control.request;
-    this.#answered = number;
-    const answer = (head: object, lines = "") =>
-      this.#writer.answer(number, `${JSON.stringify(head)}\n${lines}`);
-    if (kind === Ask.routes) {
-      const { lines, ...head } = this.#routes(words);
-      answer(head, lines);
-    } else if (kind === Ask.audit) this.#audit.request(answer);
-    return 1;
-  }
-
-  /** Routes from a prefix on, without the first `skipped` of it. */
-  #routes([prefix, length, skipped]: readonly number[]): RoutesPage & { lines: string } {
-    const nameOf = interfaceNames(this.#reader.interfaces);
-    let at = { prefix, length, count: 0 };
-    let [lines, count] = ["", 0];
-    for (const route of this.#rib.routes({ prefix, length })) {
-      const { destination, prefixLength } = route;
-      if (destination !== at.prefix || prefixLength !== at.length) {
-        at = { prefix: destination, length: prefixLength, count: 0 };
-      }
-      if (destination !== prefix || prefixLength !== length || at.count >= skipped) {
-        const line = JSON.stringify(routeEntry(route, nameOf));
-        const isFull = count === PAGE_LINES || lines.length + line.length > PAGE_CHARACTERS;
-        if (isFull && count > 0) {
-          return { lines, count, next: [at.prefix, at.length, at.count] };
-        }
-        lines += `${line}\n`;
-        count++;
-      }
-      at.count++;
+/** Routes from a prefix on, without the first `skipped` of it. */
+function routesPage(
+  rib: Rib,
+  nameOf: (ifindex: number) => string,
+  [prefix, length, skipped]: readonly number[],
+): RoutesPage & { lines: string } {
+  let at = { prefix, length, count: 0 };
+  let [lines, count] = ["", 0];
+  for (const route of rib.routes({ prefix, length })) {
+    const { destination, prefixLength } = route;
+    if (destination !== at.prefix || prefixLength !== at.length) {
+      at = { prefix: destination, length: prefixLength, count: 0 };
     }
-    return { lines, count, next: null };
+    if (destination !== prefix || prefixLength !== length || at.count >= skipped) {
+      const line = JSON.stringify(routeEntry(route, nameOf));
+      const isFull = count === PAGE_LINES || lines.length + line.length > PAGE_CHARACTERS;
+      if (isFull && count > 0) {
+        return { lines, count, next: [at.prefix, at.length, at.count] };
+      }
+      lines += `${line}\n`;
+      count++;
+    }
+    at.count++;
   }
+  return { lines, count, next: null };
 }

@@ -652,7 +652,7 @@ export class NeighborSocket implements MessageHandler, NeighborKernel {
  * and confirms the neighbour itself. A neighbour that is not in use is not solicited.
  *
  * No event reports how long a confirmation lasts, and how full the kernel's table is, which all
- * namespaces share. `NeighborTablePoll` reads both now and then.
+ * namespaces share. `neighborTablePoll` reads both now and then.
  */
 
 /** How long a confirmation lasts on an interface, and the time before its end in which a use counts. */
@@ -753,31 +753,27 @@ function onGrid(millis: number): number {
 const BUSY_MILLIS = 500;
 const QUIET_MILLIS = 10_000;
 
-/** Reads the kernel's neighbour table parameters with a dumper that others use and turn. */
-export class NeighborTablePoll {
-  readonly #dumper: Dumper;
-  readonly #notify: (table: NeighborTableMessage) => void;
-  #polledAt = -Infinity;
-
-  /** `notify` gets the table, and the parameters of each interface. */
-  constructor(dumper: Dumper, notify: (table: NeighborTableMessage) => void) {
-    this.#dumper = dumper;
-    this.#notify = notify;
-  }
-
-  /** Begins a read when it is time. */
-  turn(now: number, { busy }: { busy: boolean }): void {
-    if (this.#dumper.busy || now - this.#polledAt < (busy ? BUSY_MILLIS : QUIET_MILLIS)) return;
-    this.#polledAt = now;
-    this.#dumper.dump(["neighborTables"], {
-      reply: (message) => {
+/**
+ * Reads the kernel's neighbour table parameters with a dumper that others use and turn: begins a read when it is time.
+ * `notify` gets the table, and the parameters of each interface.
+ */
+export function neighborTablePoll(
+  dumper: Dumper,
+  notify: (table: NeighborTableMessage) => void,
+): (now: number, options: { busy: boolean }) => void {
+  let polledAt = -Infinity;
+  return (now, { busy }) => {
+    if (dumper.busy || now - polledAt < (busy ? BUSY_MILLIS : QUIET_MILLIS)) return;
+    polledAt = now;
+    dumper.dump(["neighborTables"], {
+      reply(message) {
         const table = decodeNeighborTable(message);
-        if (table !== null) this.#notify(table);
+        if (table !== null) notify(table);
       },
       // The next read has what an interrupted one lacks.
       done() {},
     });
-  }
+  };
 }
 
 /** Maps `address` to another word, one to one: two rounds as in `hash`, each of them invertible. */

@@ -17,14 +17,14 @@ import { ControlReader } from "../runtime/control.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import { Life, type Tile, type TileContext, TileReader, Waker } from "../runtime/tile.ts";
 import { Audit } from "./audit.ts";
-import { Snapshots } from "./entries.ts";
+import { answerer } from "./entries.ts";
 import { Mirror } from "./mirror.ts";
 import {
   NeighborAgeing,
   type NeighborKernel,
   NeighborResolver,
   NeighborSocket,
-  NeighborTablePoll,
+  neighborTablePoll,
   SolicitReceiver,
 } from "./neighbor_resolver.ts";
 import { type NeighborMessage, type NeighborTableMessage, NTF_EXT_LEARNED } from "./rtnetlink.ts";
@@ -69,11 +69,11 @@ class NetlinkTile implements Tile, NeighborListener {
   #serves = false;
   readonly #control: ControlReader;
   readonly #ageing: NeighborAgeing;
-  readonly #tablePoll: NeighborTablePoll;
+  readonly #pollTable: ReturnType<typeof neighborTablePoll>;
   readonly #neighborSocket: NeighborSocket;
   readonly #receivers: readonly SolicitReceiver[];
   readonly #audit: Audit;
-  readonly #snapshots: Snapshots;
+  readonly #answerer: ReturnType<typeof answerer>;
   readonly #wakers: readonly Waker[];
   readonly #pollSet: Int32Array<ArrayBuffer>;
   /** Interfaces that packets leave by: the attached ones, and VLAN devices on them. */
@@ -112,7 +112,7 @@ class NetlinkTile implements Tile, NeighborListener {
       log,
     });
     const { dumper, routes: { gateways } } = this.#mirror;
-    this.#tablePoll = new NeighborTablePoll(dumper, (table) => this.#tableRead(table));
+    this.#pollTable = neighborTablePoll(dumper, (table) => this.#tableRead(table));
     const socket = this.#neighborSocket = new NeighborSocket(this.#library, log);
     const kernel: NeighborKernel = {
       solicit: (ifindex, address) => socket.solicit(ifindex, address),
@@ -133,7 +133,7 @@ class NetlinkTile implements Tile, NeighborListener {
       )
     );
     this.#audit = new Audit(this.#mirror, { counters, now: this.#now, log });
-    this.#snapshots = new Snapshots({
+    this.#answerer = answerer({
       ...setup,
       rib: this.#writer.rib,
       reader: this.#reader,
@@ -156,7 +156,7 @@ class NetlinkTile implements Tile, NeighborListener {
   start(): void {
     this.#context.libraries.tile.bePrompt(true);
     // The ageing times come before the first neighbour.
-    this.#tablePoll.turn(this.#now, { busy: false });
+    this.#pollTable(this.#now, { busy: false });
     while (this.#mirror.dumper.turn() > 0);
     this.#mirror.sync();
     if (this.#filters.turn()) this.#followInterfaces();
@@ -174,14 +174,14 @@ class NetlinkTile implements Tile, NeighborListener {
     // Once this tile is to leave, they are its successor's.
     if (!this.#control.leaving && this.#filters.turn()) this.#followInterfaces();
     this.#announce();
-    this.#tablePoll.turn(now, { busy: this.#receivers.some(({ resolver }) => resolver.busy) });
+    this.#pollTable(now, { busy: this.#receivers.some(({ resolver }) => resolver.busy) });
     this.#reader.refresh();
     for (const receiver of this.#receivers) work += receiver.turn(now);
-    return work + this.#snapshots.turn() + this.#audit.turn(now);
+    return work + this.#answerer.turn() + this.#audit.turn(now);
   }
 
   pending(): boolean {
-    return (!this.#serves && this.#control.serves) || this.#snapshots.pending ||
+    return (!this.#serves && this.#control.serves) || this.#answerer.isAsked() ||
       this.#receivers.some(({ pending }) => pending);
   }
 

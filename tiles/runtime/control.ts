@@ -212,23 +212,14 @@ const ANSWER_MILLIS = 120_000;
 /** How often the answer is polled for. */
 const POLL_MILLIS = 1;
 
-/** The netlink tile's side. */
-export class SnapshotWriter {
-  readonly #words: Uint32Array;
-  readonly #text: Uint8Array;
-
-  constructor(view: View) {
-    this.#words = u32(view);
-    this.#text = u8(slice(view, TEXT_AT, MOST_ANSWER_BYTES));
-  }
-
-  /** Answers request `number`. RangeError: the text is too long. */
-  answer(number: number, text: string): void {
-    const { read, written } = new TextEncoder().encodeInto(text, this.#text);
-    if (read < text.length) throw new RangeError(`${text.length} characters are no answer`);
-    this.#words[LENGTH] = written;
-    Atomics.store(this.#words, NUMBER, number);
-  }
+/** Answers request `number`, on the netlink tile's side. RangeError: the text is too long. */
+export function writeAnswer(snapshot: View, number: number, text: string): void {
+  const words = u32(snapshot);
+  const into = u8(slice(snapshot, TEXT_AT, MOST_ANSWER_BYTES));
+  const { read, written } = new TextEncoder().encodeInto(text, into);
+  if (read < text.length) throw new RangeError(`${text.length} characters are no answer`);
+  words[LENGTH] = written;
+  Atomics.store(words, NUMBER, number);
 }
 
 /** An answer of the netlink tile: an object about it, and its lines, each with its end. */
@@ -237,54 +228,41 @@ export interface Told<Head> {
   readonly lines: string;
 }
 
-/** The status tile's side: asks, one question at a time, by main and the control region. */
-export class Question {
-  readonly #ask: (request: ControlRequest) => void;
-  readonly #timeoutMs: number;
-  readonly #words: Uint32Array;
-  readonly #text: Uint8Array;
-  #number: number;
-  #last: Promise<unknown> = Promise.resolve();
+/**
+ * Asks the netlink tile for an answer to a request of `kind` (`Ask`), after earlier requests have theirs. Rejects if
+ * there is none in time.
+ */
+export type Question = <Head>(kind: number, ...words: readonly number[]) => Promise<Told<Head>>;
 
-  /** `ask` brings a request to main. */
-  constructor(
-    { control, snapshot }: { control: View; snapshot: View },
-    ask: (request: ControlRequest) => void,
-    { timeoutMs = ANSWER_MILLIS } = {},
-  ) {
-    this.#ask = ask;
-    this.#timeoutMs = timeoutMs;
-    this.#words = u32(snapshot);
-    this.#text = u8(slice(snapshot, TEXT_AT, MOST_ANSWER_BYTES));
-    // Continues from where a predecessor stopped.
-    this.#number = new ControlReader(control).requestNumber;
-  }
-
-  /**
-   * Resolves with the answer to a request of `kind` (`Ask`), after earlier requests have theirs.
-   * Throws Error if there is none in time.
-   */
-  ask<Head>(kind: number, ...words: readonly number[]): Promise<Told<Head>> {
-    const answer = this.#last.then(() => this.#one<Head>(kind, words));
-    this.#last = answer.catch(() => {});
-    return answer;
-  }
-
-  /**
-   * It is polled for: a notify would have V8 write, on the netlink tile's thread, to an
-   * eventfd of this tile's event loop, which that thread may not.
-   */
-  async #one<Head>(kind: number, words: readonly number[]): Promise<Told<Head>> {
-    this.#number = this.#number === 0xffffffff ? 1 : this.#number + 1;
-    this.#ask({ number: this.#number, kind, arguments: words });
-    const deadline = performance.now() + this.#timeoutMs;
-    while (Atomics.load(this.#words, NUMBER) !== this.#number) {
+/** The status tile's side: asks one question at a time. `ask` brings a request to main. */
+export function questioner(
+  { control, snapshot }: { control: View; snapshot: View },
+  ask: (request: ControlRequest) => void,
+  { timeoutMs = ANSWER_MILLIS } = {},
+): Question {
+  const words = u32(snapshot);
+  const bytes = u8(slice(snapshot, TEXT_AT, MOST_ANSWER_BYTES));
+  // Continues from where a predecessor stopped.
+  let number = new ControlReader(control).requestNumber;
+  let last: Promise<unknown> = Promise.resolve();
+  const answerTo = async (kind: number, args: readonly number[]) => {
+    number = number === 0xffffffff ? 1 : number + 1;
+    ask({ number, kind, arguments: args });
+    const deadline = performance.now() + timeoutMs;
+    // It is polled for: a notify would have V8 write, on the netlink tile's thread, to an eventfd of this tile's
+    // event loop, which that thread may not.
+    while (Atomics.load(words, NUMBER) !== number) {
       if (performance.now() > deadline) throw new Error("the netlink tile does not answer");
       await delay(POLL_MILLIS);
     }
     // TextDecoder does not read shared memory.
-    const text = new TextDecoder().decode(this.#text.slice(0, this.#words[LENGTH]));
+    const text = new TextDecoder().decode(bytes.slice(0, words[LENGTH]));
     const end = text.indexOf("\n");
     return { head: JSON.parse(text.slice(0, end)), lines: text.slice(end + 1) };
-  }
+  };
+  return (kind, ...args) => {
+    const answer = last.then(() => answerTo(kind, args));
+    last = answer.catch(() => {});
+    return answer;
+  };
 }

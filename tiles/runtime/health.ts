@@ -82,28 +82,19 @@ export const HEALTH = "health";
 export const HEALTH_BYTES = 1 << 17;
 const [SEQUENCE, LENGTH, TEXT_AT] = [0, 1, 64];
 
-/** The master's side. */
-export class HealthWriter {
-  readonly #words: Uint32Array;
-  readonly #text: Uint8Array;
-
-  constructor(view: View) {
-    this.#words = u32(view);
-    this.#text = u8(slice(view, TEXT_AT, HEALTH_BYTES - TEXT_AT));
+/** Replaces the report, on the master's side. If it is too long, the processes are left out. */
+export function writeHealth(view: View, report: HealthReport): void {
+  const words = u32(view);
+  const into = u8(slice(view, TEXT_AT, HEALTH_BYTES - TEXT_AT));
+  let text = new TextEncoder().encode(JSON.stringify(report));
+  if (text.length > into.length) {
+    text = new TextEncoder().encode(JSON.stringify({ ...report, processes: [] }));
   }
-
-  /** Replaces the report. If it is too long, the processes are left out. */
-  write(report: HealthReport): void {
-    let text = new TextEncoder().encode(JSON.stringify(report));
-    if (text.length > this.#text.length) {
-      text = new TextEncoder().encode(JSON.stringify({ ...report, processes: [] }));
-    }
-    // A master that was killed in the middle of this takes everything with it.
-    Atomics.add(this.#words, SEQUENCE, 1);
-    this.#text.set(text);
-    this.#words[LENGTH] = text.length;
-    Atomics.add(this.#words, SEQUENCE, 1);
-  }
+  // A master that was killed in the middle of this takes everything with it.
+  Atomics.add(words, SEQUENCE, 1);
+  into.set(text);
+  words[LENGTH] = text.length;
+  Atomics.add(words, SEQUENCE, 1);
 }
 
 /** The master writes every second. */

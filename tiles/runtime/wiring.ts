@@ -333,7 +333,7 @@ export class Wiring {
       solicits: this.nets.map(({ name }) => this.#region(`solicit ${name}`).reader),
       filters: this.#setup.attached.map(({ ifindex, name }) => ({
         ifindex,
-        view: this.#filter(name),
+        view: this.#handed.view(`filter ${name}`),
       })),
       ports: this.#served,
       eventfd: this.netlink.eventfd,
@@ -341,15 +341,6 @@ export class Wiring {
       control: this.control.reader,
       snapshot: this.snapshot.writer,
     };
-  }
-
-  /** The filter map of an interface's XDP program; the netlink tile writes it. */
-  #filter(name: string) {
-    const known = this.#regions.get(`filter ${name}`);
-    if (known !== undefined) return known.writer;
-    const writer = this.#handed.view(`filter ${name}`);
-    this.#regions.set(`filter ${name}`, { writer, reader: writer });
-    return writer;
   }
 
   statusSetup(): StatusSetup {

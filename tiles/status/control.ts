@@ -203,7 +203,7 @@ function list(entries: readonly Entry[]): string {
 
 /** A full table has a million routes, so the netlink tile sends them in parts. */
 async function* routes(question: Question): AsyncGenerator<string> {
-  const ask = (from: readonly number[]) => question.ask<RoutesPage>(Ask.routes, ...from);
+  const ask = (from: readonly number[]) => question<RoutesPage>(Ask.routes, ...from);
   let count = 0;
   for (let next: Promise<Told<RoutesPage>> | null = ask([0, 0, 0]); next !== null;) {
     const { head, lines }: Told<RoutesPage> = await next;
@@ -221,7 +221,7 @@ function route({ netbase, read }: ApplianceView, { destination, source }: Reques
 }
 
 async function* audit({ question }: ApplianceView): AsyncGenerator<string> {
-  yield jsonLine((await question.ask<Entry>(Ask.audit)).head);
+  yield jsonLine((await question<Entry>(Ask.audit)).head);
 }
 
 function capture(

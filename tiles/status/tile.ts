@@ -11,7 +11,7 @@ import type { View } from "../../ffi/region.ts";
 import { RefusedCalls } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { MetricsReader } from "../app/regions.ts";
-import { Ask, ControlReader, type Outcome, Question } from "../runtime/control.ts";
+import { Ask, ControlReader, type Outcome, questioner } from "../runtime/control.ts";
 import { Traffic } from "../net/traffic.ts";
 import { HealthReader } from "../runtime/health.ts";
 import {
@@ -95,7 +95,7 @@ export async function create(
   const appliance: ApplianceView = {
     ...{ netbase, read, counters, control, health, interfaces, listen },
     tiles,
-    question: new Question(setup, ask),
+    question: questioner(setup, ask),
     metrics: () => metricsText(measured),
     captures: new Captures(setup.captures, listen, {
       get: () => control.captureMode,

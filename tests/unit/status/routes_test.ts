@@ -9,16 +9,16 @@ import { heapView } from "../../../ffi/region.ts";
 import { NLM_F_APPEND, type Route } from "../../../netbase/route.ts";
 import { Audit, type AuditedMirror } from "../../../tiles/netlink/audit.ts";
 import {
+  answerer,
   interfaceNames,
   routeEntry,
   type RoutesPage,
-  Snapshots,
 } from "../../../tiles/netlink/entries.ts";
 import {
   Ask,
   CONTROL_BYTES,
   ControlWriter,
-  Question,
+  questioner,
   SNAPSHOT_BYTES,
   type Told,
 } from "../../../tiles/runtime/control.ts";
@@ -93,22 +93,16 @@ Deno.test("routes come in parts, a prefix with more routes than a part holds amo
   }
   const [control, snapshot] = [heapView(CONTROL_BYTES), heapView(SNAPSHOT_BYTES)];
   const audit = new Audit({} as AuditedMirror, { counters: new Float64Array(), now: 0, log() {} });
-  const snapshots = new Snapshots({
-    control,
-    snapshot,
-    rib,
-    reader,
-    audit,
-  });
+  const tile = answerer({ control, snapshot, rib, reader, audit });
   const main = new ControlWriter(control);
-  const question = new Question({ control, snapshot }, (request) => {
+  const question = questioner({ control, snapshot }, (request) => {
     main.ask(request);
-    assert.equal(snapshots.turn(), 1);
+    assert.equal(tile.turn(), 1);
   });
   const told: string[] = [];
   let parts = 0;
   for (let next: readonly number[] | null = [0, 0, 0]; next !== null; parts++) {
-    const { head, lines }: Told<RoutesPage> = await question.ask(Ask.routes, ...next);
+    const { head, lines }: Told<RoutesPage> = await question(Ask.routes, ...next);
     const own = lines.trimEnd().split("\n");
     assert.equal(own.length, head.count);
     told.push(...own);
@@ -121,6 +115,6 @@ Deno.test("routes come in parts, a prefix with more routes than a part holds amo
 
 Deno.test("an answer that does not come is an error after a time", async () => {
   const regions = { control: heapView(CONTROL_BYTES), snapshot: heapView(SNAPSHOT_BYTES) };
-  const question = new Question(regions, () => {}, { timeoutMs: 20 });
-  await assert.rejects(question.ask(Ask.audit), /does not answer/);
+  const question = questioner(regions, () => {}, { timeoutMs: 20 });
+  await assert.rejects(question(Ask.audit), /does not answer/);
 });
