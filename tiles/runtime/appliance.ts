@@ -478,7 +478,7 @@ export class TileWorker {
   readonly #boot: BootMessage;
   readonly #events: TileEvents;
   readonly #threads: Threads;
-  readonly #reports: Reports;
+  readonly #read: (data: unknown) => TileReport;
   readonly #log: (level: number | undefined, line: string) => void;
   readonly #worker: Worker;
   readonly #ready = Promise.withResolvers<void>();
@@ -510,7 +510,7 @@ export class TileWorker {
     this.#waits = boot.held;
     this.#events = events;
     this.#threads = threads;
-    this.#reports = new Reports(boot);
+    this.#read = reportReader(boot);
     this.#log = bounded((line, level) => events.log(line, level));
     this.ready = this.#ready.promise;
     this.running = this.#running.promise;
@@ -553,7 +553,7 @@ export class TileWorker {
     if (this.#over || this.#ending !== undefined) return;
     let report: TileReport;
     try {
-      report = this.#reports.read(data);
+      report = this.#read(data);
     } catch (error) {
       return this.#refuse(sentenceOf(error));
     }
@@ -706,33 +706,21 @@ const REPORTS: Shapes<TileReport> = {
 const REPORTS_A_SECOND = 2000;
 
 /**
- * Reads the messages of one worker. The code of an inline app might post what the runtime can post, so each message is
- * checked for its shape, and whether the tile may send it at this point of its life; and their number is limited.
+ * Returns what reads the messages of one worker, or throws Error if this tile cannot send one now. The code of an
+ * inline app might post what the runtime can post, so each message is checked for its shape, and whether the tile may
+ * send it at this point of its life; and their number is limited.
  */
-class Reports {
-  readonly #kind: WorkerKind;
-  readonly #beside: boolean;
-  readonly #said = new Set<TileReport["type"]>();
-  readonly #now: () => number;
-  /** The beginning of the second in which `#count` messages came. */
-  #begun = -Infinity;
-  #count = 0;
-
-  /** `kind` is that of the worker. `beside`: it starts beside its predecessor. */
-  constructor(
-    { kind, beside }: { kind: WorkerKind; beside: boolean },
-    now: () => number = () => performance.now(),
-  ) {
-    this.#kind = kind;
-    this.#beside = beside;
-    this.#now = now;
-  }
-
-  /** Returns the report. Throws Error if this tile cannot send it now. */
-  read(data: unknown): TileReport {
-    const now = this.#now();
-    if (now - this.#begun >= 1000) [this.#begun, this.#count] = [now, 0];
-    if (++this.#count > REPORTS_A_SECOND) {
+function reportReader(
+  { kind, beside }: Pick<BootMessage, "kind" | "beside">,
+): (data: unknown) => TileReport {
+  const said = new Set<TileReport["type"]>();
+  /** The beginning of the second in which `count` messages came. */
+  let begun = -Infinity;
+  let count = 0;
+  return (data) => {
+    const now = performance.now();
+    if (now - begun >= 1000) [begun, count] = [now, 0];
+    if (++count > REPORTS_A_SECOND) {
       throw new Error(`posted more than ${REPORTS_A_SECOND} messages in a second`);
     }
     let report: TileReport;
@@ -741,24 +729,17 @@ class Reports {
     } catch (error) {
       throw new Error(`posted ${sentenceOf(error)}`);
     }
-    this.#expect(report.type);
-    return report;
-  }
-
-  #expect(type: TileReport["type"]): void {
-    if (type === "log") return;
-    if (type === "ask") {
-      if (this.#kind === "status") return;
-      throw new Error("posted a request, which only the status tile may");
-    }
-    const after = type === "started" || type === "failed" || type === "stopped"
-      ? true
-      : this.#said.has("started") && (type !== "ready" || this.#beside);
-    if (!after || this.#said.has(type)) {
+    const { type } = report;
+    if (type === "log" || (type === "ask" && kind === "status")) return report;
+    if (type === "ask") throw new Error("posted a request, which only the status tile may");
+    const isFirst = type === "started" || type === "failed" || type === "stopped";
+    const isInTurn = isFirst || (said.has("started") && (type !== "ready" || beside));
+    if (!isInTurn || said.has(type)) {
       throw new Error(`posted a message of type ${type} out of turn`);
     }
-    this.#said.add(type);
-  }
+    said.add(type);
+    return report;
+  };
 }
 
 /** How often a waiting start polls. */

@@ -49,47 +49,49 @@ export interface CaptureFilter {
   readonly app?: string;
 }
 
-export class Captures {
-  readonly #rings: readonly View[];
-  readonly #listen: readonly Listening[];
-  readonly #mode: { get(): number; set(mode: number): void };
-  readonly #open = new Set<CaptureFilter>();
+/**
+ * Frames from now on, as lines of JSON, until the iterator is closed. `interfaceNames` returns the names by index as
+ * they are then. Throws Error if there are too many captures, or net tiles do not start.
+ */
+export type CaptureStream = (
+  filter: CaptureFilter,
+  interfaceNames: () => (ifindex: number) => string,
+) => AsyncGenerator<string>;
 
-  /**
-   * `rings` are those of all net tiles. `mode.set` tells net tiles what to write (`CaptureMode`), and
-   * `mode.get` returns what they were told last. Captures that a predecessor left open end.
-   */
-  constructor(
-    rings: readonly View[],
-    listen: readonly Listening[],
-    mode: { get(): number; set(mode: number): void },
-  ) {
-    this.#rings = rings;
-    this.#listen = listen;
-    this.#mode = mode;
-    this.#updateMode();
-  }
+/**
+ * Passes what is in `rings`, those of all net tiles, to captures. `mode.set` tells net tiles what to write
+ * (`CaptureMode`), and `mode.get` returns what they were told last. Captures that a predecessor left open end.
+ */
+export function captureStreams(
+  rings: readonly View[],
+  listen: readonly Listening[],
+  mode: { get(): number; set(mode: number): void },
+): CaptureStream {
+  const open = new Set<CaptureFilter>();
+  const wantedMode = () => {
+    if (open.size === 0) return CaptureMode.off;
+    return [...open].every(({ dropsOnly }) => dropsOnly) ? CaptureMode.drops : CaptureMode.all;
+  };
+  mode.set(wantedMode());
 
-  /**
-   * Frames from now on, as lines of JSON, until the iterator is closed. `interfaceNames` returns the names
-   * by index as they are then. Throws Error if there are too many captures, or net tiles do not start.
-   */
-  async *stream(
-    filter: CaptureFilter,
-    interfaceNames: () => (ifindex: number) => string,
-  ): AsyncGenerator<string> {
-    if (this.#open.size === MOST_CAPTURES) {
+  return async function* (filter, interfaceNames) {
+    if (open.size === MOST_CAPTURES) {
       throw new Error(`${MOST_CAPTURES} captures are on, and there can be no more`);
     }
-    const readers = this.#rings.map((ring) => new CaptureReader(ring));
-    const own = this.#listen.filter(({ app }) => baseName(app) === filter.app);
+    const readers = rings.map((ring) => new CaptureReader(ring));
+    const own = listen.filter(({ app }) => baseName(app) === filter.app);
     const ports = filter.app === undefined
       ? null
       : new Set(portsOf(own.map(({ port, last = port }) => [port, last])));
-    this.#open.add(filter);
+    open.add(filter);
     try {
-      this.#updateMode();
-      await this.#modeIsSet();
+      mode.set(wantedMode());
+      // No later frame is missed once net tiles have the mode.
+      const deadline = performance.now() + MODE_MILLIS;
+      while (mode.get() !== wantedMode()) {
+        if (performance.now() > deadline) throw new Error("the capture could not be begun");
+        await delay(1);
+      }
       yield jsonLine({ capturing: true });
       for (let lastBeat = performance.now();;) {
         const records = readers.flatMap((reader) => take(reader, filter));
@@ -107,29 +109,10 @@ export class Captures {
         else await delay(POLL_MILLIS);
       }
     } finally {
-      this.#open.delete(filter);
-      this.#updateMode();
+      open.delete(filter);
+      mode.set(wantedMode());
     }
-  }
-
-  #updateMode(): void {
-    this.#mode.set(this.#wantedMode());
-  }
-
-  /** Resolves when net tiles have the mode, so that no later frame is missed. */
-  async #modeIsSet(): Promise<void> {
-    const deadline = performance.now() + MODE_MILLIS;
-    while (this.#mode.get() !== this.#wantedMode()) {
-      if (performance.now() > deadline) throw new Error("the capture could not be begun");
-      await delay(1);
-    }
-  }
-
-  #wantedMode(): number {
-    const filters = [...this.#open];
-    if (filters.length === 0) return CaptureMode.off;
-    return filters.every(({ dropsOnly }) => dropsOnly) ? CaptureMode.drops : CaptureMode.all;
-  }
+  };
 }
 
 /** The next records of a ring. */

@@ -25,7 +25,7 @@ import {
 } from "../runtime/control.ts";
 import type { HealthReader } from "../runtime/health.ts";
 import { type CountedTile, countersOf, STATUS } from "../runtime/counters.ts";
-import { appNames, type Captures, type Listening } from "./capture.ts";
+import { appNames, type CaptureStream, type Listening } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
 
 const MOST_CONNECTIONS = 64;
@@ -52,7 +52,7 @@ export interface ApplianceView {
   readonly health: HealthReader;
   /** Has the master reload, upgrade, drain or undrain (`Ask`), once for each number. */
   change(kind: number, number: number): Promise<Outcome>;
-  readonly captures: Captures;
+  readonly captureStream: CaptureStream;
   /** The metrics as of now, in Prometheus's text format. */
   metrics(): string;
   /** Names of the interfaces that AF_XDP was requested for. */
@@ -225,7 +225,7 @@ async function* audit({ question }: ApplianceView): AsyncGenerator<string> {
 }
 
 function capture(
-  { captures, listen, netbase, read }: ApplianceView,
+  { captureStream, listen, netbase, read }: ApplianceView,
   { drops = false, app }: Request,
 ): Answer {
   if (typeof drops !== "boolean") throw new Error('"drops" takes true, false');
@@ -234,7 +234,7 @@ function capture(
     throw new Error(`"app" takes ${apps.join(", ")}`);
   }
   const names = () => read(() => interfaceNames(netbase.interfaces));
-  return captures.stream({ dropsOnly: drops, app }, names);
+  return captureStream({ dropsOnly: drops, app }, names);
 }
 
 /**

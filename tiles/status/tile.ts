@@ -22,7 +22,7 @@ import {
   TileReader,
 } from "../runtime/tile.ts";
 import type { ApplianceSetup } from "../runtime/wiring.ts";
-import { Captures, type Listening } from "./capture.ts";
+import { captureStreams, type Listening } from "./capture.ts";
 import { listenOn } from "./connections.ts";
 import { answerLine, type ApplianceView, REPLACED, serveControl } from "./control.ts";
 import { metricsText, readPage, serveMetrics } from "./metrics.ts";
@@ -97,7 +97,7 @@ export async function create(
     tiles,
     question: questioner(setup, ask),
     metrics: () => metricsText(measured),
-    captures: new Captures(setup.captures, listen, {
+    captureStream: captureStreams(setup.captures, listen, {
       get: () => control.captureMode,
       set: (mode) => ask({ number: 1, kind: Ask.capture, arguments: [mode] }),
     }),

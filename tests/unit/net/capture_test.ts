@@ -15,7 +15,7 @@ import {
 } from "../../../tiles/net/capture.ts";
 import { CaptureMode, ControlWriter } from "../../../tiles/runtime/control.ts";
 import { NET } from "../../../tiles/runtime/counters.ts";
-import { appNames, Captures, parseUdp } from "../../../tiles/status/capture.ts";
+import { appNames, captureStreams, parseUdp } from "../../../tiles/status/capture.ts";
 import fc from "../property.ts";
 import { buildFrame } from "./frames.ts";
 import { ETH0, ETH1, ip, REQUEST, Room, SLOT, VLAN } from "./room.ts";
@@ -201,13 +201,13 @@ Deno.test("net tiles are told to show what somebody wants, and nothing when nobo
   const modes: number[] = [];
   const listen = [{ port: 7, app: "echo.1" }, { port: 7, app: "echo.2" }];
   assert.deepEqual(appNames(listen), ["echo"]);
-  const captures = new Captures([heapView(CAPTURE_BYTES)], listen, {
+  const captured = captureStreams([heapView(CAPTURE_BYTES)], listen, {
     get: () => modes.at(-1)!,
     set: (mode) => modes.push(mode),
   });
-  const drops = captures.stream({ dropsOnly: true }, () => String);
+  const drops = captured({ dropsOnly: true }, () => String);
   await drops.next();
-  const all = captures.stream({ dropsOnly: false }, () => String);
+  const all = captured({ dropsOnly: false }, () => String);
   await all.next();
   await all.return(undefined);
   await drops.return(undefined);
