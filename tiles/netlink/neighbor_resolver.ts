@@ -38,21 +38,7 @@ import { KIND_GROUP, RTN_UNICAST } from "../../netbase/route.ts";
 import type { NeighborWriter } from "../../netbase/tables_writer.ts";
 import { SolicitConsumer } from "../net/arp_queue.ts";
 import { NETLINK } from "../runtime/counters.ts";
-import {
-  decodeNeighborTable,
-  type Dumper,
-  type MessageCursor,
-  type MessageHandler,
-  MessageWriter,
-  type NeighborKey,
-  type NeighborMessage,
-  type NeighborTableMessage,
-  NetlinkSocket,
-  NLMSG_ERROR,
-  NTF_KEPT,
-  writeDeleteNeighbor,
-  writeUseNeighbor,
-} from "./rtnetlink.ts";
+import * as nl from "./rtnetlink.ts";
 
 /** Solicits taken in one turn: less than a millisecond's work, so that events need not wait. */
 const MOST_TAKEN = 4_096;
@@ -120,7 +106,7 @@ export class SolicitReceiver {
     const usable = record >= 0 && (neighbors.state(record) & NUD_VALID) !== 0;
     if (usable && neighbors.refreshWanted(record)) {
       this.resolver.confirm(ifindex, address, now);
-    } else if (usable || (record >= 0 && (neighbors.flags(record) & NTF_KEPT) !== 0)) {
+    } else if (usable || (record >= 0 && (neighbors.flags(record) & nl.NTF_KEPT) !== 0)) {
       // It is known, or the keeper of its entry resolves it.
       counters[NETLINK.index.solicit_drop_duplicate]++;
     } else if (!this.#hasArp(ifindex)) {
@@ -198,7 +184,7 @@ const IN_DEMAND_SHARE = 0.75;
 const ONCE_SHARE = 0.25;
 
 /** An unknown neighbour that is queued or solicited. */
-interface Pending extends NeighborKey {
+interface Pending extends nl.NeighborKey {
   rank: number;
   /** When it was queued, or solicited. */
   since: number;
@@ -286,7 +272,7 @@ export class NeighborResolver {
 
   /** An unknown neighbour is needed. */
   resolve(
-    { ifindex, address, isGateway }: NeighborKey & { readonly isGateway: boolean },
+    { ifindex, address, isGateway }: nl.NeighborKey & { readonly isGateway: boolean },
     now: number,
   ): void {
     const demand = this.#demand.count(ifindex, address);
@@ -399,7 +385,7 @@ export class NeighborResolver {
 
   /** The kernel reports a neighbour in a NUD_* state. */
   neighborChanged(
-    { ifindex, address, state }: NeighborKey & { readonly state: number },
+    { ifindex, address, state }: nl.NeighborKey & { readonly state: number },
     now: number,
   ): void {
     const pending = this.#pending.get(ifindex, address);
@@ -418,7 +404,7 @@ export class NeighborResolver {
   }
 
   /** A neighbour was removed from the kernel's table. */
-  neighborRemoved({ ifindex, address }: NeighborKey, now: number): void {
+  neighborRemoved({ ifindex, address }: nl.NeighborKey, now: number): void {
     const pending = this.#pending.get(ifindex, address);
     if (pending !== undefined && this.#outstanding.has(pending)) this.#fail(pending, now);
   }
@@ -580,20 +566,20 @@ export class BackOff {
  * Makes the kernel resolve neighbours: by RTM_NEWNEIGH with NTF_USE or, without CAP_NET_ADMIN, by an
  * empty datagram to the neighbour's discard port. On the socket the kernel replies only to refuse.
  */
-export class NeighborSocket implements MessageHandler, NeighborKernel {
+export class NeighborSocket implements nl.MessageHandler, NeighborKernel {
   /** Whether the kernel permits NTF_USE, as far as known. */
   privileged = true;
   readonly #library: NetlinkLibrary;
-  readonly #socket: NetlinkSocket;
+  readonly #socket: nl.NetlinkSocket;
   readonly #probeFd: number;
-  readonly #writer = new MessageWriter();
+  readonly #writer = new nl.MessageWriter();
   readonly #log: (line: string) => void;
 
   /** Throws SystemError. */
   constructor(library: NetlinkLibrary, log: (line: string) => void) {
     this.#library = library;
     this.#log = log;
-    this.#socket = new NetlinkSocket(library, {
+    this.#socket = new nl.NetlinkSocket(library, {
       groups: [],
       receiveBuffer: 1 << 18,
       strict: false,
@@ -609,7 +595,7 @@ export class NeighborSocket implements MessageHandler, NeighborKernel {
 
   solicit(ifindex: number, address: number): boolean {
     if (this.privileged) {
-      const length = writeUseNeighbor(this.#writer, { ifindex, address });
+      const length = nl.writeUseNeighbor(this.#writer, { ifindex, address });
       const sent = this.#socket.send(this.#writer.bytes, length) === 0;
       // A refusal is there by now.
       if (sent) this.turn();
@@ -620,7 +606,7 @@ export class NeighborSocket implements MessageHandler, NeighborKernel {
 
   release(ifindex: number, address: number): boolean {
     if (!this.privileged) return false;
-    const length = writeDeleteNeighbor(this.#writer, { ifindex, address });
+    const length = nl.writeDeleteNeighbor(this.#writer, { ifindex, address });
     return this.#socket.send(this.#writer.bytes, length) === 0;
   }
 
@@ -630,8 +616,8 @@ export class NeighborSocket implements MessageHandler, NeighborKernel {
   }
 
   /** Only a lack of privilege matters: an entry to delete may be gone already. */
-  message(message: MessageCursor): void {
-    if (message.type !== NLMSG_ERROR || message.error !== -EPERM || !this.privileged) return;
+  message(message: nl.MessageCursor): void {
+    if (message.type !== nl.NLMSG_ERROR || message.error !== -EPERM || !this.privileged) return;
     this.privileged = false;
     this.#log("no CAP_NET_ADMIN: neighbours are resolved by datagrams to their discard port");
   }
@@ -656,7 +642,7 @@ export class NeighborSocket implements MessageHandler, NeighborKernel {
  */
 
 /** How long a confirmation lasts on an interface, and the time before its end in which a use counts. */
-type Times = Pick<NeighborTableMessage, "reachableMillis" | "delayProbeMillis">;
+type Times = Pick<nl.NeighborTableMessage, "reachableMillis" | "delayProbeMillis">;
 
 /** The kernel's defaults (net/ipv4/arp.c), until its settings are read. */
 const DEFAULT_TIMES: Times = { reachableMillis: 30_000, delayProbeMillis: 5_000 };
@@ -698,11 +684,14 @@ export class NeighborAgeing {
 
   /** The kernel reports a neighbour. */
   neighborChanged(
-    { ifindex, address, state, flags, confirmedMillis }: Omit<NeighborMessage, "type" | "hasMac">,
+    { ifindex, address, state, flags, confirmedMillis }: Omit<
+      nl.NeighborMessage,
+      "type" | "hasMac"
+    >,
     now: number,
   ): void {
     // The keeper of an entry has it resolved. A solicit from here would clear the keeper's mark.
-    if ((flags & NTF_KEPT) !== 0) {
+    if ((flags & nl.NTF_KEPT) !== 0) {
       this.#deadlines.delete(ifindex, address);
     } else if (state === NUD_REACHABLE) {
       const { reachableMillis, delayProbeMillis } = this.#times.get(ifindex) ?? this.#default;
@@ -758,8 +747,8 @@ const QUIET_MILLIS = 10_000;
  * `notify` gets the table, and the parameters of each interface.
  */
 export function neighborTablePoll(
-  dumper: Dumper,
-  notify: (table: NeighborTableMessage) => void,
+  dumper: nl.Dumper,
+  notify: (table: nl.NeighborTableMessage) => void,
 ): (now: number, options: { busy: boolean }) => void {
   let polledAt = -Infinity;
   return (now, { busy }) => {
@@ -767,7 +756,7 @@ export function neighborTablePoll(
     polledAt = now;
     dumper.dump(["neighborTables"], {
       reply(message) {
-        const table = decodeNeighborTable(message);
+        const table = nl.decodeNeighborTable(message);
         if (table !== null) notify(table);
       },
       // The next read has what an interrupted one lacks.
