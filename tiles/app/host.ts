@@ -383,12 +383,7 @@ export class Service {
 
   /** Says that there is room again. */
   drain(out: Answers): void {
-    try {
-      const said: unknown = this.#app.drain?.(out);
-      if (said instanceof Promise) throw new PromiseError("drain", said);
-    } catch (error) {
-      this.#failed(error);
-    }
+    this.#call("drain", () => this.#app.drain?.(out));
   }
 
   /** Milliseconds to its next timer; -1 when it has none. */
@@ -401,27 +396,23 @@ export class Service {
   clock(nowMillis: number, out: Answers): boolean {
     if (this.#timers.due > nowMillis) return false;
     const now = this.#date() * 1e6;
-    this.#timers.run(nowMillis, ({ name, handler }) => {
-      try {
-        const said: unknown = handler(out, now);
-        if (said instanceof Promise) throw new PromiseError(name, said);
-      } catch (error) {
-        this.#failed(error);
-      }
-    });
+    this.#timers.run(nowMillis, ({ name, handler }) => this.#call(name, () => handler(out, now)));
     return true;
   }
 
   /** Gives it what waits in its mailbox. Returns how many mails. */
   mail(mailbox: MailboxEnd, out: Answers): number {
-    return mailbox.take((bytes) => {
-      try {
-        const said: unknown = this.#app.mail?.(bytes, out);
-        if (said instanceof Promise) throw new PromiseError("mail", said);
-      } catch (error) {
-        this.#failed(error);
-      }
-    });
+    return mailbox.take((bytes) => this.#call("mail", () => this.#app.mail?.(bytes, out)));
+  }
+
+  /** Calls a handler. An error costs this call and no other. */
+  #call(name: string, handler: () => unknown): void {
+    try {
+      const said = handler();
+      if (said instanceof Promise) throw new PromiseError(name, said);
+    } catch (error) {
+      this.#failed(error);
+    }
   }
 
   #say(kind: string, line: () => string): void {

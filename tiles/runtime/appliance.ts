@@ -287,7 +287,8 @@ class Appliance {
     this.#control.stop();
     this.#wake();
     this.#workers.get("status")?.terminate();
-    await this.#netsEnd(STOP_MILLIS);
+    const ends = this.#wiring.nets.map(({ name }) => this.#workers.get(name)!.ended);
+    await Promise.race([Promise.all(ends), delay(STOP_MILLIS)]);
     this.#nameRefusedCalls();
     Deno.exit();
   }
@@ -310,12 +311,6 @@ class Appliance {
       await delay(STOP_POLL_MILLIS);
     }
     return false;
-  }
-
-  /** Waits at most `millis` until all net tiles have ended. */
-  async #netsEnd(millis: number): Promise<void> {
-    const ends = this.#wiring.nets.map(({ name }) => this.#workers.get(name)!.ended);
-    await Promise.race([Promise.all(ends), delay(millis)]);
   }
 
   /** Lines of the appliance and its tiles are warnings, so that operators see them. Apps choose levels. */

@@ -143,11 +143,10 @@ export function inName(name: string, text: string): string {
 
 /** A line with escaped control characters. */
 export function spelledOut(line: string): string {
-  return line.replace(CONTROL, spelled);
-}
-
-function spelled(character: string): string {
-  return `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
+  return line.replace(
+    CONTROL,
+    (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`,
+  );
 }
 
 /** Removes globals that no permission governs and no tile or app may have. */

@@ -283,17 +283,6 @@ const DRAIN_MILLIS = 300;
  */
 const TIMED_TURNS = 61;
 
-/** What the loop turns with. */
-interface LoopParts {
-  readonly tile: Tile;
-  readonly region: TileRegion;
-  readonly control: ControlReader;
-  /** The kind's counters for wake-ups and busy time. */
-  readonly index: { readonly wakeups: number; readonly busy_seconds: number };
-  /** Idle turns before it blocks. */
-  readonly spinTurns: number;
-}
-
 /** How often a successor polls whether its predecessor has ended: datagrams wait until it sees that. */
 const PREDECESSOR_POLL_MILLIS = 1;
 const never = new Int32Array(new SharedArrayBuffer(4));
@@ -321,7 +310,17 @@ export function spinTurnsFor(busy: number, cores: number): number {
  * Runs `tile` until it is asked to leave, or is asked to stop and has drained, or its time to drain is
  * over.
  */
-export function runLoop({ tile, region, control, index, spinTurns }: LoopParts): void {
+export function runLoop(
+  { tile, region, control, index, spinTurns }: {
+    readonly tile: Tile;
+    readonly region: TileRegion;
+    readonly control: ControlReader;
+    /** The kind's counters for wake-ups and busy time. */
+    readonly index: { readonly wakeups: number; readonly busy_seconds: number };
+    /** Idle turns before it blocks. */
+    readonly spinTurns: number;
+  },
+): void {
   const { counters } = region;
   const crowded = spinTurns === CROWDED_SPIN_TURNS;
   /** Idle turns before it blocks: as the last busy turn since it woke says. */

@@ -205,40 +205,24 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
   const { plan: { frames }, apps } = setup;
   const nets = frames.map((_, n) => netName(n));
   const tiles = tilesOf(setup);
-  const fresh = (name: string, bytes: number): RegionPlan => (
-    { name, bytes, writer: "appliance", fresh: true }
-  );
-  const lasting = (name: string, bytes: number): RegionPlan => (
-    { name, bytes, writer: "appliance", fresh: false }
-  );
-  const ofApp = (app: string, name: string, bytes: number): RegionPlan => (
-    { name, bytes, writer: { app }, fresh: false }
-  );
+  const by =
+    (writer: RegionPlan["writer"], { fresh }: { fresh: boolean }) =>
+    (name: string, bytes: number): RegionPlan => ({ name, bytes, writer, fresh });
+  const fresh = by("appliance", { fresh: true });
+  const lasting = by("appliance", { fresh: false });
+  const ofApp = (app: string) => by({ app }, { fresh: false });
   return [
     fresh("netbase", NETBASE_BYTES),
     fresh("control", CONTROL_BYTES),
     fresh("snapshot", SNAPSHOT_BYTES),
     fresh("refused calls", refusedCallsBytes(tiles.length)),
-    {
-      ...{ name: PAST_COUNTERS, bytes: tiles.length * TILE_COUNTERS * 8 },
-      ...{ writer: "master", fresh: true },
-    },
-    ...[...KEPT_REGIONS].map(([name, bytes]): RegionPlan => (
-      { name, bytes, writer: "master", fresh: false }
-    )),
+    by("master", { fresh: true })(PAST_COUNTERS, tiles.length * TILE_COUNTERS * 8),
+    ...[...KEPT_REGIONS].map((region) => by("master", { fresh: false })(...region)),
     ...tiles.flatMap(({ kind, name, inside }) => {
-      const ofProcess = kind === "app" && inside === undefined;
-      return [
-        ofProcess ? ofApp(name, `tile ${name}`, TILE_REGION_BYTES) : {
-          ...lasting(`tile ${name}`, TILE_REGION_BYTES),
-          fresh: kind === "netlink" || kind === "status",
-        },
-        ...kind !== "app" ? [] : [
-          ofProcess
-            ? ofApp(name, `metrics ${name}`, METRICS_BYTES)
-            : lasting(`metrics ${name}`, METRICS_BYTES),
-        ],
-      ];
+      const ofNet = kind === "net" || inside !== undefined;
+      const own = ofNet ? lasting : kind === "app" ? ofApp(name) : fresh;
+      const tile = own(`tile ${name}`, TILE_REGION_BYTES);
+      return kind === "app" ? [tile, own(`metrics ${name}`, METRICS_BYTES)] : [tile];
     }),
     ...nets.flatMap((net, n) => [
       lasting(`umem ${net}`, umemBytes(frames[n])),
@@ -254,7 +238,7 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
         return [
           lasting(`requests ${name} ${net}`, requestsBytes(shape)),
           lasting(`link ${net} to ${name}`, netLinkBytes(shape)),
-          ofApp(name, `link ${name} to ${net}`, appLinkBytes(shape)),
+          ofApp(name)(`link ${name} to ${net}`, appLinkBytes(shape)),
         ];
       }),
     ]),

@@ -6,7 +6,7 @@
  */
 
 import { openNetlink, openUdp } from "../../ffi/sockets.ts";
-import { openClock, openTile } from "../../ffi/tile.ts";
+import { openClock, openTile, type TileLibrary } from "../../ffi/tile.ts";
 import { openXsk } from "../../ffi/xsk.ts";
 import {
   AppError,
@@ -23,11 +23,10 @@ import { COUNTERS } from "./counters.ts";
 import {
   awaitPredecessor,
   type BootMessage,
+  delay,
   type Libraries,
   Life,
   runLoop,
-  type ServingTile,
-  type Tile,
   type TileModule,
   TileRegion,
   type TileReport,
@@ -55,40 +54,30 @@ scope.onmessage = (event) => {
 
 async function run(boot: BootMessage): Promise<void> {
   const over = new AbortController();
-  const started = await Promise.race([start(boot), uncaughtIn(boot, over.signal)]).catch(
-    (error) => {
-      // Reported to main, which makes a sentence of it. Deno would print an uncaught error with its stack.
-      const app = error instanceof AppError ? { app: error.app } : {};
-      post({ type: "failed", message: clipped(sentenceOf(error)), ...app });
-      return null;
-    },
-  );
+  // In a start only apps cause uncaught errors.
+  const failed = uncaught(over.signal).catch((thrown) => {
+    throw new AppError(`in ${boot.name}`, wordsOf(thrown));
+  });
+  const live = await Promise.race([start(boot), failed]).catch((error) => {
+    // Reported to main, which makes a sentence of it. Deno would print an uncaught error with its stack.
+    const app = error instanceof AppError ? { app: error.app } : {};
+    post({ type: "failed", message: clipped(sentenceOf(error)), ...app });
+  });
   over.abort();
-  if (started !== null) await live(boot, started);
+  await live?.();
   post({ type: "stopped" });
   scope.close();
 }
 
-/** Rejects as `uncaught`, under the tile's name. In a start only apps cause that. */
-function uncaughtIn({ name }: BootMessage, signal: AbortSignal): Promise<never> {
-  return uncaught(signal).catch((thrown) => {
-    throw new AppError(`in ${name}`, wordsOf(thrown));
-  });
-}
-
-/** A tile whose loop can run. */
-interface Started {
-  readonly tile: Tile | ServingTile;
-  readonly region: TileRegion;
-}
-
-async function start(boot: BootMessage): Promise<Started> {
+/** Makes the tile, and returns what runs it until main stops it. */
+async function start(boot: BootMessage): Promise<() => void | Promise<void>> {
   const libraries = openLibraries(boot);
   const thread = libraries.tile.thread();
   libraries.tile.nameThread(boot.name);
   post({ type: "started", thread });
   revoke({ name: "ffi" });
   const region = new TileRegion(boot.region);
+  const control = new ControlReader(boot.control);
   const join = () => {
     region.awake();
     region.life = Life.booting;
@@ -99,11 +88,20 @@ async function start(boot: BootMessage): Promise<Started> {
   lookUp();
   takeAway();
   const made = boot.held ? nextMessage() : undefined;
-  let confined: ReturnType<typeof confine> | undefined;
+  let confined: ReturnType<TileLibrary["confine"]> | undefined;
   const secure = async (descriptors: readonly number[]) => {
-    await loaded();
+    // Until Deno has finished the loading of modules. Otherwise Deno writes to eventfds of newer workers when this
+    // thread ends, which a confined thread may not, and ends the process.
+    await delay(0);
     revoke({ name: "read" });
-    confined = confine(boot, libraries, descriptors);
+    confined = libraries.tile.confine({
+      name: boot.name,
+      slot: boot.slot,
+      role: boot.kind,
+      fds: Int32Array.from(descriptors),
+      keepNetAdmin: boot.kind === "netlink",
+      keepClock: boot.clock,
+    });
   };
   const module = await import(boot.module) as TileModule<unknown>;
   await made;
@@ -113,53 +111,29 @@ async function start(boot: BootMessage): Promise<Started> {
     libraries,
     log,
     ask: (request) => post({ type: "ask", request }),
-    onMessage: (listener) => addEventListener("message", (event) => listener(dataOf(event))),
+    // Node's types hide the data.
+    onMessage: (listener) =>
+      addEventListener("message", (event) => listener((event as MessageEvent).data)),
     ...(boot.beside && {
       predecessor: async (descriptors) => {
         await secure(descriptors);
         post({ type: "ready" });
-        awaitPredecessor(boot, new ControlReader(boot.control));
+        awaitPredecessor(boot, control);
         join();
       },
     }),
   });
   if (confined === undefined) await secure(tile.descriptors);
   post({ type: "running", ...confined! });
-  return { tile, region };
-}
-
-/** The data of a message from main. Node's types hide it. */
-function dataOf<Data>(event: Event): Data {
-  return (event as MessageEvent).data;
+  if ("serve" in tile) return () => tile.serve();
+  const { index } = COUNTERS[boot.kind as "netlink" | "net"];
+  return () => runLoop({ tile, region, control, index, spinTurns: boot.spinTurns });
 }
 
 function nextMessage(): Promise<void> {
   return new Promise((resolve) => {
     addEventListener("message", () => resolve(), { once: true });
   });
-}
-
-/**
- * Waits until Deno has finished the loading of modules. Otherwise Deno writes to eventfds of newer workers when this
- * thread ends, which a confined thread may not, and ends the process.
- */
-function loaded(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve));
-}
-
-/** Runs the tile until main stops it. */
-async function live(boot: BootMessage, { tile, region }: Started): Promise<void> {
-  if ("serve" in tile) {
-    await tile.serve();
-  } else if (boot.kind !== "status") {
-    runLoop({
-      tile,
-      region,
-      control: new ControlReader(boot.control),
-      index: COUNTERS[boot.kind].index,
-      spinTurns: boot.spinTurns,
-    });
-  }
 }
 
 /** Opens the parts of the library that tiles of this kind use. */
@@ -170,17 +144,6 @@ function openLibraries({ kind, clock }: BootMessage): Libraries {
     ...(kind === "net" && { xsk: openXsk(), udp: openUdp() }),
     ...(clock && { clock: openClock() }),
   };
-}
-
-function confine(boot: BootMessage, libraries: Libraries, own: readonly number[]) {
-  return libraries.tile.confine({
-    name: boot.name,
-    slot: boot.slot,
-    role: boot.kind,
-    fds: Int32Array.from(own),
-    keepNetAdmin: boot.kind === "netlink",
-    keepClock: boot.clock,
-  });
 }
 
 /**
