@@ -332,14 +332,11 @@ export class InterfaceWriter extends InterfaceReader {
   readonly #listeners: ListenerSlot;
 
   /** Continues with the table that a predecessor left. */
-  constructor(
-    view: View,
-    { deferred, seed, listeners }: {
-      deferred: DeferredFree;
-      seed: number;
-      listeners: ListenerSlot;
-    },
-  ) {
+  constructor(view: View, { deferred, seed, listeners }: {
+    deferred: DeferredFree;
+    seed: number;
+    listeners: ListenerSlot;
+  }) {
     super(view);
     this.#deferred = deferred;
     this.#listeners = listeners;

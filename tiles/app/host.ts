@@ -763,15 +763,11 @@ class Replies implements Answers {
   /** The request that was sent back last: its frame leaves, and cannot leave twice. */
   #reflected = -1;
 
-  constructor(
-    join: NetJoin,
-    answers: link.LinkProducer,
-    { requests, counters, firstPort }: {
-      requests: Requests;
-      counters: Float64Array;
-      firstPort: number;
-    },
-  ) {
+  constructor(join: NetJoin, answers: link.LinkProducer, { requests, counters, firstPort }: {
+    requests: Requests;
+    counters: Float64Array;
+    firstPort: number;
+  }) {
     this.#firstPort = firstPort;
     this.bytes = link.payloadRing(join.own, join.shape);
     const { buffer, byteOffset, byteLength } = this.bytes;
@@ -947,17 +943,14 @@ export class NetSide {
   /** Whether answers of a predecessor may still be unread. */
   #follows = true;
 
-  constructor(
-    join: NetJoin,
-    { counters, firstPort, wake, handedOver = false }: {
-      counters: Float64Array;
-      /** The port that it sends from where it names none. */
-      firstPort: number;
-      wake: () => void;
-      /** Whether a predecessor left between two batches: then what it has not read is ours. */
-      handedOver?: boolean;
-    },
-  ) {
+  constructor(join: NetJoin, { counters, firstPort, wake, handedOver = false }: {
+    counters: Float64Array;
+    /** The port that it sends from where it names none. */
+    firstPort: number;
+    wake: () => void;
+    /** Whether a predecessor left between two batches: then what it has not read is ours. */
+    handedOver?: boolean;
+  }) {
     this.#counters = counters;
     this.#consumer = new link.LinkConsumer(join.own, join.peer, join.shape, { skip: !handedOver });
     this.#producer = new link.LinkProducer(join.own, join.peer, join.shape);

@@ -80,15 +80,12 @@ export class ArpQueue {
    * Calls `drop` with each packet that is displaced or expires, and the counter to increment. `random`
    * returns 0 to below 1. `seed`, random, keeps others from choosing addresses that share a bucket.
    */
-  constructor(
-    limits: ArpQueueLimits,
-    { solicits, drop, random, seed }: {
-      solicits: Pick<Solicits, "ask">;
-      drop: (packet: Int32Array, counter: number) => void;
-      random: () => number;
-      seed: number;
-    },
-  ) {
+  constructor(limits: ArpQueueLimits, { solicits, drop, random, seed }: {
+    solicits: Pick<Solicits, "ask">;
+    drop: (packet: Int32Array, counter: number) => void;
+    random: () => number;
+    seed: number;
+  }) {
     const { total } = limits;
     this.#limits = limits;
     this.#solicits = solicits;

@@ -77,14 +77,12 @@ export class FrameRecord {
  * Takes over rings, frames and links from a predecessor that has ended; on new ones all frames are
  * free. Throws RingsLost.
  */
-export function takeOver(
-  { umem, ports, apps, record }: {
-    umem: Umem;
-    ports: readonly XdpPort[];
-    apps: readonly AppPort[];
-    record: FrameRecord;
-  },
-): void {
+export function takeOver({ umem, ports, apps, record }: {
+  umem: Umem;
+  ports: readonly XdpPort[];
+  apps: readonly AppPort[];
+  record: FrameRecord;
+}): void {
   for (const port of ports) port.resume();
   const recorded = record.take();
   const free = new Uint8Array(umem.frameCount + umem.largeBuffers).fill(1);

@@ -65,19 +65,16 @@ export class InlineApp implements Recipient, Sender {
   readonly #answers: InlineAnswers;
 
   /** `index` is the app's number. `batch` is any batch that it will be given. */
-  constructor(
-    setup: InlineSetup,
-    parts: {
-      service: Service;
-      counters: Float64Array;
-      index: number;
-      umem: Umem;
-      batch: RxBatch;
-      cache: RouteCache;
-      transmitter: Transmitter;
-      seed: number;
-    },
-  ) {
+  constructor(setup: InlineSetup, parts: {
+    service: Service;
+    counters: Float64Array;
+    index: number;
+    umem: Umem;
+    batch: RxBatch;
+    cache: RouteCache;
+    transmitter: Transmitter;
+    seed: number;
+  }) {
     const { umem, transmitter, counters } = parts;
     this.index = parts.index;
     this.peers = new AllowedPeers(setup, parts);

@@ -407,16 +407,13 @@ export class XdpPort {
   #transmitting = 0;
 
   /** `slot` is the socket's number in the library. Its rings are empty, or to be resumed. */
-  constructor(
-    setup: XdpSocketSetup,
-    { xsk, umem, slot, cells }: {
-      xsk: Xsk;
-      umem: Umem;
-      slot: number;
-      /** Where it is counted, by `SocketCell`. */
-      cells: Float64Array;
-    },
-  ) {
+  constructor(setup: XdpSocketSetup, { xsk, umem, slot, cells }: {
+    xsk: Xsk;
+    umem: Umem;
+    slot: number;
+    /** Where it is counted, by `SocketCell`. */
+    cells: Float64Array;
+  }) {
     this.ifindex = setup.ifindex;
     this.partialChecksums = setup.partialChecksums;
     this.#xsk = xsk;

@@ -405,15 +405,13 @@ export class Resolver {
   #macHead = 0;
   #macTail = 0;
 
-  constructor(
-    parts: {
-      reader: NetbaseReader;
-      devices: Devices;
-      cache: RouteCache;
-      solicits: Solicits;
-      frameBytes: number;
-    },
-  ) {
+  constructor(parts: {
+    reader: NetbaseReader;
+    devices: Devices;
+    cache: RouteCache;
+    solicits: Solicits;
+    frameBytes: number;
+  }) {
     this.#reader = parts.reader;
     this.#devices = parts.devices;
     this.#cache = parts.cache;

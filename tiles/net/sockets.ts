@@ -53,18 +53,16 @@ export class SocketReceiver {
   /** Large buffers that one app may keep. */
   readonly #share: number;
 
-  constructor(
-    parts: {
-      udp: Udp;
-      umem: Umem;
-      reader: NetbaseReader;
-      dispatch: Dispatch;
-      apps: readonly Recipient[];
-      capture: Capture;
-      counters: Float64Array;
-      traffic: TrafficCounter;
-    },
-  ) {
+  constructor(parts: {
+    udp: Udp;
+    umem: Umem;
+    reader: NetbaseReader;
+    dispatch: Dispatch;
+    apps: readonly Recipient[];
+    capture: Capture;
+    counters: Float64Array;
+    traffic: TrafficCounter;
+  }) {
     const { umem, apps } = parts;
     this.#udp = parts.udp;
     this.#umem = umem;
@@ -185,15 +183,13 @@ export class SocketSender {
   #memory: Uint8Array = new Uint8Array();
   #count = 0;
 
-  constructor(
-    { udp, umem, capture, counters, traffic }: {
-      udp: Udp;
-      umem: Pick<Umem, "bytes" | "give">;
-      capture: Capture;
-      counters: Float64Array;
-      traffic: Pick<TrafficCounter, "dropped">;
-    },
-  ) {
+  constructor({ udp, umem, capture, counters, traffic }: {
+    udp: Udp;
+    umem: Pick<Umem, "bytes" | "give">;
+    capture: Capture;
+    counters: Float64Array;
+    traffic: Pick<TrafficCounter, "dropped">;
+  }) {
     this.#udp = udp;
     this.#umem = umem;
     this.#capture = capture;

@@ -110,15 +110,13 @@ export class TrafficCounter {
   readonly #runs = new Int32Array(2 * RUNS);
   #waiting = 0;
 
-  constructor(
-    { traffic, dispatch, counters, xsk }: {
-      traffic: View;
-      dispatch: Pick<Dispatch, "serves" | "ports">;
-      /** Of the tile region. */
-      counters: Float64Array;
-      xsk: Pick<Xsk, "ticks">;
-    },
-  ) {
+  constructor({ traffic, dispatch, counters, xsk }: {
+    traffic: View;
+    dispatch: Pick<Dispatch, "serves" | "ports">;
+    /** Of the tile region. */
+    counters: Float64Array;
+    xsk: Pick<Xsk, "ticks">;
+  }) {
     this.#traffic = new Traffic(traffic);
     this.#ports = this.#traffic.ports;
     this.#dispatch = dispatch;

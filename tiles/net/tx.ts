@@ -88,22 +88,20 @@ export class Transmitter {
   readonly #waitedFor = new Int32Array(2 * ARP_QUEUE_LIMITS.total);
 
   /** `random` and `seed` are those of the ARP queue. */
-  constructor(
-    parts: {
-      umem: Umem;
-      cache: cached.RouteCache;
-      resolver: cached.Resolver;
-      solicits: Solicits;
-      ports: readonly XdpPort[];
-      sockets: SocketSender;
-      dispatch: Dispatch;
-      capture: Capture;
-      counters: Float64Array;
-      traffic: counted.TrafficCounter;
-      random: () => number;
-      seed: number;
-    },
-  ) {
+  constructor(parts: {
+    umem: Umem;
+    cache: cached.RouteCache;
+    resolver: cached.Resolver;
+    solicits: Solicits;
+    ports: readonly XdpPort[];
+    sockets: SocketSender;
+    dispatch: Dispatch;
+    capture: Capture;
+    counters: Float64Array;
+    traffic: counted.TrafficCounter;
+    random: () => number;
+    seed: number;
+  }) {
     this.#umem = parts.umem;
     this.#frames = parts.umem.words;
     this.#cache = parts.cache;

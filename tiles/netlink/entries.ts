@@ -298,15 +298,13 @@ export interface RoutesPage {
 }
 
 /** Answers requests that come from now on. `control` is read-only. */
-export function answerer(
-  { control, snapshot, rib, reader, audit }: {
-    readonly control: View;
-    readonly snapshot: View;
-    readonly rib: Rib;
-    readonly reader: NetbaseReader;
-    readonly audit: Audit;
-  },
-): { isAsked(): boolean; turn(): number } {
+export function answerer({ control, snapshot, rib, reader, audit }: {
+  readonly control: View;
+  readonly snapshot: View;
+  readonly rib: Rib;
+  readonly reader: NetbaseReader;
+  readonly audit: Audit;
+}): { isAsked(): boolean; turn(): number } {
   const requests = new ControlReader(control);
   let answered = requests.requestNumber;
   const isAsked = () => requests.requestNumber !== answered;

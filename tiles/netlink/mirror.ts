@@ -342,14 +342,11 @@ export class Resync {
   #startedAt = 0;
 
   /** `tables` in the order in which they are read; all are stale. */
-  constructor(
-    dumper: Dumper,
-    { tables, log, random = Math.random }: {
-      readonly tables: readonly Table[];
-      log(line: string): void;
-      random?(): number;
-    },
-  ) {
+  constructor(dumper: Dumper, { tables, log, random = Math.random }: {
+    readonly tables: readonly Table[];
+    log(line: string): void;
+    random?(): number;
+  }) {
     this.#dumper = dumper;
     this.#schedules = tables.map((table) => ({ table, due: 0, restUntil: 0, failed: 0 }));
     for (const table of tables) for (const type of table.types) this.#tableOf.set(type, table);

@@ -57,16 +57,12 @@ export class SolicitReceiver {
    * `link` may be read-only; `reader` is as of its last `refresh()`; `gateways` are those of routes,
    * true for on-link ones (`RoutesTable`); `isFollowed` says whether packets leave by an interface.
    */
-  constructor(
-    link: View,
-    resolver: NeighborResolver,
-    { reader, gateways, isFollowed, counters }: {
-      readonly reader: NetbaseReader;
-      readonly gateways: NeighborMap<boolean>;
-      readonly counters: Float64Array;
-      isFollowed(ifindex: number): boolean;
-    },
-  ) {
+  constructor(link: View, resolver: NeighborResolver, { reader, gateways, isFollowed, counters }: {
+    readonly reader: NetbaseReader;
+    readonly gateways: NeighborMap<boolean>;
+    readonly counters: Float64Array;
+    isFollowed(ifindex: number): boolean;
+  }) {
     this.resolver = resolver;
     this.#link = new SolicitConsumer(link);
     this.#reader = reader;
@@ -217,15 +213,12 @@ export class NeighborResolver {
    * `counters` are the netlink tile's; `random` is from 0 to below 1; `seed` is random, so that nobody
    * can choose addresses that collide; `sharers` is the number of net tiles.
    */
-  constructor(
-    kernel: NeighborKernel,
-    { counters, random, seed, sharers }: {
-      readonly counters: Float64Array;
-      readonly seed: number;
-      readonly sharers: number;
-      random(): number;
-    },
-  ) {
+  constructor(kernel: NeighborKernel, { counters, random, seed, sharers }: {
+    readonly counters: Float64Array;
+    readonly seed: number;
+    readonly sharers: number;
+    random(): number;
+  }) {
     this.#kernel = kernel;
     this.#counters = counters;
     this.#random = random;

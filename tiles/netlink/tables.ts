@@ -118,14 +118,11 @@ export class InterfacesTable implements Table {
   readonly #ignoringLinkdown = new Set<number>();
 
   /** `routes` and `nextHops` are notified of changes that withdraw routes. */
-  constructor(
-    netbase: NetbaseWriter,
-    { routes, nextHops, notices }: {
-      readonly routes: RoutesTable;
-      readonly nextHops: NextHopsTable;
-      readonly notices: Notices;
-    },
-  ) {
+  constructor(netbase: NetbaseWriter, { routes, nextHops, notices }: {
+    readonly routes: RoutesTable;
+    readonly nextHops: NextHopsTable;
+    readonly notices: Notices;
+  }) {
     this.#netbase = netbase;
     this.#routes = routes;
     this.#nextHops = nextHops;
@@ -412,14 +409,11 @@ export class RoutesTable implements Table {
   #lastIfindex = 0;
 
   /** `note` is called with each route of a message; it is valid only during the call. */
-  constructor(
-    rib: Rib,
-    { nextHops, notices, note }: {
-      readonly nextHops: NextHopsTable;
-      readonly notices: Notices;
-      readonly note?: (route: Readonly<Route>) => void;
-    },
-  ) {
+  constructor(rib: Rib, { nextHops, notices, note }: {
+    readonly nextHops: NextHopsTable;
+    readonly notices: Notices;
+    readonly note?: (route: Readonly<Route>) => void;
+  }) {
     this.#rib = rib;
     this.#nextHops = nextHops;
     this.#notices = notices;
@@ -580,14 +574,11 @@ export class NeighborsTable implements Table {
   readonly #listener: NeighborListener | undefined;
   readonly #neighbor = nl.emptyNeighborMessage();
 
-  constructor(
-    netbase: NetbaseWriter,
-    { interfaces, notices, listener }: {
-      readonly interfaces: ReadonlySet<number> | null;
-      readonly notices: Notices;
-      readonly listener?: NeighborListener;
-    },
-  ) {
+  constructor(netbase: NetbaseWriter, { interfaces, notices, listener }: {
+    readonly interfaces: ReadonlySet<number> | null;
+    readonly notices: Notices;
+    readonly listener?: NeighborListener;
+  }) {
     this.#netbase = netbase;
     this.interfaces = interfaces;
     this.#notices = notices;

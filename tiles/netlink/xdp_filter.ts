@@ -136,14 +136,11 @@ export class Filters {
   /** The interface table's count of changes that the filters include. */
   #seen = -1;
 
-  constructor(
-    filters: readonly InterfaceFilter[],
-    { interfaces, ports, log }: {
-      interfaces: InterfaceWriter;
-      ports: readonly number[];
-      log(line: string): void;
-    },
-  ) {
+  constructor(filters: readonly InterfaceFilter[], { interfaces, ports, log }: {
+    interfaces: InterfaceWriter;
+    ports: readonly number[];
+    log(line: string): void;
+  }) {
     this.#interfaces = interfaces;
     this.#log = log;
     this.#filters = filters.map(({ ifindex, view }) => {

@@ -492,14 +492,11 @@ export class TileWorker {
   #isToEnd = false;
   #ending?: Ending;
 
-  constructor(
-    boot: BootMessage,
-    { permissions, events, threads }: {
-      permissions: Permissions;
-      events: TileEvents;
-      threads: Threads;
-    },
-  ) {
+  constructor(boot: BootMessage, { permissions, events, threads }: {
+    permissions: Permissions;
+    events: TileEvents;
+    threads: Threads;
+  }) {
     this.name = boot.name;
     this.#boot = boot;
     this.#waits = boot.held;

@@ -61,16 +61,14 @@ export type TilePlan = Readonly<ReturnType<typeof planTiles>>;
  * of every interface. A UMEM has frames for all fill and transmit rings, app links and the ARP queue, so that an app
  * that stops cannot starve another app or a ring.
  */
-export function planTiles(
-  { queues, cores, apps, netTiles: asked }: {
-    /** Receive queues of each attached interface, in order; none for the kernel's sockets alone. */
-    queues: readonly number[];
-    cores: number;
-    apps: readonly { readonly depth?: number }[];
-    /** The number of net tiles asked for. */
-    netTiles?: number;
-  },
-) {
+export function planTiles({ queues, cores, apps, netTiles: asked }: {
+  /** Receive queues of each attached interface, in order; none for the kernel's sockets alone. */
+  queues: readonly number[];
+  cores: number;
+  apps: readonly { readonly depth?: number }[];
+  /** The number of net tiles asked for. */
+  netTiles?: number;
+}) {
   const netTiles = asked ?? Math.max(1, Math.min(Math.max(1, ...queues), cores - 1));
   /** Each queue, by the number of its interface, and the net tile that owns it. */
   const shares = queues.flatMap((count, index) =>

@@ -310,17 +310,15 @@ export function spinTurnsFor(busy: number, cores: number): number {
  * Runs `tile` until it is asked to leave, or is asked to stop and has drained, or its time to drain is
  * over.
  */
-export function runLoop(
-  { tile, region, control, index, spinTurns }: {
-    readonly tile: Tile;
-    readonly region: TileRegion;
-    readonly control: ControlReader;
-    /** The kind's counters for wake-ups and busy time. */
-    readonly index: { readonly wakeups: number; readonly busy_seconds: number };
-    /** Idle turns before it blocks. */
-    readonly spinTurns: number;
-  },
-): void {
+export function runLoop({ tile, region, control, index, spinTurns }: {
+  readonly tile: Tile;
+  readonly region: TileRegion;
+  readonly control: ControlReader;
+  /** The kind's counters for wake-ups and busy time. */
+  readonly index: { readonly wakeups: number; readonly busy_seconds: number };
+  /** Idle turns before it blocks. */
+  readonly spinTurns: number;
+}): void {
   const { counters } = region;
   const crowded = spinTurns === CROWDED_SPIN_TURNS;
   /** Idle turns before it blocks: as the last busy turn since it woke says. */
