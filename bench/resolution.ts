@@ -40,7 +40,6 @@ export class Resolution {
         counters,
         seed: 1,
       }),
-      frameBytes: FRAME_BYTES,
     });
     for (let row = 0; row < BATCH; row++) {
       this.#packets[(row << PACKET_SHIFT) + Packet.frame] = row * FRAME_BYTES;

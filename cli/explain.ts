@@ -33,7 +33,6 @@ import {
 } from "../tiles/netlink/entries.ts";
 import { NeighborMap } from "../tiles/netlink/neighbor_resolver.ts";
 import { NET } from "../tiles/runtime/counters.ts";
-import { FRAME_BYTES } from "../tiles/runtime/plan.ts";
 import {
   address,
   command,
@@ -307,7 +306,6 @@ function headerStep(
       new SolicitProducer(heapView(SOLICIT_LINK_BYTES)),
       { counters: new Float64Array(Object.keys(NET.help).length), seed: 0 },
     ),
-    frameBytes: FRAME_BYTES,
   });
   const { route: at } = resolver.resolve(
     destination | 0,

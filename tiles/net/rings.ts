@@ -20,6 +20,7 @@ import {
   XskCursor,
 } from "../../ffi/shared.ts";
 import type { Xsk } from "../../ffi/xsk.ts";
+import { FRAME_BYTES } from "../runtime/plan.ts";
 
 /*
  * A frame, and the description of the packet in it: where the fields of Ethernet, 802.1Q, IPv4 and
@@ -208,33 +209,24 @@ export function flowHash(a: number, b: number, ports: number): number {
   return hash ^ (hash >>> 16);
 }
 
-/** How a UMEM region is cut. `frameBytes` is a power of two; `largeBuffers` at least 1. */
-interface UmemShape {
-  readonly frameBytes: number;
-  readonly frames: number;
-  readonly largeBuffers: number;
-}
-
 /** A UMEM and its free frames and buffers, all named by their byte offset in it. */
 export class Umem {
-  readonly frameBytes: number;
+  readonly frameBytes = FRAME_BYTES;
   /** Bytes of all frames together: where the large buffers begin. */
   readonly framesEnd: number;
   readonly largeBuffers: number;
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   readonly words: Int32Array;
   readonly view: DataView;
-  readonly #frameMask: number;
+  readonly #frameMask = ~(FRAME_BYTES - 1);
   readonly #frames: Int32Array;
   readonly #large: Int32Array;
   #freeFrames = 0;
   #freeLarge = 0;
 
-  /** Everything is free at first. Throws RangeError when `region` is not as large as `shape` says. */
-  constructor(region: View, shape: UmemShape) {
-    const { frameBytes, frames, largeBuffers } = shape;
-    this.frameBytes = frameBytes;
-    this.framesEnd = frames * frameBytes;
+  /** Everything is free at first. Throws RangeError when `region` is too small. */
+  constructor(region: View, { frames, largeBuffers }: { frames: number; largeBuffers: number }) {
+    this.framesEnd = frames * FRAME_BYTES;
     this.largeBuffers = largeBuffers;
     const needed = this.framesEnd + largeBuffers * UDP_BUFFER_BYTES;
     if (region.byteLength < needed || needed > MOST_BYTES + 1) {
@@ -246,7 +238,6 @@ export class Umem {
     this.bytes = u8(region);
     this.words = new Int32Array(region.buffer, region.byteOffset, region.byteLength >>> 2);
     this.view = new DataView(region.buffer, region.byteOffset, region.byteLength);
-    this.#frameMask = ~(frameBytes - 1);
     this.#frames = new Int32Array(frames);
     this.#large = new Int32Array(largeBuffers);
     this.restart(new Uint8Array(frames + largeBuffers).fill(1));

@@ -17,6 +17,7 @@ import * as hashing from "../../netbase/hash.ts";
 import { decide, emptyDecision, type NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
+import { FRAME_BYTES } from "../runtime/plan.ts";
 import { Rank, type Solicits } from "./arp_queue.ts";
 import * as frame from "./rings.ts";
 import type { XdpSocketSetup } from "./rings.ts";
@@ -27,6 +28,7 @@ const { ETH_P_8021AD, ETH_P_IP, ETHERNET_BYTES, MOST_TAGS, TAG_BYTES } = frame;
 const { flowHash, fold, halves, isPeer, IP_CONSTANT_SUM, UDP_CONSTANT_SUM } = frame;
 const { PACKET_HEADER_BYTES, PAYLOAD_AT } = frame;
 const COUNT = NET.index;
+const MOST_IN_FRAME = FRAME_BYTES - PAYLOAD_AT;
 
 /** Words of an entry: one cache line. */
 const ENTRY_WORDS = 16;
@@ -397,7 +399,6 @@ export class Resolver {
   readonly #devices: Devices;
   readonly #cache: RouteCache;
   readonly #solicits: Solicits;
-  readonly #frameBytes: number;
   readonly #decision = emptyDecision();
   readonly #found: Resolution = {
     ...{ route: UNRESOLVED, isNew: false, ifindex: 0, neighbor: 0, rank: 0, mostPayload: 0 },
@@ -410,13 +411,11 @@ export class Resolver {
     devices: Devices;
     cache: RouteCache;
     solicits: Solicits;
-    frameBytes: number;
   }) {
     this.#reader = parts.reader;
     this.#devices = parts.devices;
     this.#cache = parts.cache;
     this.#solicits = parts.solicits;
-    this.#frameBytes = parts.frameBytes;
   }
 
   /**
@@ -462,10 +461,7 @@ export class Resolver {
       words[r + Route.outcome] = egress;
       return r;
     }
-    const mostPayload = Math.min(
-      this.#decision.mtu - PACKET_HEADER_BYTES,
-      this.#frameBytes - PAYLOAD_AT,
-    );
+    const mostPayload = Math.min(this.#decision.mtu - PACKET_HEADER_BYTES, MOST_IN_FRAME);
     this.#found.mostPayload = mostPayload;
     const record = this.#address(peer);
     if (record === UNRESOLVED) return UNRESOLVED;

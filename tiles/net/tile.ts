@@ -17,6 +17,7 @@ import { loadService, type Service } from "../app/host.ts";
 import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { HISTOGRAMS, NET } from "../runtime/counters.ts";
+import { FRAME_BYTES } from "../runtime/plan.ts";
 import {
   Life,
   type Tile,
@@ -69,11 +70,8 @@ export interface NetSetup {
   /** What it counts by socket and port (`traffic.ts`). */
   readonly traffic: View;
   readonly routeCache: View;
-  readonly frameBytes: number;
   readonly frames: number;
   readonly largeBuffers: number;
-  /** Bytes free before each received frame, besides the kernel's own. */
-  readonly headroom: number;
   readonly sockets: readonly XdpSocketSetup[];
   /** Whether UDP checksums of frames are left to the NIC. */
   readonly trustChecksums?: boolean;
@@ -158,7 +156,7 @@ async function makeInline(
 
 /** Maps the rings of all sockets, and returns their slots. Throws RingsLost. */
 function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
-  const frames = slice(setup.umem, 0, setup.frames * setup.frameBytes);
+  const frames = slice(setup.umem, 0, setup.frames * FRAME_BYTES);
   return setup.sockets.map(({ fd, ring, slot = xsk!.adopt(fd, frames, ring) }) => {
     if (slot < 0) throw RingsLost.unmapped(slot);
     return slot;
@@ -258,7 +256,7 @@ class NetTile implements Tile {
     this.#tile = tile;
     const [xsk, udp] = [libraries.xsk!, libraries.udp!];
     const { counters } = region;
-    const { seed, frameBytes, trustChecksums } = setup;
+    const { seed, trustChecksums } = setup;
     const umem = new Umem(setup.umem, setup);
     const reader = new NetbaseReader(setup.netbase);
     const inline = made.map(({ setup: { ports, ownPorts = [] } }) => (
@@ -274,7 +272,7 @@ class NetTile implements Tile {
     this.#control = new ControlReader(setup.control);
     const capture = new Capture(this.#control, new CaptureWriter(setup.capture));
     const solicits = new Solicits(new SolicitProducer(setup.solicit), { counters, seed });
-    const resolver = new Resolver({ reader, devices, cache, solicits, frameBytes });
+    const resolver = new Resolver({ reader, devices, cache, solicits });
     const sockets = new SocketSender({ udp, umem, capture, counters, traffic });
     const all = { umem, reader, dispatch, cache, devices, capture, counters, traffic, seed };
     this.#traffic = traffic;

@@ -23,6 +23,7 @@ import {
   netLinkBytes,
   REFLECTED,
 } from "../runtime/link.ts";
+import { FRAME_BYTES, HEADROOM_BYTES } from "../runtime/plan.ts";
 import { type Tile, TILE_REGION_BYTES, type TileContext, TileRegion } from "../runtime/tile.ts";
 import { RECENT_PEERS_BYTES, requestsBytes } from "./app_port.ts";
 import { SOLICIT_LINK_BYTES } from "./arp_queue.ts";
@@ -62,13 +63,16 @@ export async function warmUp(
   const { setup, libraries } = context;
   const xsk = libraries.xsk!;
   const umem = heapView(setup.umem.byteLength);
-  const { frames, frameBytes } = setup;
+  const { frames } = setup;
   const ring = setup.sockets[0]?.ring ?? 0;
   const hasInline = (setup.inline ?? []).length > 0;
   // The same kinds of app as will be served.
   const ports = [...setup.apps.slice(0, 1).map(() => PORT), ...hasInline ? [INLINE_PORT] : []];
   if (ring === 0 || ports.length === 0) return;
-  const slot = xsk.memorySlot(slice(umem, 0, frames * frameBytes), { frameBytes, ring });
+  const slot = xsk.memorySlot(slice(umem, 0, frames * FRAME_BYTES), {
+    frameBytes: FRAME_BYTES,
+    ring,
+  });
   if (slot < 0) return;
   const shape = setup.apps[0]?.shape ?? { depth: ring, payloadBytes: 1 << 17 };
   const [net, app] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];
@@ -108,7 +112,7 @@ export async function warmUp(
   const until = performance.now() + MOST_MILLIS;
   for (let turns = 0; turns < TURNS && performance.now() < until; turns++) {
     for (let i = 0; i < BATCH; i++) {
-      pairs[2 * i] = KERNEL_HEADROOM + setup.headroom;
+      pairs[2 * i] = KERNEL_HEADROOM + HEADROOM_BYTES;
       pairs[2 * i + 1] = HEADERS_BYTES + PAYLOAD_BYTES;
     }
     const frame = requestFrames[turns % requestFrames.length];

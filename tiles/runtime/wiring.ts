@@ -26,9 +26,7 @@ import type { Handed } from "./handed.ts";
 import { HEALTH, HEALTH_BYTES } from "./health.ts";
 import { appLinkBytes, type LinkShape, netLinkBytes } from "./link.ts";
 import {
-  FRAME_BYTES,
   type Grants,
-  HEADROOM_BYTES,
   LARGE_BUFFERS,
   LINK_DEPTH,
   linkShapeOf,
@@ -374,10 +372,8 @@ export class Wiring {
       record: own("frames"),
       traffic: own("traffic"),
       routeCache: own("routes"),
-      frameBytes: FRAME_BYTES,
       frames: frames[n],
       largeBuffers: LARGE_BUFFERS,
-      headroom: HEADROOM_BYTES,
       sockets: queues.map(({ interface: i, queue }) => ({
         fd: this.#handed.fd(socketName(attached[i].name, queue)),
         ifindex: attached[i].ifindex,

@@ -19,7 +19,7 @@ import fc from "../property.ts";
 
 const PEERS = { recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: [] };
 const SHAPE: LinkShape = { depth: 8, payloadBytes: 256 };
-const UMEM = { frameBytes: 2048, frames: 16, largeBuffers: 4 };
+const UMEM = { frames: 16, largeBuffers: 4 };
 
 /** Both sides of an app's links. */
 function room(shape = SHAPE) {

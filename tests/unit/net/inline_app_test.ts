@@ -20,7 +20,6 @@ const [FRAMES, FRAME_BYTES, LARGE] = [128, 2048, 4];
 /** An app in a net tile that has nothing else, with a transmitter that only takes note. */
 async function room(app: App) {
   const umem = new Umem(heapView(FRAMES * FRAME_BYTES + LARGE * 65_536), {
-    frameBytes: FRAME_BYTES,
     frames: FRAMES,
     largeBuffers: LARGE,
   });

@@ -251,10 +251,8 @@ export class Room {
       record: heapView(frameRecordBytes(FRAMES)),
       traffic: heapView(TRAFFIC_BYTES),
       routeCache: heapView(ROUTE_CACHE_BYTES),
-      frameBytes: FRAME_BYTES,
       frames: FRAMES,
       largeBuffers: LARGE_BUFFERS,
-      headroom,
       sockets: [
         { ...socket, fd: this.xsk.fd(SLOT.eth0), ifindex: ETH0, queue: 0 },
         { ...socket, fd: this.xsk.fd(SLOT.eth0Second), ifindex: ETH0, queue: 1 },

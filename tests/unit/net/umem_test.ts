@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
 import { Umem } from "../../../tiles/net/rings.ts";
 
-const SHAPE = { frameBytes: 2048, frames: 4, largeBuffers: 2 };
+const SHAPE = { frames: 4, largeBuffers: 2 };
 const LARGE_BYTES = 65_536;
 
 function makeUmem(): Umem {

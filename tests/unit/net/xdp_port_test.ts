@@ -11,7 +11,7 @@ const FILL = 16;
 
 function makePort({ deepFill = FILL } = {}) {
   const region = heapView(FRAMES * FRAME_BYTES);
-  const umem = new Umem(region, { frameBytes: FRAME_BYTES, frames: FRAMES, largeBuffers: 0 });
+  const umem = new Umem(region, { frames: FRAMES, largeBuffers: 0 });
   const xsk = new FakeXsk(region, { frameBytes: FRAME_BYTES });
   const setup = {
     fd: 100,
@@ -83,7 +83,7 @@ Deno.test("however slow the kernel is and whatever apps keep, each queue of a UM
   });
   fc.assert(fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
     const region = heapView(frames * FRAME_BYTES);
-    const umem = new Umem(region, { frameBytes: FRAME_BYTES, frames, largeBuffers: 0 });
+    const umem = new Umem(region, { frames, largeBuffers: 0 });
     const xsk = new FakeXsk(region, { frameBytes: FRAME_BYTES });
     const ports = Array.from({ length: queues }, (_, slot) =>
       new XdpPort(
