@@ -21,8 +21,10 @@ const MOST_ASKED = 8;
 const MOST_UNSENT = 128 << 10;
 /** The longest query: more than any question with EDNS has. A longer one closes the connection. */
 const MOST_QUERY_BYTES = 4096;
-/** How long connections are served on when this side is to end. */
+/** How long connections are served on when this side is to end: a next query may be on its way. */
 const LINGER_MILLIS = 100;
+/** How long a new connection is kept then that has not asked anything yet. It is ended after a second. */
+const FIRST_QUERY_MILLIS = 600;
 /** How often idle connections are looked for. */
 const LOOK_MILLIS = 1000;
 
@@ -31,8 +33,11 @@ interface Limits {
   readonly timeoutMillis: number;
 }
 
-/** Makes the slow side of the name server. */
-export default function create({ mailbox, listeners, options }: BesideContext): Beside {
+/** Makes the slow side of the name server. `firstQueryMillis`: as `FIRST_QUERY_MILLIS`. */
+export default function create(
+  { mailbox, listeners, options }: BesideContext,
+  firstQueryMillis = FIRST_QUERY_MILLIS,
+): Beside {
   const number = (name: string, usual: number, most: number) => {
     const { [name]: value = usual } = options;
     if (typeof value === "number" && value % 1 === 0 && value > 0 && value <= most) return value;
@@ -54,7 +59,7 @@ export default function create({ mailbox, listeners, options }: BesideContext): 
     mail: (mail) => streams.answer(mail),
     async end() {
       for (const server of servers) server.close();
-      await streams.finish();
+      await streams.finish(firstQueryMillis);
       clearInterval(look);
     },
   };
@@ -130,13 +135,19 @@ class Streams {
     this.#ask();
   }
 
-  /** Ends all connections when their queries are answered, and resolves when all answers are sent. */
-  async finish(): Promise<void> {
-    // The query of a client that has just connected is on its way.
-    await new Promise((resolve) => setTimeout(resolve, LINGER_MILLIS));
-    const open = [...this.#open];
-    for (const stream of open) stream.end();
-    await Promise.all(open.map(({ sent }) => sent));
+  /**
+   * Ends all connections when their queries are answered, and resolves when all answers are sent. Waits for the
+   * first query of a connection until it has been open for so long.
+   */
+  async finish(firstQueryMillis: number): Promise<void> {
+    const pause = (millis: number) => new Promise((resolve) => setTimeout(resolve, millis));
+    await pause(LINGER_MILLIS);
+    await Promise.all([...this.#open].map(async (stream) => {
+      const left = stream.since + firstQueryMillis - performance.now();
+      await Promise.race([stream.hasAsked, pause(Math.max(left, 0))]);
+      stream.end();
+      await stream.sent;
+    }));
   }
 
   /** Closes connections that are idle, and those whose queries the app never answers. */
@@ -158,6 +169,9 @@ class Stream {
   readonly network: string;
   /** When it last asked, was answered or was opened. */
   since = performance.now();
+  readonly #first = Promise.withResolvers<void>();
+  /** Resolves when the app has its first query, or there is none to come. */
+  readonly hasAsked = this.#first.promise;
   /** Resolves when all is sent, or nothing more can be. */
   readonly sent: Promise<unknown>;
   readonly #socket: Socket;
@@ -186,7 +200,10 @@ class Stream {
       if (this.hasQuery) waits();
     });
     socket.on("error", () => {});
-    socket.on("close", closed);
+    socket.on("close", () => {
+      this.#first.resolve();
+      closed();
+    });
     this.sent = new Promise((resolve) => {
       for (const event of ["finish", "close"]) socket.once(event, resolve);
     });
@@ -229,6 +246,7 @@ class Stream {
     if (this.#bytes <= MOST_STREAM_BYTES) this.#socket.resume();
     this.since = performance.now();
     this.#asked++;
+    this.#first.resolve();
   }
 
   answer(message: Uint8Array): void {

@@ -392,7 +392,7 @@ export interface Beside {
   begin?(): void | Promise<void>;
   /** Called with each mail of the app; the bytes are a copy, its to keep. */
   mail?(bytes: Uint8Array<ArrayBuffer>): void;
-  /** Called when it is to end. It is ended when the promise settles, or after a second. */
+  /** Called when it is to end. It is ended when the promise settles, or after a second, and has its mail until then. */
   end?(): void | Promise<void>;
 }
 

@@ -220,11 +220,18 @@ async function startBeside(
   await turn();
   await beside.begin?.();
   report({ type: "running" });
+  let hasEnded = false;
+  const end = async () => {
+    await beside.end?.();
+    hasEnded = true;
+    library.wake(eventfd);
+  };
   return async () => {
-    for (;;) {
+    while (!hasEnded) {
       const order = messages.receive();
       if (order === undefined) exit(1);
-      if (order?.type === "leave") return await beside.end?.();
+      // It has its mail until then: the app may be answering it.
+      if (order?.type === "leave") void end();
       const count = mailbox.take((bytes) => beside.mail?.(bytes));
       mailbox.region.fallAsleep();
       const millis = count > 0 || mailbox.waiting ? 0 : POLL_MILLIS;

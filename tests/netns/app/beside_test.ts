@@ -2,69 +2,9 @@
 /** The slow side of an app in the running program: an HTTP server beside a tile, joined by the mailbox. */
 
 import assert from "node:assert/strict";
-import { ROOT } from "../../../ffi/library.ts";
-import { configured } from "../config_file.ts";
-import {
-  answeredAtLeast,
-  Appliance,
-  ask,
-  CLIENT,
-  Client,
-  eventually,
-  HOST,
-  introduce,
-  type Lab,
-  labTest,
-  type Namespace,
-  pair,
-} from "../lab.ts";
+import { answeredAtLeast, ask, CLIENT, Client, eventually, HOST, labTest } from "../lab.ts";
 import { commandLine, processesOf } from "../processes.ts";
-
-const PORT = 4000;
-const FIXTURE = `${ROOT}tests/fixtures/app/beside`;
-
-/** A configuration with the fixture, and `more` of its section. */
-function config(more = ""): string {
-  return [
-    `listen = ["${PORT}=slow"]`,
-    `[apps.slow]`,
-    `module = "${FIXTURE}/app.ts"`,
-    `beside = "${FIXTURE}/slow.ts"`,
-    `tcp = ["${HOST}"]`,
-    more,
-  ].join("\n");
-}
-
-/** The appliance with the fixture, a client of it, and the answer to an HTTP request. */
-async function serving(lab: Lab, more = "") {
-  const { host, client, asker } = await pair(lab);
-  await introduce({ host, client });
-  const args = configured(config(more));
-  const appliance = await Appliance.start(host, args);
-  const { stderr } = appliance.process;
-  const http = (path: string, ...rest: string[]) => curl(client, path, ...rest);
-  const said = (text: string) =>
-    eventually(`"${text}" by UDP`, async () => {
-      const answer = await ask(asker, { port: PORT, payload: "? asked", timeoutMs: 1000 });
-      return answer.text === text || undefined;
-    });
-  return { host, client, asker, appliance, stderr, http, said, file: args[1] };
-}
-
-/** What the slow side answers; null: it does not. */
-async function curl(client: Namespace, path: string, ...rest: string[]): Promise<string | null> {
-  const url = `http://${HOST}:${PORT}${path}`;
-  try {
-    return (await client.run(["curl", "--silent", "--max-time", "5", ...rest, url])).trim();
-  } catch {
-    return null;
-  }
-}
-
-/** Asks until the slow side answers, which may be a new one. */
-function answering(http: (path: string) => Promise<string | null>): Promise<string> {
-  return eventually("an answer by TCP", async () => (await http("/")) ?? undefined);
-}
+import { answering, PORT, serving } from "../slow_side.ts";
 
 labTest("an app and its slow side have mail of each other", async (lab) => {
   const { asker, http, said } = await serving(lab);
@@ -182,6 +122,17 @@ labTest(
     await said("on it goes");
   },
 );
+
+labTest("a slow side that is to end has its mail until it has ended", async (lab) => {
+  const { appliance, stderr, file } = await serving(lab, "options = { polite = true }");
+  Deno.writeTextFileSync(file, Deno.readTextFileSync(file).replace("polite", "other"));
+  appliance.process.kill("SIGHUP");
+  await stderr.find("reloaded: ");
+  assert.deepEqual(
+    stderr.all.filter((line) => line.startsWith("slow")),
+    ["slow beside: its time is over"],
+  );
+});
 
 labTest("a slow side that ends before its app is ready harms nobody else", async (lab) => {
   const { appliance, asker, http, stderr, file } = await serving(lab);

@@ -108,25 +108,25 @@ labTest("a limited client asks over TCP, which is not limited", async (lab) => {
   }
 });
 
-labTest("no connection is refused during reloads, and the new zone is answered", async (lab) => {
-  const { client, appliance, zone } = await serving(lab);
-  const { stderr } = appliance.process;
-  for (let i = 2; i < 5; i++) {
-    Deno.writeTextFileSync(zone, ZONE.replace(" host 1 ", ` host ${i} `));
-    const from = stderr.all.length;
-    appliance.process.kill("SIGHUP");
-    const reloaded = stderr.find("reloaded: ", { from });
-    let isOver = false;
-    reloaded.then(() => isOver = true);
-    while (!isOver) {
-      const said = await dig(client, "+tcp", ORIGIN, "SOA");
-      // Seldom one is closed that was accepted as the old slow side left the socket, and dig asks again.
-      const others = said.filter((line) => !/^ns1\.|: (end of file|connection reset)$/.test(line));
-      assert.deepEqual(others, []);
-      assert.ok(said.some((line) => line.startsWith("ns1.")), said.join("\n"));
+labTest(
+  "each connection has its answer during reloads, and the new zone is answered",
+  async (lab) => {
+    const { client, appliance, zone } = await serving(lab);
+    const { stderr } = appliance.process;
+    for (let i = 2; i < 5; i++) {
+      Deno.writeTextFileSync(zone, ZONE.replace(" host 1 ", ` host ${i} `));
+      const from = stderr.all.length;
+      appliance.process.kill("SIGHUP");
+      const reloaded = stderr.find("reloaded: ", { from });
+      let isOver = false;
+      reloaded.then(() => isOver = true);
+      while (!isOver) {
+        const said = await dig(client, "+tcp", ORIGIN, "SOA");
+        assert.match(said.join("\n"), /^ns1\.[^\n]*$/);
+      }
+      await reloaded;
+      const [soa] = await dig(client, "+tcp", ORIGIN, "SOA");
+      assert.equal(soa.split(" ")[2], `${i}`);
     }
-    await reloaded;
-    const [soa] = await dig(client, "+tcp", ORIGIN, "SOA");
-    assert.equal(soa.split(" ")[2], `${i}`);
-  }
-});
+  },
+);

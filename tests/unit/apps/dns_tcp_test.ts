@@ -25,7 +25,7 @@ ${TEXTS.map((text) => `big TXT "${text}"`).join("\n")}
 `;
 
 /** The app, its slow side, and how to connect to it. The app has its mail all the time. */
-async function serving(options: Record<string, unknown> = {}) {
+async function serving(options: Record<string, unknown> = {}, firstQueryMillis?: number) {
   const zone = Deno.makeTempFileSync();
   Deno.writeTextFileSync(zone, ZONE);
   const servers: Server[] = [];
@@ -37,7 +37,7 @@ async function serving(options: Record<string, unknown> = {}) {
   };
   const listeners = [{ address: "127.0.0.1", port: 53, accept }];
   const beside = {
-    default: (context: BesideContext) => createTcp({ ...context, listeners }),
+    default: (context: BesideContext) => createTcp({ ...context, listeners }, firstQueryMillis),
   };
   const harness = await AppHarness.start(dns, {
     ports: [53],
@@ -254,6 +254,27 @@ Deno.test("a client that takes no answers keeps nobody else's back", async () =>
     other.send(id, BIG, "TXT");
     await other.answer(id);
   }
+});
+
+Deno.test("at its end a new connection has the answer to its first query", async () => {
+  await using server = await serving({}, 60_000);
+  const [old, late] = [await server.connect(), await server.connect()];
+  old.send(1);
+  await old.answer(1);
+  const ended = server.harness.end();
+  await old.closed();
+  assert.equal(late.isClosed, false);
+  late.send(2);
+  await late.answer(2);
+  await late.closed();
+  await ended;
+});
+
+Deno.test("at its end a connection that asks nothing is closed", async () => {
+  await using server = await serving({}, 1);
+  const silent = await server.connect();
+  await server.harness.end();
+  await silent.closed();
 });
 
 Deno.test("wrong limits are errors of the start", async () => {
