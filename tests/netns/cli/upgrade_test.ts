@@ -19,7 +19,8 @@ import {
   type Namespace,
   pair,
 } from "../lab.ts";
-import { childrenByUser } from "../processes.ts";
+import { childrenByUser, commandLine, processesOf } from "../processes.ts";
+import { answering, serving } from "../slow_side.ts";
 import { tileCounters } from "../wire_balance.ts";
 
 const PORT = 4000;
@@ -97,6 +98,37 @@ labTest("an upgrade costs nobody a datagram, and leaves what apps remember", asy
   const tiles = await tileCounters(appliance.process);
   assert.equal(tiles["echo.1"].requests + tiles["echo.2"].requests, sent);
   assert.equal((await appliance.stop()).code, 0);
+});
+
+labTest("an upgrade replaces a slow side, too, and reaps it", async (lab) => {
+  const path = installed("one");
+  const env = { TEGULA_EXECUTABLE: path };
+  const { host, appliance, http, said, stderr } = await serving(lab, "", env);
+  const { pid } = appliance.process;
+  const slowSides = () =>
+    processesOf(pid).map((each) => each.pid).filter((each) =>
+      commandLine(each).includes("slow beside")
+    );
+  assert.equal(await http("/", "--data", "one"), "true");
+  await said("one");
+  for (const release of ["two", "three"]) {
+    const [old] = slowSides();
+    installed(release, path);
+    assert.equal((await upgrade(host)).code, 0);
+    assert.equal(releaseOf(pid), release);
+    // A process that nobody has waited for would still be there.
+    await assert.rejects(Deno.stat(`/proc/${old}`), Deno.errors.NotFound);
+    assert.equal(slowSides().length, 1);
+    // The new tile has no mail yet, and tells its slow side that it was asked.
+    await said("no mail");
+    assert.equal(await answering(http), "asked");
+    assert.equal(await http("/", "--data", release), "true");
+    await said(release);
+  }
+  assert.deepEqual(
+    stderr.all.filter((line) => line.startsWith("slow beside")),
+    Array(2).fill("slow beside: its time is over"),
+  );
 });
 
 labTest("a master's files outlast its upgrade, and go once it is killed", async (lab) => {
