@@ -21,7 +21,7 @@ import { openRegions } from "../ffi/region.ts";
 import { ROUTE_CACHE_BYTES } from "../tiles/net/route_cache.ts";
 import * as plan from "../tiles/runtime/plan.ts";
 import { frameCount } from "./path_host.ts";
-import type { PathMemory, PathSetup, PathShape } from "./path_worker.ts";
+import type { PathMemory, PathSetup, PathShape } from "./path_tiles.ts";
 
 /** Packets of one measurement, which takes some tenths of a second. */
 const PACKETS = 1 << 20;

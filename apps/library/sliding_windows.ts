@@ -50,7 +50,9 @@ export class SlidingWindows {
     const time = now / this.#millis;
     const window = Math.floor(time);
     const entry = this.#entry(address);
-    const [windows, counts, before] = [this.#windows, this.#counts, this.#before];
+    const windows = this.#windows;
+    const counts = this.#counts;
+    const before = this.#before;
     if (windows[entry] < window) {
       before[entry] = windows[entry] === window - 1 ? counts[entry] : 0;
       counts[entry] = 0;
@@ -67,7 +69,8 @@ export class SlidingWindows {
   #entry(address: Address): number {
     const found = this.#sets.find(address);
     if (found >= 0) return found;
-    const [windows, counts] = [this.#windows, this.#counts];
+    const windows = this.#windows;
+    const counts = this.#counts;
     let least = ~found;
     for (let entry = least + 1; entry < ~found + WAYS; entry++) {
       const isOlder = windows[entry] < windows[least];

@@ -47,8 +47,11 @@ export class Address implements contract.Address {
   }
 
   compare({ words: others }: contract.Address): number {
-    const at = this.words.findIndex((word, i) => word !== others[i]);
-    return at < 0 ? 0 : this.words[at] < others[at] ? -1 : 1;
+    const { words } = this;
+    for (let i = 0; i < WORDS; i++) {
+      if (words[i] !== others[i]) return words[i] < others[i] ? -1 : 1;
+    }
+    return 0;
   }
 
   isIn(prefix: contract.Prefix): boolean {
