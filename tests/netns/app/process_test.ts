@@ -6,8 +6,6 @@
 
 import { strict as assert } from "node:assert";
 import { libraryPath, ROOT } from "../../../ffi/library.ts";
-import project from "../../../deno.json" with { type: "json" };
-import { bundleCommand } from "../../../master/app_files.ts";
 import type { AppProcessPlan } from "../../../master/app_process.ts";
 import { NO_GRANTS } from "../../no_grants.ts";
 import { eventually } from "../../eventually.ts";
@@ -504,43 +502,6 @@ Deno.test("what an app imports from elsewhere is an error of its start, unless i
   assert.deepEqual(lines, ["own: from elsewhere"]);
   await app.stop();
   link.close();
-});
-
-Deno.test("an app of a package is one file by the command that is named, and runs", async () => {
-  const folder = Deno.realPathSync(Deno.makeTempDirSync());
-  // In CommonJS, and it uses modules of Node's.
-  Deno.writeTextFileSync(
-    `${folder}/own.ts`,
-    `import packet from "dns-packet";
-    const query = packet.encode({ type: "query", id: 7, questions: [{ type: "A", name: "a.example" }] });
-    export default ({ log }: { log(line: string): void }) => {
-      log(packet.decode(query).questions![0].name);
-      return { receive() {} };
-    };`,
-  );
-  const run = async (program: string, args: string[]) => {
-    const options = { args, cwd: folder, stdout: "null", stderr: "inherit" } as const;
-    const { success } = await new Deno.Command(program, options).output();
-    assert.ok(success, [program, ...args].join(" "));
-  };
-  const { imports } = project;
-  const config = { imports, nodeModulesDir: "auto", workspace: [] };
-  Deno.writeTextFileSync(`${folder}/deno.json`, JSON.stringify(config));
-  Deno.copyFileSync(`${ROOT}deno.lock`, `${folder}/deno.lock`);
-  await run(Deno.execPath(), ["install", "--quiet", "--frozen"]);
-  const command = bundleCommand("./own.ts").replace("npx", `"${Deno.execPath()}" run -A`)
-    .replace("esbuild", imports.esbuild);
-  await run("sh", ["-c", `${command} --log-level=error`]);
-  Deno.chmodSync(folder, 0o755);
-  const link = new EchoLink("own");
-  const lines: string[] = [];
-  const plan = link.plan(`file://${folder}/own.bundle.js`);
-  const app = link.process(plan, (line) => lines.push(line));
-  await app.start();
-  assert.deepEqual(lines, ["own: a.example"]);
-  await app.stop();
-  link.close();
-  Deno.removeSync(folder, { recursive: true });
 });
 
 Deno.test("state outlives its process, killed or handed over, and is its predecessor's until begin()", async () => {

@@ -7,7 +7,9 @@
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
 import { APPS } from "../../../apps/registry.ts";
+import project from "../../../deno.json" with { type: "json" };
 import type { Namespace } from "../../../demo/lab.ts";
+import { bundleCommand } from "../../../master/app_files.ts";
 import { examples, SLOW_SIDE, slowSideFolder, typedIn, writtenFolder } from "../../ten_minutes.ts";
 import { temporaryFile } from "../config_file.ts";
 import { Appliance, ask, CLIENT, eventually, HOST, labTest, pair } from "../lab.ts";
@@ -116,6 +118,74 @@ labTest(
     const config = `interfaces = ["eth0"]\nlisten = [${listen}]\n${apps.join("")}`;
     const appliance = await Appliance.start(host, ["--config", temporaryFile(config, ".toml")]);
     for (const [i, { heading }] of all.entries()) await TRIED[heading](client, 5000 + i);
+    assert.equal((await appliance.stop()).code, 0);
+  },
+);
+
+/** Apps of packages. */
+const OF_PACKAGES: Readonly<Record<string, string>> = {
+  // In CommonJS, and it uses modules of Node's.
+  "dns-packet": `import { Buffer } from "node:buffer";
+    import packet from "dns-packet";
+    export function answer({ payload }: { payload: Uint8Array }) {
+      const { id, questions } = packet.decode(Buffer.from(payload));
+      const answers = questions.map(({ name }) => ({ type: "A", name, ttl: 1, data: "192.0.2.7" }));
+      return packet.encode({ type: "response", id, questions, answers });
+    }`,
+  "smol-toml": `import { parse } from "smol-toml";
+    export function answer({ payload }: { payload: Uint8Array }) {
+      return \`\${JSON.stringify(parse(new TextDecoder().decode(payload)))}\\n\`;
+    }`,
+  "zod": `import { z } from "zod";
+    const Reading = z.object({ sensor: z.string(), celsius: z.number().min(-273.15) });
+    export function answer({ payload }: { payload: Uint8Array }) {
+      const { data, error } = Reading.safeParse(JSON.parse(new TextDecoder().decode(payload)));
+      return \`\${data?.sensor ?? error.issues[0].path}\\n\`;
+    }`,
+};
+
+/** Makes a file of each app of packages by the command that is named, and returns their folder. */
+async function bundled(): Promise<string> {
+  const folder = Deno.makeTempDirSync({ prefix: "tegula-packages-" });
+  globalThis.addEventListener("unload", () => Deno.removeSync(folder, { recursive: true }));
+  Deno.chmodSync(folder, 0o755);
+  const run = async (program: string, args: string[]) => {
+    const options = { args, cwd: folder, stdout: "null", stderr: "inherit" } as const;
+    const { success } = await new Deno.Command(program, options).output();
+    assert.ok(success, [program, ...args].join(" "));
+  };
+  const { imports } = project;
+  const config = { imports, nodeModulesDir: "auto", workspace: [] };
+  Deno.writeTextFileSync(`${folder}/deno.json`, JSON.stringify(config));
+  Deno.copyFileSync(`${ROOT}deno.lock`, `${folder}/deno.lock`);
+  await run(Deno.execPath(), ["install", "--quiet", "--frozen"]);
+  for (const [name, text] of Object.entries(OF_PACKAGES)) {
+    Deno.writeTextFileSync(`${folder}/${name}.ts`, text);
+    const command = bundleCommand(`./${name}.ts`).replace("npx", `"${Deno.execPath()}" run -A`)
+      .replace("esbuild", imports.esbuild);
+    await run("sh", ["-c", `${command} --log-level=error`]);
+  }
+  return folder;
+}
+
+labTest(
+  "docs/apps.md: apps of three packages are one file each by the command that is named, and answer",
+  async (lab) => {
+    const folder = await bundled();
+    const { host, client } = await pair(lab);
+    const [dns, toml, zod] = Object.keys(OF_PACKAGES).map((name) =>
+      `[apps.${name}]\nmodule = "${folder}/${name}.bundle.js"\n`
+    );
+    const listen = ["53=dns-packet", "5001=smol-toml", "5002=zod"];
+    const config = `interfaces = ["eth0"]\nlisten = ${JSON.stringify(listen)}\n${dns}${toml}${zod}`;
+    const appliance = await Appliance.start(host, ["--config", temporaryFile(config, ".toml")]);
+    const answer = await client.run(`dig +short +tries=1 @${HOST} example.org`.split(" "));
+    assert.equal(answer.trim(), "192.0.2.7");
+    const asked = (port: number, text: string) =>
+      shell(client, port, `printf %s '${text}' >&3; head -n1 <&3`);
+    assert.equal(await asked(5001, 'a = [1, "two"]'), '{"a":[1,"two"]}\n');
+    assert.equal(await asked(5002, '{"sensor": "attic", "celsius": 21.5}'), "attic\n");
+    assert.equal(await asked(5002, '{"sensor": "attic", "celsius": -300}'), "celsius\n");
     assert.equal((await appliance.stop()).code, 0);
   },
 );
