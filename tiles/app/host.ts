@@ -789,9 +789,17 @@ class Replies implements Answers {
     return (this.#link.pushed - this.#joined) >>> 0;
   }
 
-  /** Reads how far the net tile is. Once per batch. */
+  /**
+   * Reads how far the net tile is. Once per batch. Throws Error if the cursors contradict each other: the net
+   * tile's is right, so the app has written over its own. A successor goes on with a right one.
+   */
   refresh(): void {
     this.#link.refresh();
+    if (this.#link.corrupt === 0) return;
+    throw new Error(
+      "it wrote outside of what reserve() gave it, over its link (out.bytes begins at " +
+        `${this.bytes.byteOffset} of its buffer)`,
+    );
   }
 
   get room(): number {
@@ -952,8 +960,10 @@ export class NetSide {
     handedOver?: boolean;
   }) {
     this.#counters = counters;
-    this.#consumer = new link.LinkConsumer(join.own, join.peer, join.shape, { skip: !handedOver });
-    this.#producer = new link.LinkProducer(join.own, join.peer, join.shape);
+    const { own, peer, shape } = join;
+    const trusts = true;
+    this.#consumer = new link.LinkConsumer(own, peer, shape, { skip: !handedOver, trusts });
+    this.#producer = new link.LinkProducer(own, peer, shape, { trusts });
     const requests = new Requests(join.payloads, this.#consumer.words, join.shape);
     this.requests = requests;
     this.answers = new Replies(join, this.#producer, { requests, counters, firstPort });
@@ -981,7 +991,7 @@ export class NetSide {
   /** Takes the next batch into `requests` and returns its size. */
   take(): number {
     let count = Math.min(this.#consumer.available(), BATCH);
-    if (count > 0) this.#producer.refresh();
+    if (count > 0) this.answers.refresh();
     if (this.#follows && count > 0) {
       // None while their answers would find no room.
       this.#follows = this.answers.isForeign;

@@ -195,12 +195,21 @@ export class LinkProducer {
   #published: number;
   #passed: number;
 
-  /** `own` is written by this side, `peer` by the other. A restarted side carries on where it was. */
-  constructor(own: View, peer: View, shape: LinkShape) {
+  /**
+   * `own` is written by this side, `peer` by the other. A restarted side carries on where it was. With `trusts`
+   * it goes on where the other one is if its own cursor cannot be true: its predecessor may have written over it.
+   */
+  constructor(own: View, peer: View, shape: LinkShape, { trusts = false } = {}) {
     this.words = u32(own);
     this.#peer = u32(peer);
     this.depth = shape.depth;
-    this.#head = this.#published = this.words[PRODUCED] | 0;
+    this.#head = this.words[PRODUCED] | 0;
+    const seen = Atomics.load(this.#peer, CONSUMED) | 0;
+    if (trusts && ((this.#head - seen) >>> 0) > this.depth) {
+      this.#head = seen;
+      Atomics.store(this.words, PRODUCED, seen);
+    }
+    this.#published = this.#head;
     this.#passed = (this.#head - this.depth) | 0;
     this.refresh();
   }
@@ -271,12 +280,15 @@ export class LinkConsumer {
   /**
    * Joins at `own` (written by this side) and `peer` (by the other). With `skip` everything that is
    * published but not yet read is passed over: what a restarted app does, so that its frames go back.
+   * `trusts` is as for a producer.
    */
-  constructor(own: View, peer: View, shape: LinkShape, { skip = false } = {}) {
+  constructor(own: View, peer: View, shape: LinkShape, { skip = false, trusts = false } = {}) {
     this.#own = u32(own);
     this.words = u32(peer);
     this.depth = shape.depth;
-    this.#tail = (skip ? Atomics.load(this.words, PRODUCED) : this.#own[CONSUMED]) | 0;
+    const published = Atomics.load(this.words, PRODUCED) | 0;
+    const isWrong = ((published - this.#own[CONSUMED]) >>> 0) > this.depth;
+    this.#tail = skip || (trusts && isWrong) ? published : this.#own[CONSUMED] | 0;
     Atomics.store(this.#own, CONSUMED, this.#tail);
   }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
-import { heapView, u8 } from "../../../ffi/region.ts";
+import { heapView, u32, u8 } from "../../../ffi/region.ts";
 import { Address } from "../../../tiles/app/address.ts";
 import { NetSide } from "../../../tiles/app/host.ts";
 import { APP } from "../../../tiles/runtime/counters.ts";
@@ -37,6 +37,7 @@ function room() {
       eventfd: -1,
     }, { counters, firstPort: 7, wake: () => wakes.count++, handedOver });
   return {
+    app,
     umem,
     wakes,
     counted: (name: keyof typeof APP.index) => counters[APP.index[name]],
@@ -257,6 +258,32 @@ Deno.test("who takes over answers what was left unread, once the answers before 
   assert.equal(successor.take(), 1);
   successor.requests.next();
   assert.equal(successor.requests.sourcePort, 4);
+});
+
+Deno.test("an app that writes over its link ends with a sentence, and its successor is served again", () => {
+  const { app, join, side, requests, answers } = room();
+  const answer = (side: NetSide) => {
+    side.take();
+    side.requests.next();
+    side.answers.reply(side.answers.reserve(4), 4);
+    side.finish();
+  };
+  // The net tile believes it as far as it can be true.
+  u32(app)[0] = 3;
+  answers.release(answers.available());
+  ask(requests, {});
+  assert.throws(
+    () => answer(side),
+    /^Error: it wrote outside of what reserve\(\) gave it, over its link/,
+  );
+  // Wherever the cursor of what it has taken is.
+  u32(app)[16] = 9999;
+  const successor = join(true);
+  assert.equal(answers.available(), 0);
+  ask(requests, {});
+  answer(successor);
+  assert.equal(answers.available(), 1);
+  assert.equal(requests.refresh(), SHAPE.depth);
 });
 
 Deno.test("a sleeping net tile is woken by answers, and by nothing else", () => {
