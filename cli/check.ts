@@ -48,7 +48,7 @@ import {
   portsServed,
 } from "../tiles/runtime/plan.ts";
 import { TILE_REGION_BYTES, TileReader, within } from "../tiles/runtime/tile.ts";
-import { type AppPlan, servicePlan } from "../tiles/runtime/wiring.ts";
+import { type AppPlan, besideName, servicePlan } from "../tiles/runtime/wiring.ts";
 import { command, Exit, type Given, JSON_OPTION, messageOf, say, UserError } from "./command.ts";
 import {
   checkConfig,
@@ -684,6 +684,7 @@ async function* makeApps(
       const own = new Inventory({ regions, host });
       own.ensure(`tile ${name}`, TILE_REGION_BYTES);
       own.ensure(`metrics ${name}`, METRICS_BYTES);
+      own.ensure(`metrics ${besideName(name)}`, METRICS_BYTES);
       if (stateBytes !== undefined) own.ensure(`state ${name}`, stateRegionBytes(stateBytes));
       const process = new AppProcess({
         ...{

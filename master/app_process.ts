@@ -45,6 +45,7 @@ import {
 } from "../tiles/runtime/log.ts";
 import { type Grants, permissionFlags } from "../tiles/runtime/plan.ts";
 import { RestartPause, type TileReader } from "../tiles/runtime/tile.ts";
+import { besideName } from "../tiles/runtime/wiring.ts";
 import { type AppFiles, type StagedApp, stampOf } from "./app_files.ts";
 import { Child } from "./child.ts";
 import { type Handing, handing, type Order, orderOf } from "./inventory.ts";
@@ -575,7 +576,7 @@ class SlowSide {
       beside: { ...beside, module: staged.module },
       handings: [
         ...handingsOf(plan.name, this.mailbox, true),
-        ...[`tile ${plan.name}`, `eventfd ${plan.name}`].map((name, i) => (
+        ...[`tile ${plan.name}`, `eventfd ${plan.name}`, `metrics ${this.#name}`].map((name, i) => (
           { ...parts.descriptor(name, i === 0), name, readOnly: i === 0 }
         )),
         ...beside.tcp.map(({ address, port }) => {
@@ -1123,11 +1124,6 @@ export class AppProcess {
       // `#keep` restarts it.
     }
   }
-}
-
-/** What the slow side of an app is called. */
-export function besideName(app: string): string {
-  return `${app} beside`;
 }
 
 /** The plan from which the files of its slow side are staged. */

@@ -21,8 +21,7 @@ import {
 } from "../tiles/runtime/health.ts";
 import { Level, once } from "../tiles/runtime/log.ts";
 import { rangeText } from "../tiles/runtime/plan.ts";
-import { APP_REFUSALS, type AppPlan } from "../tiles/runtime/wiring.ts";
-import { besideName } from "./app_process.ts";
+import { APP_REFUSALS, type AppPlan, besideName } from "../tiles/runtime/wiring.ts";
 import type { MainLibraries } from "./confinement.ts";
 import { HealthMonitor, type Observed, StatusLine } from "./health.ts";
 import type { Holdings } from "./inventory.ts";

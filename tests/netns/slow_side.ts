@@ -15,12 +15,15 @@ import {
 } from "./lab.ts";
 
 export const PORT = 4000;
+/** Where its metrics are. */
+const METRICS = "127.0.0.1:9464";
 const FIXTURE = `${ROOT}tests/fixtures/app/beside`;
 
 /** A configuration with the fixture, and `more` of its section. */
 function config(more = ""): string {
   return [
     `listen = ["${PORT}=slow"]`,
+    `metrics = "${METRICS}"`,
     `[apps.slow]`,
     `module = "${FIXTURE}/app.ts"`,
     `beside = "${FIXTURE}/slow.ts"`,
@@ -45,7 +48,8 @@ export async function serving(lab: Lab, more = "", env: Record<string, string> =
       const answer = await ask(asker, { port: PORT, payload: "? asked", timeoutMs: 1000 });
       return answer.text === text || undefined;
     });
-  return { host, client, asker, appliance, stderr, http, said, file: args[1] };
+  const metrics = () => host.run(["curl", "--silent", `http://${METRICS}/metrics`]);
+  return { host, client, asker, appliance, stderr, http, said, metrics, file: args[1] };
 }
 
 /** What the slow side answers; null: it does not. */

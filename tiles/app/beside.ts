@@ -7,6 +7,7 @@
 import { bounded, Level, type Log } from "../runtime/log.ts";
 import { Address, Prefix } from "./address.ts";
 import type { AppContext, Beside, BesideContext, BesideFactory } from "./contract.ts";
+import type { MetricsWriter } from "./regions.ts";
 
 /** What a slow side is told. Plain data. */
 export interface BesideSetup {
@@ -20,7 +21,8 @@ export interface BesideSetup {
 export async function makeBeside(
   module: { default?: unknown },
   { name, ports, options }: Pick<AppContext, "name" | "ports" | "options">,
-  { mailbox, listeners, log }: Pick<BesideContext, "mailbox" | "listeners"> & {
+  { mailbox, listeners, metrics, log }: Pick<BesideContext, "mailbox" | "listeners"> & {
+    readonly metrics: MetricsWriter;
     readonly log: Log;
   },
 ): Promise<Beside> {
@@ -31,6 +33,8 @@ export async function makeBeside(
   const say = bounded(log);
   const made = await (create as BesideFactory)({
     ...{ name, ports, options, listeners },
+    metric: (name, kind, labels) => metrics.metric(name, kind, labels),
+    histogram: (name, bounds, labels) => metrics.histogram(name, bounds, labels),
     mailbox: { post: (bytes) => mailbox.post(bytes) },
     log: (...said) => say(Level.info, ...said),
     parseAddress: (text) => Address.parse(text),

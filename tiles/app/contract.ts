@@ -375,7 +375,9 @@ export interface TcpListener {
 
 /** What a slow side is given. */
 export interface BesideContext
-  extends Pick<AppContext, "name" | "ports" | "options" | "log" | "parseAddress" | "parsePrefix"> {
+  extends
+    Pick<AppContext, "name" | "ports" | "options" | "metric" | "histogram" | "log">,
+    Pick<AppContext, "parseAddress" | "parsePrefix"> {
   /** What goes to `mail` of the app. */
   readonly mailbox: Mailbox;
   /** What the configuration grants by `tcp`. */

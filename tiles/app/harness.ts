@@ -38,7 +38,13 @@ import { makeBeside } from "./beside.ts";
 import type { AppContext, Beside, HeaderFields } from "./contract.ts";
 import { makeService, NetSide, type RefusalSetup, type Service, tosTtlOf } from "./host.ts";
 import { MAILBOX_BYTES, MailboxEnd } from "./mailbox.ts";
-import { AppState, METRICS_BYTES, MetricsReader, stateRegionBytes } from "./regions.ts";
+import {
+  AppState,
+  METRICS_BYTES,
+  MetricsReader,
+  MetricsWriter,
+  stateRegionBytes,
+} from "./regions.ts";
 
 /** Bytes of the memory that stands for a UMEM: the payloads of a burst. */
 const UMEM_BYTES = 1 << 22;
@@ -103,6 +109,7 @@ export class AppHarness {
   /** Its ports, its own ones included. */
   readonly #served: readonly number[];
   readonly #metrics = heapView(METRICS_BYTES);
+  readonly #besideMetrics = heapView(METRICS_BYTES);
   readonly #umem = heapView(UMEM_BYTES + PAYLOAD_MARGIN);
   readonly #shape: LinkShape;
   readonly #counters = new Float64Array(Object.keys(APP.help).length);
@@ -180,6 +187,7 @@ export class AppHarness {
       harness.#beside = await makeBeside(options.beside, context, {
         mailbox: harness.#mailbox!.ofBeside,
         listeners: [],
+        metrics: new MetricsWriter(harness.#besideMetrics),
         log: (line) => harness.logged.push(line),
       });
       await harness.#beside.begin?.();
@@ -254,7 +262,10 @@ export class AppHarness {
    * `rate{zone="a"}`; of a histogram each bucket, `size ≤ 64` and `size ≤ ∞`, and `size sum`.
    */
   get counters(): Record<string, number> {
-    const own = new MetricsReader(this.#metrics).read().flatMap((metric) => {
+    const all = [this.#metrics, this.#besideMetrics].flatMap((view) =>
+      new MetricsReader(view).read()
+    );
+    const own = all.flatMap((metric) => {
       const labels = Object.entries(metric.labels).map(([label, value]) => `${label}="${value}"`);
       const shown = labels.length === 0 ? "" : `{${labels}}`;
       if (metric.kind !== "histogram") return [[`${metric.name}${shown}`, metric.value]];

@@ -216,8 +216,11 @@ async function startBeside(
     const accept: TcpListener["accept"] = (server) => void server.listen({ fd });
     return { address, port, accept };
   });
-  const beside = await makeBeside(await import(module), service, { mailbox, listeners, log });
+  const metrics = new MetricsWriter(heapView(METRICS_BYTES));
+  const host = { mailbox, listeners, metrics, log };
+  const beside = await makeBeside(await import(module), service, host);
   await turn();
+  metrics.move(handed.view(`metrics ${name} beside`));
   await beside.begin?.();
   report({ type: "running" });
   let hasEnded = false;

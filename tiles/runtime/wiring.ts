@@ -168,6 +168,11 @@ function instanceName(app: AppPlan, net: string): string {
   return app.inline ? `${app.name}@${net}` : app.name;
 }
 
+/** What the slow side of an app is called. */
+export function besideName(app: string): string {
+  return `${app} beside`;
+}
+
 /**
  * The shape of an app's links. If there is only one app its payloads stay in the UMEM, where its instances may read those of
  * each other. Else each instance gets copies.
@@ -222,6 +227,9 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
       const tile = own(`tile ${name}`, TILE_REGION_BYTES);
       return kind === "app" ? [tile, own(`metrics ${name}`, METRICS_BYTES)] : [tile];
     }),
+    ...apps.filter(({ beside }) => beside !== undefined).map(({ name }) =>
+      ofApp(name)(`metrics ${besideName(name)}`, METRICS_BYTES)
+    ),
     ...nets.flatMap((net, n) => [
       lasting(`umem ${net}`, umemBytes(frames[n])),
       lasting(`frames ${net}`, frameRecordBytes(frames[n])),
@@ -352,8 +360,11 @@ export class Wiring {
         past: pastCounters(this.#region(PAST_COUNTERS).reader, i),
         ...(Object.hasOwn(slots, name) && { slot: slots[name] }),
       })),
-      metrics: this.tiles.filter(({ kind }) => kind === "app")
-        .map(({ name }) => ({ name, view: this.#region(`metrics ${name}`).reader })),
+      metrics: [
+        ...this.tiles.filter(({ kind }) => kind === "app").map(({ name }) => [name, name]),
+        ...apps.filter(({ beside }) => beside !== undefined)
+          .map(({ name }) => [name, besideName(name)]),
+      ].map(([app, tile]) => ({ app, tile, view: this.#region(`metrics ${tile}`).reader })),
       interfaces: attached.map(({ name }) => name),
       listen: apps.flatMap(({ name: app, ports }) =>
         ports.map(([port, last]) => ({ port, ...(last > port && { last }), app }))

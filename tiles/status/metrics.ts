@@ -90,7 +90,11 @@ export interface Measured
   /** The name of a system call, by its number. */
   callName(number: number): string;
   /** Metrics that apps define, by tile. */
-  readonly custom: readonly { readonly name: string; readonly reader: MetricsReader }[];
+  readonly custom: readonly {
+    readonly app: string;
+    readonly tile: string;
+    readonly reader: MetricsReader;
+  }[];
   /** The status page (`readPage`). */
   readonly page: ReadonlyMap<string, Uint8Array>;
 }
@@ -266,10 +270,10 @@ export function collect(measured: Measured): Family[] {
     }
   }
   addTraffic(measured, add);
-  for (const { name: tile, reader } of custom) {
+  for (const { app, tile, reader } of custom) {
     for (const metric of reader.read()) {
       const { kind, name } = metric;
-      const labels = { ...tileLabels({ kind: "app", name: tile }), name, ...metric.labels };
+      const labels = { app: baseName(app), tile, name, ...metric.labels };
       if (metric.kind === "histogram") add("tegula_app_custom_distribution", labels, metric);
       else if (kind === "counter") add("tegula_app_custom_total", labels, metric.value);
       else add("tegula_app_custom", labels, metric.value);

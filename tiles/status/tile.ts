@@ -65,7 +65,7 @@ export interface StatusSetup {
     readonly slot?: number;
   }[];
   /** Metrics that apps define (`../app/regions.ts`), by tile. */
-  readonly metrics: readonly { readonly name: string; readonly view: View }[];
+  readonly metrics: readonly { readonly app: string; readonly tile: string; readonly view: View }[];
   /** Names of the interfaces that AF_XDP was requested for. */
   readonly interfaces: readonly string[];
   readonly listen: readonly Listening[];
@@ -123,7 +123,10 @@ export async function create(
     callName: (number: number) => libraries.tile.callName(number),
     nets: setup.nets.map((net) => ({ ...net, traffic: new Traffic(net.traffic) })),
     build: setup.build,
-    custom: setup.metrics.map(({ name, view }) => ({ name, reader: new MetricsReader(view) })),
+    custom: setup.metrics.map(({ view, ...whose }) => ({
+      ...whose,
+      reader: new MetricsReader(view),
+    })),
     page: listeners.metrics === null ? new Map() : readPage(),
   };
   const [controlListener, metricsListener] = await Promise.all(

@@ -28,6 +28,24 @@ labTest("a slow side cannot open what it is not granted", async (lab) => {
   ]);
 });
 
+labTest("metrics of a slow side are shown, and go on after its end and a reload", async (lab) => {
+  const { appliance, http, metrics, stderr, file } = await serving(lab);
+  const shown = /^tegula_app_custom_total\{app="slow",tile="slow beside",name="requests"\} (\d+)$/m;
+  const requests = async () => Number(shown.exec(await metrics())?.[1]);
+  for (let i = 0; i < 10; i++) await http("/");
+  assert.equal(await requests(), 10);
+  await http("/throw");
+  await stderr.find("slow beside: ended");
+  await answering(http);
+  const before = await requests();
+  assert.ok(before >= 12, `${before}`);
+  Deno.writeTextFileSync(file, `${Deno.readTextFileSync(file)}\noptions = { other = 1 }\n`);
+  appliance.process.kill("SIGHUP");
+  await stderr.find("reloaded: ");
+  await answering(http);
+  assert.ok(await requests() > before);
+});
+
 for (const by of ["Deno.watchFs", "node:fs"]) {
   labTest(`a slow side watches a folder that it was granted, by ${by}`, async (lab) => {
     const folder = Deno.makeTempDirSync({ prefix: "tegula-watched-" });

@@ -2,7 +2,14 @@
 import assert from "node:assert/strict";
 import * as broadcast from "../../../docs/examples/broadcast.ts";
 import { Address } from "../../../tiles/app/address.ts";
-import type { Answers, App, AppContext, PlainApp } from "../../../tiles/app/contract.ts";
+import type {
+  Answers,
+  App,
+  AppContext,
+  Beside,
+  BesideContext,
+  PlainApp,
+} from "../../../tiles/app/contract.ts";
 import { AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
 
 const PEER = "198.18.0.2";
@@ -173,4 +180,20 @@ Deno.test("begin() is called once, before the first datagram, and what it throws
     AppHarness.start({ default: () => ({ answer() {}, begin: async () => {} }) }),
     /its begin\(\) must not be async/,
   );
+});
+
+Deno.test("the harness has the counters of an app and of its slow side", async () => {
+  const app = ({ metric }: AppContext): PlainApp => {
+    metric("of the app", "counter")!.value = 1;
+    return { answer() {} };
+  };
+  const beside = ({ metric, histogram }: BesideContext): Beside => {
+    metric("of its slow side", "gauge", { kind: "a" })!.value = 2;
+    histogram("sizes", [64])!.observe(3);
+    return {};
+  };
+  const { counters } = await AppHarness.start({ default: app }, { beside: { default: beside } });
+  assert.equal(counters["of the app"], 1);
+  assert.equal(counters['of its slow side{kind="a"}'], 2);
+  assert.equal(counters["sizes ≤ 64"], 1);
 });

@@ -49,6 +49,18 @@ Deno.test("each region has one name and one writer", () => {
   }
 });
 
+Deno.test("the slow side of an app has a region for metrics of its own", () => {
+  const { apps, ...rest } = setup("echo", "dns.1", "dns.2");
+  const beside = { module: "file:///beside.ts", tcp: [] };
+  const besides = apps.map((app) => ({ ...app, ...(app.app === "dns" && { beside }) }));
+  const added = regionsOf({ ...rest, apps: besides })
+    .filter(({ name }) => name.endsWith(" beside"));
+  assert.deepEqual(added.map(({ name, writer }) => [name, writer]), [
+    ["metrics dns.1 beside", { app: "dns.1" }],
+    ["metrics dns.2 beside", { app: "dns.2" }],
+  ]);
+});
+
 Deno.test("what an app, the kernel or a peer knows of outlasts an appliance, and nothing else", () => {
   const fresh = (name: string) =>
     regionsOf(setup("echo")).find((each) => each.name === name)!.fresh;

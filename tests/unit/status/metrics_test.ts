@@ -62,7 +62,7 @@ async function serving(
     health: { read: () => health.current, isFresh: () => health.isFresh },
     refusedCalls: { of: () => [{ call: 329, count: 2 }] },
     callName: () => "pkey_mprotect",
-    custom: [{ name: tile, reader: new MetricsReader(view) }],
+    custom: [{ app: tile, tile, reader: new MetricsReader(view) }],
     page: readPage(),
   };
   const served = serveMetrics(listener, parts as unknown as Measured);
