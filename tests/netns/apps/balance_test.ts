@@ -24,6 +24,9 @@ const PROBE = packet.encode({ type: "query", questions: [{ name: "example.org", 
 const [RATE, SECONDS] = [1000, 8];
 /** How soon a server that went is noticed: two probes of 0.2 s and the one that was under way. */
 const NOTICED_SECONDS = 0.6;
+const INSTANCES = 2;
+/** Where the metrics are. */
+const METRICS = "127.0.0.1:9464";
 
 /** Starts NSD on an address of the namespace, for a zone. */
 async function nameServer(
@@ -65,7 +68,8 @@ async function withServers(lab: Lab, count: number) {
 
 function configuration(backends: readonly string[]): string {
   return `interfaces = ["eth0", "eth1"]
-listen = ["53=balance*2"]
+metrics = "${METRICS}"
+listen = ["53=balance*${INSTANCES}"]
 [apps.balance]
 own_ports = ["20000-20063"]
 send_to = ["198.18.5.0/24"]
@@ -76,6 +80,18 @@ probe = "${PROBE.toString("hex")}"
 probe_seconds = 0.2
 probe_failures = 2
 `;
+}
+
+/** How many requests a backend was sent and has not answered. */
+async function unanswered(host: Namespace, backend: string): Promise<number> {
+  const text = await host.run(["curl", "--silent", "--fail", `http://${METRICS}/metrics`]);
+  const sum = (of: string) => {
+    const pattern = new RegExp(`name="balance.${of}",backend="${backend}"} (\\d+)`, "g");
+    const values = [...text.matchAll(pattern)].map(([, value]) => Number(value));
+    assert.equal(values.length, INSTANCES, text);
+    return values.reduce((sum, value) => sum + value);
+  };
+  return sum("requests") - sum("answers");
 }
 
 labTest("of three name servers one is killed and one is added, and answers go on", async (lab) => {
@@ -96,8 +112,12 @@ labTest("of three name servers one is killed and one is added, and answers go on
       "\n",
     ),
   );
+  // As many may be out as are lost: else dnsperf would ask less.
+  const most = RATE * SECONDS;
   const command =
-    `dnsperf -s ${HOST} -d ${questions} -l ${SECONDS} -c 30 -q 200 -t 2 -Q ${RATE} -O suppress=timeout`;
+    `dnsperf -s ${HOST} -d ${questions} -l ${SECONDS} -c 30 -q ${most} -t 5 -Q ${RATE} -O suppress=timeout`;
+  const killed = "198.18.5.1:53";
+  const unansweredBefore = await unanswered(host, killed);
   const dnsperf = client.spawn(command.split(" "));
   const before = await appliance.counters();
   await eventually("load", async () => {
@@ -105,7 +125,7 @@ labTest("of three name servers one is killed and one is added, and answers go on
   });
   running[0].kill("SIGKILL");
   for (const instance of ["balance.1", "balance.2"]) {
-    await appliance.process.stderr.find(`${instance}: 198.18.5.1:53 is down`);
+    await appliance.process.stderr.find(`${instance}: ${killed} is down`);
   }
   Deno.writeTextFileSync(path, configuration(addresses.slice(1)));
   appliance.process.kill("SIGHUP");
@@ -117,6 +137,9 @@ labTest("of three name servers one is killed and one is added, and answers go on
   assert.match(said, /Response codes: +NOERROR \d+ \(100\.00%\)/, said);
   assert.ok(Number(completed) > RATE * SECONDS / 2, said);
   assert.ok(Number(lost) <= RATE * NOTICED_SECONDS, said);
+  // Nothing else than what was sent to the one that was killed.
+  const unansweredNow = await unanswered(host, killed);
+  assert.equal(Number(lost), unansweredNow - unansweredBefore, said);
 });
 
 labTest("backends come from a file and fail their checks, and no reload is needed", async (lab) => {
