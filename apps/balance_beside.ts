@@ -17,7 +17,7 @@ import { lookup } from "node:dns/promises";
 import type { Beside, BesideContext } from "../tiles/app/contract.ts";
 import { type Mail, parseBackends } from "./balance.ts";
 
-/** How often the file is looked at. */
+/** How often the file is looked at. A watch would end as the file is replaced, or need its whole folder. */
 const LOOK_MILLIS = 1000;
 /** The longest that a check waits. */
 const CHECK_MILLIS = 2000;
