@@ -273,15 +273,8 @@ const core = (Deno as unknown as Record<symbol, {
   };
 }>)[(Deno as unknown as { internal: symbol }).internal]?.core;
 
-interface Timers {
-  /** Where each timer was started that has neither fired nor been cleared. */
-  pending(): string[];
-  /** From now on no timer fires: calls `notify` for each that is started. */
-  freeze(notify: (name: string) => void): void;
-}
-
 /** Replaces the functions that start timers by functions that note them. */
-function watchTimers(): Timers {
+function watchTimers() {
   const scope = globalThis as unknown as Record<string, Starter & ((id: unknown) => void)>;
   const running = new Map<unknown, { name: string; at: Error }>();
   let frozen: ((name: string) => void) | undefined;
@@ -314,14 +307,16 @@ function watchTimers(): Timers {
     }) as typeof end;
   }
   return {
+    /** Where each timer was started that has neither fired nor been cleared. */
     pending: () =>
       [...running.values()].map(({ name, at }) => `${name}${placeOf(at.stack ?? "").place}`),
-    freeze: (notify) => frozen = notify,
+    /** From now on no timer fires: calls `notify` for each that is started. */
+    freeze: (notify: (name: string) => void) => frozen = notify,
   };
 }
 
 /** Logs what never ends, from now on: the event loop does not run again. */
-function nameUnsettled(say: Log, timers?: Timers): void {
+function nameUnsettled(say: Log, timers?: ReturnType<typeof watchTimers>): void {
   const log = (line: string) => say(line, Level.warning);
   const [left] = timers?.pending() ?? [];
   if (left !== undefined) {

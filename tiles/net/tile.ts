@@ -163,18 +163,8 @@ function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
   });
 }
 
-/** What a net tile opens before it is confined. */
-interface Opened {
-  /** The slots of its AF_XDP sockets in the library. */
-  readonly slots: readonly number[];
-  /** The kernel sockets that it receives on. */
-  readonly receiving: readonly UdpSocketSetup[];
-  readonly pollSet: PollSet;
-  readonly descriptors: readonly number[];
-}
-
 /** Opens what takes more system calls than a confined tile has. Throws SystemError. */
-function open({ setup, libraries }: TileContext<NetSetup>, slots: readonly number[]): Opened {
+function open({ setup, libraries }: TileContext<NetSetup>, slots: readonly number[]) {
   const { eventfd } = setup;
   const [xsk, udp] = [libraries.xsk!, libraries.udp!];
   const ports = slots.map((slot) => xsk.fd(slot));
@@ -182,6 +172,7 @@ function open({ setup, libraries }: TileContext<NetSetup>, slots: readonly numbe
   const sockets = receiving.map(({ fd }) => fd);
   return {
     slots,
+    /** The kernel sockets that it receives on. */
     receiving,
     pollSet: new PollSet({ xsk, udp, tile: libraries.tile }, { eventfd, ports, sockets }),
     descriptors: [eventfd, ...ports, ...setup.udp.map(({ fd }) => fd)],
@@ -249,7 +240,7 @@ class NetTile implements Tile {
 
   constructor(
     { setup, region, libraries }: TileContext<NetSetup>,
-    { slots, receiving, pollSet, descriptors }: Opened,
+    { slots, receiving, pollSet, descriptors }: ReturnType<typeof open>,
     made: readonly MadeApp[],
   ) {
     const { tile } = libraries;

@@ -676,33 +676,28 @@ export function decodeNeighbor(message: MessageCursor, out: NeighborMessage): bo
 }
 
 /** The neighbour table, or the parameters of one interface in it, as a message has them. */
-export interface NeighborTableMessage {
-  /** The interface that the parameters are of; 0: the table itself and its defaults. */
-  readonly ifindex: number;
-  /** Number of entries at which the kernel refuses more (gc_thresh3); 0: unknown. */
-  readonly capacity: number;
-  /** Entries of all namespaces; -1: unknown. */
-  readonly entries: number;
-  /** How often the kernel has refused an entry for lack of room, modulo 2³²; -1: unknown. */
-  readonly refused: number;
-  /** How long a neighbour stays REACHABLE after a confirmation, and in DELAY. */
-  readonly reachableMillis: number;
-  readonly delayProbeMillis: number;
-}
+export type NeighborTableMessage = NonNullable<ReturnType<typeof decodeNeighborTable>>;
 
 /** Decodes RTM_NEWNEIGHTBL; null: not IPv4. Throws `MalformedMessage`. */
-export function decodeNeighborTable(message: MessageCursor): NeighborTableMessage | null {
+export function decodeNeighborTable(message: MessageCursor) {
   const table = new Attributes().of(message, NDTMSG_BYTES);
   if (message.bytes.u8[message.bodyAt] !== AF_INET) return null;
   const parameters = table.nested(NDTA_PARMS);
   const stats = table.has(NDTA_STATS) ? table.extent(NDTA_STATS) : { at: 0, end: 0 };
   const hasRefused = stats.end - stats.at >= TABLE_FULLS_AT + 8;
   return {
+    /** The interface that the parameters are of; 0: the table itself and its defaults. */
     ifindex: parameters.u32(NDTPA_IFINDEX),
+    /** Number of entries at which the kernel refuses more (gc_thresh3); 0: unknown. */
     capacity: table.u32(NDTA_THRESH3),
-    // struct ndt_config: two 16-bit sizes, then the number of entries.
+    /**
+     * Entries of all namespaces; -1: unknown. In struct ndt_config: two 16-bit sizes, then the number of
+     * entries.
+     */
     entries: table.has(NDTA_CONFIG) ? Math.floor(table.u64(NDTA_CONFIG) / 2 ** 32) : -1,
+    /** How often the kernel has refused an entry for lack of room, modulo 2³²; -1: unknown. */
     refused: hasRefused ? message.bytes.u32[(stats.at + TABLE_FULLS_AT) >>> 2] : -1,
+    /** How long a neighbour stays REACHABLE after a confirmation, and in DELAY. */
     reachableMillis: parameters.u64(NDTPA_REACHABLE_TIME),
     delayProbeMillis: parameters.u64(NDTPA_DELAY_PROBE_TIME),
   };
@@ -710,27 +705,11 @@ export function decodeNeighborTable(message: MessageCursor): NeighborTableMessag
 
 const NEXTHOP_GRP_BYTES = 8;
 
-/** A member of a next-hop group: the id of another object, and its weight, 1 or more. */
-export interface GroupMember {
-  readonly id: number;
-  readonly weight: number;
-}
-
 /** A next-hop object as a message has it. */
-export interface NextHopMessage {
-  readonly id: number;
-  /** RTNH_F_* */
-  readonly flags: number;
-  readonly ifindex: number;
-  readonly gateway: number;
-  readonly blackhole: boolean;
-  /** An IPv6 gateway, an encapsulation, or an entry for bridges. */
-  readonly unsupported: boolean;
-  readonly group: readonly GroupMember[] | null;
-}
+export type NextHopMessage = ReturnType<typeof decodeNextHop>;
 
 /** Decodes RTM_NEWNEXTHOP or RTM_DELNEXTHOP. Throws `MalformedMessage`. */
-export function decodeNextHop(message: MessageCursor): NextHopMessage {
+export function decodeNextHop(message: MessageCursor) {
   const { bytes: { u8, u32 }, bodyAt } = message;
   const attributes = new Attributes().of(message, NHMSG_BYTES);
   const id = attributes.u32(NHA_ID);
@@ -741,17 +720,22 @@ export function decodeNextHop(message: MessageCursor): NextHopMessage {
   const group = attributes.payload(NHA_GROUP);
   return {
     id,
+    /** RTNH_F_* */
     flags: u32[(bodyAt >>> 2) + 1],
     ifindex: attributes.u32(NHA_OIF),
     gateway: isOther ? 0 : attributes.address(NHA_GATEWAY),
     blackhole: attributes.has(NHA_BLACKHOLE),
+    /** An IPv6 gateway, an encapsulation, or an entry for bridges. */
     unsupported: isOther || attributes.has(NHA_ENCAP) || attributes.has(NHA_FDB),
     group: group && decodeMembers(group),
   };
 }
 
-/** Decodes `struct nexthop_grp`s: id, weight − 1 in two bytes (the high one since 6.12). */
-function decodeMembers(bytes: Uint8Array): GroupMember[] {
+/**
+ * The members of a group, ids of other objects with weights of 1 or more, from `struct nexthop_grp`s: id,
+ * weight − 1 in two bytes (the high one since 6.12).
+ */
+function decodeMembers(bytes: Uint8Array) {
   if (bytes.length === 0 || bytes.length % NEXTHOP_GRP_BYTES !== 0) {
     throw new MalformedMessage(`a next-hop group of ${bytes.length} bytes`);
   }
@@ -762,17 +746,8 @@ function decodeMembers(bytes: Uint8Array): GroupMember[] {
   }));
 }
 
-interface RuleMessage {
-  readonly priority: number;
-  readonly table: number;
-  /** FR_ACT_* */
-  readonly action: number;
-  /** Whether it matches some traffic only. */
-  readonly selective: boolean;
-}
-
 /** Decodes RTM_NEWRULE or RTM_DELRULE; null: not IPv4. Throws `MalformedMessage`. */
-export function decodeRule(message: MessageCursor): RuleMessage | null {
+export function decodeRule(message: MessageCursor) {
   const { bytes: { u8, u32 }, bodyAt } = message;
   const attributes = new Attributes().of(message, FIB_RULE_HDR_BYTES);
   if (u8[bodyAt] !== AF_INET) return null;
@@ -782,8 +757,9 @@ export function decodeRule(message: MessageCursor): RuleMessage | null {
   return {
     priority: attributes.u32(FRA_PRIORITY),
     table: attributes.u32(FRA_TABLE, u8[bodyAt + 4]),
+    /** FR_ACT_* */
     action: u8[bodyAt + 7],
-    // Lengths of destination and source prefix, TOS, an inverted rule, or any other selector.
+    /** Whether it matches some traffic only: by prefixes, TOS, an inverted rule, or any other selector. */
     selective: u8[bodyAt + 1] !== 0 || u8[bodyAt + 2] !== 0 || u8[bodyAt + 3] !== 0 ||
       (u32[(bodyAt >>> 2) + 2] & FIB_RULE_INVERT) !== 0 || suppresses ||
       attributes.types.some((type) => !UNSELECTIVE.includes(type)),

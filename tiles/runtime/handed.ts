@@ -196,27 +196,24 @@ export function checkedMessage<Message extends { readonly type: string }>(
 }
 
 /** Sends and receives messages of these types. */
-export interface Messages<Sent, Received> {
-  send(message: Sent): boolean;
-  /**
-   * The next message; null: none now; undefined: the other end is closed. Throws SyntaxError or TypeError if it
-   * cannot be read, and SystemError.
-   */
-  receive(): Received | null | undefined;
-}
+export type Messages<Sent, Received> = ReturnType<typeof messagesBy<Sent, Received>>;
 
 /** Messages by `channel`. What is received is as the other side made it: to be checked. */
-export function messagesBy<Sent, Received>(channel: Channel): Messages<Sent, Received> {
+export function messagesBy<Sent, Received>(channel: Channel) {
   const encoder = new TextEncoder();
   const decoder = new TextDecoder("utf-8", { fatal: true });
   // An app's code may replace the global ones.
   const { parse, stringify } = JSON;
   return {
-    send(message) {
+    send(message: Sent): boolean {
       const bytes = encoder.encode(stringify(message));
       return bytes.length <= MESSAGE_BYTES && channel.send(bytes);
     },
-    receive() {
+    /**
+     * The next message; null: none now; undefined: the other end is closed. Throws SyntaxError or TypeError if it
+     * cannot be read, and SystemError.
+     */
+    receive(): Received | null | undefined {
       const bytes = channel.receive();
       // A `null` must not pass for "none now": it is a message of no known type.
       return bytes ? parse(decoder.decode(bytes)) as Received ?? {} as Received : bytes;

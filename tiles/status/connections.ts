@@ -6,7 +6,7 @@
 
 import { Buffer } from "node:buffer";
 import { on, once } from "node:events";
-import { createServer, type Server, type Socket } from "node:net";
+import { createServer, type Socket } from "node:net";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import { STATUS } from "../runtime/counters.ts";
 import { delay } from "../runtime/tile.ts";
@@ -14,28 +14,13 @@ import { delay } from "../runtime/tile.ts";
 /** How long open connections may continue after the listener is closed. */
 const LEAVE_MILLIS = 400;
 
-export interface Listener {
-  /** Its address if it is a TCP socket. */
-  readonly address: ReturnType<Server["address"]>;
-  /** Connections in their order, until it is closed. */
-  readonly connections: AsyncIterable<Socket[]>;
-  /** Accepts no more connections. */
-  close(): void;
-  /**
-   * Whether connections are waiting and none has been accepted since the last call. Deno stops accepting
-   * for good after it was refused a descriptor.
-   */
-  isStuck(): boolean;
-}
+export type Listener = Awaited<ReturnType<typeof listenOn>>;
 
 /**
  * Accepts connections of a listening socket. Several can share the socket: each connection comes to one of
  * them. The caller keeps `fd`. Throws Error if it is not a listening socket.
  */
-export async function listenOn(
-  fd: number,
-  tile: Pick<TileLibrary, "duplicate" | "readable">,
-): Promise<Listener> {
+export async function listenOn(fd: number, tile: Pick<TileLibrary, "duplicate" | "readable">) {
   const server = createServer({ allowHalfOpen: true });
   // The server emits "close" only after its last connection has ended.
   const connections = on(server, "connection", { close: ["leave"] });
@@ -45,11 +30,19 @@ export async function listenOn(
   server.listen({ fd: tile.duplicate(fd) });
   await once(server, "listening");
   return {
-    ...{ address: server.address(), connections },
+    /** Its address if it is a TCP socket. */
+    address: server.address(),
+    /** Connections in their order, until it is closed. */
+    connections: connections as AsyncIterable<Socket[]>,
+    /** Accepts no more connections. */
     close() {
       server.close();
       server.emit("leave");
     },
+    /**
+     * Whether connections are waiting and none has been accepted since the last call. Deno stops accepting
+     * for good after it was refused a descriptor.
+     */
     isStuck() {
       const waits = server.listening && tile.readable(fd);
       const stuck = waits && before === accepted;
@@ -57,17 +50,6 @@ export async function listenOn(
       return stuck;
     },
   };
-}
-
-/** How connections to one listener are served. */
-export interface ConnectionService {
-  /** Concurrent connections. */
-  readonly most: number;
-  /** The status tile's counters, and the index of the gauge of open connections. */
-  readonly counters: Float64Array;
-  readonly gauge: number;
-  /** Serves one connection. It is closed when the promise settles. */
-  converse(connection: Connection): Promise<void>;
 }
 
 /** One connection. `allow` limits the time that reads and writes wait for the peer. */
@@ -153,7 +135,14 @@ export class Connection {
  */
 export async function serveConnections(
   { connections }: Pick<Listener, "connections">,
-  { most, counters, gauge, converse }: ConnectionService,
+  { most, counters, gauge, converse }: {
+    readonly most: number;
+    /** The status tile's counters, and the index of the gauge of open connections. */
+    readonly counters: Float64Array;
+    readonly gauge: number;
+    /** Serves one connection. It is closed when the promise settles. */
+    converse(connection: Connection): Promise<void>;
+  },
 ): Promise<void> {
   const open = new Map<Connection, Promise<void>>();
   const count = () => counters[gauge] = open.size;

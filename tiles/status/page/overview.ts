@@ -93,20 +93,6 @@ export interface Fact {
   readonly isBad: boolean;
 }
 
-/** What is shown. Rates are NaN without an earlier scrape. */
-export interface Overview {
-  readonly facts: readonly Fact[];
-  readonly tables: readonly Table[];
-  /** Per second: packets through rings and kernel sockets, payload bytes of apps, drops. */
-  readonly rx: { readonly packets: number; readonly bytes: number };
-  readonly tx: { readonly packets: number; readonly bytes: number };
-  readonly drops: number;
-  /** Seconds that datagrams spent inside, since the earlier scrape; NaN: none was answered. */
-  readonly latency: { readonly p50: number; readonly p99: number };
-  /** Share of the time that each tile was busy. */
-  readonly busy: ReadonlyMap<string, number>;
-}
-
 /** Chooses samples and gives each the name of the row that it belongs to. */
 type Key = (labels: Labels) => string | undefined;
 
@@ -199,12 +185,18 @@ export function quantile(
   return bound === Infinity ? below : below + (bound - below) * (wanted - fewer) / (count - fewer);
 }
 
-/** What is to be shown of `now`, and of what has happened since `before`. `nowSeconds`: since 1970. */
+/** What is shown. */
+export type Overview = ReturnType<typeof overview>;
+
+/**
+ * What is to be shown of `now`, and of what has happened since `before`; rates are NaN without it.
+ * `nowSeconds`: since 1970.
+ */
 export function overview(
   before: Scrape | null,
   now: Scrape,
   { nowSeconds, sort }: { nowSeconds: number; sort: Sort },
-): Overview {
+) {
   const interval = new Interval(before, now);
   const directions = (metric: string) => {
     const rates = interval.rates(metric, by("direction"));
@@ -228,13 +220,16 @@ export function overview(
   return {
     facts: facts(interval, nowSeconds),
     tables: tables.map((table) => sorted(table, sort)),
+    /** Per second: packets through rings and kernel sockets, payload bytes of apps, drops. */
     rx: { packets: packets.rx, bytes: bytes.rx },
     tx: { packets: packets.tx, bytes: bytes.tx },
     drops: drops.reduce((sum, rate) => sum + rate, 0),
+    /** Seconds that datagrams spent inside, since the earlier scrape; NaN: none was answered. */
     latency: {
       p50: interval.quantile("tegula_latency_seconds", 0.5),
       p99: interval.quantile("tegula_latency_seconds", 0.99),
     },
+    /** Share of the time that each tile was busy. */
     busy,
   };
 }
