@@ -74,17 +74,12 @@ interface Pool {
   reclaim(item: number): void;
 }
 
-/** What was retired between two seals. */
-interface Batch {
-  readonly pools: Pool[];
-  readonly items: number[];
-  readonly grace: Grace;
-}
-
 /** Frees items a grace period after they were unpublished. */
 export class DeferredFree {
   readonly #readers: readonly Reader[];
-  readonly #sealed: Batch[] = [];
+  /** What was retired between two seals each. */
+  readonly #sealed: { readonly pools: Pool[]; readonly items: number[]; readonly grace: Grace }[] =
+    [];
   #pools: Pool[] = [];
   #items: number[] = [];
 
@@ -188,20 +183,14 @@ export class IdPool {
   }
 }
 
-/** Free units from `start` to below `end`. */
-interface Run {
-  readonly start: number;
-  readonly end: number;
-}
-
 /**
  * Allocates runs of consecutive units: paths of ECMP groups, addresses of interfaces. First fit; a
  * freed run merges with its neighbours. Few runs are free, so a sorted list is enough. In the
  * writer's heap.
  */
 export class RunPool {
-  /** In order; no two adjoin. */
-  readonly #free: Run[];
+  /** Runs from `start` to below `end`, in order; no two adjoin. */
+  readonly #free: { readonly start: number; readonly end: number }[];
   /** Length of each allocated run, by its start. */
   readonly #taken = new Map<number, number>();
 

@@ -721,10 +721,7 @@ const Candidate = {
 const FIRST_CANDIDATES = 1 << 10;
 
 /** What a list is ordered by. Routes of one prefix and table with equal keys compete. */
-interface CandidateKey {
-  readonly tos: number;
-  readonly priority: number;
-}
+type CandidateKey = Readonly<Pick<Route, "tos" | "priority">>;
 
 /**
  * The candidates of each prefix and table, in the kernel's order: by descending tos, ascending metric, and

@@ -414,7 +414,7 @@ export class InterfaceWriter extends InterfaceReader {
     return record >= 0 && this.#equals(record, pack(entry));
   }
 
-  #equals(record: number, packed: Packed): boolean {
+  #equals(record: number, packed: ReturnType<typeof pack>): boolean {
     const run = this.words[record + Interface.addresses] * ADDRESS_WORDS;
     return packed.record.every((word, i) =>
       i === Interface.addresses || word === this.words[record + i]
@@ -474,12 +474,7 @@ const PLAIN_WORDS = [
 ] as const;
 
 /** The words of an interface's record, without the number of its run, and of that run. */
-interface Packed {
-  readonly record: Uint32Array;
-  readonly addresses: Uint32Array;
-}
-
-function pack(entry: InterfaceEntry): Packed {
+function pack(entry: InterfaceEntry) {
   const record = new Uint32Array(Interface.broadcastTail + 1);
   for (const word of PLAIN_WORDS) record[Interface[word]] = entry[word] ?? 0;
   record[Interface.vlan] = entry.vlanProtocol << 16 | entry.vlanId;

@@ -269,12 +269,6 @@ class PlainRequest implements Request {
   }
 }
 
-/** A burst as a service goes through it, wherever its datagrams are described. */
-interface Burst extends Datagrams {
-  /** Datagrams that `next` has not gone to yet. */
-  readonly left: number;
-}
-
 /** The shortest time between two calls of a timer, and the longest. */
 const [SHORTEST_MILLIS, LONGEST_MILLIS] = [1, 2 ** 31 - 1];
 
@@ -360,8 +354,11 @@ export class Service {
     this.#app.begin?.();
   }
 
-  /** Gives it a burst. An error costs the datagram it is thrown at, and none after it. */
-  receive(requests: Burst, out: Answers): void {
+  /**
+   * Gives it a burst, of which `next` has not gone to `left` datagrams yet. An error costs the datagram it
+   * is thrown at, and none after it.
+   */
+  receive(requests: Datagrams & { readonly left: number }, out: Answers): void {
     for (;;) {
       const before = requests.left;
       try {

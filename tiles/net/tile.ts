@@ -243,42 +243,35 @@ class NetTile implements Tile {
     { slots, receiving, pollSet, descriptors }: ReturnType<typeof open>,
     made: readonly MadeApp[],
   ) {
-    const { tile } = libraries;
-    this.#tile = tile;
+    const tile = this.#tile = libraries.tile;
     const [xsk, udp] = [libraries.xsk!, libraries.udp!];
-    const { counters } = region;
+    const counters = this.#counters = region.counters;
     const { seed, trustChecksums } = setup;
-    const umem = new Umem(setup.umem, setup);
-    const reader = new NetbaseReader(setup.netbase);
+    const umem = this.#umem = new Umem(setup.umem, setup);
+    const reader = this.#reader = new NetbaseReader(setup.netbase);
     const inline = made.map(({ setup: { ports, ownPorts = [] } }) => (
       { ports: [...ports, ...ownPorts] }
     ));
     const dispatch = new Dispatch([...setup.apps, ...inline], setup.udp);
-    const cache = new RouteCache(setup.routeCache, seed);
+    const cache = this.#cache = new RouteCache(setup.routeCache, seed);
     const devices = new Devices(reader, setup.sockets);
-    const traffic = new TrafficCounter({ traffic: setup.traffic, dispatch, counters, xsk });
-    const ports = setup.sockets.map((socket, i) =>
+    const traffic = this.#traffic = new TrafficCounter({
+      ...{ traffic: setup.traffic, dispatch, counters, xsk },
+    });
+    const ports = this.#ports = setup.sockets.map((socket, i) =>
       new XdpPort(socket, { xsk, umem, slot: slots[i], cells: traffic.socket(i, socket) })
     );
     this.#control = new ControlReader(setup.control);
-    const capture = new Capture(this.#control, new CaptureWriter(setup.capture));
-    const solicits = new Solicits(new SolicitProducer(setup.solicit), { counters, seed });
+    const capture = this.#capture = new Capture(this.#control, new CaptureWriter(setup.capture));
+    const link = new SolicitProducer(setup.solicit);
+    const solicits = this.#solicits = new Solicits(link, { counters, seed });
     const resolver = new Resolver({ reader, devices, cache, solicits });
     const sockets = new SocketSender({ udp, umem, capture, counters, traffic });
-    const all = { umem, reader, dispatch, cache, devices, capture, counters, traffic, seed };
-    this.#traffic = traffic;
-    this.#umem = umem;
-    this.#counters = counters;
-    this.#reader = reader;
-    this.#cache = cache;
-    this.#ports = ports;
-    this.#capture = capture;
-    this.#solicits = solicits;
     this.#socketSender = sockets;
-    this.#transmitter = new Transmitter({
+    const all = { umem, reader, dispatch, cache, devices, capture, counters, traffic, seed };
+    const transmitter = this.#transmitter = new Transmitter({
       ...{ ...all, resolver, solicits, ports, sockets, random: Math.random },
     });
-
     const { wake } = tile;
     this.#apps = setup.apps.map((app, index) => new AppPort(app, { ...all, index, wake }));
     this.#record = new FrameRecord(setup.record, setup.frames);
@@ -286,7 +279,6 @@ class NetTile implements Tile {
     // Before anything takes a frame.
     takeOver({ umem, ports, apps: this.#apps, record: this.#record });
     const batch = new RxBatch();
-    const transmitter = this.#transmitter;
     this.#inline = made.map(({ setup: app, service, counters }, i) => {
       const index = setup.apps.length + i;
       return new InlineApp(app, { ...all, service, counters, index, batch, transmitter });
@@ -297,10 +289,8 @@ class NetTile implements Tile {
     this.#socketFds = Int32Array.from(receiving, ({ fd }) => fd);
     this.#socketPorts = Int32Array.from(receiving, ({ port }) => port);
 
-    this.#netlink = new Waker(
-      new TileReader(setup.netlinkTile),
-      () => tile.wake(setup.netlinkEventfd),
-    );
+    const { netlinkTile, netlinkEventfd } = setup;
+    this.#netlink = new Waker(new TileReader(netlinkTile), () => tile.wake(netlinkEventfd));
     this.#pollSet = pollSet;
     this.descriptors = descriptors;
     ports.forEach((port, i) => {

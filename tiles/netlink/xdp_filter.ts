@@ -121,17 +121,12 @@ export interface InterfaceFilter {
 /** 127.0.0.0/8 */
 const LOOPBACK_NET = 127;
 
-/** A filter that is written. */
-interface Written {
-  readonly ifindex: number;
-  readonly filter: Filter;
-  /** The log says that there is no room for all addresses. */
-  isFullLogged: boolean;
-}
-
 export class Filters {
   readonly #interfaces: InterfaceWriter;
-  readonly #filters: readonly Written[];
+  /** By interface. */
+  readonly #filters: ReadonlyMap<number, Filter>;
+  /** Interfaces of which the log says that there is no room for all addresses. */
+  readonly #full = new Set<number>();
   readonly #log: (line: string) => void;
   /** The interface table's count of changes that the filters include. */
   #seen = -1;
@@ -143,21 +138,18 @@ export class Filters {
   }) {
     this.#interfaces = interfaces;
     this.#log = log;
-    this.#filters = filters.map(({ ifindex, view }) => {
-      // Entries of a predecessor stay until they are known to be wrong.
-      const filter = new Filter(view);
-      filter.setPorts(ports);
-      return { ifindex, filter, isFullLogged: false };
-    });
+    // Entries of a predecessor stay until they are known to be wrong.
+    this.#filters = new Map(filters.map(({ ifindex, view }) => [ifindex, new Filter(view)]));
+    for (const filter of this.#filters.values()) filter.setPorts(ports);
   }
 
   /** Brings the filters up to date. True: the interface table had changed. */
   turn(): boolean {
     if (this.#seen === this.#interfaces.changes) return false;
     this.#seen = this.#interfaces.changes;
-    if (this.#filters.length === 0) return true;
+    if (this.#filters.size === 0) return true;
     const addresses = this.#localAddresses();
-    for (const each of this.#filters) this.#update(each, addresses);
+    for (const [ifindex, filter] of this.#filters) this.#update(filter, ifindex, addresses);
     return true;
   }
 
@@ -167,16 +159,25 @@ export class Filters {
     return new Set(locals.filter((address) => address >>> 24 !== LOOPBACK_NET && address !== 0));
   }
 
-  #update(written: Written, addresses: ReadonlySet<number>): void {
-    const link = this.#interfaces.get(written.ifindex);
+  #update(filter: Filter, ifindex: number, addresses: ReadonlySet<number>): void {
+    const link = this.#interfaces.get(ifindex);
     if (link === null) return;
-    written.filter.setMac([
+    filter.setMac([
       ...[0, 8, 16, 24].map((shift) => link.macHead >>> shift & 255),
       ...[link.macTail & 255, link.macTail >>> 8 & 255],
     ]);
     // Id 0 is a priority tag without a VLAN: the frame is the interface's own.
-    written.filter.setVlans([0, ...this.#vlansOn(written.ifindex)]);
-    this.#updateAddresses(written, addresses);
+    filter.setVlans([0, ...this.#vlansOn(ifindex)]);
+    for (const address of filter.addresses()) {
+      if (!addresses.has(address)) filter.remove(address);
+    }
+    const left = [...addresses].filter((address) => !filter.add(address));
+    if (left.length === 0 || this.#full.has(ifindex)) return;
+    this.#full.add(ifindex);
+    this.#log(
+      `${left.length} addresses, ${formatAddress(left[0])} among them, do not fit the XDP ` +
+        "filter: what is sent to them comes in by the kernel's sockets",
+    );
   }
 
   /** Ids of the VLAN devices on an interface that are up. */
@@ -185,18 +186,5 @@ export class Filters {
       .filter(({ link, flags }) => link === ifindex && (flags & IFF_UP) !== 0)
       .filter(({ vlanProtocol }) => vlanProtocol !== 0)
       .map(({ vlanId }) => vlanId);
-  }
-
-  #updateAddresses(written: Written, addresses: ReadonlySet<number>): void {
-    for (const address of written.filter.addresses()) {
-      if (!addresses.has(address)) written.filter.remove(address);
-    }
-    const left = [...addresses].filter((address) => !written.filter.add(address));
-    if (left.length === 0 || written.isFullLogged) return;
-    written.isFullLogged = true;
-    this.#log(
-      `${left.length} addresses, ${formatAddress(left[0])} among them, do not fit the XDP ` +
-        "filter: what is sent to them comes in by the kernel's sockets",
-    );
   }
 }

@@ -244,7 +244,7 @@ function capture(
 function change(
   appliance: ApplianceView,
   kind: number,
-  { number = randomNumber() }: Request,
+  { number = 1 + Math.floor(Math.random() * 0xffffffff) }: Request,
 ): Answer {
   if (!Number.isInteger(number) || Number(number) < 1 || Number(number) > 0xffffffff) {
     throw new Error('"number" takes a whole number from 1 to 4294967295');
@@ -252,10 +252,6 @@ function change(
   return (async function* () {
     yield jsonLine({ ...await appliance.change(kind, Number(number)) });
   })();
-}
-
-function randomNumber(): number {
-  return 1 + Math.floor(Math.random() * 0xffffffff);
 }
 
 function parse(text: string): Request {
