@@ -234,21 +234,21 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       name: "reports: a second worker takes a tile's place by what one says",
-      in: "Reports.#expect",
-      from: "!after || this.#said.has(type)",
-      to: "!after",
+      in: "reportReader",
+      from: "!isInTurn || said.has(type)",
+      to: "!isInTurn",
     },
     {
       name: "reports: any tile asks for what is the status tile's to ask",
-      in: "Reports.#expect",
-      from: 'if (this.#kind === "status") return;',
-      to: 'if (this.#kind !== "netlink") return;',
+      in: "reportReader",
+      from: 'type === "ask" && kind === "status"',
+      to: 'type === "ask" && kind !== "netlink"',
     },
     {
       name: "reports: main hears as much as a tile says",
-      in: "Reports.read",
-      from: "++this.#count > REPORTS_A_SECOND",
-      to: "++this.#count < 0",
+      in: "reportReader",
+      from: "++count > REPORTS_A_SECOND",
+      to: "++count < 0",
     },
   ]),
 
@@ -1249,13 +1249,13 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/netlink/xdp_filter.ts", ["unit/netlink/filters"], [
     {
       name: "filters: an address that is gone stays in the XDP program",
-      in: "Filters.#updateAddresses",
-      from: "if (!addresses.has(address)) written.filter.remove(address);",
+      in: "filterUpdater",
+      from: "if (!addresses.has(address)) filter.remove(address);",
       to: "",
     },
     {
       name: "filters: VLAN devices that are down have their frames",
-      in: "Filters.#vlansOn",
+      in: "vlansOn",
       from: "link === ifindex && (flags & IFF_UP) !== 0",
       to: "link === ifindex && flags >= 0",
     },

@@ -41,8 +41,8 @@ import { MAILBOX_BYTES, MailboxEnd } from "./mailbox.ts";
 import {
   AppState,
   METRICS_BYTES,
-  MetricsReader,
   MetricsWriter,
+  readMetrics,
   stateRegionBytes,
 } from "./regions.ts";
 
@@ -262,9 +262,7 @@ export class AppHarness {
    * `rate{zone="a"}`; of a histogram each bucket, `size ≤ 64` and `size ≤ ∞`, and `size sum`.
    */
   get counters(): Record<string, number> {
-    const all = [this.#metrics, this.#besideMetrics].flatMap((view) =>
-      new MetricsReader(view).read()
-    );
+    const all = [this.#metrics, this.#besideMetrics].flatMap(readMetrics);
     const own = all.flatMap((metric) => {
       const labels = Object.entries(metric.labels).map(([label, value]) => `${label}="${value}"`);
       const shown = labels.length === 0 ? "" : `{${labels}}`;

@@ -316,14 +316,14 @@ function watchTimers() {
 }
 
 /** Logs what never ends, from now on: the event loop does not run again. */
-function nameUnsettled(say: Log, timers?: ReturnType<typeof watchTimers>): void {
+function nameUnsettled(say: Log, timers: ReturnType<typeof watchTimers>): void {
   const log = (line: string) => say(line, Level.warning);
-  const [left] = timers?.pending() ?? [];
+  const [left] = timers.pending();
   if (left !== undefined) {
     log(`create() left a timer running (${left}), which never fires again: no event loop runs now`);
   }
   let saysTimer = true;
-  timers?.freeze((name) => {
+  timers.freeze((name) => {
     if (!saysTimer) return;
     saysTimer = false;
     const { handler, place } = here();

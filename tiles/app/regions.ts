@@ -137,7 +137,7 @@ export class MetricsWriter {
     this.#bytes = u8(view);
     this.#values = f64(view);
     this.#records = 0;
-    for (const metric of new MetricsReader(view).all()) {
+    for (const metric of readRecords(view)) {
       const { kind, key } = metric;
       this.#open(kind, key, metric.kind === "histogram" ? metric.bounds : []);
     }
@@ -203,58 +203,49 @@ export class MetricsWriter {
   }
 }
 
-/** The readers' side. It trusts nothing that the app wrote. */
-export class MetricsReader {
-  readonly #words: Uint32Array;
-  readonly #bytes: Uint8Array;
-  readonly #values: Float64Array;
+/**
+ * All metrics as of now; of histograms that differ in their bounds alone the newest. Nothing that the app wrote
+ * is trusted.
+ */
+export function readMetrics(view: View): AppMetric[] {
+  const metrics = readRecords(view).map(({ key, ...metric }) =>
+    [`${metric.kind} ${key}`, metric] as const
+  );
+  return [...new Map(metrics).values()];
+}
 
-  constructor(view: View) {
-    this.#words = u32(view);
-    this.#bytes = u8(view);
-    this.#values = f64(view);
-  }
-
-  /** All metrics as of now. Of histograms that differ in their bounds alone the newest. */
-  read(): AppMetric[] {
-    const metrics = this.all().map(({ key, ...metric }) =>
-      [`${metric.kind} ${key}`, metric] as const
+/** Every record, with its key. */
+function readRecords(view: View): (AppMetric & { readonly key: string })[] {
+  const [words, bytes, values] = [u32(view), u8(view), f64(view)];
+  const count = Math.min(Atomics.load(words, 0), MOST_METRICS);
+  const metrics: (AppMetric & { key: string })[] = [];
+  for (let i = 0; i < count;) {
+    const at = RECORDS_AT + i * RECORD_BYTES;
+    const head = words[(at + HEAD_AT) >>> 2];
+    const end = at + KEY_AT + Math.min(head & 0xffff, LONGEST_KEY);
+    // A copy: decoders do not take shared memory.
+    const key = new TextDecoder().decode(bytes.slice(at + KEY_AT, end));
+    const [name, ...parts] = key.split("\0");
+    const labels = Object.fromEntries(
+      parts.flatMap((label, j) => j % 2 === 0 && isLabel(label) ? [[label, parts[j + 1]]] : [])
+        .map(([label, value = ""]) => [label, value]),
     );
-    return [...new Map(metrics).values()];
-  }
-
-  /** Every record, with its key. */
-  all(): (AppMetric & { readonly key: string })[] {
-    const count = Math.min(Atomics.load(this.#words, 0), MOST_METRICS);
-    const metrics: (AppMetric & { key: string })[] = [];
-    for (let i = 0; i < count;) {
-      const at = RECORDS_AT + i * RECORD_BYTES;
-      const head = this.#words[(at + HEAD_AT) >>> 2];
-      const end = at + KEY_AT + Math.min(head & 0xffff, LONGEST_KEY);
-      // A copy: decoders do not take shared memory.
-      const key = new TextDecoder().decode(this.#bytes.slice(at + KEY_AT, end));
-      const [name, ...parts] = key.split("\0");
-      const labels = Object.fromEntries(
-        parts.flatMap((label, j) => j % 2 === 0 && isLabel(label) ? [[label, parts[j + 1]]] : [])
-          .map(([label, value = ""]) => [label, value]),
-      );
-      const kind = KINDS[head >>> 16] ?? "gauge";
-      const value = this.#values[at >>> 3];
-      if (kind !== "histogram") {
-        metrics.push({ key, name, labels, kind, value });
-        i++;
-        continue;
-      }
-      const length = Math.min(this.#words[(at + BOUNDS_AT) >>> 2], MOST_BOUNDS);
-      i += recordsOf(length);
-      if (i > count) break;
-      const first = (at >>> 3) + RECORD_DOUBLES;
-      const bounds = [...this.#values.subarray(first, first + length)];
-      const counts = [...this.#values.subarray(first + length, first + 2 * length + 1)];
-      metrics.push({ key, name, labels, kind, bounds, counts, sum: value });
+    const kind = KINDS[head >>> 16] ?? "gauge";
+    const value = values[at >>> 3];
+    if (kind !== "histogram") {
+      metrics.push({ key, name, labels, kind, value });
+      i++;
+      continue;
     }
-    return metrics;
+    const length = Math.min(words[(at + BOUNDS_AT) >>> 2], MOST_BOUNDS);
+    i += recordsOf(length);
+    if (i > count) break;
+    const first = (at >>> 3) + RECORD_DOUBLES;
+    const bounds = [...values.subarray(first, first + length)];
+    const counts = [...values.subarray(first + length, first + 2 * length + 1)];
+    metrics.push({ key, name, labels, kind, bounds, counts, sum: value });
   }
+  return metrics;
 }
 
 const STATE_AT = 4096;

@@ -333,7 +333,6 @@ export class Resync {
   readonly #tableOf = new Map<number, Table>();
   readonly #events = new ChangeLog();
   readonly #log: (line: string) => void;
-  readonly #random: () => number;
   /** All tables, those that are stale, and those that were never read, as bits. */
   readonly #all: number;
   #stale: number;
@@ -342,17 +341,15 @@ export class Resync {
   #startedAt = 0;
 
   /** `tables` in the order in which they are read; all are stale. */
-  constructor(dumper: Dumper, { tables, log, random = Math.random }: {
+  constructor(dumper: Dumper, { tables, log }: {
     readonly tables: readonly Table[];
     log(line: string): void;
-    random?(): number;
   }) {
     this.#dumper = dumper;
     this.#schedules = tables.map((table) => ({ table, due: 0, restUntil: 0, failed: 0 }));
     for (const table of tables) for (const type of table.types) this.#tableOf.set(type, table);
     this.#all = this.#stale = this.#unread = tables.reduce((bits, { bit }) => bits | bit, 0);
     this.#log = log;
-    this.#random = random;
   }
 
   /** Whether every table has been read at least once. */
@@ -476,7 +473,7 @@ export class Resync {
     this.#applyRecorded(table, { replayed: false, now });
     if (end === "interrupted") this.counts.interrupted++;
     const delay = Math.min(FIRST_RETRY_MILLIS * 2 ** schedule.failed, MOST_RETRY_MILLIS);
-    schedule.due = now + delay * (0.75 + this.#random() / 2);
+    schedule.due = now + delay * (0.75 + Math.random() / 2);
     schedule.failed++;
     this.#stale |= table.bit;
     if (schedule.failed !== ATTEMPTS_TO_LOG) return;

@@ -29,7 +29,7 @@ import {
 } from "./neighbor_resolver.ts";
 import { type NeighborMessage, type NeighborTableMessage, NTF_EXT_LEARNED } from "./rtnetlink.ts";
 import type { NeighborListener } from "./tables.ts";
-import { Filters, type InterfaceFilter } from "./xdp_filter.ts";
+import { filterUpdater, type InterfaceFilter } from "./xdp_filter.ts";
 
 export interface NetlinkSetup {
   /** Netbase, writable. */
@@ -65,7 +65,7 @@ class NetlinkTile implements Tile, NeighborListener {
   readonly #reader: NetbaseReader;
   readonly #mirror: Mirror;
   /** None until this appliance serves: until then its predecessor writes them. */
-  #filters: Filters;
+  #updateFilters: () => boolean;
   #serves = false;
   readonly #control: ControlReader;
   readonly #ageing: NeighborAgeing;
@@ -103,7 +103,7 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#reader = new NetbaseReader(setup.netbase);
     this.#ageing = new NeighborAgeing(this.#writer.neighbors);
     this.#control = new ControlReader(setup.control);
-    this.#filters = this.#makeFilters([]);
+    this.#updateFilters = this.#filtersOf([]);
     this.#mirror = new Mirror({
       library: this.#library,
       writer: this.#writer,
@@ -147,9 +147,9 @@ class NetlinkTile implements Tile, NeighborListener {
     this.descriptors = [...this.#mirror.descriptors, ...socket.descriptors];
   }
 
-  #makeFilters(filters: readonly InterfaceFilter[]): Filters {
+  #filtersOf(filters: readonly InterfaceFilter[]): () => boolean {
     const { setup: { ports }, log } = this.#context;
-    return new Filters(filters, { interfaces: this.#writer.interfaces, ports, log });
+    return filterUpdater(filters, { interfaces: this.#writer.interfaces, ports, log });
   }
 
   /** Reads the first full copy; blocks. */
@@ -159,7 +159,7 @@ class NetlinkTile implements Tile, NeighborListener {
     this.#pollTable(this.#now, { busy: false });
     while (this.#mirror.dumper.turn() > 0);
     this.#mirror.sync();
-    if (this.#filters.turn()) this.#followInterfaces();
+    if (this.#updateFilters()) this.#followInterfaces();
     this.#mirror.settle();
     this.#gauge();
   }
@@ -169,10 +169,10 @@ class NetlinkTile implements Tile, NeighborListener {
     let work = this.#mirror.turn(now);
     if (!this.#serves && this.#control.serves) {
       this.#serves = true;
-      this.#filters = this.#makeFilters(this.#context.setup.filters);
+      this.#updateFilters = this.#filtersOf(this.#context.setup.filters);
     }
     // Once this tile is to leave, they are its successor's.
-    if (!this.#control.leaving && this.#filters.turn()) this.#followInterfaces();
+    if (!this.#control.leaving && this.#updateFilters()) this.#followInterfaces();
     this.#announce();
     this.#pollTable(now, { busy: this.#receivers.some(({ resolver }) => resolver.busy) });
     this.#reader.refresh();

@@ -13,7 +13,7 @@ import {
   FILTER_SLOT_BITS,
   FilterAt,
 } from "../../ffi/shared.ts";
-import { IFF_UP } from "../../netbase/interfaces.ts";
+import { IFF_UP, type InterfaceEntry } from "../../netbase/interfaces.ts";
 import { formatAddress } from "../../netbase/route.ts";
 import type { InterfaceWriter } from "../../netbase/tables_writer.ts";
 
@@ -121,70 +121,62 @@ export interface InterfaceFilter {
 /** 127.0.0.0/8 */
 const LOOPBACK_NET = 127;
 
-export class Filters {
-  readonly #interfaces: InterfaceWriter;
-  /** By interface. */
-  readonly #filters: ReadonlyMap<number, Filter>;
-  /** Interfaces of which the log says that there is no room for all addresses. */
-  readonly #full = new Set<number>();
-  readonly #log: (line: string) => void;
-  /** The interface table's count of changes that the filters include. */
-  #seen = -1;
-
-  constructor(filters: readonly InterfaceFilter[], { interfaces, ports, log }: {
+/**
+ * Returns what brings the filters up to date, and tells whether the interface table had changed. Entries of a
+ * predecessor stay until they are known to be wrong.
+ */
+export function filterUpdater(
+  filters: readonly InterfaceFilter[],
+  { interfaces, ports, log }: {
     interfaces: InterfaceWriter;
     ports: readonly number[];
     log(line: string): void;
-  }) {
-    this.#interfaces = interfaces;
-    this.#log = log;
-    // Entries of a predecessor stay until they are known to be wrong.
-    this.#filters = new Map(filters.map(({ ifindex, view }) => [ifindex, new Filter(view)]));
-    for (const filter of this.#filters.values()) filter.setPorts(ports);
-  }
-
-  /** Brings the filters up to date. True: the interface table had changed. */
-  turn(): boolean {
-    if (this.#seen === this.#interfaces.changes) return false;
-    this.#seen = this.#interfaces.changes;
-    if (this.#filters.size === 0) return true;
-    const addresses = this.#localAddresses();
-    for (const [ifindex, filter] of this.#filters) this.#update(filter, ifindex, addresses);
-    return true;
-  }
-
-  #localAddresses(): Set<number> {
-    const all = this.#interfaces.all().flatMap(({ addresses }) => addresses);
-    const locals = all.map(({ local }) => local);
-    return new Set(locals.filter((address) => address >>> 24 !== LOOPBACK_NET && address !== 0));
-  }
-
-  #update(filter: Filter, ifindex: number, addresses: ReadonlySet<number>): void {
-    const link = this.#interfaces.get(ifindex);
-    if (link === null) return;
-    filter.setMac([
-      ...[0, 8, 16, 24].map((shift) => link.macHead >>> shift & 255),
-      ...[link.macTail & 255, link.macTail >>> 8 & 255],
-    ]);
-    // Id 0 is a priority tag without a VLAN: the frame is the interface's own.
-    filter.setVlans([0, ...this.#vlansOn(ifindex)]);
-    for (const address of filter.addresses()) {
-      if (!addresses.has(address)) filter.remove(address);
+  },
+): () => boolean {
+  const written = filters.map(({ ifindex, view }) => ({ ifindex, filter: new Filter(view) }));
+  for (const { filter } of written) filter.setPorts(ports);
+  /** Interfaces of which the log says that there is no room for all addresses. */
+  const full = new Set<number>();
+  /** The interface table's count of changes that the filters include. */
+  let seen = -1;
+  return () => {
+    if (seen === interfaces.changes) return false;
+    seen = interfaces.changes;
+    if (written.length === 0) return true;
+    const all = interfaces.all();
+    const addresses = localAddresses(all);
+    for (const { ifindex, filter } of written) {
+      const link = all.find((each) => each.ifindex === ifindex);
+      if (link === undefined) continue;
+      filter.setMac([
+        ...[0, 8, 16, 24].map((shift) => link.macHead >>> shift & 255),
+        ...[link.macTail & 255, link.macTail >>> 8 & 255],
+      ]);
+      // Id 0 is a priority tag without a VLAN: the frame is the interface's own.
+      filter.setVlans([0, ...vlansOn(ifindex, all)]);
+      for (const address of filter.addresses()) {
+        if (!addresses.has(address)) filter.remove(address);
+      }
+      const left = [...addresses].filter((address) => !filter.add(address));
+      if (left.length === 0 || full.has(ifindex)) continue;
+      full.add(ifindex);
+      log(
+        `${left.length} addresses, ${formatAddress(left[0])} among them, do not fit the XDP ` +
+          "filter: what is sent to them comes in by the kernel's sockets",
+      );
     }
-    const left = [...addresses].filter((address) => !filter.add(address));
-    if (left.length === 0 || this.#full.has(ifindex)) return;
-    this.#full.add(ifindex);
-    this.#log(
-      `${left.length} addresses, ${formatAddress(left[0])} among them, do not fit the XDP ` +
-        "filter: what is sent to them comes in by the kernel's sockets",
-    );
-  }
+    return true;
+  };
+}
 
-  /** Ids of the VLAN devices on an interface that are up. */
-  #vlansOn(ifindex: number): number[] {
-    return this.#interfaces.all()
-      .filter(({ link, flags }) => link === ifindex && (flags & IFF_UP) !== 0)
-      .filter(({ vlanProtocol }) => vlanProtocol !== 0)
-      .map(({ vlanId }) => vlanId);
-  }
+function localAddresses(all: readonly InterfaceEntry[]): Set<number> {
+  const locals = all.flatMap(({ addresses }) => addresses).map(({ local }) => local);
+  return new Set(locals.filter((address) => address >>> 24 !== LOOPBACK_NET && address !== 0));
+}
+
+/** Ids of the VLAN devices on an interface that are up. */
+function vlansOn(ifindex: number, all: readonly InterfaceEntry[]): number[] {
+  return all.filter(({ link, flags }) => link === ifindex && (flags & IFF_UP) !== 0)
+    .filter(({ vlanProtocol }) => vlanProtocol !== 0)
+    .map(({ vlanId }) => vlanId);
 }

@@ -7,7 +7,7 @@
 
 import { Buffer } from "node:buffer";
 import { PROGRAM } from "../../ffi/library.ts";
-import type { MetricsReader } from "../app/regions.ts";
+import { readMetrics } from "../app/regions.ts";
 import { SYNC_STATES } from "../netlink/entries.ts";
 import { NEIGHBORS, NEXT_HOPS, TBL8S } from "../../netbase/layout.ts";
 import { ARP_QUEUE_LIMITS } from "../net/arp_queue.ts";
@@ -90,11 +90,7 @@ export interface Measured
   /** The name of a system call, by its number. */
   callName(number: number): string;
   /** Metrics that apps define, by tile. */
-  readonly custom: readonly {
-    readonly app: string;
-    readonly tile: string;
-    readonly reader: MetricsReader;
-  }[];
+  readonly custom: StatusSetup["metrics"];
   /** The status page (`readPage`). */
   readonly page: ReadonlyMap<string, Uint8Array>;
 }
@@ -270,8 +266,8 @@ export function collect(measured: Measured): Family[] {
     }
   }
   addTraffic(measured, add);
-  for (const { app, tile, reader } of custom) {
-    for (const metric of reader.read()) {
+  for (const { app, tile, view } of custom) {
+    for (const metric of readMetrics(view)) {
       const { kind, name } = metric;
       const labels = { app: baseName(app), tile, name, ...metric.labels };
       if (metric.kind === "histogram") add("tegula_app_custom_distribution", labels, metric);

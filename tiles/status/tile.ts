@@ -10,7 +10,6 @@
 import type { View } from "../../ffi/region.ts";
 import { RefusedCalls } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import { MetricsReader } from "../app/regions.ts";
 import { Ask, ControlReader, type Outcome, questioner } from "../runtime/control.ts";
 import { Traffic } from "../net/traffic.ts";
 import { HealthReader } from "../runtime/health.ts";
@@ -123,10 +122,7 @@ export async function create(
     callName: (number: number) => libraries.tile.callName(number),
     nets: setup.nets.map((net) => ({ ...net, traffic: new Traffic(net.traffic) })),
     build: setup.build,
-    custom: setup.metrics.map(({ view, ...whose }) => ({
-      ...whose,
-      reader: new MetricsReader(view),
-    })),
+    custom: setup.metrics,
     page: listeners.metrics === null ? new Map() : readPage(),
   };
   const [controlListener, metricsListener] = await Promise.all(

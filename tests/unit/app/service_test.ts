@@ -11,7 +11,7 @@ import type {
 } from "../../../tiles/app/contract.ts";
 import { AppHarness } from "../../../tiles/app/harness.ts";
 import { makeService } from "../../../tiles/app/host.ts";
-import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
+import { METRICS_BYTES, MetricsWriter, readMetrics } from "../../../tiles/app/regions.ts";
 import fc from "../property.ts";
 
 function text(bytes: Uint8Array): string {
@@ -374,7 +374,7 @@ Deno.test("metrics are read as they were written, and a successor carries on wit
     const second = new MetricsWriter(view);
     names.forEach((name, i) => second.metric(name, i % 2 ? "gauge" : "counter")!.value++);
     assert.deepEqual(
-      new MetricsReader(view).read(),
+      readMetrics(view),
       names.map((name, i) => ({
         ...{ name, labels: {}, kind: i % 2 ? "gauge" : "counter", value: i + 1 },
       })),
@@ -404,7 +404,7 @@ Deno.test("what a successor counts before its turn is added, and its gauges begi
   set.value += 2;
   early.metric("later", "counter")!.value++;
   early.histogram("took", [1, 2])!.observe(3);
-  const values = new MetricsReader(view).read().map((each) =>
+  const values = readMetrics(view).map((each) =>
     each.kind === "histogram" ? [each.name, each.sum, ...each.counts] : [each.name, each.value]
   );
   assert.deepEqual(values, [
@@ -423,7 +423,7 @@ Deno.test("labels tell metrics of one name apart, in whatever order they are giv
   writer.metric("asked", "counter", { class: "IN", type: "A" })!.value++;
   writer.metric("asked", "counter", { class: "IN", type: 'A"\n,x="' })!.value = 5;
   writer.metric("asked", "counter")!.value = 7;
-  assert.deepEqual(new MetricsReader(view).read(), [
+  assert.deepEqual(readMetrics(view), [
     { name: "asked", labels: { class: "IN", type: "A" }, kind: "counter", value: 2 },
     { name: "asked", labels: { class: "IN", type: 'A"\n,x="' }, kind: "counter", value: 5 },
     { name: "asked", labels: {}, kind: "counter", value: 7 },
@@ -448,7 +448,7 @@ Deno.test("a histogram counts what is up to each bound, and what is above the la
   const histogram = writer.histogram("size", [1, 10])!;
   for (const value of [-1, 1, 1.5, 10, 10.5, 1000]) histogram.observe(value);
   assert.equal(writer.histogram("size", [1, 10]), histogram);
-  const [wide, size] = new MetricsReader(view).read();
+  const [wide, size] = readMetrics(view);
   assert.deepEqual(size, {
     ...{ name: "size", labels: {}, kind: "histogram", bounds: [1, 10], counts: [2, 2, 2] },
     sum: 1022,
@@ -457,7 +457,7 @@ Deno.test("a histogram counts what is up to each bound, and what is above the la
   assert.deepEqual([wide.bounds, wide.counts], [bounds, [...bounds.map(() => 0), 1]]);
   // With other bounds it is another one; readers are shown the newest.
   writer.histogram("size", [5])!.observe(1);
-  const [, newest, ...others] = new MetricsReader(view).read();
+  const [, newest, ...others] = readMetrics(view);
   assert.deepEqual([newest.kind === "histogram" && newest.counts, others], [[1, 0], []]);
   for (const bad of [[], [2, 1], [1, 1], [NaN], Array.from({ length: 33 }, (_, i) => i)]) {
     assert.throws(() => writer.histogram("size", bad), RangeError);
@@ -470,7 +470,7 @@ Deno.test("a region that an app has scribbled into is read within its bounds", (
   const words = u32(view);
   for (const word of [0, 1, 0xffff, 0x2ffff, 0xffff_ffff]) {
     words.fill(word);
-    const metrics = new MetricsReader(view).read();
+    const metrics = readMetrics(view);
     assert.ok(metrics.length <= 4096);
     for (const metric of metrics) {
       assert.ok(metric.kind !== "histogram" || metric.bounds.length <= 32);

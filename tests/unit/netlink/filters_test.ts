@@ -10,7 +10,7 @@ import { FILTER_BYTES } from "../../../ffi/shared.ts";
 import { IFF_UP, type InterfaceLink } from "../../../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
-import { Filter, Filters } from "../../../tiles/netlink/xdp_filter.ts";
+import { Filter, filterUpdater } from "../../../tiles/netlink/xdp_filter.ts";
 
 const LINK: InterfaceLink = {
   ifindex: 3,
@@ -31,12 +31,11 @@ function world(view = heapView(FILTER_BYTES)) {
   const log: string[] = [];
   const writer = new NetbaseWriter(heapView(NETBASE_BYTES), { readers: [], seed: 1 });
   const { interfaces } = writer;
-  const filters = new Filters([{ ifindex: 3, view }], {
+  const update = filterUpdater([{ ifindex: 3, view }], {
     interfaces,
     ports: [7, 53],
     log: (line) => log.push(line),
   });
-  const update = () => filters.turn();
   interfaces.set(LINK);
   return { view, interfaces, update, log, commit: () => writer.commit() };
 }

@@ -6,7 +6,7 @@ import type { AddressInfo } from "node:net";
 import { openHost } from "../../../ffi/host.ts";
 import { heapView } from "../../../ffi/region.ts";
 import { openTile } from "../../../ffi/tile.ts";
-import { METRICS_BYTES, MetricsReader, MetricsWriter } from "../../../tiles/app/regions.ts";
+import { METRICS_BYTES, MetricsWriter } from "../../../tiles/app/regions.ts";
 import { processValues } from "../../../master/proc.ts";
 import { Traffic, TRAFFIC_BYTES } from "../../../tiles/net/traffic.ts";
 import { COUNTERS, HISTOGRAMS, STATUS } from "../../../tiles/runtime/counters.ts";
@@ -62,7 +62,7 @@ async function serving(
     health: { read: () => health.current, isFresh: () => health.isFresh },
     refusedCalls: { of: () => [{ call: 329, count: 2 }] },
     callName: () => "pkey_mprotect",
-    custom: [{ app: tile, tile, reader: new MetricsReader(view) }],
+    custom: [{ app: tile, tile, view }],
     page: readPage(),
   };
   const served = serveMetrics(listener, parts as unknown as Measured);
