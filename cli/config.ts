@@ -572,9 +572,16 @@ function repeated<T>(values: readonly T[]): T | undefined {
   return values.find((value, at) => values.indexOf(value) < at);
 }
 
+/** The longest file, in bytes. */
+const LONGEST_FILE = 16 * UNITS.M;
+
 /** Reads a file of TOML. Throws UserError. */
 export async function readFile(path: string): Promise<Record<string, unknown>> {
   try {
+    const { isFile, isDirectory, size } = await Deno.stat(path);
+    // A pipe or a device might never end, and whoever reads it would wait for ever.
+    if (!isFile && !isDirectory) throw new Error(`${path}: it is not a file`);
+    if (size > LONGEST_FILE) throw new Error(`${path}: it is longer than ${LONGEST_FILE} bytes`);
     return parseToml(await Deno.readTextFile(path));
   } catch (error) {
     if (!(error instanceof TomlError)) {

@@ -285,6 +285,23 @@ Deno.test("readConfig() gives line and column where the file is not TOML", async
   await assertRefused(() => load(`\nlisten = [`), /tegula\.toml:2:\d+: /);
 });
 
+Deno.test("readConfig() waits for no pipe and no device, and reads no file of any length", async () => {
+  const folder = Deno.makeTempDirSync();
+  new Deno.Command("mkfifo", { args: [`${folder}/pipe`] }).outputSync();
+  using long = Deno.createSync(`${folder}/long`);
+  long.truncateSync(17 * 2 ** 20);
+  for (
+    const [path, says] of [
+      [`${folder}/pipe`, /pipe: it is not a file$/],
+      ["/dev/zero", /zero: it is not a file$/],
+      [`${folder}/long`, /long: it is longer than 16777216 bytes$/],
+    ] as const
+  ) {
+    await assertRefused(() => readConfig({ config: path }), says);
+  }
+  Deno.removeSync(folder, { recursive: true });
+});
+
 Deno.test("readConfig() says that a file cannot be read", async () => {
   await assertRefused(
     () => readConfig({ config: "/nowhere/tegula.toml" }),
