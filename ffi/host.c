@@ -3,19 +3,11 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <linux/capability.h>
 #include <net/if.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/file.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include "native.h"
 #include "policy.h"
@@ -135,10 +127,7 @@ EXPORT int tegula_host_listen_unix(const char *path, int mode)
 		error = result(listen(fd, BACKLOG));
 	if (!error)
 		error = result(chmod(path, (mode_t)mode));
-	if (!error)
-		return fd;
-	close(fd);
-	return error;
+	return opened(fd, error);
 }
 
 /* A TCP socket that listens at a numeric IPv4 or IPv6 address, non-blocking. Returns the descriptor, or -errno. */
@@ -167,10 +156,7 @@ EXPORT int tegula_host_listen_tcp(const char *address, int port)
 		error = result(bind(fd, &self.any, sizeof(self)));
 	if (!error)
 		error = result(listen(fd, BACKLOG));
-	if (!error)
-		return fd;
-	close(fd);
-	return error;
+	return opened(fd, error);
 }
 
 /*
@@ -194,38 +180,12 @@ static int restrict_writing(char **write, uint32_t tcp)
 	 */
 	if (!error && geteuid() != 0)
 		error = allow_path(fd, LANDLOCK_ACCESS_FS_WRITE_FILE, "/proc");
-	for (; *write && !error; write++)
-		error = allow_path(fd, files & ~devices, *write);
+	if (!error)
+		error = allow_paths(fd, files & ~devices, write);
 	if (!error)
 		error = result(syscall(SYS_landlock_restrict_self, fd, 0));
 	close(fd);
 	return error;
-}
-
-/* Limits the capabilities of this thread, and of programs that it executes, to `most`. Returns 0, or -errno. */
-static int limit_capabilities(const uint32_t most[2])
-{
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[2] = { 0 };
-
-	/* Changing the bounding set takes CAP_SETPCAP; without it no_new_privs has to suffice. */
-	for (int capability = 0; capability < 64; capability++)
-		if (!(most[capability / 32] >> capability % 32 & 1))
-			prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
-	if (syscall(SYS_capget, &header, data) < 0)
-		return -errno;
-	for (int i = 0; i < 2; i++) {
-		data[i].permitted &= most[i];
-		data[i].effective = data[i].permitted;
-		/* Root has its bounding set after exec; others have what is ambient. */
-		data[i].inheritable = geteuid() == 0 ? 0 : data[i].permitted;
-	}
-	if (syscall(SYS_capset, &header, data) < 0)
-		return -errno;
-	for (int capability = 0; capability < 64; capability++)
-		if (data[capability / 32].inheritable >> capability % 32 & 1)
-			prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0);
-	return 0;
 }
 
 /* Sets whether the descriptors stay open across exec. Returns 0, or -errno. */
@@ -264,9 +224,11 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, in
 	if (!error)
 		error = keep_open(fds, count, 1);
 	if (!error && confinement) {
-		const uint32_t most[] = { confinement->capabilities_low, confinement->capabilities_high };
+		const uint64_t most = confinement->capabilities_low | (uint64_t)confinement->capabilities_high << 32;
 
-		error = limit_capabilities(most);
+		bound_capabilities(most);
+		/* Root has its bounding set after exec; others have what is ambient. */
+		error = keep_capabilities(most, geteuid() != 0);
 		if (!error)
 			error = result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 		if (!error)
@@ -297,30 +259,10 @@ EXPORT int tegula_host_lock_folder(const char *path)
 		error = -EPERM;
 	if (!error)
 		error = result(flock(fd, LOCK_EX | LOCK_NB));
-	if (!error)
-		return fd;
-	close(fd);
-	return error;
+	return opened(fd, error);
 }
 
-/*
- * Writes `length` bytes to standard error without waiting, so that the master continues if nobody reads the log
- * or its disk is full. Returns 0 if all was written, or -errno.
- */
 EXPORT int tegula_host_log(const char *text, uint32_t length)
 {
-	struct pollfd log = { .fd = STDERR_FILENO, .events = POLLOUT };
-
-	while (length > 0) {
-		/* A pipe with any room takes this much. */
-		long count = poll(&log, 1, 0) == 1 && log.revents & POLLOUT ?
-				     write(STDERR_FILENO, text, length < PIPE_BUF ? length : PIPE_BUF) :
-				     (errno = EAGAIN, -1);
-
-		if (count < 0)
-			return -errno;
-		text += count;
-		length -= (uint32_t)count;
-	}
-	return 0;
+	return write_log(text, length);
 }

@@ -8,11 +8,14 @@
 #define TEGULA_NATIVE_H
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "shared.h"
 
@@ -23,6 +26,37 @@
 static inline int result(long value)
 {
 	return value < 0 ? -errno : (int)value;
+}
+
+/* Returns the descriptor that was opened, or closes it after an error and returns that. */
+static inline int opened(int fd, int error)
+{
+	if (!error)
+		return fd;
+	close(fd);
+	return error;
+}
+
+/*
+ * Writes to standard error without waiting, so that nothing stops if nobody reads the log or its disk is full.
+ * Returns 0 if all was written, or -errno.
+ */
+static inline int write_log(const char *text, size_t length)
+{
+	struct pollfd log = { .fd = STDERR_FILENO, .events = POLLOUT };
+
+	while (length > 0) {
+		/* A pipe with any room takes this much. */
+		long count = poll(&log, 1, 0) == 1 && log.revents & POLLOUT ?
+				     write(STDERR_FILENO, text, length < PIPE_BUF ? length : PIPE_BUF) :
+				     (errno = EAGAIN, -1);
+
+		if (count < 0)
+			return -errno;
+		text += count;
+		length -= (size_t)count;
+	}
+	return 0;
 }
 
 /* Stores CLOCK_REALTIME in nanoseconds: low word, high word. */

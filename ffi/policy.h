@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <linux/audit.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/netlink.h>
@@ -436,8 +437,6 @@ static const uint32_t PROCESS_WATCH_CALLS[] = { SYS_inotify_init1, SYS_inotify_a
 static const int32_t PROCESS_FAMILIES[] = { AF_INET, AF_INET6, AF_NETLINK };
 
 static const int32_t PROCESS_PAIRS[] = { AF_UNIX }; /* by which tokio's signals wake its loop */
-static const int32_t PROCESS_NO_ADDRESS[] = { 0 }; /* send, by which a handler wakes that thread */
-static const int32_t PROCESS_SELF[] = { 0 }; /* limits of the process itself, which can only fall */
 static const int32_t PROCESS_FCNTL[] = {
 	F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, F_GETLK, /* as FCNTL_COMMANDS; but see PROCESS_SHARED */
 	F_DUPFD_CLOEXEC, /* Rust's try_clone, of its own descriptors */
@@ -541,7 +540,7 @@ static inline void allow_process(struct policy *p, int grants)
 	if (grants & GRANT_CLOCK)
 		allow(p, CLOCK_CALLS, COUNT(CLOCK_CALLS));
 	allow_only(p, SYS_socketpair, 0, PROCESS_PAIRS, COUNT(PROCESS_PAIRS));
-	allow_only(p, SYS_prlimit64, 0, PROCESS_SELF, COUNT(PROCESS_SELF));
+	allow_only(p, SYS_prlimit64, 0, SELF, COUNT(SELF)); /* limits of the process itself can only fall */
 	allow_only(p, SYS_fcntl, 1, PROCESS_FCNTL, COUNT(PROCESS_FCNTL));
 	allow_counted_mmap(p);
 	allow_threads(p);
@@ -609,7 +608,8 @@ static inline void make_app_policy(struct policy *p, int grants, int32_t report,
 		allow_network(p);
 	} else {
 		allow_only(p, SYS_sendmsg, 0, &report, 1);
-		allow_only(p, SYS_sendto, 4, PROCESS_NO_ADDRESS, COUNT(PROCESS_NO_ADDRESS));
+		/* send, by which a handler of signals wakes tokio's thread */
+		allow_only(p, SYS_sendto, 4, NO_ADDRESS, COUNT(NO_ADDRESS));
 		if (grants & GRANT_ACCEPT) {
 			allow(p, PROCESS_ACCEPT_CALLS, COUNT(PROCESS_ACCEPT_CALLS));
 			allow_only(p, SYS_setsockopt, 1, TCP_LEVEL, COUNT(TCP_LEVEL));
@@ -701,6 +701,42 @@ static inline int install(struct policy *p)
 	return result(fd);
 }
 
+/*
+ * Drops all capabilities but `keep` from the bounding set: no exec can give them back. That takes CAP_SETPCAP;
+ * without it no_new_privs has to suffice.
+ */
+static inline void bound_capabilities(uint64_t keep)
+{
+	for (int capability = 0; capability < 64; capability++)
+		if (!(keep >> capability & 1) && prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
+			break; /* past the last one, or not allowed */
+}
+
+/*
+ * Limits the capabilities of the calling thread to `keep`. Programs that it executes have them too where they are
+ * `inherited`; what is not inheritable is not ambient either. Returns 0, or -errno.
+ */
+static inline int keep_capabilities(uint64_t keep, int inherited)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2] = { 0 };
+
+	if (syscall(SYS_capget, &header, data) < 0)
+		return -errno;
+	for (int i = 0; i < 2; i++) {
+		data[i].permitted &= (uint32_t)(keep >> 32 * i);
+		data[i].effective = data[i].permitted;
+		data[i].inheritable = inherited ? data[i].permitted : 0;
+	}
+	if (syscall(SYS_capset, &header, data) < 0)
+		return -errno;
+	/* Otherwise exec would drop them, as it does if ambient capabilities are forbidden. */
+	for (int capability = 0; capability < 64; capability++)
+		if (data[capability / 32].inheritable >> capability % 32 & 1)
+			prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0);
+	return 0;
+}
+
 #define ALL_TCP (LANDLOCK_ACCESS_NET_BIND_TCP | LANDLOCK_ACCESS_NET_CONNECT_TCP)
 
 /*
@@ -750,6 +786,16 @@ static inline int allow_path(int ruleset, uint64_t access, const char *path)
 		rule.allowed_access &= OF_FILES;
 	error = result(syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0));
 	close(rule.parent_fd);
+	return error;
+}
+
+/* Likewise for all of a list. */
+static inline int allow_paths(int ruleset, uint64_t access, char **paths)
+{
+	int error = 0;
+
+	for (; *paths && !error; paths++)
+		error = allow_path(ruleset, access, *paths);
 	return error;
 }
 

@@ -29,12 +29,8 @@
  * lock, no stdio. What can be prepared is prepared before.
  */
 #define _GNU_SOURCE
-#include <linux/capability.h>
-#include <poll.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 
@@ -106,10 +102,6 @@ static int allow_ports(int ruleset, char **ports)
  */
 static int make_rules(struct plan *plan, char **execute, char **read, char **write, char **ports)
 {
-	struct {
-		uint64_t access;
-		char **paths;
-	} lists[] = { { TO_EXECUTE, execute }, { TO_READ, read }, { TO_WRITE, write } };
 	int error, net = plan->order->grants & GRANT_NET && !*ports;
 	uint64_t files = ~0ULL;
 	long version;
@@ -123,27 +115,18 @@ static int make_rules(struct plan *plan, char **execute, char **read, char **wri
 		return ruleset;
 	if (!net && version < 4)
 		plan->missing |= WALL_TCP;
-	if (version >= 4) {
-		error = allow_ports(ruleset, ports);
-		if (error < 0) {
-			close(ruleset);
-			return error;
-		}
-	}
 #ifdef LANDLOCK_SCOPE_SIGNAL
 	if (version < 6)
 #endif
 		plan->missing |= WALL_SCOPES;
-	for (size_t i = 0; i < COUNT(lists); i++) {
-		for (char **path = lists[i].paths; *path; path++) {
-			error = allow_path(ruleset, lists[i].access & files, *path);
-			if (error < 0) {
-				close(ruleset);
-				return error;
-			}
-		}
-	}
-	return ruleset;
+	error = version < 4 ? 0 : allow_ports(ruleset, ports);
+	if (!error)
+		error = allow_paths(ruleset, TO_EXECUTE & files, execute);
+	if (!error)
+		error = allow_paths(ruleset, TO_READ & files, read);
+	if (!error)
+		error = allow_paths(ruleset, TO_WRITE & files, write);
+	return opened(ruleset, error);
 }
 
 /* Writes the whole of `text` into `path`. Returns 0, or -errno. */
@@ -179,6 +162,13 @@ static void report(int setup, int step, int error, int missing, int listener)
 	/* write: the filter lets nothing but the listener go by sendmsg. */
 	if ((listener >= 0 ? sendmsg(setup, &message, MSG_NOSIGNAL) : write(setup, &said, sizeof(said))) < 0 || error < 0)
 		syscall(SYS_exit_group, 127);
+}
+
+/* Ends the child if the step failed, after it has told the caller. */
+static void check(const struct plan *plan, int step, int error)
+{
+	if (error < 0)
+		report(plan->setup, step, error, 0, -1);
 }
 
 static int limit(int resource, rlim_t value)
@@ -222,15 +212,18 @@ static int place_descriptors(struct plan *plan)
 	return result(syscall(SYS_close_range, (unsigned)(plan->ruleset < 0 ? all - 1 : all), ~0U, 0));
 }
 
+/* The capabilities that the child keeps, if the caller has them. */
+static uint64_t kept_capabilities(const struct order *order)
+{
+	return order->grants & GRANT_NET_ADMIN ? 1ULL << CAP_NET_ADMIN : 0;
+}
+
 /* Changes to a user and groups of its own. Returns 0, also if that is not allowed, or -errno. */
 static int become_another(struct plan *plan)
 {
 	const struct order *order = plan->order;
 
-	for (int capability = 0; capability < 64; capability++)
-		if (!(order->grants & GRANT_NET_ADMIN && capability == CAP_NET_ADMIN) &&
-		    prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
-			break; /* past the last one; or not allowed, and no_new_privs has to suffice */
+	bound_capabilities(kept_capabilities(order));
 	if (plan->user_namespace)
 		return 0; /* inside its namespace it is the other user, and this one outside */
 	if (order->grants & GRANT_NET_ADMIN && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
@@ -239,26 +232,6 @@ static int become_another(struct plan *plan)
 	    syscall(SYS_setresuid, order->uid, order->uid, order->uid) < 0)
 		return errno == EPERM ? 0 : -errno;
 	plan->missing &= ~WALL_USER;
-	return 0;
-}
-
-/* Gives up all capabilities, but CAP_NET_ADMIN for an order that grants it and a caller that has it. Returns 0, or -errno. */
-static int give_up_capabilities(const struct order *order)
-{
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[2] = { 0 };
-	uint32_t keep;
-
-	if (syscall(SYS_capget, &header, data) < 0)
-		return -errno;
-	keep = order->grants & GRANT_NET_ADMIN ? data[0].permitted & 1u << CAP_NET_ADMIN : 0;
-	data[0] = (struct __user_cap_data_struct){ keep, keep, keep };
-	data[1] = (struct __user_cap_data_struct){ 0 };
-	if (syscall(SYS_capset, &header, data) < 0)
-		return -errno;
-	/* Otherwise exec would drop it, as it does if ambient capabilities are forbidden. */
-	if (keep)
-		prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_ADMIN, 0, 0);
 	return 0;
 }
 
@@ -321,85 +294,60 @@ static int has_caller(int setup)
 	return poll(&end, 1, 0) > 0 && end.revents & POLLHUP ? -ESRCH : 0;
 }
 
-/*
- * If memory runs out, the kernel kills apps first, then the appliance, then the caller. An error is ignored, as
- * landlock may forbid the write. To be called before the user changes, who may not write the file.
- */
-static void go_first(const struct order *order)
-{
-	write_file("/proc/self/oom_score_adj", order->process == PROCESS_APP ? "1000" : "500");
-}
-
 /* From clone to execve. */
 static _Noreturn void child(struct plan *plan)
 {
 	const struct order *order = plan->order;
 	const rlim_t descriptors = (rlim_t)order->count + FIRST_PLACES + 1 + (rlim_t)order->spare;
 	char seal[32];
-	int error = 0, listener;
+	int error, listener;
 
 	if (plan->user_namespace) {
 		write_file("/proc/self/setgroups", "deny"); /* not there before Linux 3.19 */
-		error = write_file("/proc/self/uid_map", plan->uid_map);
-		if (!error)
-			error = write_file("/proc/self/gid_map", plan->gid_map);
-		if (error)
-			report(plan->setup, STEP_USER_NAMESPACE, error, 0, -1);
+		check(plan, STEP_USER_NAMESPACE, write_file("/proc/self/uid_map", plan->uid_map));
+		check(plan, STEP_USER_NAMESPACE, write_file("/proc/self/gid_map", plan->gid_map));
 	}
-	go_first(order);
+	/* If memory runs out, the kernel kills apps first, then the appliance, then the caller; landlock may forbid it. */
+	write_file("/proc/self/oom_score_adj", order->process == PROCESS_APP ? "1000" : "500");
 	/* The parent's session may have a terminal, which could be used to send signals. */
 	setsid();
-	error = chdir("/") < 0 ? -errno : place_descriptors(plan);
-	if (error)
-		report(plan->setup, STEP_DESCRIPTORS, error, 0, -1);
+	check(plan, STEP_DESCRIPTORS, result(chdir("/")));
+	check(plan, STEP_DESCRIPTORS, place_descriptors(plan));
 
-	error = become_another(plan);
-	if (error)
-		report(plan->setup, STEP_USER, error, 0, -1);
-	if (!error)
-		error = limit(RLIMIT_CORE, 0);
-	if (!error)
-		error = limit(RLIMIT_NOFILE, descriptors > LEAST_DESCRIPTORS ? descriptors : LEAST_DESCRIPTORS);
-	if (!error)
-		error = limit(RLIMIT_MEMLOCK, 0);
-	if (!error)
-		error = limit(RLIMIT_MSGQUEUE, 0);
-	if (!error && order->data_mib > 0)
-		error = limit(RLIMIT_DATA, (rlim_t)order->data_mib << 20);
+	check(plan, STEP_USER, become_another(plan));
+	check(plan, STEP_LIMITS, limit(RLIMIT_CORE, 0));
+	check(plan, STEP_LIMITS, limit(RLIMIT_NOFILE, descriptors > LEAST_DESCRIPTORS ? descriptors : LEAST_DESCRIPTORS));
+	check(plan, STEP_LIMITS, limit(RLIMIT_MEMLOCK, 0));
+	check(plan, STEP_LIMITS, limit(RLIMIT_MSGQUEUE, 0));
+	if (order->data_mib > 0)
+		check(plan, STEP_LIMITS, limit(RLIMIT_DATA, (rlim_t)order->data_mib << 20));
 	/* The kernel counts threads by user and user namespace. In the caller's the count would include the caller's. */
-	if (!error && (plan->user_namespace || !(plan->missing & WALL_USER)))
-		error = limit(RLIMIT_NPROC, (rlim_t)order->threads);
+	if (plan->user_namespace || !(plan->missing & WALL_USER))
+		check(plan, STEP_LIMITS, limit(RLIMIT_NPROC, (rlim_t)order->threads));
 	else
 		plan->missing |= WALL_THREADS;
-	if (error)
-		report(plan->setup, STEP_LIMITS, error, 0, -1);
 
-	error = give_up_capabilities(order);
-	if (error || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		report(plan->setup, STEP_PRIVILEGES, error ? error : -errno, 0, -1);
+	check(plan, STEP_PRIVILEGES, keep_capabilities(kept_capabilities(order), 1));
+	check(plan, STEP_PRIVILEGES, result(prctl(PR_SET_PDEATHSIG, SIGKILL)));
+	check(plan, STEP_PRIVILEGES, result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)));
 	if (has_caller(plan->setup) < 0) /* it ended before its death could kill this process */
 		syscall(SYS_exit_group, 127);
 
 	if (plan->ruleset >= 0) {
-		/* Deno reads it to find the bounds of its stack, and otherwise panics when it prints some errors. */
-		error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/maps");
-		if (!error) /* Deno.memoryUsage() */
-			error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/statm");
-		if (!error && order->process == PROCESS_APPLIANCE) /* the watch over its tiles' threads */
-			error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/task");
-		if (!error && order->process == PROCESS_APPLIANCE) /* a tile's list of eventfds (tile.c) */
-			error = allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_DIR, "/proc/self/fd");
-		if (!error)
-			error = result(syscall(SYS_landlock_restrict_self, plan->ruleset, 0));
-		if (error)
-			report(plan->setup, STEP_LANDLOCK, error, 0, -1);
+		/* Deno reads these for the bounds of its stack, else it panics when it prints some errors, and for memoryUsage(). */
+		check(plan, STEP_LANDLOCK, allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/maps"));
+		check(plan, STEP_LANDLOCK, allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/statm"));
+		if (order->process == PROCESS_APPLIANCE) { /* the watch over its tiles' threads, and list_eventfds (tile.c) */
+			check(plan, STEP_LANDLOCK, allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/task"));
+			check(plan, STEP_LANDLOCK, allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_DIR, "/proc/self/fd"));
+		}
+		check(plan, STEP_LANDLOCK, result(syscall(SYS_landlock_restrict_self, plan->ruleset, 0)));
 		close(plan->ruleset);
 	}
 	/* The loader continues without a library that it cannot open: that must not be the seal. */
 	snprintf(seal, sizeof(seal), "/proc/self/fd/%d", plan->seal);
-	error = open(seal, O_RDONLY | O_CLOEXEC);
-	if (error < 0)
-		report(plan->setup, STEP_SEAL, -errno, 0, -1);
+	error = result(open(seal, O_RDONLY | O_CLOEXEC));
+	check(plan, STEP_SEAL, error);
 	close(error);
 
 	error = install_filters(plan, &listener);

@@ -15,23 +15,17 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/capability.h>
-#include <linux/landlock.h>
 #include <linux/sched/types.h>
 #include <linux/seccomp.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -43,8 +37,6 @@
 
 #define SHORTEST_SLICE_NS 100000 /* what the kernel allows (__setparam_fair) */
 #define EVENTFDS 512
-
-/* What tegula_tile_confine() has done; as in tile.ts. */
 
 /* Adds one to the eventfd, so that a poll on it returns. It is non-blocking: a full counter does not matter. */
 EXPORT void tegula_tile_wake(int fd)
@@ -103,28 +95,6 @@ static int list_eventfds(int32_t *fds, int most)
 	}
 	closedir(directory);
 	return count;
-}
-
-/*
- * Drops all capabilities for good, but CAP_NET_ADMIN if it is kept: what is not inheritable
- * is not ambient either. Returns 0, or -errno.
- */
-static int drop_capabilities(int keep_net_admin)
-{
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[2] = { 0 };
-	uint32_t keep = keep_net_admin ? 1u << CAP_NET_ADMIN : 0;
-
-	/* The bounding set takes CAP_SETPCAP; without it nothing can be gained by an exec either. */
-	for (int capability = 0; capability <= CAP_LAST_CAP; capability++)
-		prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
-	if (syscall(SYS_capget, &header, data) < 0)
-		return -errno;
-	data[0].permitted &= keep;
-	data[0].effective = data[0].permitted;
-	data[0].inheritable = 0;
-	data[1] = (struct __user_cap_data_struct){ 0 };
-	return result(syscall(SYS_capset, &header, data));
 }
 
 /*
@@ -194,7 +164,6 @@ struct listener {
 static void write_line(struct slot *slot)
 {
 	char out[NAME_BYTES + 4 * VERBATIM_LINE_BYTES + 64];
-	struct pollfd log = { .fd = STDERR_FILENO, .events = POLLOUT };
 	const int most = slot->now.verbatim ? VERBATIM_LINES_A_SECOND : LINES_A_SECOND;
 	time_t now = time(NULL);
 	size_t used = 0;
@@ -225,16 +194,8 @@ static void write_line(struct slot *slot)
 	}
 	out[used++] = '\n';
 	slot->length = 0;
-	for (size_t done = 0; slot->lines <= most + 1 && done < used;) {
-		size_t piece = used - done < PIPE_BUF ? used - done : PIPE_BUF;
-		ssize_t count = poll(&log, 1, 0) == 1 && log.revents & POLLOUT ?
-					write(STDERR_FILENO, out + done, piece) :
-					-1;
-
-		if (count < 0)
-			return; /* nobody reads the log */
-		done += (size_t)count;
-	}
+	if (slot->lines <= most + 1)
+		write_log(out, used);
 }
 
 /* Takes what a tile writes; a line is written when it is complete, or too long. */
@@ -614,7 +575,8 @@ EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, cons
 	make_policy(&policy, role, keep, fds, count, eventfds, found);
 	if (policy.length > INSTRUCTIONS || found == EVENTFDS)
 		return -E2BIG;
-	error = drop_capabilities(keep & KEEP_NET_ADMIN);
+	bound_capabilities(0);
+	error = keep_capabilities(keep & KEEP_NET_ADMIN ? 1ULL << CAP_NET_ADMIN : 0, 0);
 	if (!error)
 		error = result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 	landlock = error ? error : forbid_files();

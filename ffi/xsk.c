@@ -16,7 +16,6 @@
 #include <fcntl.h>
 #include <linux/if_link.h>
 #include <linux/if_xdp.h>
-#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -200,10 +199,7 @@ EXPORT int tegula_xsk_prepare(uint32_t ring, const void **mapped)
 		error = result(setsockopt(fd, SOL_XDP, RINGS[i], &ring, sizeof(ring)));
 	if (!error)
 		error = tegula_xsk_map(fd, mapped);
-	if (!error)
-		return fd;
-	close(fd);
-	return error;
+	return opened(fd, error);
 }
 
 /*
@@ -256,17 +252,6 @@ EXPORT int tegula_xsk_poll_busily(int fd, int micros, int budget)
 	    !setsockopt(fd, SOL_SOCKET, SO_BUSY_POLL_BUDGET, &budget, sizeof(budget)))
 		return 0;
 	return -errno;
-}
-
-/* Whether the rings of a bound socket can be mapped: since Linux 6.4. Returns 0, or -errno. */
-EXPORT int tegula_xsk_mappable(int fd)
-{
-	void *page = mmap(NULL, (size_t)getpagesize(), PROT_READ, MAP_SHARED, fd, XDP_UMEM_PGOFF_FILL_RING);
-
-	if (page == MAP_FAILED)
-		return -errno;
-	munmap(page, (size_t)getpagesize());
-	return 0;
 }
 
 /* Stores the six totals of XDP_STATISTICS; those that an older kernel lacks stay as they are. */

@@ -12,7 +12,7 @@
  *     setup.register(program, queue, fd);
  *
  * Since Linux 6.4 a socket can be adopted at any time, by one process after the other; before, until it is
- * bound (`mappable`). A successor adopts, waits for the end of its predecessor, and resumes.
+ * bound (EBUSY). A successor adopts, waits for the end of its predecessor, and resumes.
  */
 
 import { checked, EBADF, EBUSY, EEXIST, ENOBUFS, libraryPath } from "./library.ts";
@@ -171,7 +171,6 @@ export function openXskSetup(path = libraryPath()) {
     tegula_xsk_bind: { parameters: ["i32", "u32", "u32", "i32", "i32"], result: "i32" },
     tegula_xsk_register: { parameters: ["i32", "u32", "i32"], result: "i32" },
     tegula_xsk_poll_busily: { parameters: ["i32", "i32", "i32"], result: "i32" },
-    tegula_xsk_mappable: { parameters: ["i32"], result: "i32" },
     tegula_xsk_statistics_of: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
     tegula_xsk_close: { parameters: ["i32", "buffer"], result: "void" },
     // libc's
@@ -315,8 +314,6 @@ export function openXskSetup(path = libraryPath()) {
      */
     pollBusily: (fd: number): number =>
       symbols.tegula_xsk_poll_busily(fd, BUSY_POLL_MICROS, BUSY_POLL_FRAMES),
-    /** Whether the rings of a bound socket can be adopted: 0, or -EBUSY before Linux 6.4. */
-    mappable: symbols.tegula_xsk_mappable,
     /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. Returns 0, or -errno. */
     statistics: (fd: number, out: BigUint64Array): number =>
       symbols.tegula_xsk_statistics_of(fd, sockets.get(fd)!.mapped, out),

@@ -1512,21 +1512,21 @@ export const MUTANTS: readonly Mutant[] = [
       from: 'strcmp(target, "anon_inode:[eventfd]") == 0',
       to: 'strncmp(target, "anon_inode:", 11) == 0',
     },
+  ]),
+
+  ...mutantsOf("ffi/policy.h", ["unit/ffi/tile_test"], [
     {
       name: "confinement: capabilities stay",
-      in: "drop_capabilities",
-      from: "data[0].permitted &= keep;",
+      in: "keep_capabilities",
+      from: "data[i].permitted &= (uint32_t)(keep >> 32 * i);",
       to: "(void)keep;",
     },
     {
       name: "confinement: capabilities may come back",
-      in: "drop_capabilities",
-      from: "prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);",
-      to: ";",
+      in: "bound_capabilities",
+      from: "prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0",
+      to: "0",
     },
-  ]),
-
-  ...mutantsOf("ffi/policy.h", ["unit/ffi/tile_test"], [
     {
       name: "confinement: files may be mapped",
       in: "allow_anonymous_mmap",
