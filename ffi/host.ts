@@ -73,8 +73,6 @@ interface MasterConfinement {
   /** Whether TCP sockets may be bound, and connected. Those that were handed over continue. */
   readonly bindTcp?: boolean;
   readonly connectTcp?: boolean;
-  /** Capabilities that it keeps where it has them, by number; what a master needs when left out. */
-  readonly capabilities?: readonly number[];
 }
 
 /** The master's own calls. Interfaces are those of the calling thread's network namespace. */
@@ -255,15 +253,11 @@ export function openHost(path = libraryPath()) {
       confinement?: MasterConfinement,
     ): number {
       const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
-      const { write = [], bindTcp, connectTcp, capabilities = MASTER_CAPABILITIES } = confinement ??
-        {};
+      const { write = [], bindTcp, connectTcp } = confinement ?? {};
       if (!write.every(exists)) return -ENOENT;
-      const lists = [argv, variables, write];
-      const strings = cString(
-        lists.map((list) => list.map((text) => `${text}\0`).join("")).join("\0"),
-      );
+      const strings = stringLists(argv, variables, write);
       const confined = new Uint32Array(Object.keys(Confinement).length);
-      for (const each of capabilities) {
+      for (const each of MASTER_CAPABILITIES) {
         confined[Confinement.capabilitiesLow + (each >> 5)] |= 1 << (each & 31);
       }
       confined[Confinement.tcp] = (bindTcp ? 1 : 0) | (connectTcp ? 2 : 0);

@@ -32,7 +32,16 @@
  */
 
 import { exists, stringLists } from "./host.ts";
-import { checked, ENOENT, libraryPath, POLLIN, POLLOUT, sealPath, SystemError } from "./library.ts";
+import {
+  checked,
+  ENOENT,
+  ESRCH,
+  libraryPath,
+  POLLIN,
+  POLLOUT,
+  sealPath,
+  SystemError,
+} from "./library.ts";
 import { Grant, Order, Process, Started, Step, Wall } from "./shared.ts";
 
 /** The child's end of the channel. */
@@ -220,8 +229,6 @@ export const MESSAGE_BYTES = 65_536;
  */
 const MOST_THREADS = { app: 256, appliance: 1024 };
 const SPARE_DESCRIPTORS = { app: 48, appliance: 512 };
-
-const ESRCH = 3;
 
 /** Files of Deno's own: it, the loader, and the libraries that it is linked to, as the caller has them. */
 function ownFiles(): { readonly execute: readonly string[]; readonly read: readonly string[] } {

@@ -8,6 +8,7 @@
  *     FOLDER/NAME-…/…            its modules with their whole paths, where they are not readable
  */
 
+import { rmSync } from "node:fs";
 import { isBuiltin } from "node:module";
 import { basename, dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -164,19 +165,19 @@ export class AppFiles {
         ...{ processes: this.#processes, millis: this.#millis },
       });
     } catch (error) {
-      removeFolder(folder);
+      rmSync(folder, { recursive: true, force: true });
       throw error;
     }
   }
 
   /** Removes the files made for an app that is not started any more. */
   discard({ folder }: StagedApp): void {
-    if (folder !== undefined) removeFolder(folder);
+    if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
   }
 
   /** Removes what it has made. */
   close(): void {
-    if (this.#folder !== undefined) removeFolder(this.#folder);
+    if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true });
     if (this.#lock >= 0) this.#host.close(this.#lock);
     [this.#folder, this.#lock] = [undefined, -1];
   }
@@ -219,7 +220,7 @@ async function placeIn(
   const copied = (file: string) => folder + file;
   const module = needsCopy ? copied(path) : path;
   if (!isCompiled && !needsCopy) {
-    removeFolder(folder);
+    rmSync(folder, { recursive: true, force: true });
     return { module: pathToFileURL(module).href, read: files, absent, sources, stamp };
   }
   if (needsCopy) {
@@ -474,7 +475,7 @@ function makeRuntimeFolder(
     // Before it was locked another master may have taken it for one that was left.
     if ((lock < 0 || !exists(folder)) && attempt < 3) {
       if (lock >= 0) close(lock);
-      removeFolder(folder);
+      rmSync(folder, { recursive: true, force: true });
       continue;
     }
     Deno.chmodSync(folder, 0o755);
@@ -492,7 +493,7 @@ function removeLeft({ lockFolder, close }: Pick<Host, "lockFolder" | "close">): 
       const lock = lockFolder(path);
       if (lock < 0) continue;
       try {
-        removeFolder(path);
+        rmSync(path, { recursive: true, force: true });
       } catch {
         // It only takes space.
       } finally {
@@ -513,14 +514,6 @@ function foldersLeftIn(place: string): string[] {
       .map(({ name }) => `${place}/${name}`);
   } catch {
     return [];
-  }
-}
-
-function removeFolder(folder: string): void {
-  try {
-    Deno.removeSync(folder, { recursive: true });
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
 }
 

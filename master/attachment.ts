@@ -50,12 +50,6 @@ export interface Opened {
   readonly reason: string;
 }
 
-/** A descriptor for another process, with its name there (`handed.ts`). */
-interface NamedDescriptor {
-  readonly name: string;
-  readonly fd: number;
-}
-
 /**
  * An open attachment, for the program that this process executes in its place. All numbers in it but indices are
  * descriptors that stay open.
@@ -307,8 +301,8 @@ export class Attachment {
     return this.#prepared;
   }
 
-  /** What the appliance needs: the filter map, and the prepared sockets, else the bound ones. */
-  get descriptors(): readonly NamedDescriptor[] {
+  /** What the appliance needs, by name: the filter map, and the prepared sockets, else the bound ones. */
+  get descriptors(): readonly { readonly name: string; readonly fd: number }[] {
     const sockets = this.#prepared.length > 0 ? this.#prepared : this.#sockets;
     return [
       { name: `filter ${this.name}`, fd: this.#program.filter },
@@ -451,7 +445,13 @@ export class RingWatch {
 
   /** Polls once. */
   poll(): void {
-    this.#missGone();
+    const { exists, gone } = this.#parts;
+    this.#present = this.#present.filter((attachment) => {
+      if (exists(attachment.ifindex)) return true;
+      attachment.detach();
+      gone(attachment);
+      return false;
+    });
     for (const attachment of this.#present) {
       if (!attachment.sockets.some(({ fd, queue }) => this.#lies(attachment, fd, queue))) continue;
       attachment.detach();
@@ -465,7 +465,10 @@ export class RingWatch {
   #lies(attachment: Watched, fd: number, queue: number): boolean {
     if (this.#parts.xskSetup.statistics(fd, this.#statistics) < 0) return false;
     const redirected = attachment.redirected(queue);
-    const arrived = this.#arrived();
+    const { received, rxDropped, rxRingFull } = XskStatistic;
+    const all = this.#statistics;
+    // The socket's drops have arrived, too.
+    const arrived = Number(all[received] + all[rxDropped] + all[rxRingFull]);
     const seen = this.#seen.get(fd) ?? { redirected: 0, arrived: 0, bad: 0 };
     this.#seen.set(fd, seen);
     if (arrived !== seen.arrived) seen.bad = 0;
@@ -476,22 +479,5 @@ export class RingWatch {
     if (seen.bad < POLLS) return false;
     seen.bad = 0;
     return true;
-  }
-
-  #missGone(): void {
-    const { exists, gone } = this.#parts;
-    this.#present = this.#present.filter((attachment) => {
-      if (exists(attachment.ifindex)) return true;
-      attachment.detach();
-      gone(attachment);
-      return false;
-    });
-  }
-
-  /** Frames that arrived, or that the socket counts as dropped. */
-  #arrived(): number {
-    const { received, rxDropped, rxRingFull } = XskStatistic;
-    const all = this.#statistics;
-    return Number(all[received] + all[rxDropped] + all[rxRingFull]);
   }
 }

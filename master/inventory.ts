@@ -6,26 +6,16 @@
  * `Holdings` all that outlasts it.
  */
 
+import { rmSync } from "node:fs";
 import type { Host } from "../ffi/host.ts";
 import { type Regions, type SharedRegion, u8, type View } from "../ffi/region.ts";
 import { Exit, UserError } from "../cli/command.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
 import type { HandedDescriptor, HandedSetup } from "../tiles/runtime/handed.ts";
-import {
-  APP_SLOTS,
-  type ApplianceSetup,
-  type AppPlan,
-  besideSetup,
-} from "../tiles/runtime/wiring.ts";
+import { APP_SLOTS, type AppPlan, besideSetup } from "../tiles/runtime/wiring.ts";
 import type { MainLibraries } from "./confinement.ts";
-import {
-  listenAt,
-  listenControl,
-  reasonOf,
-  removeControl,
-  type StatusAddresses,
-  takePorts,
-} from "./preflight.ts";
+import { listenAt, listenControl, reasonOf, type StatusAddresses } from "./preflight.ts";
+import type { Serving } from "./successor.ts";
 
 /** A region that the master holds. */
 interface HeldRegion extends SharedRegion {
@@ -221,14 +211,6 @@ export interface HoldingsState {
   readonly past: readonly (readonly [tile: string, counters: readonly number[]])[];
 }
 
-/** What an appliance and its apps use of the holdings. */
-interface Used {
-  readonly run: { readonly addresses: StatusAddresses };
-  readonly setup: Pick<ApplianceSetup, "apps" | "sockets">;
-  /** Apps that are processes, by name. */
-  readonly apps: ReadonlyMap<string, unknown>;
-}
-
 /** What outlasts an appliance. */
 export class Holdings {
   /** Regions that the master writes, and the states of apps. */
@@ -297,11 +279,15 @@ export class Holdings {
     return slot;
   }
 
-  /** Opens kernel sockets for the `wanted` ports. Returns those that have one. */
+  /**
+   * Binds kernel sockets to those of the `wanted` ports that no other program holds, all at once, so that their
+   * descriptors are a range, to which tiles can be confined. Returns the ports that have one.
+   */
   takePorts(wanted: readonly number[]): number[] {
     const missing = wanted.filter((port) => !this.#udp.has(port));
-    for (const { port, fd } of takePorts(missing, { libraries: this.#libraries })) {
-      this.#udp.set(port, fd);
+    for (const port of missing) {
+      const fd = this.#libraries.udpSetup.open(port, missing.length);
+      if (fd >= 0) this.#udp.set(port, fd);
     }
     return wanted.filter((port) => this.#udp.has(port));
   }
@@ -369,14 +355,14 @@ export class Holdings {
    * Closes and forgets what `used` does not need; without `used`, everything. Returns the apps that
    * have no slot any more.
    */
-  release(used?: Used): string[] {
+  release(used?: Pick<Serving, "run" | "setup" | "apps">): string[] {
     const { control = null, metrics = null } = used?.run.addresses ?? {};
     const places = new Set(tcpPlaces(used?.setup.apps ?? []).map((place) => `tcp ${place}`));
     for (const [address, fd] of this.#listening) {
       if (address === control || address === metrics || places.has(address)) continue;
       this.#libraries.host.close(fd);
       this.#listening.delete(address);
-      if (address.includes("/")) removeControl(address);
+      if (address.includes("/")) rmSync(address, { force: true });
     }
     const states = new Set(
       used?.setup.apps.map(({ name, stateBytes }) =>

@@ -218,11 +218,7 @@ class Master {
     this.#booted = true;
     this.#checkHealth();
     this.#timers.push(setInterval(() => void this.#pollInterfaces(), POLL_MILLIS));
-    this.#beatWatchdog();
-  }
-
-  /** Tells systemd's watchdog (sd_watchdog_enabled(3)) that the event loop runs. */
-  #beatWatchdog(): void {
+    // For sd_watchdog_enabled(3).
     const micros = Number(Deno.env.get("WATCHDOG_USEC") ?? 0);
     if (micros <= 0) return;
     this.#timers.push(setInterval(() => this.#libraries.host.notify("WATCHDOG=1"), micros / 2000));
@@ -557,7 +553,10 @@ class Master {
     if (before?.inventory === next.inventory) {
       // Apps take over beside the appliance, so that a slow one delays no other.
       apps = takeOverApps(next);
-      await this.#letLeave(before);
+      const { appliance } = before;
+      const hasLeft = !appliance.over && await appliance.leave(LEAVE_MILLIS);
+      if (!hasLeft) await appliance.kill("it did not leave in time");
+      this.#leaving = appliance.ended;
     } else if (before !== undefined) {
       await this.#stopServing(before);
       if (!isByKernel(before)) this.#attachAgain(next);
@@ -572,13 +571,6 @@ class Master {
     // At the first start a failure of an app is an error of the configuration.
     if (!this.#booted) await apps;
     this.#serve(next);
-  }
-
-  /** Lets the appliance leave. Kills it if it does not. */
-  async #letLeave({ appliance }: Serving): Promise<void> {
-    const hasLeft = !appliance.over && await appliance.leave(LEAVE_MILLIS);
-    if (!hasLeft) await appliance.kill("it did not leave in time");
-    this.#leaving = appliance.ended;
   }
 
   /** Returns the traffic to the kernel, lets the appliance and all apps drain, and ends them. */
@@ -659,7 +651,7 @@ class Master {
         log(`${attachments[i].name}: ${mode} (${reason})`);
       });
     } catch (error) {
-      preflight.fallBack(error, { ...config, log });
+      preflight.fallBack(error, config);
       preflight.requireSockets(portsServed(setup.apps), setup.sockets);
       throw new Retry(messageOf(error), { isSocketsOnly: true });
     }
@@ -668,7 +660,7 @@ class Master {
       for (const { name } of attachments) this.#copyOnly.add(name);
       throw new Retry("its sockets had to be made anew", {});
     }
-    if (config.busyPoll) preflight.pollBusily(attachments, { ...this.#libraries, log });
+    if (config.busyPoll) preflight.pollBusily(attachments, this.#libraries.xskSetup);
   }
 
   // Faults.

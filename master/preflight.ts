@@ -4,7 +4,7 @@
  * one sentence that says what to do.
  */
 
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, rmSync } from "node:fs";
 import { resolve } from "node:path";
 import { Exit, UserError } from "../cli/command.ts";
 import { placeOf, rangesServed, type RunConfig } from "../cli/config.ts";
@@ -25,6 +25,7 @@ import {
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { Attachment, DISPATCHER, OccupiedError } from "./attachment.ts";
 import type { MainLibraries } from "./confinement.ts";
+import { log } from "./log.ts";
 
 type Host = native.Host;
 
@@ -183,7 +184,9 @@ export function scarcity(
   }
   // The kernel locks the frames of each UMEM (xdp_umem_reg). Since 5.11 it does not count BPF maps.
   const locked = every.length === 0 ? 0 : frames.reduce((a, b) => a + b, 0) * FRAME_BYTES;
-  const lockable = lockableBytes(host);
+  const lockable = native.hasCapability(host.capabilities(), native.CAP_IPC_LOCK)
+    ? Infinity
+    : native.softLimit("Max locked memory");
   if (locked > lockable) {
     return {
       says: `${lockable >> 10} KiB of memory may be locked, and the frames of ${netTiles} net ` +
@@ -202,12 +205,6 @@ export function scarcity(
     says: `${what} take ${threads} threads more than there are, and ${got} are allowed`,
     fix: "a higher 'ulimit -u', or TasksMax= in the unit",
   };
-}
-
-/** How much memory this process may lock (RLIMIT_MEMLOCK). */
-function lockableBytes(host: Host): number {
-  if (native.hasCapability(host.capabilities(), native.CAP_IPC_LOCK)) return Infinity;
-  return native.softLimit("Max locked memory");
 }
 
 /** Throws UserError if `scarcity` finds something. */
@@ -378,31 +375,15 @@ export function checkOccupants(
 
 /** Describes another tegula by its command line, since its program is called deno. Null for others. */
 function asTegula(pid: string): string | null {
-  const args = commandLine(pid);
-  const main = args.findIndex((arg, i) => arg.endsWith("/main.ts") && args[i + 1] === "run");
-  if (main < 0) return null;
-  return `another tegula (pid ${pid}: tegula ${args.slice(main + 1).join(" ")})`;
-}
-
-/** The command line of a process; empty if it has ended or may not be seen. */
-function commandLine(pid: string): string[] {
   try {
-    return Deno.readTextFileSync(`/proc/${pid}/cmdline`).split("\0").slice(0, -1);
+    const args = Deno.readTextFileSync(`/proc/${pid}/cmdline`).split("\0").slice(0, -1);
+    const main = args.findIndex((arg, i) => arg.endsWith("/main.ts") && args[i + 1] === "run");
+    if (main < 0) return null;
+    return `another tegula (pid ${pid}: tegula ${args.slice(main + 1).join(" ")})`;
   } catch {
-    return [];
+    // It has ended, or may not be seen.
+    return null;
   }
-}
-
-/**
- * Binds a kernel socket to each port that no other program holds. All at once, so that the descriptors are a
- * range, to which tiles can be confined.
- */
-export function takePorts(
-  ports: readonly number[],
-  { libraries: { udpSetup } }: { libraries: MainLibraries },
-): { readonly port: number; readonly fd: number }[] {
-  return ports.map((port) => ({ port, fd: udpSetup.open(port, ports.length) }))
-    .filter(({ fd }) => fd >= 0);
 }
 
 /** Throws UserError if only the kernel's sockets serve, and another program holds a port. */
@@ -418,25 +399,19 @@ export function requireSockets(ports: readonly number[], sockets: readonly numbe
 }
 
 /**
- * Loads the XDP program once for each interface. If the kernel cannot, provider `auto` continues without AF_XDP
+ * Loads the XDP program once for each interface, all of which are fit. If the kernel cannot, provider `auto` continues without AF_XDP
  * and logs why.
  */
 export function loadPrograms(
   { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,
-  { libraries: { host, xskSetup, regions }, replaced = [], log }: {
+  { libraries: { host, xskSetup, regions }, replaced }: {
     libraries: MainLibraries;
     /** Attachments that stay until the new ones replace them. */
-    replaced?: readonly Attachment[];
-    log: Log;
+    replaced: readonly Attachment[];
   },
 ): Attachment[] {
-  const fit = interfaces.filter((name) => {
-    const why = unfit(host, name);
-    if (why !== null) fallBack(new Error(why), { interfaces: [name], provider, log });
-    return why === null;
-  });
   try {
-    return fit.map((name) =>
+    return interfaces.map((name) =>
       new Attachment(xskSetup, {
         name,
         ifindex: host.ifindex(name),
@@ -448,7 +423,7 @@ export function loadPrograms(
       })
     );
   } catch (error) {
-    fallBack(error, { interfaces, provider, log });
+    fallBack(error, { interfaces, provider });
     return [];
   }
 }
@@ -467,7 +442,7 @@ export function unfit(host: Host, name: string): string | null {
  */
 export function fallBack(
   error: unknown,
-  { interfaces, provider, log }: Pick<RunConfig, "interfaces" | "provider"> & { log: Log },
+  { interfaces, provider }: Pick<RunConfig, "interfaces" | "provider">,
 ): void {
   if (!(error instanceof Error)) throw error;
   if (error instanceof OccupiedError) throw occupied(error);
@@ -520,10 +495,7 @@ function occupied({ interface: name, program }: OccupiedError): UserError {
  * AF_XDP sockets, and interrupts stay off meanwhile (Documentation/networking/napi.rst of the kernel).
  * Throws UserError if the kernel refuses, because it was asked for.
  */
-export function pollBusily(
-  attachments: readonly Attachment[],
-  { xskSetup, log }: { xskSetup: XskSetup; log: Log },
-): void {
+export function pollBusily(attachments: readonly Attachment[], xskSetup: XskSetup): void {
   for (const { name, sockets } of attachments) {
     for (const { fd, queue } of sockets) {
       const refused = xskSetup.pollBusily(fd);
@@ -569,15 +541,6 @@ export function listenAt(host: Pick<Host, "listenTcp">, endpoint: string): numbe
   return host.listenTcp(address === "localhost" ? "127.0.0.1" : address, Number(port));
 }
 
-/** Removes the control socket of this process. */
-export function removeControl(path: string): void {
-  try {
-    Deno.removeSync(path);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
-}
-
 /** The reason of a SystemError, without the address. Throws any other error. */
 export function reasonOf(error: unknown): string {
   if (error instanceof SystemError) return describeErrno(error.errno);
@@ -616,7 +579,7 @@ export async function controlPath(
 function whyNotAt(host: Host, path: string): string | null {
   try {
     host.close(listenControl(host, path));
-    removeControl(path);
+    rmSync(path, { force: true });
     return null;
   } catch (error) {
     return reasonOf(error);

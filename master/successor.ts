@@ -213,7 +213,6 @@ export class Successors {
       : preflight.loadPrograms({ ...config, interfaces: names }, {
         libraries: this.#libraries,
         replaced: before?.attachments ?? [],
-        log,
       });
     if (attachments.length > 0) return { ...planned, attachments };
     // Once it serves, some ports are better than none.
@@ -242,7 +241,7 @@ export class Successors {
     } catch (error) {
       if (isWarm || attachments.length === 0) throw error;
       // Without the socket family, for example.
-      preflight.fallBack(error, { ...config, log });
+      preflight.fallBack(error, config);
       throw new Retry(messageOf(error), { isSocketsOnly: true });
     }
   }
@@ -293,7 +292,7 @@ export class Successors {
     return interfaces.filter((name) => {
       if (host.ifindex(name) === 0) return false;
       const why = preflight.unfit(host, name);
-      if (why !== null) preflight.fallBack(new Error(why), { interfaces: [name], provider, log });
+      if (why !== null) preflight.fallBack(new Error(why), { interfaces: [name], provider });
       return why === null;
     });
   }
@@ -376,7 +375,6 @@ export class Successors {
           programModule("tiles/runtime/appliance.ts", root),
           String(order.bytes),
         ],
-        env: { DENO_NO_UPDATE_CHECK: "1" },
         descriptors: order.descriptors,
         read: [program, library, ...read],
         clock,
