@@ -702,6 +702,19 @@ static inline int install(struct policy *p)
 }
 
 /*
+ * Stores all signals but those of a thread's own faults and of V8's profiler (signal(7)): SIGUSR1 would open
+ * Deno's inspector, and Deno's handlers write to a pipe, which a tile may not.
+ */
+static inline void foreign_signals(sigset_t *set)
+{
+	static const int OWN[] = { SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGPROF, SIGSYS };
+
+	sigfillset(set);
+	for (size_t i = 0; i < COUNT(OWN); i++)
+		sigdelset(set, OWN[i]);
+}
+
+/*
  * Drops all capabilities but `keep` from the bounding set: no exec can give them back. That takes CAP_SETPCAP;
  * without it no_new_privs has to suffice.
  */

@@ -48,9 +48,6 @@
 #define LEAST_DESCRIPTORS 64
 #define ISOLATED (CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID | CLONE_NEWCGROUP)
 
-/* Signals for a thread's own faults (signal(7)); as in tile.ts. */
-static const int OWN_SIGNALS[] = { SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGPROF, SIGSYS };
-
 /* The child's message before execve. */
 struct report {
 	int32_t step, error, missing;
@@ -386,7 +383,7 @@ static int start(struct plan *plan, unsigned long flags, struct started *out)
 	struct report said = { 0 };
 	siginfo_t unused;
 	int pair[2], error, pidfd = -1;
-	sigset_t all, faults, before;
+	sigset_t all, foreign, before;
 	long pid;
 
 	out->step = STEP_PREPARE;
@@ -396,9 +393,7 @@ static int start(struct plan *plan, unsigned long flags, struct started *out)
 	plan->setup = pair[1];
 	plan->user_namespace = (flags & CLONE_NEWUSER) != 0;
 	sigfillset(&all);
-	faults = all;
-	for (size_t i = 0; i < COUNT(OWN_SIGNALS); i++)
-		sigdelset(&faults, OWN_SIGNALS[i]);
+	foreign_signals(&foreign);
 	out->step = STEP_CLONE;
 	pthread_sigmask(SIG_SETMASK, &all, &before); /* the caller's handlers must not run in the child */
 	pid = syscall(SYS_clone, flags | CLONE_PIDFD | SIGCHLD, NULL, &pidfd, NULL, NULL);
@@ -407,7 +402,7 @@ static int start(struct plan *plan, unsigned long flags, struct started *out)
 
 		for (int signal = 1; signal <= SIGSYS; signal++)
 			sigaction(signal, &action, NULL);
-		sigprocmask(SIG_SETMASK, &faults, NULL);
+		sigprocmask(SIG_SETMASK, &foreign, NULL);
 		child(plan);
 	}
 	error = result(pid);

@@ -563,12 +563,15 @@ static int filter(struct policy *policy, int slot)
 EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, const char *name, int slot)
 {
 	struct policy policy;
+	sigset_t foreign;
 	int32_t eventfds[EVENTFDS];
 	int error, landlock, observed, found = list_eventfds(eventfds, EVENTFDS);
 	int observable = knock >= 0 && slot >= 0 && slot < slot_count;
 
 	if (found < 0)
 		return found;
+	foreign_signals(&foreign); /* main takes SIGTERM and the like */
+	pthread_sigmask(SIG_SETMASK, &foreign, NULL);
 	if (observable)
 		snprintf(slots[slot].next.name, NAME_BYTES, "%s", name);
 	policy.refuse = observable ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_ERRNO | EPERM;

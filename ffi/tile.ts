@@ -17,19 +17,6 @@ export type Role = keyof typeof RoleNumber;
 
 const PR_SET_NAME = 15;
 const F_DUPFD_CLOEXEC = 1030;
-const SIG_SETMASK = 2;
-/** SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGPROF, SIGSYS: a thread's own (signal(7)). */
-const OWN_SIGNALS = [4, 5, 6, 7, 8, 11, 27, 31];
-
-/**
- * A sigset_t of all signals but those of a thread's own faults and of V8's profiler. The handlers of
- * Deno write to a pipe, which a tile may not: main has to take SIGTERM and the like.
- */
-function foreignSignals(): Uint32Array<ArrayBuffer> {
-  const set = new Uint32Array(32).fill(0xffffffff);
-  for (const signal of OWN_SIGNALS) set[0] &= ~(1 << (signal - 1));
-  return set;
-}
 
 /** Bytes of a slot's counters. */
 export const SLOT_BYTES = OBSERVED_CALLS * 4;
@@ -72,7 +59,6 @@ export function openTile(path = libraryPath()) {
     malloc_trim: { parameters: ["usize"], result: "i32" },
     fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
     prctl: { parameters: ["i32", "buffer", "usize", "usize", "usize"], result: "i32" },
-    pthread_sigmask: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
   });
   const pollSet = new Int32Array(2);
   const count = new Uint8Array(8);
@@ -133,7 +119,6 @@ export function openTile(path = libraryPath()) {
     confine(
       { name, slot, role, fds, keepNetAdmin = false, keepClock = false }: Confinement,
     ): { readonly landlock: boolean; readonly observed: boolean } {
-      symbols.pthread_sigmask(SIG_SETMASK, foreignSignals(), null);
       const keep = (keepNetAdmin ? Keep.netAdmin : 0) | (keepClock ? Keep.clock : 0);
       const label = encode(`${name}\0`);
       const done = checked(
