@@ -6,7 +6,7 @@
 
 import { type Host, openHost, Watcher } from "../ffi/host.ts";
 import { ROOT, SystemError } from "../ffi/library.ts";
-import { u32 } from "../ffi/region.ts";
+import { heapView, u32 } from "../ffi/region.ts";
 import { refusedCallsBytes } from "../ffi/tile.ts";
 import { openXskSetup, type XskSetup } from "../ffi/xsk.ts";
 import { AppFiles } from "../master/app_files.ts";
@@ -143,7 +143,7 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const failed = () => findings.find(({ verdict }) => verdict === "fail");
   const isStart = configured.config !== undefined;
   if (isStart) {
-    for await (const finding of checkStart(configured, askRunning)) report(finding);
+    for await (const finding of checkStart(configured)) report(finding);
   }
   if (failed() === undefined) {
     const asked = await readConfig(configured);
@@ -520,14 +520,8 @@ const INLINE_MEMORY_MIB = 256;
 /** How long an app may take to start: as long as for an appliance. */
 const START_MILLIS = 300_000;
 
-/**
- * Yields a finding for each phase as it ends. `askRunning` asks the tegula that is running, by the control
- * socket that is configured.
- */
-async function* checkStart(
-  values: Parameters<typeof readConfig>[0],
-  askRunning: (control: string | undefined) => Promise<Running | null>,
-): AsyncGenerator<Finding> {
+/** Yields a finding for each phase as it ends. */
+async function* checkStart(values: Parameters<typeof readConfig>[0]): AsyncGenerator<Finding> {
   const libraries = openLibraries();
   const { host } = libraries;
   let config!: RunConfig;
@@ -589,14 +583,7 @@ async function* checkStart(
     checkOccupants({ ...config, interfaces }, libraries);
     return "no other program than that of a running tegula";
   });
-  for await (const { app, said, trouble } of makeApps(apps, libraries)) {
-    yield await phase(`app ${app}`, () => {
-      if (trouble instanceof AppError) throw appTrouble(trouble, { apps, file: config.file });
-      if (trouble instanceof SystemError) throw new UserError(trouble.message, Exit.system);
-      if (trouble !== undefined) throw trouble;
-      return ["made", ...said].join("; ");
-    });
-  }
+  yield* makeApps(apps, config.file, libraries);
   yield* checkTypes(apps);
 }
 
@@ -651,24 +638,16 @@ export async function typeErrors(path: string): Promise<string | null> {
   return success ? "" : errors.trim();
 }
 
-/** An app that was made. */
-interface MadeApp {
-  readonly app: string;
-  /** What it logged meanwhile. */
-  readonly said: readonly string[];
-  /** Why it could not be made: AppError, or SystemError. */
-  readonly trouble?: unknown;
-}
-
 /**
  * Starts one instance of each app as a run does, in a process of its own but without its network grants,
- * and ends it before it answers anything.
+ * and ends it before it answers anything. Yields a finding with what it logged meanwhile.
  */
 async function* makeApps(
   apps: readonly AppPlan[],
+  file: string | null,
   { host, regions, processes, tile, observer }: MainLibraries,
-): AsyncGenerator<MadeApp> {
-  observer.start(u32(regions.create("refused calls", refusedCallsBytes(1)).writer));
+): AsyncGenerator<Finding> {
+  observer.start(u32(heapView(refusedCallsBytes(1))));
   const files = new AppFiles({ host, processes, uid: UID });
   const shared = {
     ...{ regions, host, observer, files, slot: 0, tileLibrary: tile },
@@ -708,17 +687,19 @@ async function* makeApps(
         changed() {},
         log: (line) => said.push(line.replace(`${name}: `, "")),
       });
-      try {
-        if (!await within(process.prepare(), START_MILLIS)) {
+      yield await phase(`app ${app}`, async () => {
+        try {
+          if (await within(process.prepare(), START_MILLIS)) return ["made", ...said].join("; ");
           throw new AppError(name, "it did not start in time");
+        } catch (error) {
+          if (error instanceof AppError) throw appTrouble(error, { apps, file });
+          if (error instanceof SystemError) throw new UserError(error.message, Exit.system);
+          throw error;
+        } finally {
+          await process.stop();
+          own.close();
         }
-        yield { app, said };
-      } catch (trouble) {
-        yield { app, said, trouble };
-      } finally {
-        await process.stop();
-        own.close();
-      }
+      });
     }
   } finally {
     files.close();

@@ -333,13 +333,11 @@ and corrected. An audit also runs every five minutes by itself.`,
     const control = await Control.connect(values.control);
     const report = await control.one({ do: "audit" }) as unknown as AuditReport;
     if (values.json) say(JSON.stringify(report));
-    else printTables(report);
+    else {
+      for (const [table, { entries, divergent }] of Object.entries(report.tables)) {
+        say(`${table.padEnd(10)} ${entries} entries, ${divergent} divergent`);
+      }
+    }
     return report.divergent === 0 ? Exit.ok : Exit.failure;
   },
 );
-
-function printTables({ tables }: AuditReport): void {
-  for (const [table, { entries, divergent }] of Object.entries(tables)) {
-    say(`${table.padEnd(10)} ${entries} entries, ${divergent} divergent`);
-  }
-}

@@ -130,24 +130,15 @@ async function load(project: Project, run: Running, wrongImport: string): Promis
     say(`${file} answers on 127.0.0.1, UDP ${ports}${unchecked}; Ctrl-C ends it`);
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    say(`${inOurWords(error.message, { project, config: given.config })}; ${goesOn}`);
+    // An error of the run's configuration is one of the file that it was made from.
+    const place = new RegExp(`${RegExp.escape(configPath(project.folder))}:\\d+: `, "g");
+    const ours = given.config === undefined ? "" : `${given.config}: `;
+    say(`${error.message.replaceAll(place, ours)}; ${goesOn}`);
   }
 }
 
 function say(line: string): void {
   console.error(`tegula: ${line}`);
-}
-
-/** An error of the run's configuration, as one of the file that it was made from. */
-function inOurWords(
-  message: string,
-  { project, config }: { project: Project; config: string | undefined },
-): string {
-  const place = config === undefined ? "" : `${config}: `;
-  return message.replaceAll(
-    new RegExp(`${RegExp.escape(configPath(project.folder))}:\\d+: `, "g"),
-    place,
-  );
 }
 
 function configPath(folder: string): string {

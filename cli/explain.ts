@@ -26,7 +26,6 @@ import {
 } from "../tiles/net/route_cache.ts";
 import {
   decisionEntry,
-  type Entry,
   interfaceNames,
   neighborEntry,
   routeEntry,
@@ -95,27 +94,13 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
     );
   }
   const attached = (await running?.one({ do: "status" }))?.interfaces as string[] | undefined;
-  const { outcome, steps } = ask(flow, attached ?? null);
+  const { outcome, steps } = explain(flow, attached ?? null);
   if (values.json) say(JSON.stringify({ outcome, steps }));
   else {
     say(`${formatAddress(flow.destination)}: ${outcome.type}`);
     for (const { about, says } of steps) say(`  ${about.padEnd(10)} ${says}`);
   }
   return Exit.ok;
-}
-
-function ask(flow: Flow, attached: readonly string[] | null): Explanation {
-  const confirmed = new NeighborMap<number>();
-  const { reader, writer: { rib } } = openMirror({
-    neighbors: {
-      neighborChanged({ ifindex, address, confirmedMillis }) {
-        confirmed.set(ifindex, address, confirmedMillis);
-      },
-      neighborRemoved() {},
-    },
-  });
-  const age = (ifindex: number, address: number) => confirmed.get(ifindex, address) ?? -1;
-  return explain({ reader, rib, attached, confirmedMillis: age }, flow);
 }
 
 function portOf(text: string, option: string): number {
@@ -134,42 +119,50 @@ interface Flow {
 interface Facts {
   readonly reader: NetbaseReader;
   readonly rib: Rib;
+  nameOf(ifindex: number): string;
   /** Interfaces that net tiles send by; null: all with Ethernet headers. */
   readonly attached: readonly string[] | null;
   /** Milliseconds since a neighbour was last confirmed reachable; -1: unknown. */
   confirmedMillis(ifindex: number, address: number): number;
 }
 
-/** The steps of the decision as sentences, and the outcome in the form of `route get -j`. */
-interface Explanation {
-  readonly outcome: Entry;
-  readonly steps: readonly { readonly about: string; readonly says: string }[];
+/** A step of the decision as a sentence. */
+interface Step {
+  readonly about: string;
+  readonly says: string;
 }
 
-type Step = Explanation["steps"][number];
-/** The same, with names of interfaces. */
-type Named = Facts & { readonly nameOf: (ifindex: number) => string };
-
-/** Explains what happens to a datagram. */
-function explain(facts: Facts, flow: Flow): Explanation {
-  const { reader } = facts;
-  const named = { ...facts, nameOf: interfaceNames(reader.interfaces) };
+/** Explains what happens to a datagram. Returns the outcome in the form of `route get -j`, and the steps. */
+function explain(flow: Flow, attached: Facts["attached"]) {
+  const confirmed = new NeighborMap<number>();
+  const { reader, writer: { rib } } = openMirror({
+    neighbors: {
+      neighborChanged({ ifindex, address, confirmedMillis }) {
+        confirmed.set(ifindex, address, confirmedMillis);
+      },
+      neighborRemoved() {},
+    },
+  });
+  const facts: Facts = {
+    ...{ reader, rib, attached, nameOf: interfaceNames(reader.interfaces) },
+    confirmedMillis: (ifindex, address) => confirmed.get(ifindex, address) ?? -1,
+  };
   const decision = emptyDecision();
   const ports = (flow.sourcePort << 16) | flow.destinationPort;
   const hash = flowHash(flow.destination | 0, flow.source | 0, ports) >>> 0;
   const kind = decide(reader, flow.destination, flow.source, hash, decision);
   const outcome = decisionEntry(reader, flow.destination, flow.source);
-  const steps = [
-    ...routeSteps(named, flow.destination, decision),
-    ...hopSteps(named, decision, hash),
+  const steps: Step[] = [
+    ...routeSteps(facts, flow.destination, decision),
+    ...hopSteps(facts, decision, hash),
     ...sourceSteps(reader, flow.source, decision),
-    ...kind === route.RTN_UNICAST ? neighborSteps(named, decision, flow.destination) : [],
-    headerStep(named, decision, { ...flow, ports }),
+    ...kind === route.RTN_UNICAST ? neighborSteps(facts, decision, flow.destination) : [],
+    headerStep(facts, decision, { ...flow, ports }),
   ];
   return { outcome, steps };
 }
 
-function routeSteps({ rib, reader, nameOf }: Named, destination: number, by: Decision): Step[] {
+function routeSteps({ rib, reader, nameOf }: Facts, destination: number, by: Decision): Step[] {
   if (destination === 0) return [{ about: "route", says: "no lookup: 0.0.0.0 is this host" }];
   const text = (each: route.Route) => routeText(routeEntry(each, nameOf)).replaceAll("\n\t", " ");
   const covering = [...rib.routesCovering(destination)];
@@ -230,7 +223,7 @@ function whyNot(each: route.Route, best: route.Route, order: string): string {
   return "it comes after the one that is used";
 }
 
-function hopSteps({ reader, nameOf }: Named, { group, nextHop }: Decision, hash: number): Step[] {
+function hopSteps({ reader, nameOf }: Facts, { group, nextHop }: Decision, hash: number): Step[] {
   if (group === 0) return [];
   const { nextHops } = reader;
   const count = nextHops.memberCount(group);
@@ -264,7 +257,7 @@ function sourceSteps({ nextHops }: NetbaseReader, asked: number, by: Decision): 
   return [{ about: "source", says: `${formatAddress(asked || by.source)}: ${why}` }];
 }
 
-function neighborSteps(facts: Named, { gateway, ifindex }: Decision, destination: number): Step[] {
+function neighborSteps(facts: Facts, { gateway, ifindex }: Decision, destination: number): Step[] {
   const { reader: { neighbors }, nameOf } = facts;
   const address = gateway === 0 ? destination : gateway;
   const record = neighbors.find(ifindex, address);
@@ -288,7 +281,7 @@ function neighborSteps(facts: Named, { gateway, ifindex }: Decision, destination
 
 /** The headers that a net tile would build, or the drop counter that it would increment. */
 function headerStep(
-  { reader, attached: names, nameOf }: Named,
+  { reader, attached: names, nameOf }: Facts,
   decision: Decision,
   { destination, source, ports }: Flow & { ports: number },
 ): Step {

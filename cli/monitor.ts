@@ -83,7 +83,6 @@ class Changes implements ChangeListener {
   readonly #topics: readonly Topic[];
   /** Names of interfaces seen so far, including those that are gone. */
   readonly #names = new Map<number, string>();
-  readonly #nameOf = (ifindex: number) => this.#name(ifindex);
   #state: number;
   /** Changes that netbase does not show yet, and when work on the first of them began. */
   #unshown: { topic: Topic; change: Change; entry: () => Entry }[] = [];
@@ -139,14 +138,13 @@ class Changes implements ChangeListener {
     this.#note("sync", "changed", () => ({ state: SYNC_STATES[syncState], resyncs, overruns }));
   }
 
-  #name(ifindex: number): string {
-    let name = this.#names.get(ifindex);
-    if (name === undefined) {
-      const { interfaces } = this.#live.reader;
-      const record = interfaces.find(ifindex);
-      name = record < 0 ? `if${ifindex}` : interfaces.name(record);
-      this.#names.set(ifindex, name);
-    }
+  #nameOf = (ifindex: number): string => {
+    const known = this.#names.get(ifindex);
+    if (known !== undefined) return known;
+    const { interfaces } = this.#live.reader;
+    const record = interfaces.find(ifindex);
+    const name = record < 0 ? `if${ifindex}` : interfaces.name(record);
+    this.#names.set(ifindex, name);
     return name;
-  }
+  };
 }

@@ -83,7 +83,11 @@ async function play(
   });
   say(opening(stage));
   const outcomes = await playScenes(stage, say);
-  const end = hold ? null : await stop(stage);
+  // An appliance that does not end with status 0 is an error that is thrown last.
+  const end = hold ? null : await stage.appliance.stop().then(() => null, (error) => {
+    if (error instanceof UserError) return error;
+    throw error;
+  });
   const summary = summarize(stage, { outcomes, end, provider });
   say(closing(summary));
   if (json) console.log(JSON.stringify(summary));
@@ -110,17 +114,6 @@ async function playScenes(stage: Stage, say: (line: string) => void): Promise<Ou
     for (const failure of outcome.failures) console.error(`    ${scene.name}: ${failure}`);
   }
   return outcomes;
-}
-
-/** Stops the appliance. Returns an error if it does not end with status 0, else null. */
-async function stop({ appliance }: Stage): Promise<UserError | null> {
-  try {
-    await appliance.stop();
-    return null;
-  } catch (error) {
-    if (error instanceof UserError) return error;
-    throw error;
-  }
 }
 
 /** Sums the scenes up in the object that `--json` prints. */

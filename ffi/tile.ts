@@ -133,6 +133,9 @@ export function openTile(path = libraryPath()) {
   };
 }
 
+/** Where the observer writes until this process ends: not to be collected. */
+let observed: Uint32Array<SharedArrayBuffer>;
+
 /** Opens the observer's part of the library at `path`. */
 export function openObserver(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
@@ -180,8 +183,9 @@ export function openObserver(path = libraryPath()) {
      * Throws SystemError.
      */
     start(counters: Uint32Array<SharedArrayBuffer>): void {
+      observed = counters;
       checked(
-        symbols.tegula_tile_observe(counters, counters.length / OBSERVED_CALLS),
+        symbols.tegula_tile_observe(observed, observed.length / OBSERVED_CALLS),
         "start the observer of refused system calls",
       );
     },

@@ -27,28 +27,17 @@ const LEFT_OUT = [
   ...["uplot@*", "node_modules/uplot"],
 ];
 
+/** The parts of the program besides main.ts, deno.json and npm modules, relative to ROOT. */
+const PARTS = [
+  ...["apps", "cli", "demo", "ffi", "master", "netbase", "tiles", "build/program"],
+  ...["build/libtegula.so", "build/libtegula_seal.so", "build/commit"],
+];
+
 /** Runs a program to its end. Throws Error with its errors. */
 function run(program: string, args: string[]): void {
   const { success, stderr } = new Deno.Command(program, { args, cwd: ROOT }).outputSync();
   if (success) return;
   throw new Error(`${program} ${args.join(" ")}\n${new TextDecoder().decode(stderr)}`);
-}
-
-/** The parts of the program besides main.ts, deno.json and npm modules, relative to ROOT. */
-function parts(): string[] {
-  return [
-    "apps",
-    "cli",
-    "demo",
-    "ffi",
-    "master",
-    "netbase",
-    "tiles",
-    "build/program",
-    "build/libtegula.so",
-    "build/libtegula_seal.so",
-    "build/commit",
-  ];
 }
 
 /** Whether the base binary of `deno compile` is named, or where Deno would have put it. */
@@ -66,7 +55,7 @@ function hasDenort(): boolean {
 
 /** `deno compile`. Modules of workers and apps are found by path at run time, so all are included. */
 function compile(): void {
-  const included = parts().flatMap((path) => ["--include", path]);
+  const included = PARTS.flatMap((path) => ["--include", path]);
   const flags = [...DENO_FLAGS.filter((flag) => flag !== "run"), V8_FLAGS, "--no-check"];
   run(Deno.execPath(), ["compile", ...flags, ...included, "--output", OUTPUT, "main.ts"]);
 }
@@ -86,7 +75,7 @@ function archive(path: string, folder: string): void {
   run("tar", [
     ...["--create", "--file", path, "--sort=name", "--mtime=@0", "--owner=0", "--group=0"],
     ...["--numeric-owner", "--mode=go-w", ...LEFT_OUT.map((each) => `--exclude=${each}`)],
-    ...["-C", ROOT, "main.ts", ...parts(), "-C", folder, "deno.json", "node_modules"],
+    ...["-C", ROOT, "main.ts", ...PARTS, "-C", folder, "deno.json", "node_modules"],
     ...[`--transform=s|^${basename(Deno.execPath())}$|deno|`],
     ...["-C", dirname(Deno.execPath()), basename(Deno.execPath())],
   ]);

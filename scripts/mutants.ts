@@ -72,9 +72,11 @@ export function findDeclaration(source: string, name: string): Extent | undefine
     source,
     0,
     new RegExp(
-      `^(?:export )?(?:async )?(?:abstract )?(?:class|function\\*?|const|let) ${escape(first)}\\b` +
+      `^(?:export )?(?:async )?(?:abstract )?(?:class|function\\*?|const|let) ${
+        RegExp.escape(first)
+      }\\b` +
         // In C a definition begins in the first column, with the name before a bracket or an equals sign.
-        `|^[A-Za-z][\\w \\t*]*\\b${escape(first)}(?:\\(|\\[| =)(?!.*;$)`,
+        `|^[A-Za-z][\\w \\t*]*\\b${RegExp.escape(first)}(?:\\(|\\[| =)(?!.*;$)`,
       "gm",
     ),
   );
@@ -85,17 +87,13 @@ export function findDeclaration(source: string, name: string): Extent | undefine
     2,
     new RegExp(
       `^ {2}(?:(?:static|async|get|set|override|private|protected|readonly) )*` +
-        `${escape(member)}(?:[(<:]| =)`,
+        `${RegExp.escape(member)}(?:[(<:]| =)`,
       "gm",
     ),
   );
   if (found.length !== 1) return undefined;
   const { start, end } = found[0];
   return { start: top[0].start + start, end: top[0].start + end };
-}
-
-function escape(text: string): string {
-  return text.replaceAll(/[^\w]/g, "\\$&");
 }
 
 /** The declarations that `pattern` finds, indented by `indent`. */

@@ -9,6 +9,7 @@
  *     build/program/tiles/status/page/         the files of the status page for browsers, with uPlot
  */
 
+import { existsSync, rmSync } from "node:fs";
 import { dirname, normalize, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
@@ -123,14 +124,6 @@ function libraryImports(): [name: string, path: string][] {
   });
 }
 
-function isThere(path: string): boolean {
-  try {
-    return Deno.statSync(path).isDirectory;
-  } catch {
-    return false;
-  }
-}
-
 const fresh = `${PLACE}.${Deno.pid}`;
 try {
   const modules = FOLDERS.flatMap((folder) => [...filesBelow(folder)])
@@ -148,10 +141,10 @@ try {
   );
   // The old one is replaced as a whole, since processes may use it.
   const old = `${fresh}.old`;
-  if (isThere(PLACE)) Deno.renameSync(PLACE, old);
+  if (existsSync(PLACE)) Deno.renameSync(PLACE, old);
   Deno.renameSync(fresh, PLACE);
-  if (isThere(old)) Deno.removeSync(old, { recursive: true });
+  rmSync(old, { recursive: true, force: true });
 } finally {
-  if (isThere(fresh)) Deno.removeSync(fresh, { recursive: true });
+  rmSync(fresh, { recursive: true, force: true });
 }
 console.error("built build/program");
