@@ -77,7 +77,6 @@ async function appOf(control: Control, given: string): Promise<string> {
   return oneOf(locate(given, Deno.cwd()), { option: "app", allowed });
 }
 
-/** Prints a frame as one line. */
 function print(frame: CapturedFrame): void {
   const time = new Date(Number(frame.time) * 1000).toISOString().slice(11, 19);
   const fraction = frame.time.slice(frame.time.indexOf("."));
@@ -184,7 +183,6 @@ export class CaptureFile {
   }
 }
 
-/** 32-bit words. */
 function words(...values: readonly number[]): Uint8Array {
   return new Uint8Array(Uint32Array.from(values).buffer);
 }

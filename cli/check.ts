@@ -80,7 +80,6 @@ type Again = (
   other: Readonly<Record<string, string | boolean | readonly string[] | undefined>>,
 ) => string;
 
-/** What the checks of the host need. */
 interface Facts extends Pick<RunConfig, "dispatcher" | "netTiles"> {
   readonly host: Host;
   readonly xsk: Pick<XskSetup, "attached">;
@@ -706,17 +705,14 @@ async function* makeApps(
   }
 }
 
-/** A finding that all is well. */
 export function ok(subject: string, says: string): Finding {
   return { verdict: "ok", subject, says };
 }
 
-/** A finding that Tegula runs with. `fix` is the command that fixes it. */
 export function warn(subject: string, says: string, fix: string): Finding {
   return { verdict: "warn", subject, says, fix };
 }
 
-/** A finding that keeps Tegula from starting. `fix` is the command that fixes it. */
 export function fail(subject: string, says: string, fix: string): Finding {
   return { verdict: "fail", subject, says, fix };
 }

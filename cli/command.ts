@@ -43,7 +43,6 @@ export interface Declaration<T extends Options = Options> {
   readonly status?: string;
 }
 
-/** A command, from arguments to exit status. */
 export interface Command {
   (args: string[]): Promise<number>;
   readonly declaration: Declaration;
@@ -85,18 +84,15 @@ export function command<T extends Options>(
   return Object.assign(parsed, { declaration });
 }
 
-/** For what `ip` can print as JSON. */
 export const JSON_OPTION = {
   type: "boolean",
   short: "j",
   help: "print JSON, with iproute2's field names",
 } as const;
-/** The option of every command. */
 export const HELP_OPTION = { type: "boolean", short: "h", help: "print this" } as const;
 /** Columns of a help text, and where the second column of its lists may begin at most. */
 const [WIDTH, MOST_INDENT] = [80, 22];
 
-/** What `--help` prints. */
 function helpText({ name, usage, about, words = {}, options, status }: Declaration): string {
   const rows = [
     ...Object.entries(words),
@@ -255,7 +251,6 @@ export const EXIT_STATUSES = [
   "tegula status: no tegula runs here",
 ] as const;
 
-/** The message of a thrown value. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? inWords(error.message) : String(error);
 }

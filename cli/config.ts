@@ -32,7 +32,6 @@ const PROVIDERS = ["auto", "xdp", "socket"] as const;
 const CHECKSUMS = ["verify", "nic"] as const;
 /** The most instances that may share a port. */
 const MAX_INSTANCES = 64;
-/** The most net tiles. */
 const MAX_NET_TILES = 64;
 /** The longest name of an interface: IFNAMSIZ of linux/if.h without the final zero. */
 const LONGEST_INTERFACE_NAME = 15;
@@ -49,7 +48,6 @@ interface Listen {
   readonly inline: boolean;
 }
 
-/** What `tegula run` is configured to do. */
 export type RunConfig = Readonly<Awaited<ReturnType<typeof readConfig>>>;
 
 /**
@@ -120,7 +118,6 @@ function isPlace(text: string): boolean {
   return isAddress && isNumberWithin(port, 1, 65_535);
 }
 
-/** The configuration of an app. */
 type AppConfig = ReturnType<typeof toAppConfig>;
 
 /** The error for any value that is not `what`. */
@@ -168,7 +165,6 @@ const [LEAST_DEPTH, MOST_DEPTH] = [64, 16_384];
 const depth = wants(`a power of two from ${LEAST_DEPTH} to ${MOST_DEPTH}`);
 const mostAnswers = wants("a whole number, 1 or more, or 0 for no limit");
 
-/** K, M and G in bytes. */
 const UNITS = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 } as const;
 
 /** A number of bytes from `least` to `most`, for example `256M`. */
@@ -290,9 +286,7 @@ const listenSchema = z.string(wants('a text such as "7=echo"')).transform(
 );
 
 const interfaceName = wants("the name of an interface, without spaces and slashes");
-/** Tables that the kernel itself uses. */
 const KERNEL_TABLES: readonly number[] = [0, 253, 254, 255];
-/** The shortest prefix that can be announced. */
 const SHORTEST_PREFIX = 8;
 
 const announced = wants(
@@ -303,7 +297,6 @@ const markerTable = wants(
     `(253 to 255), for example ${MARKER_TABLE}`,
 );
 
-/** The keys of `[announce]`. */
 export const announceSchema = z.strictObject({
   addresses: z.array(
     z.string(announced).transform((text, context) => {

@@ -14,14 +14,12 @@ import { within } from "../tiles/runtime/tile.ts";
 /** The folder of control sockets, unless the configuration says otherwise. systemd makes it for the service. */
 export const CONTROL_FOLDER = "/run/tegula";
 
-/** The option of commands that ask a running tegula. */
 export const CONTROL_OPTION = {
   type: "string",
   value: "PATH",
   help: "the control socket; by default the only one in /run/tegula",
 } as const;
 
-/** The options of commands that can ask one. */
 export const LIVE_OPTIONS = {
   live: {
     type: "boolean",
@@ -86,7 +84,6 @@ export async function askForChange(
 export class Control {
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   readonly #batches: AsyncGenerator<string[]>;
-  /** The path of the socket. */
   readonly path: string;
   /** Whether it runs in another network namespace than this process. */
   readonly isElsewhere: boolean;
@@ -279,14 +276,12 @@ function socketsIn(folder: string): string[] {
 
 // Commands that only ask a running tegula.
 
-/** `tegula reload`: makes a running tegula reload its configuration and apps. */
 export const reload = changeCommand(
   "reload",
   `The running tegula reads its configuration and the files of its apps anew; waits until they are in use.
 It keeps serving meanwhile. If there is an error in them, nothing changes; 'tegula check --config FILE' finds
 errors beforehand.`,
 );
-/** `tegula upgrade`: switches a running tegula to the program that is installed now. */
 export const upgrade = changeCommand(
   "upgrade",
   `The running tegula executes the program that was installed in place of its own, with the current
@@ -295,7 +290,6 @@ If the new program does not start, nothing changes. If it starts but cannot repl
 these go on under the new master.`,
 );
 
-/** `tegula drain` and `tegula undrain`. */
 export const drain = changeCommand(
   "drain",
   `The running tegula is not ready any more: /ready answers 503, and its marker route, if it has one, is
@@ -317,7 +311,6 @@ function changeCommand(name: Request, about: string) {
   });
 }
 
-/** `tegula audit`: compares the mirror of a running tegula with the kernel. */
 export const audit = command(
   {
     name: "audit",

@@ -58,7 +58,6 @@ Hosts that can reach this one can ask the app, too. It needs no privileges, unle
 interface Project {
   /** Path of the module, without symbolic links. */
   readonly module: string;
-  /** What the log calls it. */
   readonly name: string;
   readonly given: Given<typeof OPTIONS>["values"];
   /** A temporary folder for the run's configuration and control socket, and Deno's cache. */

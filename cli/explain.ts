@@ -126,7 +126,6 @@ interface Facts {
   confirmedMillis(ifindex: number, address: number): number;
 }
 
-/** A step of the decision as a sentence. */
 interface Step {
   readonly about: string;
   readonly says: string;
@@ -244,7 +243,6 @@ function hopSteps({ reader, nameOf }: Facts, { group, nextHop }: Decision, hash:
   return [{ about: "hop", says }];
 }
 
-/** The source address, and why. */
 function sourceSteps({ nextHops }: NetbaseReader, asked: number, by: Decision): Step[] {
   if (asked === 0 && by.interfaceRecord < 0) return [];
   const why = asked !== 0

@@ -83,7 +83,6 @@ export const COMMANDS: Record<string, [summary: string, load: () => Promise<Comm
   ],
 };
 
-/** What the program is. */
 export const ABOUT =
   "answers UDP through AF_XDP with the network configuration that the kernel has";
 /** Commands without a module. */

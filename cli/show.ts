@@ -20,7 +20,6 @@ import { openMirror, type Snapshot } from "./snapshot.ts";
 
 const SHOW_OPTIONS = { json: JSON_OPTION, ...LIVE_OPTIONS } as const;
 
-/** What can be shown. */
 const OBJECTS = {
   interfaces: {
     entries: ({ reader }: Snapshot): Iterable<Entry> => interfaceEntries(reader),
@@ -165,7 +164,6 @@ function askRunning(control: Control, source: string | undefined): Answerer {
     control.each(destinations.map((destination) => ({ do: "route", destination, source })));
 }
 
-/** Answers the addresses on standard input. */
 async function answerLines(answerer: Answerer): Promise<number> {
   let failed = false;
   let batch: string[] = [];

@@ -17,7 +17,6 @@ const OPTIONS = {
   control: CONTROL_OPTION,
 } as const;
 
-/** The exit status of each state. */
 const STATUSES: { readonly [state in HealthState]: number } = {
   ready: Exit.ok,
   starting: Exit.starting,
@@ -28,7 +27,6 @@ const STATUSES: { readonly [state in HealthState]: number } = {
 const PERIOD_MILLIS = 1000;
 /** Columns if it is printed elsewhere than in a terminal. */
 const WIDTH = 120;
-/** Rows of each table. */
 const MOST_ROWS = 8;
 /** The tables that are shown, by the titles of their first columns. */
 const TABLES = ["interface", "port", "drops", "process"];

@@ -122,7 +122,6 @@ async function printBlocks(
   }
 }
 
-/** A terminal, and what is shown in it. */
 class Screen {
   readonly #source: Source;
   #before: Scrape | null = null;

@@ -148,7 +148,6 @@ function summarize(
   };
 }
 
-/** Width of the first column. */
 const NAME_WIDTH = Math.max(...SCENES.map(({ name }) => name.length));
 
 function opening(stage: Stage): string {

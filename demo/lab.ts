@@ -106,13 +106,11 @@ export class LabProcess {
     }
   }
 
-  /** Writes a line to its standard input. */
   async write(line: string): Promise<void> {
     await this.#input?.write(new TextEncoder().encode(`${line}\n`));
   }
 }
 
-/** One network namespace. */
 export class Namespace {
   /** The name that `ip netns` knows. */
   readonly name: string;
@@ -251,7 +249,6 @@ export type Counters = ReadonlyMap<string, number>;
 
 /** A running `tegula run`. */
 export class Appliance {
-  /** The process, for tests. */
   readonly process: LabProcess;
 
   protected constructor(process: LabProcess) {
@@ -298,7 +295,6 @@ export class Appliance {
     return line.slice(interfaceName.length + 2).replace(/ *[(;,].*$/, "").trim();
   }
 
-  /** Its counters now. */
   async counters(): Promise<Counters> {
     const from = this.process.stderr.all.length;
     this.process.kill("SIGUSR2");
@@ -333,9 +329,7 @@ export function badEnd({ code, signal }: Deno.CommandStatus, when: string): User
 
 /** Collects the lines of a stream, from the constructor on and up to its end. */
 export class Lines {
-  /** All lines so far. */
   readonly all: string[] = [];
-  /** Settles at the end of the stream. */
   readonly closed: Promise<void>;
   readonly #onLine: (line: string) => void;
   #ended = false;
@@ -346,7 +340,6 @@ export class Lines {
     this.closed = this.#read(stream);
   }
 
-  /** Whether the stream has ended. */
   get ended(): boolean {
     return this.#ended;
   }

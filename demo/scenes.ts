@@ -28,7 +28,6 @@ const RECOVERY_MILLIS = 2000;
 /** How often to check for that. */
 const LOOK_MILLIS = 5;
 
-/** UDP port of the echo service. */
 export const ECHO_PORT = 7;
 /** The appliance's address that clients send to. */
 export const HOST_ADDRESS = "198.18.0.1";
@@ -41,9 +40,7 @@ const ROUTER_ADDRESS = "192.0.2.2";
 /** Source addresses of the flood, in the connected subnet. Nobody answers ARP for them. */
 const SPOOFED = { first: "198.18.64.0", prefix: "198.18.64.0/18" };
 
-/** Options of the demo. */
 interface StageOptions {
-  /** As for `tegula run`. */
   readonly provider: string;
   /** How long one scene's traffic lasts. */
   readonly sceneMillis: number;
@@ -132,7 +129,6 @@ function grown(before: Counters, after: Counters): Counters {
   return new Map(growth.filter(([, by]) => by !== 0));
 }
 
-/** Makes the namespaces and joins them. */
 async function network(lab: Lab) {
   const host = await lab.namespace("host");
   const router = await lab.namespace("router");
@@ -170,20 +166,17 @@ async function network(lab: Lab) {
 
 // Scenes.
 
-/** The result of a scene. */
 export type Outcome = ReturnType<typeof judge>;
 
 export interface Scene {
   /** Its name, also in the JSON output, where it must not change. */
   readonly name: string;
-  /** What changes, for people. */
   readonly change: string;
   play(stage: Stage): Promise<Outcome>;
 }
 
 /** How long before the first step a datagram may have been sent that it loses. */
 const IN_FLIGHT_MILLIS = 250;
-/** Distinct source addresses of the flood. */
 const SPOOFED_SOURCES = 4000;
 /** Half of the kernel's default gc_thresh3, which all namespaces of a host share. */
 const KERNEL_NEIGHBORS = 512;
@@ -192,7 +185,6 @@ const NEW_MAC = "02:00:5e:00:53:02";
 const VIA_CLIENT = `default via ${NEAR_ADDRESSES[0]} dev eth0`;
 const VIA_ROUTER = `via ${ROUTER_ADDRESS} dev eth1`;
 
-/** All scenes, in order. */
 export const SCENES: readonly Scene[] = [
   {
     // The client does not use ARP here, so the host cannot learn its address from a request. NEAR_ADDRESSES[0]

@@ -18,7 +18,6 @@ interface Flow {
   readonly port: number;
 }
 
-/** What to send. */
 export interface TrafficOptions {
   readonly flows: readonly Flow[];
   /** Datagrams per second, all flows together. */
@@ -76,7 +75,6 @@ export class Traffic {
     return new Traffic(options, sockets);
   }
 
-  /** How many datagrams were sent and answered so far. */
   progress(): { sent: number; answered: number } {
     return { sent: this.#sentAt.length, answered: this.#answered };
   }

@@ -117,7 +117,6 @@ function cString(text: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(text + "\0");
 }
 
-/** Opens the library at `path`. */
 export function openHost(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_host_ask: { parameters: ["u32", "buffer", "buffer"], result: "i32" },
@@ -293,7 +292,6 @@ export function openHost(path = libraryPath()) {
      * only this user can write. Does not follow a symbolic link.
      */
     lockFolder: (path: string): number => symbols.tegula_host_lock_folder(cString(path)),
-    /** Closes a descriptor. */
     close: (fd: number): void => void symbols.close(fd),
     /** Has descriptors close as this process executes another program: `execKeeping` kept them open. */
     closeOnExec(fds: readonly number[]): void {

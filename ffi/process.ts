@@ -247,7 +247,6 @@ function ownFiles(): { readonly execute: readonly string[]; readonly read: reado
   };
 }
 
-/** Opens the library at `path`. */
 export function openProcesses(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_process_start: {

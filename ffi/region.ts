@@ -102,7 +102,6 @@ function reserve(pages: number): SharedArrayBuffer {
   return memory.buffer as ArrayBufferLike as SharedArrayBuffer;
 }
 
-/** Opens the library at `path`. */
 export function openRegions(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_region_create: { parameters: ["buffer", "u32", "buffer"], result: "i32" },
@@ -180,7 +179,6 @@ export function openRegions(path = libraryPath()) {
       const protection = readOnly ? PROT_READ : PROT_READ | PROT_WRITE;
       return { buffer: map(fd, byteLength, protection, tried), byteOffset: 0, byteLength };
     },
-    /** Closes a descriptor. */
     close: symbols.close,
   };
 }

@@ -151,7 +151,6 @@ const NETLINK_GET_STRICT_CHK = 12;
 /** The kernel's address. */
 const KERNEL = Uint32Array.of(AF_NETLINK, 0, 0);
 
-/** How a socket is opened. */
 export interface NetlinkOptions {
   /** Multicast groups (RTNLGRP_*) to join before anything is received. */
   readonly groups: readonly number[];
@@ -161,10 +160,8 @@ export interface NetlinkOptions {
   readonly strict: boolean;
 }
 
-/** The netlink tile's native calls. */
 export type NetlinkLibrary = ReturnType<typeof openNetlink>;
 
-/** Opens the library at `path`. */
 export function openNetlink(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_netlink_open: { parameters: ["buffer", "i32"], result: "i32" },
@@ -227,7 +224,6 @@ export function openNetlink(path = libraryPath()) {
      * 0, or -errno. `fd` is from `openProbe`.
      */
     probe: symbols.tegula_netlink_probe,
-    /** Closes a descriptor of this library. */
     close(fd: number): void {
       symbols.close(fd);
     },

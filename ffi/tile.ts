@@ -42,7 +42,6 @@ export type TileLibrary = ReturnType<typeof openTile>;
 /** Receives refused system calls, in the master and in the appliance. */
 export type Observer = ReturnType<typeof openObserver>;
 
-/** Opens the library at `path`. */
 export function openTile(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_wake: { parameters: ["i32"], result: "void" },
@@ -175,7 +174,6 @@ export function openObserver(path = libraryPath()) {
      * `resume`, `hear` would block for ever.
      */
     pause: (): void => symbols.tegula_tile_observe_pause(1),
-    /** Continues. */
     resume: (): void => symbols.tegula_tile_observe_pause(0),
     /**
      * Starts the process's observer, a thread that counts refused system calls of confined tiles into

@@ -24,7 +24,6 @@ export interface XdpProgram {
   readonly program: number;
   /** Which frames are ours; to be mapped, and written by `Filter`. */
   readonly filter: number;
-  /** The socket of each queue. */
   readonly sockets: number;
   /** 64 bits per queue: frames handed to its socket. To be mapped. */
   readonly redirected: number;
@@ -146,7 +145,6 @@ function insist(tries: number, attempt: () => number): number {
   return result;
 }
 
-/** A socket of the master's. */
 interface PreparedSocket {
   readonly memory: View;
   readonly options: SocketOptions;

@@ -157,7 +157,6 @@ export class Announcer {
     this.update();
   }
 
-  /** Announces, or withdraws. */
   set(isReady: boolean): void {
     this.#isReady = isReady;
     this.update();

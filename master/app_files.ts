@@ -22,7 +22,6 @@ import type { AppProcessPlan } from "./app_process.ts";
 
 /** An app whose process can be started. */
 export interface StagedApp {
-  /** URL of its module. */
   readonly module: string;
   /** Files and folders that it is made of, besides the program's. */
   readonly read: readonly string[];
@@ -175,7 +174,6 @@ export class AppFiles {
     if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
   }
 
-  /** Removes what it has made. */
   close(): void {
     if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true });
     if (this.#lock >= 0) this.#host.close(this.#lock);

@@ -32,7 +32,6 @@ const GONE_MILLIS = 2000;
 
 /** The reason why an appliance did not start, or ended. */
 export class ApplianceError extends Error {
-  /** An exit status. */
   readonly status: number;
   readonly app: string | undefined;
   readonly ringsLost: boolean;

@@ -28,14 +28,12 @@ import { socketName } from "../tiles/runtime/wiring.ts";
 /** How sockets are bound: frames in place, or copied. It is the same for all sockets of a UMEM. */
 export type Binding = "zero-copy" | "copy";
 
-/** A queue's AF_XDP socket and its net tile. */
 interface QueueSocket {
   readonly fd: number;
   readonly queue: number;
   readonly netTile: number;
 }
 
-/** A queue, its net tile, and the UMEM of that. */
 interface Share {
   readonly queue: number;
   readonly netTile: number;
@@ -44,7 +42,6 @@ interface Share {
 
 /** The outcome of `open`. */
 export interface Opened {
-  /** How the program is attached. */
   readonly attach: "native" | "generic";
   /** Why it is not native; empty if it is. */
   readonly reason: string;
@@ -66,7 +63,6 @@ export interface AttachmentState {
 /** The name of libxdp's dispatcher in the kernel. */
 export const DISPATCHER = "xdp_dispatcher";
 
-/** Another program is attached to an interface. */
 export class OccupiedError extends Error {
   readonly interface: string;
   readonly program: { readonly id: number; readonly name: string };
@@ -84,7 +80,6 @@ const SOCKET_OPTIONS = {
   ring: plan.RING_ENTRIES,
 };
 
-/** The attachment to one interface. */
 export class Attachment {
   readonly name: string;
   readonly ifindex: number;
@@ -281,7 +276,6 @@ export class Attachment {
     for (const { queue, fd } of this.#sockets) this.#setup.register(this.#program, queue, fd);
   }
 
-  /** Whether the program is attached. */
   get attached(): boolean {
     return this.#on !== null;
   }
@@ -291,7 +285,6 @@ export class Attachment {
     return Number(this.#redirected[queue]);
   }
 
-  /** The bound sockets. */
   get sockets(): readonly QueueSocket[] {
     return this.#sockets;
   }
@@ -337,7 +330,6 @@ export class Attachment {
     this.#setup.unload(this.#program);
   }
 
-  /** Closes the prepared sockets. */
   #discard(): void {
     this.#close(this.#prepared);
     this.#prepared = [];
@@ -349,7 +341,6 @@ export class Attachment {
   }
 }
 
-/** Every descriptor of an attachment. */
 export function descriptorsOf({ program, link, sockets }: AttachmentState): number[] {
   const links = link === null ? [] : [link];
   return [...Object.values(program), ...links, ...sockets.map(({ fd }) => fd)];
@@ -395,7 +386,6 @@ type Watched = Pick<
   "name" | "ifindex" | "sockets" | "redirected" | "detach"
 >;
 
-/** The environment of the watch. */
 interface WatchParts {
   readonly xskSetup: Pick<XskSetup, "statistics">;
   /** Whether an interface has this index. */
@@ -417,10 +407,8 @@ interface Seen {
   bad: number;
 }
 
-/** Watches all queues of some interfaces. */
 export class RingWatch {
   readonly #parts: WatchParts;
-  /** Interfaces that exist. */
   #present: readonly Watched[];
   /** By descriptor. */
   readonly #seen = new Map<number, Seen>();
@@ -438,12 +426,10 @@ export class RingWatch {
     Deno.unrefTimer(this.#timer);
   }
 
-  /** Stops polling. */
   stop(): void {
     clearInterval(this.#timer);
   }
 
-  /** Polls once. */
   poll(): void {
     const { exists, gone } = this.#parts;
     this.#present = this.#present.filter((attachment) => {

@@ -28,7 +28,6 @@ interface Allowed {
   readonly net: boolean;
 }
 
-/** What `run` needs. */
 function allowedFor({ apps, addresses }: Run): Allowed {
   const { control, metrics } = addresses;
   return {
@@ -56,7 +55,6 @@ function alwaysWritten(): string[] {
   ].filter(exists);
 }
 
-/** Whether this master is confined. */
 export function isConfined(): boolean {
   return Deno.env.has(CONFINED);
 }
@@ -130,7 +128,6 @@ export function takeCarried(
 
 // The parts of the shared library that the master uses.
 
-/** The parts that the master has open. */
 export type MainLibraries = ReturnType<typeof openLibraries>;
 
 /** Opens all parts that the master needs. Throws UserError. */

@@ -38,7 +38,6 @@ export function isAnnounced({ state, reasons }: Health): boolean {
 export interface Observed {
   /** Whether nothing has served yet. */
   readonly starting: boolean;
-  /** Whether an appliance serves. */
   readonly hasAppliance: boolean;
   /** Tiles that run. `progress` changes while a tile makes progress. */
   readonly tiles: readonly { kind: TileKind; name: string; progress: number }[];
@@ -52,7 +51,6 @@ export interface Observed {
   readonly neighborsFull: boolean;
 }
 
-/** Evaluates what the master sees. */
 export class HealthMonitor {
   readonly #observers: ((health: Health) => void)[] = [];
   readonly #progress = new Map<string, { value: number; since: number }>();

@@ -17,7 +17,6 @@ import type { MainLibraries } from "./confinement.ts";
 import { listenAt, listenControl, reasonOf, type StatusAddresses } from "./preflight.ts";
 import type { Serving } from "./successor.ts";
 
-/** A region that the master holds. */
 interface HeldRegion extends SharedRegion {
   readonly bytes: number;
   /** The master's own mappings, made on demand. */
@@ -74,7 +73,6 @@ export class Inventory {
     for (const [name, fd] of before?.eventfds ?? []) this.#eventfds.set(name, fd);
   }
 
-  /** As plain data. */
   get state(): InventoryState {
     return {
       regions: [...this.#held].map(([name, { writable, readOnly, bytes }]) => [
@@ -85,7 +83,6 @@ export class Inventory {
     };
   }
 
-  /** Every descriptor. */
   get descriptors(): number[] {
     const regions = [...this.#held.values()].flatMap((
       { writable, readOnly },
@@ -250,7 +247,6 @@ export class Holdings {
     };
   }
 
-  /** Every descriptor. */
   get descriptors(): number[] {
     return [...this.own.descriptors, ...this.#udp.values(), ...this.#listening.values()];
   }
@@ -260,7 +256,6 @@ export class Holdings {
     return this.#firstUid + (n === 0 ? 0 : 1 + (n - 1) % (USERS - 1));
   }
 
-  /** The slots of all apps that are processes. */
   get slots(): ReadonlyMap<string, number> {
     return this.#slots;
   }
@@ -292,7 +287,6 @@ export class Holdings {
     return wanted.filter((port) => this.#udp.has(port));
   }
 
-  /** The kernel sockets of `ports`. */
   sockets(ports: readonly number[]): Handing[] {
     return ports.map((port) => handing(`udp ${port}`, this.#udp.get(port)!));
   }

@@ -19,7 +19,6 @@ export function logBy(writer: (line: string) => boolean): void {
   write = writer;
 }
 
-/** Writes the lines of `text`. */
 export function log(text: string, level: number = Level.info): void {
   for (const line of text.split("\n")) {
     const words = `${lost} lines of the log were lost: it could not be written`;

@@ -411,7 +411,6 @@ class Master {
     return { ok: true, line };
   }
 
-  /** Does what an operator asks an appliance for. */
   #ask(what: Request, number: number): Outcome | Promise<Outcome> {
     return what === "drain" || what === "undrain"
       ? this.drain(what === "drain")
@@ -665,7 +664,6 @@ class Master {
 
   // Faults.
 
-  /** Watches a serving appliance. */
   #watch(serving: Serving): void {
     this.#restartPause.started();
     serving.appliance.ended.then((error) => {
@@ -747,7 +745,6 @@ class Master {
     this.#ringWatch.start();
   }
 
-  /** Every tile's counters by its name. */
   counters(): Record<string, Record<string, number>> {
     return countersOf((this.#serving ?? this.#starting)?.tiles ?? []);
   }
@@ -786,7 +783,6 @@ function isByKernel({ attachments }: Serving): boolean {
   return attachments.length === 0;
 }
 
-/** Lets the changed apps take over. */
 function takeOverApps({ changed }: Serving): Promise<unknown> {
   const all = Promise.all(changed.map(({ process }) => process.takeOver()));
   all.catch(() => {});

@@ -524,7 +524,6 @@ const NO_CONTROL = "none";
 
 /** The addresses of the status tile's sockets; null for none. */
 export interface StatusAddresses {
-  /** Path of the control socket. */
   readonly control: string | null;
   /** `address:port` of the metrics, an IPv6 address in brackets. */
   readonly metrics: string | null;

@@ -49,7 +49,6 @@ export class Report {
   readonly #health: View;
   readonly #statusLine = new StatusLine();
   readonly #refusedCalls: RefusedCalls;
-  /** The inode of its network namespace. */
   readonly #netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
   readonly #started: number;
   #hadXdp: readonly string[];
@@ -199,7 +198,6 @@ export class Report {
     for (const name of [app, besideName(app)]) this.#restarts.delete(name);
   }
 
-  /** Notes that a configuration is served. */
   loaded({ config }: Run): void {
     const digest = createHash("sha256").update(JSON.stringify(config)).digest();
     this.#loaded = { hash: digest.readUIntBE(0, 6), at: Date.now() / 1000, isGood: true };

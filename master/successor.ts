@@ -110,13 +110,11 @@ export interface Serving {
   readonly changed: readonly ChangedApp[];
 }
 
-/** An app that is started for a successor. */
 interface ChangedApp {
   readonly process: AppProcess;
   readonly plan: AppProcessPlan;
 }
 
-/** What happens to the processes of a successor. */
 interface Events {
   /** An operator asks an appliance for something. */
   ask(what: Request, number: number): Outcome | Promise<Outcome>;
@@ -124,7 +122,6 @@ interface Events {
   changed(): void;
 }
 
-/** Starts successors. */
 export class Successors {
   /** The index of each interface when AF_XDP was last tried on it; 0 if it did not exist. */
   readonly tried = new Map<string, number>();

@@ -15,7 +15,6 @@ import type { TileKind } from "../tiles/runtime/tile.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
-/** Where the text belongs. */
 export const CONTRACT = `${ROOT}docs/app_contract.txt`;
 
 /** The text that belongs there. Throws Error with what `deno doc` said when it failed. */
@@ -31,7 +30,6 @@ export function contractText(): string {
   return text.replaceAll(/\{@linkcode (\w+(?:\.\w+)?)\}/g, "$1").trim() + "\n";
 }
 
-/** Where the inventory of tests is. */
 export const TESTING = `${ROOT}docs/testing.md`;
 const INVENTORY = "## Inventory\n";
 
@@ -68,7 +66,6 @@ export function testsOf(source: string): string[] {
   });
 }
 
-/** Where the list of metrics is. */
 export const METRICS = `${ROOT}docs/operating/metrics.md`;
 
 /** An item of a list, wrapped as `deno fmt` does. */
@@ -82,7 +79,6 @@ function item(text: string): string {
   return lines.join("\n") + "\n";
 }
 
-/** The text that belongs there. */
 export function metricsText(): string {
   const metrics = Object.entries(TABLE).map(([name, { type, labels, unit, help, from }]) => {
     const shown = labels.length === 0 ? name : `${name}{${labels}}`;
