@@ -225,7 +225,7 @@ static int become_another(struct plan *plan)
 		return 0; /* inside its namespace it is the other user, and this one outside */
 	if (order->grants & GRANT_NET_ADMIN && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
 		return -errno;
-	if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, order->gid, order->gid, order->gid) < 0 ||
+	if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, order->uid, order->uid, order->uid) < 0 ||
 	    syscall(SYS_setresuid, order->uid, order->uid, order->uid) < 0)
 		return errno == EPERM ? 0 : -errno;
 	plan->missing &= ~WALL_USER;
@@ -469,7 +469,7 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 	plan.argv = list[0];
 	plan.envp = list[1];
 	snprintf(plan.uid_map, sizeof(plan.uid_map), "%u %u 1", (unsigned)order->uid, (unsigned)geteuid());
-	snprintf(plan.gid_map, sizeof(plan.gid_map), "%u %u 1", (unsigned)order->gid, (unsigned)getegid());
+	snprintf(plan.gid_map, sizeof(plan.gid_map), "%u %u 1", (unsigned)order->uid, (unsigned)getegid());
 	plan.null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	plan.seal = open(seal, O_PATH | O_CLOEXEC);
 	plan.program = open("/proc/self/exe", O_PATH | O_CLOEXEC);

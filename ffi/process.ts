@@ -20,7 +20,6 @@
  *       descriptors: [own.writable, theirs.readOnly, eventfd], // 4, 5 and 6 there
  *       read: [folder, library],
  *       memoryMib: 256,
- *       isolates: 2, // with one worker
  *     });
  *     for (const wall of child.missing) console.warn(`echo: ${wall}`);
  *     observer.hear({ name: "echo", slot, listener: child.listener, words: child.words });
@@ -87,7 +86,7 @@ export const SIGNALS: Readonly<Record<number, { readonly name: string; readonly 
   };
 
 /**
- * MiB that V8 reserves for each isolate, which the kernel counts as data although they are unused. Measured
+ * MiB that V8 reserves for an isolate, which the kernel counts as data although they are unused. Measured
  * with Deno 2.9.6 as VmData less RssAnon, stacks of threads included: 531, 1,048 and 2,088 for 1, 2 and 4.
  */
 const RESERVED_MIB = 530;
@@ -164,20 +163,16 @@ export interface ProcessOptions {
    * give each process its own.
    */
   readonly uid?: number;
-  readonly gid?: number;
-  /** Most threads of its user (default 256; an appliance 1,024). */
-  readonly threads?: number;
   /**
    * Descriptors that it may have beside those it is given (default 48; an appliance 512): Deno has 20
    * with one worker, and 8 more with each.
    */
   readonly spareDescriptors?: number;
   /**
-   * Bounds what it allocates beside what V8 reserves for `isolates` (default 1; a worker is one more).
-   * Coarse: beyond it an allocation fails, and V8 ends the process. Without, there is no bound.
+   * Bounds what it allocates beside what V8 reserves for one isolate; a worker is one more. Coarse: beyond
+   * it an allocation fails, and V8 ends the process. Without, there is no bound.
    */
   readonly memoryMib?: number;
-  readonly isolates?: number;
 }
 
 /** How a process ended: by itself with `status`, or by `signal`, the other being 0. */
@@ -303,8 +298,8 @@ export function openProcesses(path = libraryPath()) {
       }
       const { role = "app", net = false, clock = false, netAdmin = false } = options;
       const { accept = false, watch = false } = options;
-      const { uid = 65534, gid = uid, memoryMib, isolates = 1, ports = [] } = options;
-      const { threads = MOST_THREADS[role], spareDescriptors = SPARE_DESCRIPTORS[role] } = options;
+      const { uid = 65534, memoryMib, ports = [] } = options;
+      const { spareDescriptors = SPARE_DESCRIPTORS[role] } = options;
       const variables = {
         NO_COLOR: "1",
         // Else Deno asks its makers for a newer one, half a second after the start.
@@ -333,8 +328,14 @@ export function openProcesses(path = libraryPath()) {
         (watch ? Grant.watch : 0) |
         (role === "appliance" && netAdmin ? Grant.netAdmin : 0);
       const words: { readonly [word in keyof typeof Order]: number } = {
-        ...{ process: Process[role], grants, uid, gid, threads, spare: spareDescriptors },
-        dataMib: memoryMib === undefined ? 0 : memoryMib + RESERVED_MIB * isolates,
+        ...{
+          process: Process[role],
+          grants,
+          uid,
+          threads: MOST_THREADS[role],
+          spare: spareDescriptors,
+        },
+        dataMib: memoryMib === undefined ? 0 : memoryMib + RESERVED_MIB,
         count: descriptors.length,
       };
       const head = Object.entries(Order).map(([word]) => words[word as keyof typeof Order]);

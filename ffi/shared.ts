@@ -97,14 +97,13 @@ export const Grant = { net: 1, clock: 2, write: 4, netAdmin: 8, accept: 16, watc
 export const Order = {
   process: 0,
   grants: 1,
-  /** Where the caller may choose. */
+  /** And its group, where the caller may choose. */
   uid: 2,
-  gid: 3,
-  threads: 4,
+  threads: 3,
   /** Descriptors that it may have beside the given ones. */
-  spare: 5,
-  dataMib: 6,
-  count: 7,
+  spare: 4,
+  dataMib: 5,
+  count: 6,
 } as const;
 
 /** What the caller gets. */

@@ -433,12 +433,7 @@ async function copyOf(
       throw new Error(`${path} has another owner than the module`);
     }
     Deno.mkdirSync(dirname(to), { recursive: true });
-    using copy = await Deno.open(to, { write: true, create: true, truncate: true });
-    for (const buffer = new Uint8Array(65_536);;) {
-      const bytes = await from.read(buffer);
-      if (bytes === null) return;
-      for (let at = 0; at < bytes;) at += await copy.write(buffer.subarray(at, bytes));
-    }
+    await Deno.writeFile(to, from.readable);
   } catch (error) {
     throw new AppError(name, `its module cannot be read: ${fileTrouble(error)}`);
   }

@@ -271,20 +271,22 @@ Deno.test("an appliance may have 4,096 sockets, and descriptors for 20 workers b
     then: "kill",
     udpSockets: 4096,
     permissions: ["--allow-net"],
-    options: { role: "appliance", uid: 60123, threads: 300 },
+    options: { role: "appliance", uid: 60123 },
   });
   deepEqual(answers, ["back", "back"], words);
   equal(messages[0].tiles.net.did.ready, 0);
   equal(limits["Max open files"], String(4 + 5 + 4096 + 1 + 512));
-  equal(limits["Max processes"], "300");
+  equal(limits["Max processes"], "1024");
 });
 
 const PROCESSES = ["app", "appliance"] as const;
+/** MiB for a process with one worker, for which V8 reserves as much again. */
+const WITH_A_WORKER = 256 + 530;
 
 for (const role of PROCESSES) {
   Deno.test(`honest code has crypto, timers, workers and its files, and is refused nothing: ${role}`, () => {
     const { messages, ending, refused } = outcome("root", "honest", {
-      options: { role, isolates: 2, memoryMib: 256 },
+      options: { role, memoryMib: WITH_A_WORKER },
     });
     deepEqual(messages, [{
       honest: {
@@ -384,7 +386,7 @@ Deno.test("Deno and the libraries may lie in a folder that is closed to the chil
   Deno.copyFileSync(Deno.execPath(), `${closed}/deno`);
   const from = { deno: `${closed}/deno`, here: `${closed}/tests/netns/ffi/` };
   const { messages, ending, refused } = outcome("root", "honest", {
-    options: { isolates: 2, memoryMib: 256, uid: 60123 },
+    options: { memoryMib: WITH_A_WORKER, uid: 60123 },
   }, from);
   equal(messages[0].honest.path, `${closed}/deno`);
   deepEqual([messages[0].honest.worker, refused, ending], [2, {}, { status: 0, signal: 0 }]);
