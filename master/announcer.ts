@@ -27,6 +27,7 @@ import {
 import type { Announce } from "../cli/config.ts";
 import { messageOf } from "../cli/command.ts";
 import { load } from "./confinement.ts";
+import { log } from "./log.ts";
 
 type Prefix = Announce["addresses"][number];
 
@@ -124,7 +125,6 @@ export class Markers {
 
 /** Keeps the markers as the configuration and the state of the service want them. */
 export class Announcer {
-  readonly #log: (line: string) => void;
   #kernel?: Markers;
   #isReady = false;
   #configured: readonly Marker[] = [];
@@ -134,16 +134,12 @@ export class Announcer {
   #announced: readonly string[] = [];
   #complaints: readonly string[] = [];
 
-  constructor(log: (line: string) => void) {
-    this.#log = log;
-  }
-
   /** Removes the markers that an earlier run left. Throws SystemError. */
   start(announce: Announce | undefined): void {
     if (announce === undefined) return;
     const left = (this.#kernel ??= new Markers()).clear(announce.table).map(markerText);
     if (left.length > 0) {
-      this.#log(`announce: removed what an earlier run left: ${left.join(", ")}`);
+      log(`announce: removed what an earlier run left: ${left.join(", ")}`);
     }
   }
 
@@ -186,7 +182,7 @@ export class Announcer {
       attempt((kernel) => {
         const text = markerText(marker);
         if (!kernel.add(marker) || !this.#announced.includes(text)) return;
-        this.#log(`announce: somebody removed the route ${text}; it is back`);
+        log(`announce: somebody removed the route ${text}; it is back`);
       })
     ).map(markerText);
     for (const marker of this.#configured) {
@@ -194,11 +190,11 @@ export class Announcer {
     }
     this.#stale = this.#stale.filter((marker) => !attempt((kernel) => kernel.remove(marker)));
     for (const line of complaints) {
-      if (!this.#complaints.includes(line)) this.#log(`announce: ${line}`);
+      if (!this.#complaints.includes(line)) log(`announce: ${line}`);
     }
     this.#complaints = complaints;
     if (`${announced}` !== `${this.#announced}`) {
-      this.#log(`announce: ${announced.length === 0 ? "withdrawn" : announced.join(", ")}`);
+      log(`announce: ${announced.length === 0 ? "withdrawn" : announced.join(", ")}`);
     }
     this.#announced = announced;
   }

@@ -52,7 +52,6 @@ export interface Observed {
 }
 
 export class HealthMonitor {
-  readonly #observers: ((health: Health) => void)[] = [];
   readonly #progress = new Map<string, { value: number; since: number }>();
   /** Since when each condition has held, by reason and what it is about. */
   #held = new Map<string, number>();
@@ -63,7 +62,7 @@ export class HealthMonitor {
   /** As the program before this one has evaluated it. */
   #carried?: Pick<Health, "state" | "since">;
 
-  /** `carried`: what a master leaves to the program that it becomes. Its observers are told the state again. */
+  /** `carried`: what a master leaves to the program that it becomes. The state counts as changed then. */
   constructor(now: number, carried?: Pick<Health, "state" | "since">) {
     this.#carried = carried;
     this.#isDraining = carried?.state === "draining";
@@ -80,12 +79,7 @@ export class HealthMonitor {
     this.#isDraining = isDraining;
   }
 
-  /** Calls `observer` after each change of the state or the reasons. */
-  observe(observer: (health: Health) => void): void {
-    this.#observers.push(observer);
-  }
-
-  /** Evaluates what is seen at `now`, milliseconds since the epoch. */
+  /** Evaluates what is seen at `now`, milliseconds since the epoch. Returns the same object until something changes. */
   evaluate(now: number, observed: Observed): Health {
     const before = this.#health;
     const reasons = observed.starting ? [] : this.#reasons(now, observed);
@@ -101,9 +95,7 @@ export class HealthMonitor {
     if (isSame) return before;
     const since = [before, this.#carried].find((each) => each?.state === state)?.since ?? now;
     this.#carried = undefined;
-    this.#health = { state, since, reasons };
-    for (const observer of this.#observers) observer(this.#health);
-    return this.#health;
+    return this.#health = { state, since, reasons };
   }
 
   #reasons(now: number, seen: Observed): Reason[] {

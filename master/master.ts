@@ -142,7 +142,7 @@ class Master {
   readonly #report: Report;
   readonly #successors: Successors;
   readonly #changes = new Changes();
-  readonly #announcer = new Announcer(log);
+  readonly #announcer = new Announcer();
   /** Whether a signal has asked for a reload that has not begun. */
   #hungUp = false;
   /** Rejects when nothing serves and no retry is left. */

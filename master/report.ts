@@ -46,6 +46,7 @@ export class Report {
   readonly #libraries: MainLibraries;
   readonly #holdings: Holdings;
   readonly #monitor: HealthMonitor;
+  readonly #changed: (health: Health) => void;
   readonly #health: View;
   readonly #statusLine = new StatusLine();
   readonly #refusedCalls: RefusedCalls;
@@ -77,10 +78,7 @@ export class Report {
     this.#loaded = before?.loaded ?? { hash: 0, at: 0, isGood: false };
     this.#restarts = new Map(before?.restarts);
     this.#monitor = new HealthMonitor(now(), before);
-    this.#monitor.observe((health) => {
-      if (!this.#isStopping) this.#logHealth(health);
-      changed(health);
-    });
+    this.#changed = changed;
   }
 
   get state(): ReportState {
@@ -112,7 +110,12 @@ export class Report {
   /** Evaluates the health, and reports it to the status tile and to systemd. */
   check(serving: Serving | undefined, { isStarting }: { isStarting: boolean }): void {
     const at = now();
+    const before = this.#monitor.health;
     const health = this.#monitor.evaluate(at, this.#observe(serving, isStarting));
+    if (health !== before) {
+      if (!this.#isStopping) this.#logHealth(health);
+      this.#changed(health);
+    }
     const line = this.#statusLine.next(at, health, serving?.tiles ?? []);
     if (line !== null) this.#libraries.host.notify(`STATUS=${line}`);
     const { appliance } = serving ?? {};

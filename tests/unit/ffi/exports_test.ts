@@ -19,7 +19,7 @@ Deno.test("libtegula.so exports exactly what the bindings in ffi/ name", () => {
   for (const { name } of Deno.readDirSync(FOLDER)) {
     if (!name.endsWith(".ts")) continue;
     const binding = Deno.readTextFileSync(new URL(name, FOLDER));
-    for (const [symbol] of binding.matchAll(/\btegula_[a-z_]+(?=:)/g)) named.add(symbol);
+    for (const [symbol] of binding.matchAll(/\btegula_[a-z_]+(?=[:"])/g)) named.add(symbol);
   }
   const exported = run("nm", "-D", "--defined-only", libraryPath()).trim().split("\n")
     .map((line) => line.split(" ").at(-1));

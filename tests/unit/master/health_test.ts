@@ -34,11 +34,11 @@ function watched() {
   const monitor = new HealthMonitor(BEGIN);
   const changes: string[] = [];
   let seconds = 0;
-  monitor.observe(({ state, reasons }) =>
-    changes.push([`${seconds}: ${state}`, ...reasons.map(({ text }) => text)].join(", "))
-  );
   const look = (seen: Partial<Observed> = {}) => {
-    monitor.evaluate(BEGIN + 1000 * seconds, { ...allWell(seconds), ...seen });
+    const before = monitor.health;
+    const now = monitor.evaluate(BEGIN + 1000 * seconds, { ...allWell(seconds), ...seen });
+    const words = [`${seconds}: ${now.state}`, ...now.reasons.map(({ text }) => text)];
+    if (now !== before) changes.push(words.join(", "));
     seconds++;
   };
   return { monitor, changes, look };
@@ -76,13 +76,13 @@ Deno.test("it is starting, then ready, and draining for as long as it is told to
   assert.equal(monitor.health.since, BEGIN + 7000);
 });
 
-Deno.test("the program that a master becomes goes on with its state, and tells observers anew", () => {
+Deno.test("the program that a master becomes goes on with its state, which counts as a change", () => {
   for (const state of ["ready", "draining"] as const) {
     const monitor = new HealthMonitor(BEGIN, { state, since: BEGIN - 500 });
-    const heard: string[] = [];
-    monitor.observe((health) => heard.push(health.state));
-    assert.equal(monitor.evaluate(BEGIN, allWell(0)).since, BEGIN - 500);
-    assert.deepEqual(heard, [state]);
+    const before = monitor.health;
+    const health = monitor.evaluate(BEGIN, allWell(0));
+    assert.notEqual(health, before);
+    assert.deepEqual([health.state, health.since], [state, BEGIN - 500]);
     monitor.evaluate(BEGIN, { ...allWell(0), neighborsFull: true });
     monitor.setDraining(false);
     monitor.evaluate(BEGIN + 1, { ...allWell(0), neighborsFull: true });
