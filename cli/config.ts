@@ -146,16 +146,25 @@ function isHost(text: string): boolean {
   return Number(port) >= 1 && Number(port) <= 65_535;
 }
 
+/** A text from which `parse` makes a value, or null: then it is not what is `wanted`. */
+function parsed<T>(
+  wanted: ReturnType<typeof wants>,
+  parse: (text: string) => T | null,
+  wrong = (text: string) => wanted.error({ input: text }),
+) {
+  return z.string(wanted).transform((text, context) => {
+    const value = parse(text);
+    if (value !== null) return value;
+    context.addIssue({ code: "custom", message: wrong(text) });
+    return z.NEVER;
+  });
+}
+
 /** A list of ports from `least` on, and of ranges. */
 function portRanges(least: number, port: string, ports: string) {
   const one = wants(`a port or a range such as "${port}" or "${ports}", from ${least} to 65535`);
   return z.array(
-    z.string(one).transform((text, context) => {
-      const range = parseRange(text, least);
-      if (range !== null) return range;
-      context.addIssue({ code: "custom", message: one.error({ input: text }) });
-      return z.NEVER;
-    }),
+    parsed(one, (text) => parseRange(text, least)),
     wants(`a list such as ["${port}", "${ports}"]`),
   );
 }
@@ -186,13 +195,11 @@ export const appSchema = z.strictObject({
   options: z.record(z.string(), z.unknown(), wants("a table")).default({})
     .describe("a table of the app's own options"),
   send_to: z.array(
-    z.string(wants('a text such as "198.51.100.0/24"')).transform((text, context) => {
-      const prefix = parsePrefix(text);
-      if (prefix !== null) return prefix;
-      const message = `'${text}' is no IPv4 address or prefix, for example 198.51.100.0/24`;
-      context.addIssue({ code: "custom", message });
-      return z.NEVER;
-    }),
+    parsed(
+      wants('a text such as "198.51.100.0/24"'),
+      parsePrefix,
+      (text) => `'${text}' is no IPv4 address or prefix, for example 198.51.100.0/24`,
+    ),
     wants('a list such as ["198.51.100.0/24"]'),
   ).default([]).describe("prefixes where it may send without having received anything"),
   depth: z.int(depth).min(LEAST_DEPTH, depth).max(MOST_DEPTH, depth)
@@ -299,15 +306,12 @@ const markerTable = wants(
 
 export const announceSchema = z.strictObject({
   addresses: z.array(
-    z.string(announced).transform((text, context) => {
+    parsed(announced, (text) => {
       const prefix = parsePrefix(text);
       const length = Number(text.split("/")[1] ?? 32);
       const address = parseAddress(text.split("/")[0]);
-      if (prefix !== null && prefix.address === (address | 0) && length >= SHORTEST_PREFIX) {
-        return { address, length };
-      }
-      context.addIssue({ code: "custom", message: announced.error({ input: text }) });
-      return z.NEVER;
+      const isExact = prefix !== null && prefix.address === (address | 0);
+      return isExact && length >= SHORTEST_PREFIX ? { address, length } : null;
     }),
     wants('a list such as ["203.0.113.53/32"]'),
   ).min(1, {

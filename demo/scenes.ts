@@ -112,11 +112,6 @@ async function observe(
   };
 }
 
-/** One datagram from each of `sources` spoofed addresses. */
-function floodHost(sources: number): Promise<void> {
-  return flood({ first: SPOOFED.first, sources, target: HOST_ADDRESS, port: ECHO_PORT });
-}
-
 async function throughRouter({ router }: Stage): Promise<number> {
   const [link] = JSON.parse(await router.ip("-s -j link show dev eth0"));
   return link.stats64.rx.packets;
@@ -285,8 +280,9 @@ export const SCENES: readonly Scene[] = [
     name: "spoofed flood",
     change: `${SPOOFED_SOURCES} datagrams from as many spoofed neighbours`,
     async play(stage) {
+      const spoofed = { first: SPOOFED.first, sources: SPOOFED_SOURCES };
       const observed = await observe(stage, NEAR_ADDRESSES, [
-        { at: 0.3, act: () => floodHost(SPOOFED_SOURCES) },
+        { at: 0.3, act: () => flood({ ...spoofed, target: HOST_ADDRESS, port: ECHO_PORT }) },
       ]);
       const held = (await stage.host.ip("neigh show dev eth0")).trim().split("\n").length;
       return judge(observed, 0, [

@@ -299,33 +299,29 @@ export class Holdings {
       ["metrics", metrics, () => listenAt(host, metrics!)],
       ["control", control, () => listenControl(host, control!)],
     ] as const;
-    return addresses.flatMap(([name, address, make]) => {
-      if (address === null) return [];
-      try {
-        const fd = this.#listening.get(address) ?? make();
-        this.#listening.set(address, fd);
-        return [handing(`listen ${name}`, fd)];
-      } catch (error) {
-        throw new UserError(
-          `cannot listen at ${address} (--${name}): ${reasonOf(error)}`,
-          Exit.port,
-        );
-      }
-    });
+    return addresses.flatMap(([name, address, make]) =>
+      address === null
+        ? []
+        : [handing(`listen ${name}`, this.#listen(address, `${address} (--${name})`, make))]
+    );
+  }
+
+  /** The socket that is called `name`, which `make` makes on demand. Throws UserError, where it `is`. */
+  #listen(name: string, is: string, make: () => number): number {
+    try {
+      const fd = this.#listening.get(name) ?? make();
+      this.#listening.set(name, fd);
+      return fd;
+    } catch (error) {
+      throw new UserError(`cannot listen at ${is}: ${reasonOf(error)}`, Exit.port);
+    }
   }
 
   /** Opens what slow sides accept connections by. Throws UserError. */
   takeTcp(apps: readonly AppPlan[]): void {
+    const { host } = this.#libraries;
     for (const place of tcpPlaces(apps)) {
-      if (this.#listening.has(`tcp ${place}`)) continue;
-      try {
-        this.#listening.set(`tcp ${place}`, listenAt(this.#libraries.host, place));
-      } catch (error) {
-        throw new UserError(
-          `cannot listen at TCP ${place} ([apps] tcp): ${reasonOf(error)}`,
-          Exit.port,
-        );
-      }
+      this.#listen(`tcp ${place}`, `TCP ${place} ([apps] tcp)`, () => listenAt(host, place));
     }
   }
 
