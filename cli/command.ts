@@ -58,7 +58,7 @@ export function command<T extends Options>(
 ): Command {
   const { name, options, positionals = 0 } = declaration;
   const all = { ...options, help: HELP_OPTION };
-  const fail = (what: string) => new UserError(`${what}; see 'tegula ${name} --help'`, Exit.usage);
+  const fail = (what: string) => new UserError(`${what}; see 'tegula ${name} --help'`);
   const parse = (args: string[]) => {
     try {
       return parseArgs({ args, options: all, allowPositionals: true, strict: true });
@@ -150,7 +150,7 @@ export function word<const T extends string>(
   const [found, ...others] = abbreviated(given ?? "", allowed);
   if (found !== undefined && others.length === 0) return found;
   const what = given === undefined ? `${command} what?` : `cannot ${command} '${given}':`;
-  throw new UserError(`${what} ${allowed.join(", ")}`, Exit.usage);
+  throw new UserError(`${what} ${allowed.join(", ")}`);
 }
 
 /** Returns the value of an option, which must be one of `allowed`. Throws UserError. */
@@ -162,7 +162,6 @@ export function oneOf<const T extends string>(
   if (found !== undefined) return found;
   throw new UserError(
     `--${option} takes ${allowed.join(", ")}, not '${value}'`,
-    Exit.usage,
   );
 }
 
@@ -171,7 +170,7 @@ export function address(text: string | undefined, what: string): number {
   const found = parseAddress(text ?? "");
   if (found >= 0) return found;
   const given = text === undefined ? "is missing" : `is not an IPv4 address: '${text}'`;
-  throw new UserError(`${what} ${given} (for example 192.0.2.1)`, Exit.usage);
+  throw new UserError(`${what} ${given} (for example 192.0.2.1)`);
 }
 
 /** Parses an option that must be a whole number from `least` to `most`. Throws UserError. */
@@ -183,7 +182,6 @@ export function wholeNumber(
   if (number >= least && number <= most) return number;
   throw new UserError(
     `--${option} takes a whole number from ${least} to ${most}, not '${value}'`,
-    Exit.usage,
   );
 }
 
@@ -280,12 +278,12 @@ export async function statusOf(work: () => Promise<number>): Promise<number> {
   }
 }
 
-/** An error that the operator can fix: one sentence, and the exit status that goes with it. */
+/** An error that the operator can fix: one sentence, and the exit status that goes with it, if not that of wrong usage. */
 export class UserError extends Error {
   override readonly name = "UserError";
   readonly status: number;
 
-  constructor(message: string, status: number) {
+  constructor(message: string, status: number = Exit.usage) {
     super(message);
     this.status = status;
   }

@@ -24,7 +24,7 @@ import {
   rangeText,
 } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import { Exit, fileTrouble, type Given, messageOf, UserError } from "./command.ts";
+import { fileTrouble, type Given, messageOf, UserError } from "./command.ts";
 
 /** How frames are received: by the best mode that works, by AF_XDP or nothing, by the kernel's sockets. */
 const PROVIDERS = ["auto", "xdp", "socket"] as const;
@@ -63,7 +63,6 @@ export function parseListen(text: string): Listen {
   if (high) {
     throw new UserError(
       `${JSON.stringify(text)}: a port is at most 65535, not ${high}`,
-      Exit.usage,
     );
   }
   if (
@@ -76,14 +75,12 @@ export function parseListen(text: string): Listen {
         JSON.stringify(text)
       } is not PORT=APP, for example 7=echo, FIRST-LAST=APP, for example 5300-5363=echo, PORT=APP*N ` +
         `or PORT=APP@inline, with ports from 1 to 65535 and N instances, 1 to ${MAX_INSTANCES}`,
-      Exit.usage,
     );
   }
   if (ports === null) {
     throw new UserError(
       `${JSON.stringify(text)} has its ports in the wrong order: write ` +
         `${turned}=${app}`,
-      Exit.usage,
     );
   }
   return { ports, app, instances: Number(instances), inline: placement === "inline" };
@@ -493,7 +490,7 @@ export async function readConfig(
  * contradict each other. Throws a {@linkcode UserError}.
  */
 export function checkConfig(config: RunConfig): void {
-  const usage = (sentence: string) => new UserError(sentence, Exit.usage);
+  const usage = (sentence: string) => new UserError(sentence);
   if (config.listen.length === 0) {
     throw usage("no port to answer on: give at least one --listen PORT=APP, for example 7=echo");
   }
@@ -520,7 +517,7 @@ export function checkListen(ports: readonly PortRange[]): void {
   for (const [first, last] of ranges) {
     if (first <= taken) {
       const twice = portsText(portsOf([[first, Math.min(taken, last)]]));
-      throw new UserError(`${twice} given twice: one port, one app`, Exit.usage);
+      throw new UserError(`${twice} given twice: one port, one app`);
     }
     taken = last;
   }
@@ -528,7 +525,6 @@ export function checkListen(ports: readonly PortRange[]): void {
   if (count <= MOST_PORTS_SERVED) return;
   throw new UserError(
     `${count} ports are too many: one Tegula serves at most ${MOST_PORTS_SERVED}`,
-    Exit.usage,
   );
 }
 
@@ -543,7 +539,7 @@ function checkRepeated(
   const at = interfaces.findIndex((name, i) => interfaces.indexOf(name) < i);
   if (at >= 0) {
     const place = placeOf(file, ["interfaces", at]);
-    throw new UserError(`${place}: interface ${interfaces[at]} is given twice`, Exit.usage);
+    throw new UserError(`${place}: interface ${interfaces[at]} is given twice`);
   }
   const all = [
     ...listen.map(({ ports }, i) => ({ ports: [ports], key: ["listen", i] })),
@@ -561,7 +557,7 @@ function checkRepeated(
   };
   if (wrong(all.length) === null) return;
   const first = all.findIndex((_, i) => wrong(i + 1) !== null);
-  throw new UserError(`${placeOf(file, all[first].key)}: ${wrong(first + 1)}`, Exit.usage);
+  throw new UserError(`${placeOf(file, all[first].key)}: ${wrong(first + 1)}`);
 }
 
 /** The first value that occurs more than once. */
@@ -584,11 +580,10 @@ export async function readFile(path: string): Promise<Record<string, unknown>> {
     if (!(error instanceof TomlError)) {
       throw new UserError(
         `cannot read the configuration file ${fileTrouble(error)}`,
-        Exit.usage,
       );
     }
     const reason = error.message.split("\n")[0].replace("Invalid TOML document: ", "");
-    throw new UserError(`${path}:${error.line}:${error.column}: ${reason}`, Exit.usage);
+    throw new UserError(`${path}:${error.line}:${error.column}: ${reason}`);
   }
 }
 
@@ -605,7 +600,7 @@ function checked(said: unknown, path?: string): z.output<typeof configSchema> {
     : `${placeOf(path, [...issue.path, issue.keys[0]])}: unknown key; known are ${
       Object.keys((SECTIONS[String(issue.path[0])] ?? configSchema).shape).join(", ")
     }`;
-  throw new UserError(sentence, Exit.usage);
+  throw new UserError(sentence);
 }
 
 /** Names a key or a value of the file: `tegula.toml:7: apps.dns.read[0]`. */
@@ -650,7 +645,7 @@ export function planApps(
 ): AppPlan[] {
   const unused = Object.keys(apps).find((name) => !listen.some(({ app }) => app === name));
   if (unused !== undefined) {
-    throw new UserError(`${placeOf(file!, ["apps", unused])}: no port is given to it`, Exit.usage);
+    throw new UserError(`${placeOf(file!, ["apps", unused])}: no port is given to it`);
   }
   const groups = Map.groupBy(listen, ({ inline, app }) => `${inline} ${app}`);
   const planned = [...groups.values()].flatMap((group) => {
@@ -662,13 +657,12 @@ export function planApps(
     if (sockets > MOST_TCP) {
       throw new UserError(
         `${app} is granted TCP on ${sockets} addresses and ports: at most ${MOST_TCP} are served`,
-        Exit.usage,
       );
     }
     const own = portsOf(config.ownPorts);
     const refuse = (sentence: string) => {
       const place = placeOf(file!, ["apps", app, "own_ports"]);
-      throw new UserError(`${place}: ${sentence}`, Exit.usage);
+      throw new UserError(`${place}: ${sentence}`);
     };
     if (own.length > 0 && own.length < instances) {
       refuse(`${own.length} are too few for ${instances} instances: each takes at least one`);
@@ -709,7 +703,7 @@ const TILE_NAME = /^(netlink|status|net\d+( to .*)?)$/;
  */
 function checkNames(apps: readonly AppPlan[]): void {
   const refuse = (name: string, sentence: string) => {
-    throw new UserError(`${JSON.stringify(name)} ${sentence}`, Exit.usage);
+    throw new UserError(`${JSON.stringify(name)} ${sentence}`);
   };
   for (const { app } of apps) {
     if (/\p{Cc}/u.test(app)) {
@@ -737,33 +731,28 @@ function planApp(
     throw new UserError(
       `${placeOf(file!, ["apps", app, "options", unknown])}: ${module} has no such option; ` +
         (known.length === 0 ? "it has none" : `it has ${known.join(", ")}`),
-      Exit.usage,
     );
   }
   const grants = { ...configured, clock: configured.clock || shipped?.clock === true };
   if (inline && (grants.keep || [...grants.write, ...grants.env, ...grants.net].length > 0)) {
     throw new UserError(
       `${app}@inline shares the net tile's worker, and can only be granted read and clock`,
-      Exit.usage,
     );
   }
   if (inline && (told.memoryMib ?? told.stateBytes ?? told.depth) !== undefined) {
     throw new UserError(
       `${app}@inline has no process of its own, so it can have neither memory nor state nor depth`,
-      Exit.usage,
     );
   }
   const beside = besideModule(module, { beside: ownBeside, tcp, options });
   if (inline && (beside ?? tcp[0]) !== undefined) {
     throw new UserError(
       `${app}@inline has no process of its own, so it can have no slow side (beside, tcp)`,
-      Exit.usage,
     );
   }
   if (beside === undefined && tcp.length > 0) {
     throw new UserError(
       `${app} has no slow side that could accept TCP: name its module with beside, or leave tcp out`,
-      Exit.usage,
     );
   }
   const memoryMib = inline ? {} : { memoryMib: MEMORY_MIB };
@@ -782,7 +771,6 @@ function besideModule(
   if (beside !== undefined) {
     throw new UserError(
       `${module} ships with all that it needs: leave beside out, or name another module`,
-      Exit.usage,
     );
   }
   const shipped = APPS[module].beside;
@@ -797,7 +785,6 @@ function appModule(app: string): string {
     throw new UserError(
       `there is no app '${app}'; the apps are ${Object.keys(APPS).join(", ")}, or a path such ` +
         "as ./my_app.ts",
-      Exit.usage,
     );
   }
   return moduleAt(app);
@@ -809,7 +796,7 @@ function moduleAt(path: string): string {
     const real = Deno.realPathSync(path);
     if (Deno.statSync(real).isFile) return pathToFileURL(real).href;
   } catch (error) {
-    throw new UserError(`cannot read the app module ${fileTrouble(error)}`, Exit.usage);
+    throw new UserError(`cannot read the app module ${fileTrouble(error)}`);
   }
-  throw new UserError(`cannot read the app module ${path}: it is not a file`, Exit.usage);
+  throw new UserError(`cannot read the app module ${path}: it is not a file`);
 }

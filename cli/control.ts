@@ -121,7 +121,6 @@ export class Control {
       }
       throw new NotRunningError(
         `${says}; none listens there; a running one names its socket in its line 'ready: …'`,
-        Exit.usage,
       );
     }
     const control = new Control(connection, path, patienceMillis);
@@ -233,9 +232,9 @@ async function findControl(asked: string | undefined): Promise<string> {
   if (here.length === 1 || served.length === 1) return here[0] ?? served[0];
   const next = "name its socket with --control PATH";
   if (served.length > 0) {
-    throw new UserError(`several are running: ${served.join(", ")}; ${next}`, Exit.usage);
+    throw new UserError(`several are running: ${served.join(", ")}; ${next}`);
   }
-  throw new NotRunningError(`no running tegula found in ${CONTROL_FOLDER}; ${next}`, Exit.usage);
+  throw new NotRunningError(`no running tegula found in ${CONTROL_FOLDER}; ${next}`);
 }
 
 /** Matches a line of /proc/net/unix (proc_net_unix(5)) for a socket that listens, and captures its path. */

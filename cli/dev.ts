@@ -71,13 +71,13 @@ const HIDDEN = /^(lo: kernel sockets|ready: |reloaded: |reload failed|\w+: not a
 
 async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Promise<number> {
   if (file === undefined) {
-    throw new UserError("dev takes the app's module, for example ./hello.ts", Exit.usage);
+    throw new UserError("dev takes the app's module, for example ./hello.ts");
   }
   let module: string;
   try {
     module = Deno.realPathSync(file);
   } catch (error) {
-    throw new UserError(`cannot read the app module ${fileTrouble(error)}`, Exit.usage);
+    throw new UserError(`cannot read the app module ${fileTrouble(error)}`);
   }
   const ended = Promise.withResolvers<"ended">();
   const end = () => ended.resolve("ended");
@@ -114,7 +114,7 @@ async function load(project: Project, run: Running, wrongImport: string): Promis
   const goesOn = wasRunning ? "the version before goes on" : "waiting for a change";
   try {
     const ports = await writeConfig(project);
-    if (wrongImport) throw new UserError(wrongImport, Exit.usage);
+    if (wrongImport) throw new UserError(wrongImport);
     const errors = /\.[cm]?tsx?$/.test(module) ? await typeErrors(module) : "";
     if (errors) {
       console.error(errors);
@@ -159,7 +159,6 @@ async function writeConfig({ module, name, given, folder }: Project): Promise<st
     if (ports === null) {
       throw new UserError(
         `--port takes a port or FIRST-LAST, from 1 to 65535, not '${given.port}'`,
-        Exit.usage,
       );
     }
     listen.splice(0, listen.length, { ports, how: listen[0]?.how ?? "" });
@@ -184,7 +183,7 @@ async function configured(module: string, path: string) {
     return at.includes("/") && exists(at) && Deno.realPathSync(at) === module;
   });
   if (name === undefined) {
-    throw new UserError(`${path}: no app that listens has the module ${module}`, Exit.usage);
+    throw new UserError(`${path}: no app that listens has the module ${module}`);
   }
   const { apps: tables = {} } = await readFile(path) as { apps?: Record<string, Table> };
   const [, table = {}] = Object.entries(tables).find(([key]) => locate(key, folder) === name) ?? [];

@@ -90,7 +90,6 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
     throw new UserError(
       `the tegula at ${running.path} runs in another network namespace, whose routes are not read here; ` +
         "run this in that one ('ip netns exec', 'nsenter --net')",
-      Exit.usage,
     );
   }
   const attached = (await running?.one({ do: "status" }))?.interfaces as string[] | undefined;

@@ -14,74 +14,56 @@ import {
   VERSION,
 } from "./command.ts";
 
-/** The commands, each with its line of help. A command's module is loaded when it is run. */
-export const COMMANDS: Record<string, [summary: string, load: () => Promise<Command>]> = {
-  run: ["answer UDP on interfaces of this host", async () => (await import("./run.ts")).default],
+/** The commands, each with its line of help, and its module, which is loaded when the command is run. */
+export const COMMANDS: Record<string, [summary: string, load: () => Promise<object>]> = {
+  run: ["answer UDP on interfaces of this host", () => import("./run.ts")],
   demo: [
     "watch Tegula at work between network namespaces of its own",
-    async () => (await import("../demo/demo.ts")).default,
+    () => import("../demo/demo.ts"),
   ],
-  dev: [
-    "run an app on the loopback device while you write it",
-    async () => (await import("./dev.ts")).default,
-  ],
-  show: [
-    "print the interfaces, routes or neighbours that Tegula uses",
-    async () => (await import("./show.ts")).show,
-  ],
-  route: [
-    "print the route of a packet to an address",
-    async () => (await import("./show.ts")).route,
-  ],
+  dev: ["run an app on the loopback device while you write it", () => import("./dev.ts")],
+  show: ["print the interfaces, routes or neighbours that Tegula uses", () => import("./show.ts")],
+  route: ["print the route of a packet to an address", () => import("./show.ts")],
   explain: [
     "explain what happens to a packet to an address, and why",
-    async () => (await import("./explain.ts")).default,
+    () => import("./explain.ts"),
   ],
-  status: [
-    "print how a running tegula is, and what it does",
-    async () => (await import("./status.ts")).default,
-  ],
-  drain: [
-    "have a running tegula be not ready, and serve on",
-    async () => (await import("./control.ts")).drain,
-  ],
-  undrain: [
-    "have a drained tegula be ready again",
-    async () => (await import("./control.ts")).undrain,
-  ],
+  status: ["print how a running tegula is, and what it does", () => import("./status.ts")],
+  drain: ["have a running tegula be not ready, and serve on", () => import("./control.ts")],
+  undrain: ["have a drained tegula be ready again", () => import("./control.ts")],
   reload: [
     "load the configuration and apps of a running tegula anew",
-    async () => (await import("./control.ts")).reload,
+    () => import("./control.ts"),
   ],
   upgrade: [
     "switch a running tegula to the program that is installed now",
-    async () => (await import("./control.ts")).upgrade,
+    () => import("./control.ts"),
   ],
   withdraw: [
     "remove the markers of a tegula that was killed (the unit does)",
-    async () => (await import("./withdraw.ts")).default,
+    () => import("./withdraw.ts"),
   ],
   check: [
     "find problems of this host and its configuration, and their fixes",
-    async () => (await import("./check.ts")).default,
+    () => import("./check.ts"),
   ],
   monitor: [
     "print changes of the kernel's network state as they happen",
-    async () => (await import("./monitor.ts")).default,
+    () => import("./monitor.ts"),
   ],
-  audit: [
-    "compare the mirror of a running tegula with the kernel",
-    async () => (await import("./control.ts")).audit,
-  ],
-  top: [
-    "watch the rates, drops and load of a running tegula",
-    async () => (await import("./top.ts")).default,
-  ],
+  audit: ["compare the mirror of a running tegula with the kernel", () => import("./control.ts")],
+  top: ["watch the rates, drops and load of a running tegula", () => import("./top.ts")],
   capture: [
     "show the frames that a running tegula receives, sends and drops",
-    async () => (await import("./capture.ts")).default,
+    () => import("./capture.ts"),
   ],
 };
+
+/** The command of this name: its module exports it by this name, or by default. */
+export async function commandOf(name: string): Promise<Command> {
+  const module: { readonly [name: string]: Command } = { ...await COMMANDS[name][1]() };
+  return module[name] ?? module.default;
+}
 
 export const ABOUT =
   "answers UDP through AF_XDP with the network configuration that the kernel has";
@@ -129,9 +111,7 @@ async function run([given, ...rest]: string[]): Promise<number> {
     return Exit.ok;
   }
   checkProc();
-  const [, load] = COMMANDS[name];
-  const command = await load();
-  return await command(rest);
+  return await (await commandOf(name))(rest);
 }
 
 /** The command that `given` is, or abbreviates. Throws UserError. */
@@ -141,7 +121,7 @@ function nameOf(given: string): string {
   const which = name === undefined
     ? `unknown command '${given}'; the commands are ${NAMES.join(", ")}`
     : `'${given}' may be ${[name, ...others].join(" or ")}`;
-  throw new UserError(which, Exit.usage);
+  throw new UserError(which);
 }
 
 /**

@@ -51,11 +51,11 @@ export function takeDefaults(
   { isAllowed, log }: { isAllowed: boolean; log: (line: string) => void },
 ): readonly string[] {
   const wanted = "no interface: give at least one --interface NAME; 'ip link' lists them";
-  if (!isAllowed) throw new UserError(wanted, Exit.usage);
+  if (!isAllowed) throw new UserError(wanted);
   const live = openMirror({ log: () => {} });
   live.mirror.close();
   const { names, says } = findDefaults(host, live);
-  if (names.length === 0) throw new UserError(`${wanted} (${says})`, Exit.usage);
+  if (names.length === 0) throw new UserError(`${wanted} (${says})`);
   log(`no interface is named: taking ${says}`);
   return names;
 }

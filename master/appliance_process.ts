@@ -6,7 +6,6 @@
 
 import type { Watcher } from "../ffi/host.ts";
 import { type ConfinedProcess, type Ending, SIGNALS } from "../ffi/process.ts";
-import type { Outcome } from "../tiles/runtime/control.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
@@ -102,11 +101,6 @@ export class ApplianceProcess extends Child<ApplianceOrder, ApplianceReport, App
     this.#watch = setInterval(() => this.#beat(), POLL_MILLIS);
   }
 
-  /** Tells it that its predecessor has ended, and that it serves. */
-  go(): void {
-    this.send({ type: "go" });
-  }
-
   /** Tells it to leave and end. Resolves with whether it left in time and in order. */
   async leave(millis: number): Promise<boolean> {
     this.#isLeaving = true;
@@ -129,21 +123,6 @@ export class ApplianceProcess extends Child<ApplianceOrder, ApplianceReport, App
     this.#reason ??= new ApplianceError(reason);
     this.process.kill();
     await this.ended;
-  }
-
-  /** Tells it whether a successor is being started. */
-  setChanging(changing: boolean): void {
-    this.send({ type: "changing", changing });
-  }
-
-  /** Tells it which interfaces have AF_XDP. */
-  setAttached(attached: readonly boolean[]): void {
-    this.send({ type: "attached", attached });
-  }
-
-  /** Tells it the outcome of the request with this number. */
-  setOutcome(number: number, outcome: Outcome): void {
-    this.send({ type: "outcome", number, outcome });
   }
 
   protected override take(report: ApplianceReport): void {

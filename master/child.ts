@@ -74,7 +74,7 @@ export abstract class Child<Order, Report extends { readonly type: string }, End
   protected abstract end(ending: Ending, failure?: string): { how: End; error: Error };
 
   /** Sends nothing after its end: the channel is closed, and its number may be reused. */
-  protected send(order: Order): void {
+  send(order: Order): void {
     if (!this.over) this.#messages.send(order);
   }
 

@@ -98,7 +98,6 @@ export function checkConfinement(run: Run): void {
   throw new UserError(
     `${what} was not configured when it was started, and it gave that up: it takes a restart, which ` +
       "loses what comes meanwhile",
-    Exit.usage,
   );
 }
 

@@ -268,7 +268,7 @@ export class Holdings {
     let slot = 0;
     while (taken.has(slot)) slot++;
     if (slot >= APPLIANCE_SLOT) {
-      throw new UserError(`more than ${slot} instances of apps are too many`, Exit.usage);
+      throw new UserError(`more than ${slot} instances of apps are too many`);
     }
     this.#slots.set(name, slot);
     return slot;

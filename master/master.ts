@@ -238,7 +238,7 @@ class Master {
     return this.#exclusively(async () => {
       this.#hungUp = false;
       if (this.#serving === undefined || this.#stopping) {
-        throw new UserError(NOT_NOW, Exit.usage);
+        throw new UserError(NOT_NOW);
       }
       return `reloaded: ${await this.#changeTo(await this.#plan(this.#serving.run))}`;
     });
@@ -276,11 +276,11 @@ class Master {
         tried = await new Deno.Command(program, { args: [...flags, "--version"], stdin: "null" })
           .output();
       } catch (error) {
-        throw new UserError(`no program is installed: ${messageOf(error)}`, Exit.usage);
+        throw new UserError(`no program is installed: ${messageOf(error)}`);
       }
       if (!tried.success) {
         const [line] = new TextDecoder().decode(tried.stderr).split("\n");
-        throw new UserError(`the program that is installed does not start: ${line}`, Exit.usage);
+        throw new UserError(`the program that is installed does not start: ${line}`);
       }
       // The descriptors of a predecessor must be closed.
       await this.#leaving;
@@ -294,7 +294,7 @@ class Master {
       );
       observer.resume();
       regions.close(left.fd);
-      throw new UserError(`cannot execute ${program}: ${describeErrno(failed)}`, Exit.usage);
+      throw new UserError(`cannot execute ${program}: ${describeErrno(failed)}`);
     });
   }
 
@@ -309,7 +309,7 @@ class Master {
     }));
     if (appliance.over || absent !== undefined || states.some(({ state }) => state === null)) {
       const what = absent === undefined ? "the appliance or an interface" : `the app ${absent[0]}`;
-      throw new UserError(`${what} is being replaced just now; try again`, Exit.usage);
+      throw new UserError(`${what} is being replaced just now; try again`);
     }
     const { pidfd, channel, words, listener } = appliance.knownProcess;
     const { folder, lock } = this.#files;
@@ -376,7 +376,7 @@ class Master {
     return this.#changes.ask(number, async () => {
       try {
         if (what === "upgrade" && (!this.#booted || this.#stopping)) {
-          throw new UserError(NOT_NOW, Exit.usage);
+          throw new UserError(NOT_NOW);
         }
         const line = await (what === "reload" ? this.reload() : this.upgrade(number));
         log(line, Level.notice);
@@ -470,11 +470,11 @@ class Master {
     // A predecessor that has left has sockets and ports open until it ends.
     await this.#leaving;
     this.#checkGoesOn();
-    before?.appliance.setChanging(true);
+    before?.appliance.send({ type: "changing", changing: true });
     const next = this.#starting = await this.#successors.start(handover).catch((error) => {
       // Without a predecessor the next try uses what was opened.
       if (before !== undefined) this.#release(before);
-      before?.appliance.setChanging(false);
+      before?.appliance.send({ type: "changing", changing: false });
       throw error;
     });
     try {
@@ -485,7 +485,7 @@ class Master {
     } catch (error) {
       await this.#endSuccessor(next, { isCold: next.inventory !== before?.inventory });
       this.#release(before);
-      before?.appliance.setChanging(false);
+      before?.appliance.send({ type: "changing", changing: false });
       throw error;
     } finally {
       this.#starting = undefined;
@@ -564,7 +564,7 @@ class Master {
       this.#keepCounts(before, next);
       before.fresh.close();
     }
-    next.appliance.go();
+    next.appliance.send({ type: "go" });
     apps ??= takeOverApps(next);
     await next.appliance.running;
     // At the first start a failure of an app is an error of the configuration.
@@ -751,7 +751,7 @@ class Master {
 
   #notifyAttached(): void {
     const { appliance, attachments } = this.#serving!;
-    appliance.setAttached(attachments.map(({ attached }) => attached));
+    appliance.send({ type: "attached", attached: attachments.map(({ attached }) => attached) });
     this.#checkHealth();
   }
 

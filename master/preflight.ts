@@ -224,7 +224,7 @@ export function appTrouble(
   const sentence = option === undefined
     ? `the app ${app}: ${message}; see docs/apps.md`
     : `${file === null ? key.join(".") : placeOf(file, key)}${message.slice(8 + option.length)}`;
-  return new UserError(sentence, Exit.usage);
+  return new UserError(sentence);
 }
 
 /** The number of receive queues of `name`; 1 if the driver does not report it. */
@@ -566,7 +566,6 @@ export async function controlPath(
     if (why === null) return path;
     throw new UserError(
       `cannot be asked at ${path}: ${why}; give --control another path, or ${NO_CONTROL}`,
-      Exit.usage,
     );
   }
   const path = `${CONTROL_FOLDER}/${interfaces[0]}.sock`;

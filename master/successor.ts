@@ -4,7 +4,7 @@
  * process of its appliance, and the apps that have to be started for it.
  */
 
-import { COMMIT, Exit, messageOf, UserError, VERSION } from "../cli/command.ts";
+import { COMMIT, messageOf, UserError, VERSION } from "../cli/command.ts";
 import type { RunConfig } from "../cli/config.ts";
 import type { Watcher } from "../ffi/host.ts";
 import { libraryPath, programModule } from "../ffi/library.ts";
@@ -366,7 +366,7 @@ export class Successors {
           V8_FLAGS,
           ...permissionFlags(
             { read: [program, ...read], ffi: [library] },
-            (sentence) => new UserError(sentence, Exit.usage),
+            (sentence) => new UserError(sentence),
           ),
           `--import-map=${programModule("imports.json", root)}`,
           programModule("tiles/runtime/appliance.ts", root),
@@ -393,8 +393,10 @@ export class Successors {
       ...{ watcher: this.#watcher, isRunning },
       events: {
         log,
-        ask: async (what, number) =>
-          appliance.setOutcome(number, await this.#events.ask(what, number)),
+        ask: async (what, number) => {
+          const outcome = await this.#events.ask(what, number);
+          appliance.send({ type: "outcome", number, outcome });
+        },
       },
     });
     return appliance;

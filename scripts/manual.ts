@@ -10,7 +10,7 @@ import { dirname } from "node:path";
 import project from "../deno.json" with { type: "json" };
 import { type Declaration, EXIT_STATUSES, HELP_OPTION, optionText } from "../cli/command.ts";
 import { announceSchema, appSchema, CONFIG_OPTIONS, configSchema, keyOf } from "../cli/config.ts";
-import { ABOUT, COMMANDS, OTHER_COMMANDS } from "../cli/main.ts";
+import { ABOUT, commandOf, COMMANDS, OTHER_COMMANDS } from "../cli/main.ts";
 
 /** A command, with its line of `tegula --help`. */
 type Named = Declaration & { readonly summary: string };
@@ -20,8 +20,8 @@ type List = readonly (readonly [name: string, help: string])[];
 /** All files, by their paths below /usr/share. */
 export async function manual(): Promise<Record<string, string>> {
   const commands = await Promise.all(
-    Object.values(COMMANDS).map(async ([summary, load]) => {
-      const { declaration } = await load();
+    Object.entries(COMMANDS).map(async ([name, [summary]]) => {
+      const { declaration } = await commandOf(name);
       return { ...declaration, options: { ...declaration.options, help: HELP_OPTION }, summary };
     }),
   );

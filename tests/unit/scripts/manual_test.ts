@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
-import { COMMANDS, OTHER_COMMANDS } from "../../../cli/main.ts";
+import { commandOf, COMMANDS, OTHER_COMMANDS } from "../../../cli/main.ts";
 import { Exit, EXIT_STATUSES } from "../../../cli/command.ts";
 import { announceSchema, appSchema, configSchema } from "../../../cli/config.ts";
 import { manual } from "../../../scripts/manual.ts";
@@ -32,7 +32,7 @@ function offered(...words: string[]): string[] {
 }
 
 Deno.test("every command has a man page and completions, with each of its options", async () => {
-  for (const [name, [summary, load]] of Object.entries(COMMANDS)) {
+  for (const [name, [summary]] of Object.entries(COMMANDS)) {
     const page = FILES[`man/man8/tegula-${name}.8`];
     assert.ok(page?.includes(summary.replaceAll("-", "\\-")), name);
     assert.ok(FILES["man/man8/tegula.8"].includes(`tegula\\-${name} (8)`), name);
@@ -40,7 +40,7 @@ Deno.test("every command has a man page and completions, with each of its option
       assert.match(text, new RegExp(`\\b${name}\\b`), name);
     }
     assert.ok(offered("tegula", "").includes(name));
-    const { declaration } = await load();
+    const { declaration } = await commandOf(name);
     assert.equal(declaration.name, name);
     const offers = offered("tegula", name, "");
     for (const option of [...Object.keys(declaration.options), "help"]) {
