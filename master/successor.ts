@@ -510,6 +510,6 @@ function sharesOf({ attached, plan: { frames, shares } }: ApplianceSetup, invent
 
 /** Closes what no process uses any more. */
 export function discard(attachments: readonly Attachment[], inventory: Inventory): void {
-  for (const attachment of attachments) attachment.close();
+  for (const attachment of attachments) attachment.unload();
   inventory.close();
 }

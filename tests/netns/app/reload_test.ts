@@ -251,6 +251,18 @@ labTest("options, ports and apps come and go by a reload", async (lab) => {
   await told(asker, "one");
   assert.equal(Object.keys(childrenByUser(appliance.process.pid)).length, 2);
   assert.equal((await ask(asker, { port: 9, timeoutMs: SILENCE_MILLIS })).bytes, null);
+
+  // Whatever the predecessors had is closed.
+  const descriptors = () => [...Deno.readDirSync(`/proc/${appliance.process.pid}/fd`)].length;
+  const before = descriptors();
+  write(tellerConfig(one, { others: ', "9=time"', module }));
+  assert.match(await reload(appliance), /AF_XDP was opened anew$/);
+  write(tellerConfig(one, { module }));
+  assert.match(await reload(appliance), /AF_XDP was opened anew$/);
+  await eventually(
+    `${before} descriptors, not ${descriptors()}`,
+    () => Promise.resolve(descriptors() <= before || undefined),
+  );
   assert.equal((await appliance.stop()).code, 0);
 });
 
