@@ -17,6 +17,7 @@ import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import { emptyRoute, NLM_F_CREATE } from "../netbase/route.ts";
 import { isWanted, type Report, resultOf, type Selection, TEGULA } from "./harness.ts";
 import { defaultRoute, fillRoute, prefixes, Random } from "./routes.ts";
+import { createRegion } from "../tests/region.ts";
 
 /** Numbers of lookups. The second takes half a minute and runs only if `--only` names it. */
 const LOOKUPS = [1e8, 1e9];
@@ -49,7 +50,7 @@ function nameOf(lookups: number): string {
 
 /** Prints the memory of this process at first, and after each of these numbers of lookups. */
 function weigh(counts: readonly number[]): void {
-  const region = openRegions().create("netbase", NETBASE_BYTES);
+  const region = createRegion(openRegions(), "netbase", NETBASE_BYTES);
   const writer = new NetbaseWriter(region.writer, { readers: [], seed: 1 });
   writer.rib.add(defaultRoute(), NLM_F_CREATE);
   const table = prefixes(ROUTES);

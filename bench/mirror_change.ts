@@ -16,6 +16,7 @@ import { median, type Report } from "./harness.ts";
 import { type Batch, GATEWAY } from "./mirror_kernel.ts";
 import type { TileStart } from "./mirror_tile.ts";
 import { Random } from "./routes.ts";
+import { createRegion } from "../tests/region.ts";
 
 /** The prefix that changes, 203.0.113.0/24, and an address under it. */
 const DESTINATION = 0xcb007100;
@@ -44,7 +45,7 @@ export interface ChangeSetup {
 
 /** Measures the latency of changes, quiet and at full rate. */
 export async function measureChanges(report: Report, setup: ChangeSetup): Promise<void> {
-  const region = openRegions().create("netbase", NETBASE_BYTES);
+  const region = createRegion(openRegions(), "netbase", NETBASE_BYTES);
   const eventfd = openHost().eventfd();
   const worker = await startTile({ netbase: region.writer, eventfd });
   const changes = new Changes(setup.ifindex, new NetbaseReader(region.reader));

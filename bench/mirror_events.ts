@@ -13,6 +13,7 @@ import { NetbaseWriter } from "../netbase/netbase_writer.ts";
 import { Mirror } from "../tiles/netlink/mirror.ts";
 import { interleave, type Report, resultOf, TEGULA } from "./harness.ts";
 import type { Batch } from "./mirror_kernel.ts";
+import { createRegion } from "../tests/region.ts";
 
 const RUNS = 5;
 /** How long to wait for live events that do not come. */
@@ -21,7 +22,7 @@ const PATIENCE_MILLIS = 30_000;
 /** A mirror in this thread, into a region like the appliance's. */
 export function openMirror(): Mirror {
   const library = openNetlink();
-  const region = openRegions().create("netbase", NETBASE_BYTES);
+  const region = createRegion(openRegions(), "netbase", NETBASE_BYTES);
   return new Mirror({
     library,
     writer: new NetbaseWriter(region.writer, { readers: [], seed: 1 }),

@@ -22,6 +22,7 @@ import { ROUTE_CACHE_BYTES } from "../tiles/net/route_cache.ts";
 import * as plan from "../tiles/runtime/plan.ts";
 import { frameCount } from "./path_host.ts";
 import type { PathMemory, PathSetup, PathShape } from "./path_tiles.ts";
+import { createRegion } from "../tests/region.ts";
 
 /** Packets of one measurement, which takes some tenths of a second. */
 const PACKETS = 1 << 20;
@@ -55,7 +56,7 @@ const regions = openRegions();
 
 /** Regions as the master makes them for a tile. They end with their worker. */
 function makeMemory(): PathMemory {
-  const region = (bytes: number) => regions.create("path", bytes).writer;
+  const region = (bytes: number) => createRegion(regions, "path", bytes).writer;
   return { umem: region(plan.umemBytes(frameCount())), routeCache: region(ROUTE_CACHE_BYTES) };
 }
 

@@ -28,6 +28,7 @@ import { percentile, startTile } from "./mirror_change.ts";
 import { ip } from "./mirror_kernel.ts";
 import { pss } from "./mirror_memory.ts";
 import type { LoadOrder, LoadResult, LoadStart, ProbeName } from "./solicit_load.ts";
+import { createRegion } from "../tests/region.ts";
 
 const RUNS = 7;
 /** Rounds after which reused memory has been touched. */
@@ -125,7 +126,7 @@ class Bench {
   static async open(): Promise<Bench> {
     const ifindex = layLinks();
     const eventfd = openHost().eventfd();
-    const netbase = openRegions().create("netbase", NETBASE_BYTES);
+    const netbase = createRegion(openRegions(), "netbase", NETBASE_BYTES);
     const [link, tile] = [heapView(SOLICIT_LINK_BYTES), heapView(TILE_REGION_BYTES)];
     await startTile({
       ...{ netbase: netbase.writer, eventfd, region: tile, solicits: [link] },

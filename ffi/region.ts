@@ -122,48 +122,21 @@ export function openRegions(path = libraryPath()) {
     return buffer;
   }
 
-  /** A new region's descriptors, and its length in whole buffers: no byte of them is anything else's. */
-  function make(name: string, byteLength: number, tried: string): SharedRegion & { bytes: number } {
-    const label = new Uint8Array(LABEL_BYTES + 1);
-    new TextEncoder().encodeInto(`tegula ${name}`, label.subarray(0, LABEL_BYTES));
-    const bytes = Math.ceil(byteLength / PAGE_BYTES) * PAGE_BYTES;
-    const fds = new Int32Array(2);
-    checked(symbols.tegula_region_create(label, bytes, fds), tried);
-    return { writable: fds[0], readOnly: fds[1], bytes };
-  }
-
   return {
     /**
-     * Makes a zeroed region of `byteLength` bytes, at most 2 GiB, that lives until nobody has a view of
-     * it. `name` shows in `/proc/PID/maps` as `/memfd:tegula NAME`. Needs /proc. Throws SystemError.
-     */
-    create(name: string, byteLength: number): Region {
-      const tried = `make the ${byteLength} byte region ${name}`;
-      const { writable, readOnly, bytes } = make(name, byteLength, tried);
-      try {
-        const writer = map(writable, bytes, PROT_READ | PROT_WRITE, tried);
-        const reader = map(readOnly, bytes, PROT_READ, tried);
-        return {
-          writer: { buffer: writer, byteOffset: 0, byteLength },
-          reader: { buffer: reader, byteOffset: 0, byteLength },
-        };
-      } finally {
-        // A descriptor that stayed open could be mapped again.
-        symbols.close(writable);
-        symbols.close(readOnly);
-      }
-    },
-    /**
-     * As `create`, of descriptors alone, for processes that map it (`mapShared`). A process that gets
-     * the writable one can write. The caller closes both (`close`).
+     * Makes a zeroed region of `byteLength` bytes, at most 2 GiB, for processes that map it (`mapShared`). A
+     * process that gets the writable descriptor can write. The caller closes both (`close`). The region lives
+     * until nobody has a descriptor or a view of it. `name` shows in `/proc/PID/maps` as `/memfd:tegula NAME`.
+     * Needs /proc. Throws SystemError.
      */
     createShared(name: string, byteLength: number): SharedRegion {
-      const { writable, readOnly } = make(
-        name,
-        byteLength,
-        `make the ${byteLength} byte region ${name}`,
-      );
-      return { writable, readOnly };
+      const label = new Uint8Array(LABEL_BYTES + 1);
+      new TextEncoder().encodeInto(`tegula ${name}`, label.subarray(0, LABEL_BYTES));
+      const bytes = Math.ceil(byteLength / PAGE_BYTES) * PAGE_BYTES;
+      const fds = new Int32Array(2);
+      const tried = `make the ${byteLength} byte region ${name}`;
+      checked(symbols.tegula_region_create(label, bytes, fds), tried);
+      return { writable: fds[0], readOnly: fds[1] };
     },
     /**
      * Maps the first `byteLength` bytes of what `fd` names (a region, a BPF_F_MMAPABLE array), read-write

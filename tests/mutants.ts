@@ -1564,16 +1564,10 @@ export const MUTANTS: readonly Mutant[] = [
 
   ...mutantsOf("ffi/region.ts", ["unit/ffi/region"], [
     {
-      name: "region: its descriptors stay open",
-      in: "openRegions",
-      from: "symbols.close(writable);",
-      to: "",
-    },
-    {
       name: "region: readers may write",
       in: "openRegions",
-      from: "map(readOnly, bytes, PROT_READ, tried)",
-      to: "map(writable, bytes, PROT_READ | PROT_WRITE, tried)",
+      from: "const protection = readOnly ? PROT_READ : PROT_READ | PROT_WRITE;",
+      to: "const protection = PROT_READ | PROT_WRITE;",
     },
   ]),
 

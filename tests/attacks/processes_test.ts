@@ -87,8 +87,7 @@ class App {
       accept,
       read: [FOLDER],
       uid: 61_000 + slot,
-      memoryMib: 256,
-      isolates: 3,
+      memoryMib: 256 + 2 * 530, // with two workers, for which V8 reserves as much again
     });
     const { words, channel } = this.child;
     this.#before = counters.slice(slot * OBSERVED_CALLS, (slot + 1) * OBSERVED_CALLS);

@@ -8,11 +8,12 @@ import { openRegions } from "../../../ffi/region.ts";
 import { FILTER_BYTES } from "../../../ffi/shared.ts";
 import { openXsk, openXskSetup } from "../../../ffi/xsk.ts";
 import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
+import { createRegion } from "../../region.ts";
 
 const [ifindex, mac] = Deno.args;
 const regions = openRegions();
 const setup = openXskSetup();
-const memory = regions.create("umem", 64 * 2048).writer;
+const memory = createRegion(regions, "umem", 64 * 2048).writer;
 const program = setup.load(1);
 const filter = new Filter(regions.mapShared(program.filter, FILTER_BYTES));
 filter.setMac(Uint8Array.fromHex(mac));

@@ -30,6 +30,7 @@ import {
   PacketSocket,
   Wire,
 } from "../wire.ts";
+import { createRegion } from "../../region.ts";
 
 const FRAME_BYTES = 2048;
 const FRAMES = 1024;
@@ -50,7 +51,7 @@ const regions = openRegions();
 const setup = openXskSetup();
 const xsk = openXsk();
 /** One region serves all tests: the memory of a UMEM may be registered again. */
-const memory: View = regions.create("umem", FRAMES * FRAME_BYTES).writer;
+const memory: View = createRegion(regions, "umem", FRAMES * FRAME_BYTES).writer;
 
 /** Loads the program for an interface and makes 198.18.0.1:7 ours there. */
 function loadFor(end: End, queues = 1) {
@@ -385,7 +386,7 @@ Deno.test("bind() waits for a queue that was just let go, and gives up on one in
   using wire = new Wire("busy");
   for (let i = 0; i < 5; i++) close(open(wire.near));
   const holder = open(wire.near);
-  const other = prepare({ in: regions.create("another umem", FRAMES * FRAME_BYTES).writer });
+  const other = prepare({ in: createRegion(regions, "another umem", FRAMES * FRAME_BYTES).writer });
   const started = performance.now();
   equal(bind(other, wire.near), -EBUSY);
   ok(performance.now() - started < 20_000);

@@ -11,13 +11,14 @@ import { Attachment } from "../../../master/attachment.ts";
 import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
 import { FRAME_BYTES, RING_ENTRIES } from "../../../tiles/runtime/plan.ts";
 import { carries, command, frame, PacketSocket, Wire } from "../wire.ts";
+import { createRegion } from "../../region.ts";
 
 const ADDRESS = 0xc6120001;
 
 const regions = openRegions();
 const setup = openXskSetup();
 const xsk = openXsk();
-const umem = regions.create("umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
+const umem = createRegion(regions, "umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
 const SHARES = [{ queue: 0, netTile: 0, umem }];
 
 /** Loads the program for an interface, with 198.18.0.1:7 ours there, and prepares its only queue. */

@@ -12,6 +12,7 @@ import { Attachment, RingWatch } from "../../../master/attachment.ts";
 import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
 import { FRAME_BYTES, RING_ENTRIES } from "../../../tiles/runtime/plan.ts";
 import { carries, frame, PacketSocket, Wire } from "../wire.ts";
+import { createRegion } from "../../region.ts";
 
 const ADDRESS = 0xc6120001;
 /** More looks than it takes to give an interface back. */
@@ -21,7 +22,7 @@ const NEVER = new Int32Array(new SharedArrayBuffer(4));
 const regions = openRegions();
 const setup = openXskSetup();
 const xsk = openXsk();
-const umem = regions.create("umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
+const umem = createRegion(regions, "umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
 
 const PARTS = { xskSetup: setup, exists: () => true, gone: () => {} };
 

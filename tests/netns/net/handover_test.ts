@@ -23,6 +23,7 @@ import { type Tile, TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime
 import { buildFrame } from "../../unit/net/frames.ts";
 import { ETH0, fillNetbase, ip, macWords } from "../../unit/net/host.ts";
 import { Wire } from "../wire.ts";
+import { createRegion } from "../../region.ts";
 
 const RING = 256;
 const FRAME_BYTES = 2048;
@@ -41,7 +42,8 @@ const xsk = openXsk();
 
 /** What lasts from one net tile to the next. */
 class Host {
-  readonly #umem = regions.create("umem", FRAMES * FRAME_BYTES + LARGE_BUFFERS * 65_536).writer;
+  readonly #umem =
+    createRegion(regions, "umem", FRAMES * FRAME_BYTES + LARGE_BUFFERS * 65_536).writer;
   readonly #region = heapView(TILE_REGION_BYTES);
   readonly #setup: NetSetup;
   readonly counters = new TileRegion(this.#region).counters;

@@ -5,15 +5,16 @@
 
 import { errnoName } from "../../../ffi/library.ts";
 import { openRegions, u32, u8, type View } from "../../../ffi/region.ts";
+import { createRegion } from "../../region.ts";
 
 const PROT_READ_WRITE = 3;
 
 const regions = openRegions();
-const { writer, reader } = regions.create("tried", 4096);
+const { writer, reader } = createRegion(regions, "tried", 4096);
 
 /** Regions small enough that malloc would place their memory among its own. */
 function many(): void {
-  for (let i = 0; i < 50; i++) regions.create(`small ${i}`, 4096);
+  for (let i = 0; i < 50; i++) createRegion(regions, `small ${i}`, 4096);
 }
 
 function maps(): string {
@@ -67,7 +68,7 @@ const tries: Record<string, () => void | Promise<void>> = {
   },
   "no memory": () => {
     try {
-      regions.create("large", 2 ** 31 - 1);
+      createRegion(regions, "large", 2 ** 31 - 1);
     } catch (error) {
       console.log(String(error));
     }
@@ -88,13 +89,13 @@ const tries: Record<string, () => void | Promise<void>> = {
       // Now there is none left.
     }
     try {
-      regions.create("refused", 4096);
+      createRegion(regions, "refused", 4096);
     } catch (error) {
       console.log(String(error));
     }
   },
   "drop": async () => {
-    (() => regions.create("dropped", 4096))();
+    (() => createRegion(regions, "dropped", 4096))();
     const { gc } = globalThis as unknown as { gc(): void };
     for (let i = 0; maps().includes("tegula dropped"); i++) {
       if (i === 500) throw new Error("still mapped");

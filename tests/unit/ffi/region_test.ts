@@ -8,6 +8,7 @@ import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { checked, errnoName, libraryPath } from "../../../ffi/library.ts";
 import { openRegions, u32, u8 } from "../../../ffi/region.ts";
+import { createRegion } from "../../region.ts";
 
 const PROT_READ_WRITE = 3;
 const MAP_SHARED = 1;
@@ -73,7 +74,7 @@ function tryInChild(
 }
 
 Deno.test("a region is zeroed, and what its writer stores its reader sees", () => {
-  const { writer, reader } = regions.create("see", 10_000);
+  const { writer, reader } = createRegion(regions, "see", 10_000);
   equal(writer.byteLength, 10_000);
   equal(writer.byteOffset % 8, 0);
   ok(u8(reader).every((byte) => byte === 0));
@@ -85,26 +86,26 @@ Deno.test("a region is zeroed, and what its writer stores its reader sees", () =
 
 Deno.test("regions of any size lie apart", () => {
   const sizes = [1, 4096, 4097, 65_536, 65_537, 1 << 20, (1 << 22) + 8];
-  const made = sizes.map((size) => regions.create(`size ${size}`, size));
+  const made = sizes.map((size) => createRegion(regions, `size ${size}`, size));
   made.forEach(({ writer }, i) => u8(writer).fill(i + 1));
   made.forEach(({ reader }, i) => ok(u8(reader).every((byte) => byte === i + 1)));
 });
 
 Deno.test("every byte of both buffers is the region's", () => {
-  const { writer, reader } = regions.create("whole", 4096);
+  const { writer, reader } = createRegion(regions, "whole", 4096);
   equal(writer.buffer.byteLength, reader.buffer.byteLength);
   new Uint8Array(writer.buffer).fill(9);
   ok(new Uint8Array(reader.buffer).every((byte) => byte === 9));
 });
 
 Deno.test("a region shows in the process's map under its name", () => {
-  const { writer } = regions.create("named region", 4096);
+  const { writer } = createRegion(regions, "named region", 4096);
   ok(Deno.readTextFileSync("/proc/self/maps").includes("/memfd:tegula named region"));
   equal(u8(writer)[0], 0);
 });
 
 Deno.test("a region may have a name that is longer than the kernel's limit", () => {
-  const { writer } = regions.create(`ü${"x".repeat(400)}`, 4096);
+  const { writer } = createRegion(regions, `ü${"x".repeat(400)}`, 4096);
   ok(Deno.readTextFileSync("/proc/self/maps").includes(`/memfd:tegula ü${"x".repeat(240)} `));
   equal(u8(writer)[0], 0);
 });
@@ -113,14 +114,17 @@ Deno.test("hundreds of regions take no address space besides their own", () => {
   const size = () =>
     Number(Deno.readTextFileSync("/proc/self/status").match(/VmSize:\s+(\d+)/)![1]);
   const before = size();
-  const made = Array.from({ length: 400 }, (_, i) => regions.create(`one of many ${i}`, 4096));
+  const made = Array.from(
+    { length: 400 },
+    (_, i) => createRegion(regions, `one of many ${i}`, 4096),
+  );
   // Their own is 50 MiB. V8 may reserve 8 GiB around each memory of WebAssembly.
   const grown = size() - before;
   ok(grown < 1024 * 1024, `${grown} KiB for ${made.length}`);
 });
 
 Deno.test("Atomics.wait on the reader's view returns when the word changes", async () => {
-  const { writer, reader } = regions.create("wait", 4096);
+  const { writer, reader } = createRegion(regions, "wait", 4096);
   const words = new Int32Array(reader.buffer, reader.byteOffset, 1);
   const waiting = Atomics.waitAsync(words, 0, 0, 5000);
   ok(waiting.async);
@@ -130,7 +134,7 @@ Deno.test("Atomics.wait on the reader's view returns when the word changes", asy
 });
 
 Deno.test("a worker without permissions reads, writes and waits on views it is sent", async () => {
-  const { writer, reader } = regions.create("sent", 4096);
+  const { writer, reader } = createRegion(regions, "sent", 4096);
   const body = `onmessage = ({ data: { reader, writer } }) => {
     const words = new Int32Array(reader.buffer, reader.byteOffset, 2);
     postMessage("waits");
@@ -215,14 +219,14 @@ Deno.test("who has the writable descriptor can neither resize the region nor sea
 Deno.test("making a region leaves no descriptor open", () => {
   const open = () => Array.from(Deno.readDirSync("/proc/self/fd"), ({ name }) => name).sort();
   const before = open();
-  const { writer } = regions.create("closed", 4096);
+  const { writer } = createRegion(regions, "closed", 4096);
   deepEqual(open(), before);
   equal(u8(writer)[0], 0);
 });
 
 Deno.test("a region that there is no memory for is named, and leaves no descriptor open", () => {
   const { said } = tryInChild(["no memory"], { under: ["prlimit", "--data=2000000000"] });
-  match(said, /cannot make the 2147483647 byte region large: ENOMEM.*\n0 left open$/);
+  match(said, /cannot map 2147483648 bytes of descriptor \d+: ENOMEM.*\n0 left open$/);
 });
 
 Deno.test("a region that nobody has a view of any more is unmapped", () => {
@@ -241,7 +245,7 @@ for (const [how, status] of [["end", 0], ["fail", 1], ["exit", 7]] as const) {
   });
 }
 
-Deno.test("create() says what it could not do", () => {
+Deno.test("createShared() says what it could not do", () => {
   const { said, stderr } = tryInChild(["no descriptor"], { under: ["prlimit", "--nofile=256"] });
   match(said, /cannot make the 4096 byte region refused: EMFILE/, stderr);
 });
