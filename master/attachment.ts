@@ -289,11 +289,6 @@ export class Attachment {
     return this.#sockets;
   }
 
-  /** The sockets that `open` will bind. */
-  get prepared(): readonly QueueSocket[] {
-    return this.#prepared;
-  }
-
   /** What the appliance needs, by name: the filter map, and the prepared sockets, else the bound ones. */
   get descriptors(): readonly { readonly name: string; readonly fd: number }[] {
     const sockets = this.#prepared.length > 0 ? this.#prepared : this.#sockets;

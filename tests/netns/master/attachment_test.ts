@@ -33,7 +33,7 @@ function prepared({ near: { name, ifindex, mac } }: Wire, by = setup): Attachmen
 }
 
 /** What a net tile does before the sockets are bound: maps the rings, and fills one frame, `index`. */
-function adopt({ prepared: [{ fd }] }: Attachment, index = 0): number {
+function adopt({ descriptors: [, { fd }] }: Attachment, index = 0): number {
   const slot = xsk.adopt(fd, umem, RING_ENTRIES);
   ok(slot >= 0, `adopt: ${slot}`);
   equal(xsk.fill(slot, Uint32Array.of(index * FRAME_BYTES), 1), 1);
@@ -112,7 +112,7 @@ Deno.test("where one socket cannot be bound those that are bound are made again"
     /^Error: native queue 7: EINVAL.*, generic queue 7: EINVAL/,
   );
   equal(setup.attached(ifindex), null);
-  equal(attachment.prepared.length, 2);
+  equal(attachment.descriptors.length, 1 + 2);
   attachment.prepare(SHARES);
   attachment.open("copy");
   equal(attachment.sockets.length, 1);

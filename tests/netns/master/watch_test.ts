@@ -40,7 +40,7 @@ function attach(
   filter.setPorts([7]);
   filter.add(ADDRESS);
   attachment.prepare([{ queue: 0, netTile: 0, umem }]);
-  const slot = xsk.adopt(attachment.prepared[0].fd, umem, RING_ENTRIES);
+  const slot = xsk.adopt(attachment.descriptors[1].fd, umem, RING_ENTRIES);
   attachment.open("copy");
   attachment.serve();
   return { attachment, slot };
