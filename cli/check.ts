@@ -479,9 +479,7 @@ async function askRunning(control: string | undefined): Promise<Running | null> 
     const running = await Control.connect(control, { says() {} });
     // What it has is none of this host's.
     if (running.isElsewhere) return null;
-    const status = await running.one({ do: "status" });
-    // An older one does not say which interfaces have XDP.
-    const { interfaces, xdp = interfaces, listen } = status;
+    const { interfaces, xdp, listen } = await running.one({ do: "status" });
     return { interfaces, xdp, listen } as Running;
   } catch (error) {
     if (error instanceof UserError) return null;

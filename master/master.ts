@@ -54,9 +54,8 @@ export interface Carried extends HoldingsState {
   readonly run: Run;
   readonly setup: ApplianceSetup;
   readonly inventory: InventoryState;
-  /** Absent from programs that did not know it. */
-  readonly fresh?: InventoryState;
-  readonly staged?: readonly StagedApp[];
+  readonly fresh: InventoryState;
+  readonly staged: readonly StagedApp[];
   readonly attachments: readonly {
     readonly name: string;
     readonly ifindex: number;
@@ -67,9 +66,8 @@ export interface Carried extends HoldingsState {
   readonly apps: readonly (readonly [name: string, app: KnownApp])[];
   /** Folder of the apps' files, and the descriptor that locks it; below 0 without one. */
   readonly folder: string | null;
-  readonly lock?: number;
-  /** Absent from programs that did not know it. */
-  readonly health?: ReportState;
+  readonly lock: number;
+  readonly health: ReportState;
   /** The operator's number for this upgrade. */
   readonly number: number;
   /** All descriptors that were kept open. */

@@ -37,9 +37,8 @@ export interface ReportState {
   readonly since: number;
   /** Interfaces that had AF_XDP and should have it. */
   readonly hadXdp: readonly string[];
-  /** Absent from programs that did not know them. */
-  readonly loaded?: LoadedConfig;
-  readonly restarts?: readonly (readonly [app: string | null, count: number])[];
+  readonly loaded: LoadedConfig;
+  readonly restarts: readonly (readonly [app: string | null, count: number])[];
 }
 
 export class Report {

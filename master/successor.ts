@@ -447,7 +447,7 @@ export class Successors {
     for (const name of run.config.interfaces) this.tried.set(name, host.ifindex(name));
     const inventory = new Inventory(this.#libraries, { before: carried.inventory });
     const fresh = new Inventory(this.#libraries, { before: carried.fresh, below: inventory });
-    const { staged = [] } = carried;
+    const { staged } = carried;
     const attachments = carried.attachments.map(({ name, ifindex, queues, state }, i) =>
       new Attachment(xskSetup, {
         ...{ name, ifindex, queues, map: regions.mapShared },
