@@ -126,8 +126,8 @@ export function listText(rows: readonly (readonly [name: string, help: string])[
 }
 
 /** Breaks a paragraph into lines, all but the first behind `indent` spaces. */
-function wrapped(text: string, indent = 0): string {
-  const line = new RegExp(`(.{1,${WIDTH - indent}})(?:\\s+|$)`, "g");
+export function wrapped(text: string, indent = 0, width = WIDTH): string {
+  const line = new RegExp(`(.{1,${width - indent}})(?:\\s+|$)`, "g");
   return text.replaceAll(/\s+/g, " ").replaceAll(line, `$1\n${" ".repeat(indent)}`).trimEnd();
 }
 

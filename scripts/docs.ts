@@ -9,6 +9,7 @@
  */
 
 import { fileURLToPath } from "node:url";
+import { wrapped } from "../cli/command.ts";
 import { COUNTERS } from "../tiles/runtime/counters.ts";
 import { metricOf, METRICS as TABLE } from "../tiles/runtime/metrics.ts";
 import type { TileKind } from "../tiles/runtime/tile.ts";
@@ -70,13 +71,7 @@ export const METRICS = `${ROOT}docs/operating/metrics.md`;
 
 /** An item of a list, wrapped as `deno fmt` does. */
 function item(text: string): string {
-  const lines = ["-"];
-  for (const word of text.split(" ")) {
-    const longer = `${lines.at(-1)} ${word}`;
-    if (longer.length <= 100) lines[lines.length - 1] = longer;
-    else lines.push(`  ${word}`);
-  }
-  return lines.join("\n") + "\n";
+  return `- ${wrapped(text, 2, 100)}\n`;
 }
 
 export function metricsText(): string {
