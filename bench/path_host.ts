@@ -23,8 +23,6 @@ const library = openXsk();
 
 /** Payload of the smallest Ethernet frame (60 bytes without its check sequence). */
 const PAYLOAD_BYTES = 18;
-const REQUEST_BYTES = ETHERNET_BYTES + PACKET_HEADER_BYTES + PAYLOAD_BYTES;
-const REQUEST_UNITS = REQUEST_BYTES >>> 1;
 /** Offset of a packet in its frame: XDP_PACKET_HEADROOM, and the UMEM's headroom. */
 const FRAME_AT = 256 + HEADROOM_BYTES;
 const FRAME_MASK = ~(FRAME_BYTES - 1);
@@ -64,6 +62,13 @@ export function peerAddresses({ peers, farPeers }: HostSize): Uint32Array {
   return Uint32Array.from([...near, ...far]);
 }
 
+/** Frames of requests in sequence, all of a size. */
+export interface Requests {
+  readonly units: Uint16Array;
+  /** Of one. */
+  readonly bytes: number;
+}
+
 /**
  * AF_XDP rings as arrays. `arrive` and the methods that the net tile calls do the kernel's work. The former is not
  * measured, and the latter do as little as possible.
@@ -72,8 +77,9 @@ export class MemoryXsk implements Xsk {
   readonly #filled = new Uint32Array(RING_ENTRIES);
   readonly #sent = new Uint32Array(RING_ENTRIES);
   readonly #umem: Uint16Array;
-  /** Requests in sequence, and the next one. */
   readonly #requests: Uint16Array;
+  readonly #requestBytes: number;
+  /** The unit at which the next request begins. */
   #next = 0;
   #fillHead = 0;
   #arrived = 0;
@@ -81,9 +87,10 @@ export class MemoryXsk implements Xsk {
   #sentHead = 0;
   #sentTail = 0;
 
-  constructor(umem: Uint16Array, requests: Uint16Array) {
+  constructor(umem: Uint16Array, { units, bytes }: Requests) {
     this.#umem = umem;
-    this.#requests = requests;
+    this.#requests = units;
+    this.#requestBytes = bytes;
   }
 
   /** Frames transmitted so far. */
@@ -95,10 +102,11 @@ export class MemoryXsk implements Xsk {
   arrive(): number {
     const before = this.#arrived;
     const [umem, requests] = [this.#umem, this.#requests];
+    const units = this.#requestBytes >>> 1;
     for (; this.#arrived < this.#fillHead; this.#arrived++) {
       const at = this.#filled[this.#arrived & (RING_ENTRIES - 1)] >>> 1;
-      for (let i = 0; i < REQUEST_UNITS; i++) umem[at + i] = requests[this.#next + i];
-      this.#next += REQUEST_UNITS;
+      for (let i = 0; i < units; i++) umem[at + i] = requests[this.#next + i];
+      this.#next += units;
       if (this.#next === requests.length) this.#next = 0;
     }
     return this.#arrived - before;
@@ -128,7 +136,7 @@ export class MemoryXsk implements Xsk {
     const count = waiting < most ? waiting : most;
     for (let i = 0; i < count; i++) {
       descriptors[2 + 2 * i] = filled[(tail + i) & (RING_ENTRIES - 1)];
-      descriptors[3 + 2 * i] = REQUEST_BYTES;
+      descriptors[3 + 2 * i] = this.#requestBytes;
     }
     // Some time, so that answers are timed.
     if (count > 0) descriptors[1] = 1;
@@ -183,45 +191,62 @@ export class MemoryXsk implements Xsk {
   }
 }
 
-/** A request from each of `peers` to a random port, in random order, in sequence. */
-export function makeRequests(peers: Uint32Array, ports: number): Uint16Array {
+/**
+ * A request from each of `peers` to a random port, in random order, in sequence. `payload`, an even number of bytes, is that
+ * of each; by default all differ.
+ */
+export function makeRequests(
+  peers: Uint32Array,
+  ports: number,
+  payload?: readonly number[],
+): Requests {
   const random = new Random(4);
   const count = Math.max(peers.length, ports);
-  const frames = new Uint8Array(count * REQUEST_BYTES);
+  const payloadOf = (number: number) =>
+    payload ?? Array.from({ length: PAYLOAD_BYTES }, (_, i) => number + i);
+  const bytes = ETHERNET_BYTES + PACKET_HEADER_BYTES + payloadOf(0).length;
+  const frames = new Uint8Array(count * bytes);
   const order = Uint32Array.from({ length: count }, (_, i) => i);
   for (let i = count - 1; i > 0; i--) {
     const other = random.below(i + 1);
     [order[i], order[other]] = [order[other], order[i]];
   }
   order.forEach((pick, i) => {
-    const request = { source: peers[pick % peers.length], port: PORT + pick % ports, number: pick };
-    frames.set(makeRequest(request), i * REQUEST_BYTES);
+    const [source, port] = [peers[pick % peers.length], PORT + pick % ports];
+    const sourcePort = 10_000 + pick % 50_000;
+    frames.set(makeRequest({ source, sourcePort, port, payload: payloadOf(pick) }), i * bytes);
   });
-  return new Uint16Array(frames.buffer);
+  return { units: new Uint16Array(frames.buffer), bytes };
 }
 
 function makeRequest(
-  { source, port, number }: { source: number; port: number; number: number },
+  { source, sourcePort, port, payload }: {
+    source: number;
+    sourcePort: number;
+    port: number;
+    payload: readonly number[];
+  },
 ): Uint8Array {
+  const bytes = ETHERNET_BYTES + PACKET_HEADER_BYTES + payload.length;
   // Two bytes of padding, so that the IPv4 header is aligned to a word.
-  const words = new Int32Array((REQUEST_BYTES + 4) >>> 2);
+  const words = new Int32Array((bytes + 5) >>> 2);
   const view = new DataView(words.buffer, 2);
   const ip = ETHERNET_BYTES;
   const sum = (at: number, length: number) => sumWords(words, (at + 2) >>> 2, length);
   view.setUint16(ip - 2, 0x0800);
   view.setUint16(ip, 0x4500);
-  view.setUint16(ip + 2, PACKET_HEADER_BYTES + PAYLOAD_BYTES);
+  view.setUint16(ip + 2, PACKET_HEADER_BYTES + payload.length);
   view.setUint16(ip + 8, 0x4011);
   view.setUint32(ip + 12, source);
   view.setUint32(ip + 16, OUR_ADDRESS);
   view.setUint16(ip + 10, ~fold(sum(ip, 20)), true);
-  view.setUint16(ip + 20, 10_000 + number % 50_000);
+  view.setUint16(ip + 20, sourcePort);
   view.setUint16(ip + 22, port);
-  view.setUint16(ip + 24, 8 + PAYLOAD_BYTES);
-  for (let i = 0; i < PAYLOAD_BYTES; i++) view.setUint8(ip + 28 + i, number + i);
+  view.setUint16(ip + 24, 8 + payload.length);
+  for (const [i, byte] of payload.entries()) view.setUint8(ip + 28 + i, byte);
   const pseudo = sum(ip + 12, 8) + 0x1100 + view.getUint16(ip + 24, true);
-  view.setUint16(ip + 26, ~fold(pseudo + sum(ip + 20, 8 + PAYLOAD_BYTES)), true);
-  return new Uint8Array(words.buffer, 2, REQUEST_BYTES);
+  view.setUint16(ip + 26, ~fold(pseudo + sum(ip + 20, 8 + payload.length)), true);
+  return new Uint8Array(words.buffer, 2, bytes);
 }
 
 /** A netbase with our address on a connected network, all peers or gateways as neighbours, and routes. */

@@ -43,6 +43,8 @@ export interface PathShape extends HostSize {
   readonly apart?: boolean;
   /** What is configured of the app, which answers each request; echo when left out. */
   readonly app?: Pick<ServiceSetup, "module"> & Partial<ServiceSetup>;
+  /** The payload of each request; see `makeRequests`. */
+  readonly payload?: readonly number[];
   /** Where the app may send to besides, by default nowhere. */
   readonly sendTo?: PeerSetup["sendTo"];
 }
@@ -137,7 +139,8 @@ export class Path {
   static async make({ memory, sendTo = [], ...setup }: PathSetup): Promise<Path> {
     const ports = Array.from({ length: setup.ports }, (_, i) => PORT + i);
     const { umem } = memory;
-    const xsk = new MemoryXsk(u16(umem), makeRequests(peerAddresses(setup), setup.ports));
+    const asked = makeRequests(peerAddresses(setup), setup.ports, setup.payload);
+    const xsk = new MemoryXsk(u16(umem), asked);
     const region = new TileRegion(heapView(TILE_REGION_BYTES));
     const shape = plan.linkShapeOf(plan.LINK_DEPTH, { isAlone: !setup.apart });
     const [net, own] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];

@@ -6,6 +6,7 @@
 
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
+import packet from "dns-packet";
 import type { PathShape } from "../../../bench/path_tiles.ts";
 import { V8_FLAGS } from "../../../ffi/process.ts";
 import { APPS } from "../../fixtures/app/thrifty.ts";
@@ -80,4 +81,25 @@ Deno.test("a datagram that balance forwards, to a backend or from one, allocates
   const sendTo = [{ address: 0, mask: 0 }];
   const shape = { ...HOST, peers: 2, ports: 2, app, sendTo };
   await expectNothing({ "a process": shape, inline: { ...shape, inline: true } });
+});
+
+Deno.test("a query that dns answers allocates nothing", async () => {
+  const app = {
+    module: import.meta.resolve("../../../apps/dns/dns.ts"),
+    options: {
+      zone: fileURLToPath(new URL("../../fixtures/app/example.zone", import.meta.url)),
+      rrl_ratelimit: 1e9,
+    },
+  };
+  const asked = (name: string): PathShape => {
+    const additionals = [{ type: "OPT", name: ".", udpPayloadSize: 1232 }];
+    const questions = [{ type: "A", name: `${name}.example.org` }];
+    return { ...HOST, app, payload: [...packet.encode({ type: "query", questions, additionals })] };
+  };
+  await expectNothing({
+    "two addresses": asked("web"),
+    "an alias": asked("www"),
+    "no such name": asked("who"),
+    "a wildcard, inline": { ...asked("some.wild"), inline: true },
+  });
 });
