@@ -709,6 +709,8 @@ function checkNames(apps: readonly AppPlan[]): void {
     if (/\p{Cc}/u.test(app)) {
       refuse(app, "has a control character in it: give the app another name");
     }
+    // By that the metrics know the instances of an app.
+    if (/\.\d+$/.test(app)) refuse(app, "ends as an instance does: give the app another name");
   }
   const names = apps.filter(({ inline }) => !inline)
     .flatMap(({ name, beside }) => beside === undefined ? [name] : [name, `${name} beside`]);

@@ -320,12 +320,22 @@ Deno.test("each process has a name of its own, without control characters", asyn
       ["net1 to echo", `"7=net1 to echo"`, mine("net1 to echo")],
       ["netlink", `"7=netlink"`, mine("netlink")],
       ["status", `"7=status"`, mine("status")],
-      ["echo.1", `"7=echo*2", "8=echo.1"`, mine("echo.1")],
       ["a beside", `"7=a", "8=a beside"`, `${mine("a")}beside = "./mine.ts"\n${mine("a beside")}`],
     ] as const
   ) {
     await assert.rejects(load(`listen = [${listen}]\n${apps}`), {
       message: `"${taken}" is what another process or tile is called: give the app another name`,
+    });
+  }
+  for (
+    const [name, says] of [
+      ["a\\nb", "has a control character in it"],
+      ["a\\u0000", "has a control character in it"],
+      ["v1.2", "ends as an instance does"],
+    ]
+  ) {
+    await assert.rejects(load(`listen = ["7=${name}"]\n${mine(name)}`), {
+      message: `"${name}" ${says}: give the app another name`,
     });
   }
   const { apps } = await load(
