@@ -1128,14 +1128,14 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/netlink/tile.ts", ["netns/netlink/wakes"], [
     {
       name: "netlink tile: sleeping net tiles are not woken by a new generation",
-      in: "NetlinkTile.#announce",
-      from: "for (const waker of this.#wakers) waker.published();",
+      in: "create",
+      from: "for (const waker of wakers) waker.published();",
       to: "",
     },
     {
       name: "netlink tile: net tiles are woken though nothing has changed",
-      in: "NetlinkTile.#announce",
-      from: "if (this.#announced === this.#writer.generation) return;",
+      in: "create",
+      from: "if (announced === writer.generation) return;",
       to: "",
     },
   ]),

@@ -6,7 +6,6 @@
 
 import { pollSet } from "../../ffi/library.ts";
 import type { View } from "../../ffi/region.ts";
-import type { NetlinkLibrary } from "../../ffi/sockets.ts";
 import { randomSeed } from "../../netbase/hash.ts";
 import { NEIGHBORS, Sync } from "../../netbase/layout.ts";
 import { NUD_PERMANENT } from "../../netbase/neighbors.ts";
@@ -27,8 +26,7 @@ import {
   neighborTablePoll,
   SolicitReceiver,
 } from "./neighbor_resolver.ts";
-import { type NeighborMessage, type NeighborTableMessage, NTF_EXT_LEARNED } from "./rtnetlink.ts";
-import type { NeighborListener } from "./tables.ts";
+import { type NeighborTableMessage, NTF_EXT_LEARNED } from "./rtnetlink.ts";
 import { filterUpdater, type InterfaceFilter } from "./xdp_filter.ts";
 
 export interface NetlinkSetup {
@@ -50,237 +48,120 @@ export interface NetlinkSetup {
 }
 
 /** Makes the tile; returns when netbase holds the first full copy of the kernel's state. */
-export function create(context: TileContext<NetlinkSetup>): Tile {
-  const tile = new NetlinkTile(context);
-  tile.start();
-  return tile;
-}
-
-class NetlinkTile implements Tile, NeighborListener {
-  readonly descriptors: readonly number[];
-  readonly #context: TileContext<NetlinkSetup>;
-  readonly #library: NetlinkLibrary;
-  readonly #counters: Float64Array;
-  readonly #writer: NetbaseWriter;
-  readonly #reader: NetbaseReader;
-  readonly #mirror: Mirror;
-  /** None until this appliance serves: until then its predecessor writes them. */
-  #updateFilters: () => boolean;
-  #serves = false;
-  readonly #control: ControlReader;
-  readonly #ageing: NeighborAgeing;
-  readonly #pollTable: ReturnType<typeof neighborTablePoll>;
-  readonly #neighborSocket: NeighborSocket;
-  readonly #receivers: readonly SolicitReceiver[];
-  readonly #audit: Audit;
-  readonly #answerer: ReturnType<typeof answerer>;
-  readonly #wakers: readonly Waker[];
-  readonly #pollSet: Int32Array<ArrayBuffer>;
+export function create({ setup, region, libraries, log }: TileContext<NetlinkSetup>): Tile {
+  const library = libraries.netlink!;
+  const { counters } = region;
+  const { index } = NETLINK;
+  const attached = setup.filters.map(({ ifindex }) => ifindex);
   /** Interfaces that packets leave by: the attached ones, and VLAN devices on them. */
-  #followed: ReadonlySet<number>;
-  #now = performance.now();
-  /** Since when the mirror is not in sync; undefined: it is. */
-  #unsyncedSince?: number;
-  /** How many neighbours the kernel had refused when that was read last, and whether it was more than before. */
-  #refused = -1;
-  #refuses = false;
+  let followed: ReadonlySet<number> = new Set(attached);
+  let now = performance.now();
+
+  const seed = randomSeed();
+  const writer = new NetbaseWriter(setup.netbase, {
+    readers: setup.readers.map(readerOf),
+    seed,
+    wait: () => library.wait(pollSet([]), 1),
+  });
+  const { rib, interfaces, neighbors } = writer;
+  const reader = new NetbaseReader(setup.netbase);
+  const ageing = new NeighborAgeing(neighbors);
+  const mirror = new Mirror({
+    ...{ library, writer, neighborsOf: followed, log },
+    neighbors: {
+      neighborChanged(neighbor) {
+        ageing.neighborChanged(neighbor, now);
+        for (const { resolver } of receivers) resolver.neighborChanged(neighbor, now);
+      },
+      neighborRemoved(ifindex, address) {
+        ageing.neighborRemoved(ifindex, address);
+        for (const { resolver } of receivers) resolver.neighborRemoved({ ifindex, address }, now);
+      },
+    },
+  });
+  const { dumper, routes: { gateways } } = mirror;
+  const pollTable = neighborTablePoll(dumper, tableRead);
+  const socket = new NeighborSocket(library, log);
+  const kernel: NeighborKernel = {
+    solicit: (ifindex, address) => socket.solicit(ifindex, address),
+    // A dead gateway's entry stays: it makes routes take another (`netbase/netbase.ts`).
+    release: (ifindex, address) =>
+      gateways.has(ifindex, address) || socket.release(ifindex, address),
+  };
+  const sharers = setup.solicits.length;
+  const receivers = setup.solicits.map((link) => {
+    const resolver = new NeighborResolver(kernel, {
+      ...{ counters, random: Math.random, seed, sharers },
+    });
+    const isFollowed = (ifindex: number) => followed.has(ifindex);
+    return new SolicitReceiver(link, resolver, { reader, gateways, counters, isFollowed });
+  });
+  const audit = new Audit(mirror, { counters, now, log });
+  const requests = answerer({ ...setup, rib, reader, audit });
+  const wakers = setup.wakes.map(({ tile, eventfd }) =>
+    new Waker(new TileReader(tile), () => libraries.tile.wake(eventfd))
+  );
   /** The generation for which net tiles were woken last. */
-  #announced = -1;
+  let announced = -1;
 
-  constructor(context: TileContext<NetlinkSetup>) {
-    const { setup, region, libraries, log } = context;
-    if (libraries.netlink === undefined) throw new TypeError("the netlink library is not open");
-    this.#context = context;
-    this.#library = libraries.netlink;
-    this.#counters = region.counters;
-    this.#followed = new Set(setup.filters.map(({ ifindex }) => ifindex));
-    const seed = randomSeed();
-    this.#writer = new NetbaseWriter(setup.netbase, {
-      readers: setup.readers.map(readerOf),
-      seed,
-      wait: () => this.#library.wait(pollSet([]), 1),
-    });
-    this.#reader = new NetbaseReader(setup.netbase);
-    this.#ageing = new NeighborAgeing(this.#writer.neighbors);
-    this.#control = new ControlReader(setup.control);
-    this.#updateFilters = this.#filtersOf([]);
-    this.#mirror = new Mirror({
-      library: this.#library,
-      writer: this.#writer,
-      neighborsOf: this.#followed,
-      neighbors: this,
-      log,
-    });
-    const { dumper, routes: { gateways } } = this.#mirror;
-    this.#pollTable = neighborTablePoll(dumper, (table) => this.#tableRead(table));
-    const socket = this.#neighborSocket = new NeighborSocket(this.#library, log);
-    const kernel: NeighborKernel = {
-      solicit: (ifindex, address) => socket.solicit(ifindex, address),
-      // A dead gateway's entry stays: it makes routes take another (`netbase/netbase.ts`).
-      release: (ifindex, address) =>
-        gateways.has(ifindex, address) || socket.release(ifindex, address),
-    };
-    const { counters } = region;
-    const sharers = setup.solicits.length;
-    this.#receivers = setup.solicits.map((link) =>
-      new SolicitReceiver(
-        link,
-        new NeighborResolver(kernel, { counters, random: Math.random, seed, sharers }),
-        {
-          ...{ reader: this.#reader, gateways, counters },
-          isFollowed: (ifindex) => this.#followed.has(ifindex),
-        },
-      )
-    );
-    this.#audit = new Audit(this.#mirror, { counters, now: this.#now, log });
-    this.#answerer = answerer({
-      ...setup,
-      rib: this.#writer.rib,
-      reader: this.#reader,
-      audit: this.#audit,
-    });
-    this.#wakers = setup.wakes.map(({ tile, eventfd }) =>
-      new Waker(new TileReader(tile), () => libraries.tile.wake(eventfd))
-    );
-    const polled = [setup.eventfd, ...this.#mirror.descriptors, socket.descriptors[0]];
-    this.#pollSet = pollSet(polled);
-    this.descriptors = [...this.#mirror.descriptors, ...socket.descriptors];
-  }
+  const control = new ControlReader(setup.control);
+  let serves = false;
+  const { ports } = setup;
+  /** Of no filter until this appliance serves: until then its predecessor writes them. */
+  let updateFilters = filterUpdater([], { interfaces, ports, log });
 
-  #filtersOf(filters: readonly InterfaceFilter[]): () => boolean {
-    const { setup: { ports }, log } = this.#context;
-    return filterUpdater(filters, { interfaces: this.#writer.interfaces, ports, log });
-  }
+  /** Since when the mirror is not in sync; undefined: it is. */
+  let unsyncedSince: number | undefined;
+  /** How many neighbours the kernel had refused when that was read last, and whether it was more than before. */
+  let refusedBefore = -1;
+  let refuses = false;
 
-  /** Reads the first full copy; blocks. */
-  start(): void {
-    this.#context.libraries.tile.bePrompt(true);
-    // The ageing times come before the first neighbour.
-    this.#pollTable(this.#now, { busy: false });
-    while (this.#mirror.dumper.turn() > 0);
-    this.#mirror.sync();
-    if (this.#updateFilters()) this.#followInterfaces();
-    this.#mirror.settle();
-    this.#gauge();
-  }
-
-  turn(): number {
-    const now = this.#now = performance.now();
-    let work = this.#mirror.turn(now);
-    if (!this.#serves && this.#control.serves) {
-      this.#serves = true;
-      this.#updateFilters = this.#filtersOf(this.#context.setup.filters);
-    }
-    // Once this tile is to leave, they are its successor's.
-    if (!this.#control.leaving && this.#updateFilters()) this.#followInterfaces();
-    this.#announce();
-    this.#pollTable(now, { busy: this.#receivers.some(({ resolver }) => resolver.busy) });
-    this.#reader.refresh();
-    for (const receiver of this.#receivers) work += receiver.turn(now);
-    return work + this.#answerer.turn() + this.#audit.turn(now);
-  }
-
-  pending(): boolean {
-    return (!this.#serves && this.#control.serves) || this.#answerer.isAsked() ||
-      this.#receivers.some(({ pending }) => pending);
-  }
-
-  wait(timeoutMs: number): void {
-    if (this.#library.wait(this.#pollSet, timeoutMs) <= 0) return;
-    const { libraries, setup } = this.#context;
-    libraries.tile.wait(setup.eventfd, 0);
-    this.#neighborSocket.turn();
-  }
-
-  clock(nowMillis: number): void {
-    if (this.#ageing.turn(nowMillis) > 0) this.#writer.commit();
-  }
-
-  nextDue(nowMillis: number): number {
-    const dues = [
-      this.#mirror.nextDue(nowMillis),
-      this.#ageing.nextDue(nowMillis),
-      this.#audit.nextDue(nowMillis),
-      ...this.#receivers.map(({ resolver }) => resolver.nextDue(nowMillis)),
-    ].filter((due) => due >= 0);
-    return dues.length === 0 ? -1 : Math.min(...dues);
-  }
-
-  housekeeping(nowMillis: number): void {
-    for (const { resolver } of this.#receivers) resolver.expire(nowMillis);
-    this.#gauge();
-  }
-
-  close(): void {
-    this.#mirror.close();
-    this.#neighborSocket.close();
-  }
-
-  neighborChanged(neighbor: NeighborMessage): void {
-    this.#ageing.neighborChanged(neighbor, this.#now);
-    for (const { resolver } of this.#receivers) resolver.neighborChanged(neighbor, this.#now);
-  }
-
-  neighborRemoved(ifindex: number, address: number): void {
-    this.#ageing.neighborRemoved(ifindex, address);
-    for (const { resolver } of this.#receivers) {
-      resolver.neighborRemoved({ ifindex, address }, this.#now);
-    }
-  }
-
-  /** Wakes net tiles after a commit; the commit was a store before this load. */
-  #announce(): void {
-    if (this.#announced === this.#writer.generation) return;
-    this.#announced = this.#writer.generation;
-    for (const waker of this.#wakers) waker.published();
-  }
-
-  /** Unanswered solicits of all net tiles. */
-  get #outstanding(): number {
-    return this.#receivers.reduce((sum, { resolver }) => sum + resolver.outstanding, 0);
-  }
-
-  #tableRead(table: NeighborTableMessage): void {
-    this.#ageing.setTimes(table);
+  function tableRead(table: NeighborTableMessage): void {
+    ageing.setTimes(table);
     const { capacity, entries, refused } = table;
     if (refused >= 0) {
-      this.#refuses = this.#refused >= 0 && refused !== this.#refused;
-      this.#refused = refused;
+      refuses = refusedBefore >= 0 && refused !== refusedBefore;
+      refusedBefore = refused;
     }
     if (capacity === 0 || entries < 0) return;
-    const exempt = entries > capacity / 2 ? this.#exempt() : 0;
-    const others = Math.max(0, entries - exempt - this.#outstanding);
-    for (const { resolver } of this.#receivers) resolver.setTable({ others, capacity });
+    const exempt = entries > capacity / 2 ? countExempt() : 0;
+    const outstanding = receivers.reduce((sum, { resolver }) => sum + resolver.outstanding, 0);
+    const others = Math.max(0, entries - exempt - outstanding);
+    for (const { resolver } of receivers) resolver.setTable({ others, capacity });
   }
 
   /** Neighbours that do not count for gc_thresh3 (neighbour.c, `exempt_from_gc`), as far as known. */
-  #exempt(): number {
+  function countExempt(): number {
     let exempt = 0;
-    this.#writer.neighbors.forEach(({ state, flags }) => {
+    neighbors.forEach(({ state, flags }) => {
       if (state === NUD_PERMANENT || (flags & NTF_EXT_LEARNED) !== 0) exempt++;
     });
     return exempt;
   }
 
+  /** Wakes net tiles after a commit; the commit was a store before this load. */
+  function announce(): void {
+    if (announced === writer.generation) return;
+    announced = writer.generation;
+    for (const waker of wakers) waker.published();
+  }
+
   /** Interfaces have changed: one may be gone, a VLAN device may be new. */
-  #followInterfaces(): void {
-    const present = this.#writer.interfaces.all();
-    this.#ageing.keepInterfaces(new Set(present.map(({ ifindex }) => ifindex)));
-    const followed = new Set(this.#context.setup.filters.map(({ ifindex }) => ifindex));
+  function followInterfaces(): void {
+    const present = interfaces.all();
+    ageing.keepInterfaces(new Set(present.map(({ ifindex }) => ifindex)));
+    const all = new Set(attached);
     for (const { ifindex, link, vlanProtocol } of present) {
-      if (vlanProtocol !== 0 && followed.has(link)) followed.add(ifindex);
+      if (vlanProtocol !== 0 && all.has(link)) all.add(ifindex);
     }
-    if (followed.symmetricDifference(this.#followed).size === 0) return;
-    this.#followed = followed;
-    this.#mirror.followNeighborsOf(followed, this.#now);
+    if (all.symmetricDifference(followed).size === 0) return;
+    followed = all;
+    mirror.followNeighborsOf(all, now);
   }
 
   /** Copies to the counters what is counted elsewhere. */
-  #gauge(): void {
-    const { syncCounts, notices, events, overruns, malformedMessages } = this.#mirror;
-    const { rib, interfaces, neighbors } = this.#writer;
-    const { index } = NETLINK;
-    const counters = this.#counters;
+  function gauge(): void {
+    const { syncCounts, notices, events, overruns, malformedMessages } = mirror;
     counters[index.events] = events;
     counters[index.overruns] = overruns;
     counters[index.malformed_messages] = malformedMessages;
@@ -291,22 +172,72 @@ class NetlinkTile implements Tile, NeighborListener {
     counters[index.interfaces] = interfaces.size;
     counters[index.routes] = rib.size;
     counters[index.neighbors] = neighbors.size;
-    counters[index.routes_overflowed] = this.#writer.overflow;
+    counters[index.routes_overflowed] = writer.overflow;
     counters[index.neighbors_overflowed] = neighbors.full;
-    if (this.#reader.syncState === Sync.synced) this.#unsyncedSince = undefined;
-    else this.#unsyncedSince ??= performance.now();
-    counters[index.unsynced_seconds] = this.#unsyncedSince === undefined
-      ? 0
-      : (performance.now() - this.#unsyncedSince) / 1000;
-    counters[index.neighbor_table_full] = Number(this.#refuses || neighbors.size >= NEIGHBORS);
+    const millis = performance.now();
+    if (reader.syncState === Sync.synced) unsyncedSince = undefined;
+    else unsyncedSince ??= millis;
+    counters[index.unsynced_seconds] = (millis - (unsyncedSince ?? millis)) / 1000;
+    counters[index.neighbor_table_full] = Number(refuses || neighbors.size >= NEIGHBORS);
     counters[index.used_neighbors] = neighbors.size;
-    counters[index.used_next_hops] = this.#writer.used.nextHops;
-    counters[index.used_tbl8s] = this.#writer.used.tbl8s;
-    counters[index.solicit_drop_overwritten] = this.#receivers.reduce(
-      (sum, { lapped }) => sum + lapped,
-      0,
-    );
+    counters[index.used_next_hops] = writer.used.nextHops;
+    counters[index.used_tbl8s] = writer.used.tbl8s;
+    const lapped = receivers.reduce((sum, { lapped }) => sum + lapped, 0);
+    counters[index.solicit_drop_overwritten] = lapped;
   }
+
+  libraries.tile.bePrompt(true);
+  // The ageing times come before the first neighbour.
+  pollTable(now, { busy: false });
+  while (dumper.turn() > 0);
+  mirror.sync();
+  if (updateFilters()) followInterfaces();
+  mirror.settle();
+  gauge();
+
+  const polled = pollSet([setup.eventfd, ...mirror.descriptors, socket.descriptors[0]]);
+  return {
+    descriptors: [...mirror.descriptors, ...socket.descriptors],
+    turn() {
+      now = performance.now();
+      let work = mirror.turn(now);
+      if (!serves && control.serves) {
+        serves = true;
+        updateFilters = filterUpdater(setup.filters, { interfaces, ports, log });
+      }
+      // Once this tile is to leave, they are its successor's.
+      if (!control.leaving && updateFilters()) followInterfaces();
+      announce();
+      pollTable(now, { busy: receivers.some(({ resolver }) => resolver.busy) });
+      reader.refresh();
+      for (const receiver of receivers) work += receiver.turn(now);
+      return work + requests.turn() + audit.turn(now);
+    },
+    pending: () =>
+      (!serves && control.serves) || requests.isAsked() || receivers.some(({ pending }) => pending),
+    wait(timeoutMs) {
+      if (library.wait(polled, timeoutMs) <= 0) return;
+      libraries.tile.wait(setup.eventfd, 0);
+      socket.turn();
+    },
+    clock(nowMillis) {
+      if (ageing.turn(nowMillis) > 0) writer.commit();
+    },
+    nextDue(nowMillis) {
+      const resolvers = receivers.map(({ resolver }) => resolver);
+      const dues = [mirror, ageing, audit, ...resolvers].map((each) => each.nextDue(nowMillis))
+        .filter((due) => due >= 0);
+      return dues.length === 0 ? -1 : Math.min(...dues);
+    },
+    housekeeping(nowMillis) {
+      for (const { resolver } of receivers) resolver.expire(nowMillis);
+      gauge();
+    },
+    close() {
+      mirror.close();
+      socket.close();
+    },
+  };
 }
 
 /** A net tile as a reader of netbase; one that does not run holds nothing. */
