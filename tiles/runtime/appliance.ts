@@ -52,7 +52,7 @@ import {
   type TileReport,
   type WorkerKind,
 } from "./tile.ts";
-import { type ApplianceSetup, inlineGrants, Wiring, type WorkerHandle } from "./wiring.ts";
+import { type ApplianceSetup, inlineGrants, wire, type WorkerHandle } from "./wiring.ts";
 
 /** The modules of tiles, relative to this file. */
 const MODULES = {
@@ -80,7 +80,7 @@ class Appliance {
   readonly #tile = openTile();
   readonly #messages = messagesBy<ApplianceReport, ApplianceOrder>(openChannel(CHANNEL_DESCRIPTOR));
   readonly #handed = new Handed<ApplianceSetup>(openRegions(), Number(Deno.args.at(-1)));
-  readonly #wiring = new Wiring(this.#handed.setup, this.#handed);
+  readonly #wiring = wire(this.#handed.setup, this.#handed);
   readonly #control = new ControlWriter(this.#wiring.control.writer);
   readonly #threads = new Threads(this.#host);
   readonly #refusedCalls = new RefusedCalls(this.#wiring.refusedCalls.reader);
@@ -119,7 +119,7 @@ class Appliance {
     early?.make();
     // Main reads netbase here, although the netlink tile does not wait for it before it frees something. Nothing is freed
     // yet: that would take a quiescent state of the net tiles, and they do not run.
-    const netbase = new NetbaseReader(this.#wiring.netbase.reader);
+    const netbase = new NetbaseReader(this.#wiring.netbase);
     const log = (line: string) => this.#log(line);
     await waitForInterfaces(netbase, { names: interfaces, log });
     checkMtus(netbase, attached.map(({ name }) => name));

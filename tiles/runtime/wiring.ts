@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * The appliance's regions and their users. `regionsOf` lists every region with its size and writer. The master creates
- * them, and hands them to the appliance and the apps. In the appliance, `Wiring` maps them and decides which of them each
+ * them, and hands them to the appliance and the apps. In the appliance, `wire` maps them and decides which of them each
  * tile writes and reads, and which tiles it wakes.
  */
 
@@ -251,203 +251,173 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
   ];
 }
 
-/** Every region of an appliance in its process, and who gets what of it. */
-export class Wiring {
-  readonly netbase: Region;
-  readonly control: Region;
-  readonly snapshot: Region;
-  /** Written by the observer: refused system calls by tile, in the order of `tiles`. */
-  readonly refusedCalls: Region;
-  /** Every tile there is, in the order in which they are started. */
-  readonly tiles: readonly TileHandle[];
-  /** Those that run in workers. */
-  readonly workers: readonly WorkerHandle[];
-  readonly netlink: WorkerHandle;
-  readonly nets: readonly WorkerHandle[];
-  readonly status: WorkerHandle | null;
-  readonly #setup: ApplianceSetup;
-  readonly #handed: Handed<unknown>;
+/** Maps every region of an appliance in its process, and says who gets what of it. */
+export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
+  const { plan: { frames, shares }, apps, attached, listens, slots } = setup;
   /** Every port that an app answers on. */
-  readonly #served: readonly number[];
-  readonly #regions = new Map<string, Region>();
-
-  constructor(setup: ApplianceSetup, handed: Handed<unknown>) {
-    this.#setup = setup;
-    this.#handed = handed;
-    this.#served = portsServed(setup.apps);
-    for (const { name, writer } of regionsOf(setup)) {
-      const region = writer === "appliance" ? handed.region(name) : null;
-      // Regions of other writers are only read here.
-      const view = region?.reader ?? handed.view(name);
-      this.#regions.set(name, region ?? { writer: view, reader: view });
-    }
-    this.netbase = this.#region("netbase");
-    this.control = this.#region("control");
-    this.snapshot = this.#region("snapshot");
-    this.refusedCalls = this.#region("refused calls");
-    this.tiles = tilesOf(setup).map(({ kind, name, inside }, slot) => ({
-      ...{ kind, name, slot },
-      reader: new TileReader(this.#region(`tile ${name}`).reader),
-      eventfd: inside === undefined ? handed.fd(`eventfd ${name}`) : -1,
-    }));
-    this.workers = this.tiles.flatMap((tile) => {
-      const { kind, name } = tile;
-      return kind === "app" ? [] : [{ ...tile, kind, region: this.#region(`tile ${name}`) }];
-    });
-    this.netlink = this.workers[0];
-    this.nets = this.workers.filter(({ kind }) => kind === "net");
-    this.status = this.workers.find(({ kind }) => kind === "status") ?? null;
+  const served = portsServed(apps);
+  const regions = new Map<string, Region>();
+  for (const { name, writer } of regionsOf(setup)) {
+    const region = writer === "appliance" ? handed.region(name) : null;
+    // Regions of other writers are only read here.
+    const view = region?.reader ?? handed.view(name);
+    regions.set(name, region ?? { writer: view, reader: view });
   }
-
-  #region(name: string): Region {
-    return this.#regions.get(name)!;
-  }
-
-  #tile(name: string): TileHandle {
-    return this.tiles.find((tile) => tile.name === name)!;
-  }
-
-  /** Names of the apps in net tile `name` that have not started; of any other tile, its own name. */
-  starting(name: string): string[] {
-    const late = this.#setup.apps
-      .filter(({ inline }) => inline)
-      .filter((app) => this.#tile(instanceName(app, name)).reader.life === Life.booting);
-    return late.length === 0 ? [name] : late.map((app) => app.name);
-  }
-
-  netlinkSetup(): NetlinkSetup {
-    const status = this.status === null ? [] : [this.status];
-    return {
-      netbase: this.netbase.writer,
-      readers: [...this.nets, ...status].map(({ region }) => region.reader),
-      solicits: this.nets.map(({ name }) => this.#region(`solicit ${name}`).reader),
-      filters: this.#setup.attached.map(({ ifindex, name }) => ({
-        ifindex,
-        view: this.#handed.view(`filter ${name}`),
-      })),
-      ports: this.#served,
-      eventfd: this.netlink.eventfd,
-      wakes: this.nets.map(({ region, eventfd }) => ({ tile: region.reader, eventfd })),
-      control: this.control.reader,
-      snapshot: this.snapshot.writer,
-    };
-  }
-
-  statusSetup(): StatusSetup {
-    const { listens, apps, attached, slots } = this.#setup;
-    return {
-      listeners: {
-        control: listens.control ? this.#handed.fd("listen control") : null,
-        metrics: listens.metrics ? this.#handed.fd("listen metrics") : null,
-      },
-      netbase: this.netbase.reader,
-      control: this.control.reader,
-      snapshot: this.snapshot.reader,
-      refusedCalls: this.refusedCalls.reader,
-      build: this.#setup.build,
-      nets: this.nets.map(({ name }, n) => ({
-        name,
-        traffic: this.#region(`traffic ${name}`).reader,
-        sockets: this.#setup.plan.shares.filter(({ netTile }) => netTile === n)
-          .map(({ interface: i, queue }) => ({ interface: attached[i]?.name, queue }))
-          .filter(({ interface: name }) => name !== undefined),
-      })),
-      captures: this.nets.map(({ name }) => this.#region(`capture ${name}`).reader),
-      health: this.#region(HEALTH).reader,
-      refusedCallsOfApps: this.#region(APP_REFUSALS).reader,
-      tiles: this.tiles.map(({ kind, name }, i) => ({
-        ...{ kind, name, region: this.#region(`tile ${name}`).reader },
-        past: pastCounters(this.#region(PAST_COUNTERS).reader, i),
-        ...(Object.hasOwn(slots, name) && { slot: slots[name] }),
-      })),
-      metrics: [
-        ...this.tiles.filter(({ kind }) => kind === "app").map(({ name }) => [name, name]),
-        ...apps.filter(({ beside }) => beside !== undefined)
-          .map(({ name }) => [name, besideName(name)]),
-      ].map(([app, tile]) => ({ app, tile, view: this.#region(`metrics ${tile}`).reader })),
-      interfaces: attached.map(({ name }) => name),
-      listen: apps.flatMap(({ name: app, ports }) =>
-        ports.map(([port, last]) => ({ port, ...(last > port && { last }), app }))
-      ),
-    };
-  }
-
-  netSetup(n: number): NetSetup {
-    const { attached, sockets, trustChecksums, plan: { frames, shares }, apps } = this.#setup;
-    const net = netName(n);
-    const own = (what: string) => this.#region(`${what} ${net}`).writer;
-    const queues = attached.length === 0 ? [] : shares.filter(({ netTile }) => netTile === n);
-    return {
-      netbase: this.netbase.reader,
-      umem: own("umem"),
-      record: own("frames"),
-      traffic: own("traffic"),
-      routeCache: own("routes"),
-      frames: frames[n],
-      largeBuffers: LARGE_BUFFERS,
-      sockets: queues.map(({ interface: i, queue }) => ({
-        fd: this.#handed.fd(socketName(attached[i].name, queue)),
-        ifindex: attached[i].ifindex,
-        queue,
-        receivesOnly: queue >= attached[i].transmitQueues,
-        ring: RING_ENTRIES,
-        fill: SOCKET_FRAMES,
-        deepFill: SOCKET_FRAMES + Math.floor(SPARE_FRAMES / queues.length),
-        tx: SOCKET_FRAMES,
-        partialChecksums: attached[i].partialChecksums,
-      })),
-      trustChecksums,
-      udp: sockets.map((port, i) => ({
-        fd: this.#handed.fd(`udp ${port}`),
-        port,
-        receive: i % this.nets.length === n,
-      })),
-      apps: apps.filter(({ inline }) => !inline).map((app) => ({
-        name: app.name,
-        ports: portsOf(app.ports),
-        net: this.#region(`link ${net} to ${app.name}`).writer,
-        app: this.#region(`link ${app.name} to ${net}`).reader,
-        requests: this.#region(`requests ${app.name} ${net}`).writer,
-        shape: linkShape(app, apps),
-        tile: this.#region(`tile ${app.name}`).reader,
-        eventfd: this.#tile(app.name).eventfd,
-        ...this.#peerSetup(app, n),
-      })),
-      inline: apps.filter(({ inline }) => inline).map((app) => ({
-        ...this.#serviceSetup(app, net),
-        ...{ instance: n, instances: this.nets.length },
-        ...this.#peerSetup(app, n),
-        region: this.#region(`tile ${instanceName(app, net)}`).writer,
-      })),
-      solicit: own("solicit"),
-      capture: own("capture"),
-      control: this.control.reader,
-      netlinkTile: this.netlink.region.reader,
-      netlinkEventfd: this.netlink.eventfd,
-      eventfd: this.nets[n].eventfd,
-      seed: randomSeed(),
-      warmUp: this.#setup.isBeside,
-    };
-  }
+  const writer = (name: string) => regions.get(name)!.writer;
+  const reader = (name: string) => regions.get(name)!.reader;
+  /** Every tile there is, in the order in which they are started. */
+  const tiles = tilesOf(setup).map(({ kind, name, inside }, slot): TileHandle => ({
+    ...{ kind, name, slot },
+    reader: new TileReader(reader(`tile ${name}`)),
+    eventfd: inside === undefined ? handed.fd(`eventfd ${name}`) : -1,
+  }));
+  const tileOf = (name: string) => tiles.find((tile) => tile.name === name)!;
+  /** Those that run in workers. */
+  const workers = tiles.flatMap((tile): WorkerHandle[] => {
+    const { kind, name } = tile;
+    return kind === "app" ? [] : [{ ...tile, kind, region: regions.get(`tile ${name}`)! }];
+  });
+  const netlink = workers[0];
+  const nets = workers.filter(({ kind }) => kind === "net");
+  const status = workers.find(({ kind }) => kind === "status") ?? null;
 
   /** The peers that an app may send to through net tile `n`. */
-  #peerSetup(app: AppPlan, n: number): PeerSetup {
-    const heard = this.nets.map(({ name }) =>
-      this.#region(`peers ${instanceName(app, name)} ${name}`)
-    );
+  function peerSetup(app: AppPlan, n: number): PeerSetup {
+    const heard = nets.map(({ name }) => `peers ${instanceName(app, name)} ${name}`);
     return {
-      recentPeers: heard[n].writer,
-      otherRecentPeers: heard.filter((_, i) => i !== n).map(({ reader }) => reader),
+      recentPeers: writer(heard[n]),
+      otherRecentPeers: heard.filter((_, i) => i !== n).map(reader),
       sendTo: app.sendTo,
     };
   }
 
-  #serviceSetup(app: AppPlan, net: string): ServiceSetup {
-    return {
-      ...servicePlan(app, this.#served),
-      metrics: this.#region(`metrics ${instanceName(app, net)}`).writer,
-    };
-  }
+  return {
+    ...{ workers, netlink, nets, status },
+    netbase: reader("netbase"),
+    control: regions.get("control")!,
+    /** Written by the observer: refused system calls by tile, in the order of their slots. */
+    refusedCalls: regions.get("refused calls")!,
+
+    /** Names of the apps in net tile `name` that have not started; of any other tile, its own name. */
+    starting(name: string): string[] {
+      const late = apps.filter(({ inline }) => inline)
+        .filter((app) => tileOf(instanceName(app, name)).reader.life === Life.booting);
+      return late.length === 0 ? [name] : late.map((app) => app.name);
+    },
+
+    netlinkSetup(): NetlinkSetup {
+      return {
+        netbase: writer("netbase"),
+        readers: [...nets, ...(status === null ? [] : [status])].map(({ region }) => region.reader),
+        solicits: nets.map(({ name }) => reader(`solicit ${name}`)),
+        filters: attached.map(({ ifindex, name }) => ({
+          ifindex,
+          view: handed.view(`filter ${name}`),
+        })),
+        ports: served,
+        eventfd: netlink.eventfd,
+        wakes: nets.map(({ region, eventfd }) => ({ tile: region.reader, eventfd })),
+        control: reader("control"),
+        snapshot: writer("snapshot"),
+      };
+    },
+
+    statusSetup(): StatusSetup {
+      return {
+        listeners: {
+          control: listens.control ? handed.fd("listen control") : null,
+          metrics: listens.metrics ? handed.fd("listen metrics") : null,
+        },
+        netbase: reader("netbase"),
+        control: reader("control"),
+        snapshot: reader("snapshot"),
+        refusedCalls: reader("refused calls"),
+        build: setup.build,
+        nets: nets.map(({ name }, n) => ({
+          name,
+          traffic: reader(`traffic ${name}`),
+          sockets: shares.filter(({ netTile }) => netTile === n)
+            .map(({ interface: i, queue }) => ({ interface: attached[i]?.name, queue }))
+            .filter(({ interface: name }) => name !== undefined),
+        })),
+        captures: nets.map(({ name }) => reader(`capture ${name}`)),
+        health: reader(HEALTH),
+        refusedCallsOfApps: reader(APP_REFUSALS),
+        tiles: tiles.map(({ kind, name }, i) => ({
+          ...{ kind, name, region: reader(`tile ${name}`) },
+          past: pastCounters(reader(PAST_COUNTERS), i),
+          ...(Object.hasOwn(slots, name) && { slot: slots[name] }),
+        })),
+        metrics: [
+          ...tiles.filter(({ kind }) => kind === "app").map(({ name }) => [name, name]),
+          ...apps.filter(({ beside }) => beside !== undefined)
+            .map(({ name }) => [name, besideName(name)]),
+        ].map(([app, tile]) => ({ app, tile, view: reader(`metrics ${tile}`) })),
+        interfaces: attached.map(({ name }) => name),
+        listen: apps.flatMap(({ name: app, ports }) =>
+          ports.map(([port, last]) => ({ port, ...(last > port && { last }), app }))
+        ),
+      };
+    },
+
+    netSetup(n: number): NetSetup {
+      const net = netName(n);
+      const own = (what: string) => writer(`${what} ${net}`);
+      const queues = attached.length === 0 ? [] : shares.filter(({ netTile }) => netTile === n);
+      return {
+        netbase: reader("netbase"),
+        umem: own("umem"),
+        record: own("frames"),
+        traffic: own("traffic"),
+        routeCache: own("routes"),
+        frames: frames[n],
+        largeBuffers: LARGE_BUFFERS,
+        sockets: queues.map(({ interface: i, queue }) => ({
+          fd: handed.fd(socketName(attached[i].name, queue)),
+          ifindex: attached[i].ifindex,
+          queue,
+          receivesOnly: queue >= attached[i].transmitQueues,
+          ring: RING_ENTRIES,
+          fill: SOCKET_FRAMES,
+          deepFill: SOCKET_FRAMES + Math.floor(SPARE_FRAMES / queues.length),
+          tx: SOCKET_FRAMES,
+          partialChecksums: attached[i].partialChecksums,
+        })),
+        trustChecksums: setup.trustChecksums,
+        udp: setup.sockets.map((port, i) => ({
+          fd: handed.fd(`udp ${port}`),
+          port,
+          receive: i % nets.length === n,
+        })),
+        apps: apps.filter(({ inline }) => !inline).map((app) => ({
+          name: app.name,
+          ports: portsOf(app.ports),
+          net: writer(`link ${net} to ${app.name}`),
+          app: reader(`link ${app.name} to ${net}`),
+          requests: writer(`requests ${app.name} ${net}`),
+          shape: linkShape(app, apps),
+          tile: reader(`tile ${app.name}`),
+          eventfd: tileOf(app.name).eventfd,
+          ...peerSetup(app, n),
+        })),
+        inline: apps.filter(({ inline }) => inline).map((app) => ({
+          ...servicePlan(app, served),
+          metrics: writer(`metrics ${instanceName(app, net)}`),
+          ...{ instance: n, instances: nets.length },
+          ...peerSetup(app, n),
+          region: writer(`tile ${instanceName(app, net)}`),
+        })),
+        solicit: own("solicit"),
+        capture: own("capture"),
+        control: reader("control"),
+        netlinkTile: netlink.region.reader,
+        netlinkEventfd: netlink.eventfd,
+        eventfd: nets[n].eventfd,
+        seed: randomSeed(),
+        warmUp: setup.isBeside,
+      };
+    },
+  };
 }
 
 /** An app's setup without its region for metrics. `served`: the ports of all apps. */
