@@ -376,9 +376,7 @@ export class NextHopWriter {
           weight: this.#reader.memberWeight(id, i),
         })),
       );
-      const alike = this.#inherited.get(key);
-      if (alike === undefined) this.#inherited.set(key, [id]);
-      else alike.push(id);
+      this.#inherited.getOrInsert(key, []).push(id);
     }
   }
 

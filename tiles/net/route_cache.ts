@@ -298,22 +298,14 @@ export class Devices {
   ) {
     this.#reader = reader;
     sockets.forEach(({ ifindex, receivesOnly = false }, port) => {
-      if (receivesOnly) return;
-      const others = this.#ports.get(ifindex);
-      if (others === undefined) this.#ports.set(ifindex, [port]);
-      else others.push(port);
+      if (!receivesOnly) this.#ports.getOrInsert(ifindex, []).push(port);
     });
   }
 
   /** How frames leave by `ifindex`; null when not through a socket of this tile. */
   egress(ifindex: number): Egress | null {
     this.#refresh();
-    let found = this.#egress.get(ifindex);
-    if (found === undefined) {
-      found = this.#walk(ifindex);
-      this.#egress.set(ifindex, found);
-    }
-    return found;
+    return this.#egress.getOrInsertComputed(ifindex, () => this.#walk(ifindex));
   }
 
   /**

@@ -222,9 +222,8 @@ export interface Family extends Metric {
 export function collect(measured: Measured): Family[] {
   const families = new Map<string, Family>();
   const put = (name: string, labels: Labels, value: number | Distribution) => {
-    const family = families.get(name) ?? { ...METRICS[name], name, samples: [] };
-    family.samples.push({ labels, value });
-    families.set(name, family);
+    families.getOrInsertComputed(name, () => ({ ...METRICS[name], name, samples: [] }))
+      .samples.push({ labels, value });
   };
   const add: Add = put;
   const { netbase, interfaces, control, health, custom } = measured;

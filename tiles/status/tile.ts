@@ -100,12 +100,11 @@ export async function create(
       get: () => control.captureMode,
       set: (mode) => ask({ number: 1, kind: Ask.capture, arguments: [mode] }),
     }),
-    change(kind, number) {
-      const outcome = outcomes.get(number) ?? Promise.withResolvers<Outcome>();
-      if (!outcomes.has(number)) ask({ number, kind, arguments: [] });
-      outcomes.set(number, outcome);
-      return outcome.promise;
-    },
+    change: (kind, number) =>
+      outcomes.getOrInsertComputed(number, () => {
+        ask({ number, kind, arguments: [] });
+        return Promise.withResolvers<Outcome>();
+      }).promise,
   };
   const [ofTiles, ofApps] = [setup.refusedCalls, setup.refusedCallsOfApps].map((view) =>
     new RefusedCalls(view)
