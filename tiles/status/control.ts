@@ -4,7 +4,6 @@
  * of the requests. docs/operating/observe.md describes it for users.
  */
 
-import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { parseAddress } from "../../netbase/route.ts";
 import {
   decisionEntry,
@@ -16,17 +15,12 @@ import {
   type RoutesPage,
   SYNC_STATES,
 } from "../netlink/entries.ts";
-import {
-  Ask,
-  type ControlReader,
-  type Outcome,
-  type Question,
-  type Told,
-} from "../runtime/control.ts";
-import type { HealthReader } from "../runtime/health.ts";
-import { type CountedTile, countersOf, STATUS } from "../runtime/counters.ts";
-import { appNames, type CaptureStream, type Listening } from "./capture.ts";
+import { Ask, type Question, type Told } from "../runtime/control.ts";
+import { countersOf, STATUS } from "../runtime/counters.ts";
+import { appNames } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
+import { metricsText } from "./metrics.ts";
+import type { StatusView } from "./tile.ts";
 
 const MOST_CONNECTIONS = 64;
 /** Characters of a request. */
@@ -37,29 +31,6 @@ const MOST_TOGETHER = 1 << 16;
 const REQUEST_MILLIS = 30_000;
 /** How long a client may send nothing, or read nothing of an answer. A pager can wait for minutes. */
 const IDLE_MILLIS = 300_000;
-
-/** What an appliance answers from. */
-export interface ApplianceView {
-  readonly netbase: NetbaseReader;
-  /** Runs `look` while the netlink tile leaves what it reads of netbase unchanged. */
-  read<T>(look: () => T): T;
-  readonly tiles: readonly CountedTile[];
-  /** Counters of the status tile. */
-  readonly counters: Float64Array;
-  /** For what only the netlink tile has. */
-  readonly question: Question;
-  /** What the master reports. */
-  readonly health: HealthReader;
-  /** Has the master reload, upgrade, drain or undrain (`Ask`), once for each number. */
-  change(kind: number, number: number): Promise<Outcome>;
-  readonly captureStream: CaptureStream;
-  /** The metrics as of now, in Prometheus's text format. */
-  metrics(): string;
-  /** Names of the interfaces that AF_XDP was requested for. */
-  readonly interfaces: readonly string[];
-  readonly control: ControlReader;
-  readonly listen: readonly Listening[];
-}
 
 /** `change` rejects with this if a successor has the answer. The connection ends without one. */
 export const REPLACED = new Error("another status tile answers");
@@ -127,23 +98,23 @@ async function converse(
   }
 }
 
-const VERBS: Readonly<Record<string, (appliance: ApplianceView, request: Request) => Answer>> = {
+const VERBS: Readonly<Record<string, (view: StatusView, request: Request) => Answer>> = {
   status,
   counters: ({ tiles }) => jsonLine(countersOf(tiles)),
-  metrics: ({ metrics }) => jsonLine({ text: metrics() }),
+  metrics: (view) => jsonLine({ text: metricsText(view) }),
   show,
   route,
   audit,
   capture,
-  reload: (appliance, request) => change(appliance, Ask.reload, request),
-  upgrade: (appliance, request) => change(appliance, Ask.upgrade, request),
-  drain: (appliance, request) => change(appliance, Ask.drain, request),
-  undrain: (appliance, request) => change(appliance, Ask.undrain, request),
+  reload: (view, request) => change(view, Ask.reload, request),
+  upgrade: (view, request) => change(view, Ask.upgrade, request),
+  drain: (view, request) => change(view, Ask.drain, request),
+  undrain: (view, request) => change(view, Ask.undrain, request),
 };
 
 /** Answers one line. An invalid request is answered with an error. */
-export function answerLine(appliance: ApplianceView, line: string): Answer {
-  const { counters } = appliance;
+export function answerLine(view: StatusView, line: string): Answer {
+  const { counters } = view;
   const failed = (error: unknown) => {
     counters[STATUS.index.control_errors]++;
     return jsonLine({ error: error instanceof Error ? error.message : String(error) });
@@ -155,7 +126,7 @@ export function answerLine(appliance: ApplianceView, line: string): Answer {
     if (typeof verb !== "string" || !Object.hasOwn(VERBS, verb)) {
       throw new Error(`"do" takes ${Object.keys(VERBS).join(", ")}`);
     }
-    const answer = VERBS[verb](appliance, request);
+    const answer = VERBS[verb](view, request);
     if (typeof answer === "string") return answer;
     return (async function* () {
       try {
@@ -171,7 +142,7 @@ export function answerLine(appliance: ApplianceView, line: string): Answer {
 }
 
 function status(
-  { netbase, tiles, interfaces, control, listen, health }: ApplianceView,
+  { netbase, tiles, interfaces, control, listen, health }: StatusView,
 ): string {
   return jsonLine({
     health: health.read(),
@@ -184,7 +155,7 @@ function status(
   });
 }
 
-function show({ netbase, read, question }: ApplianceView, { what }: Request): Answer {
+function show({ netbase, read, question }: StatusView, { what }: Request): Answer {
   switch (what) {
     case "interfaces":
       return list(read(() => interfaceEntries(netbase)));
@@ -215,17 +186,17 @@ async function* routes(question: Question): AsyncGenerator<string> {
   yield jsonLine({ end: count });
 }
 
-function route({ netbase, read }: ApplianceView, { destination, source }: Request): string {
+function route({ netbase, read }: StatusView, { destination, source }: Request): string {
   const [to, from] = [address(destination), source === undefined ? 0 : address(source)];
   return jsonLine(read(() => decisionEntry(netbase, to, from)));
 }
 
-async function* audit({ question }: ApplianceView): AsyncGenerator<string> {
+async function* audit({ question }: StatusView): AsyncGenerator<string> {
   yield jsonLine((await question<Entry>(Ask.audit)).head);
 }
 
 function capture(
-  { captureStream, listen, netbase, read }: ApplianceView,
+  { captureStream, listen, netbase, read }: StatusView,
   { drops = false, app }: Request,
 ): Answer {
   if (typeof drops !== "boolean") throw new Error('"drops" takes true, false');
@@ -242,7 +213,7 @@ function capture(
  * again with the same number gets the outcome of the same change.
  */
 function change(
-  appliance: ApplianceView,
+  view: StatusView,
   kind: number,
   { number = 1 + Math.floor(Math.random() * 0xffffffff) }: Request,
 ): Answer {
@@ -250,7 +221,7 @@ function change(
     throw new Error('"number" takes a whole number from 1 to 4294967295');
   }
   return (async function* () {
-    yield jsonLine({ ...await appliance.change(kind, Number(number)) });
+    yield jsonLine({ ...await view.change(kind, Number(number)) });
   })();
 }
 

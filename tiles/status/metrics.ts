@@ -12,7 +12,7 @@ import { SYNC_STATES } from "../netlink/entries.ts";
 import { NEIGHBORS, NEXT_HOPS, TBL8S } from "../../netbase/layout.ts";
 import { ARP_QUEUE_LIMITS } from "../net/arp_queue.ts";
 import { SocketCell } from "../net/rings.ts";
-import { PortCell, type Traffic } from "../net/traffic.ts";
+import { PortCell } from "../net/traffic.ts";
 import {
   type CountedTile,
   COUNTERS,
@@ -24,13 +24,10 @@ import {
 import { type HealthReport, type ProcessValues, UNWELL } from "../runtime/health.ts";
 import { type PortRange, portsOf } from "../runtime/plan.ts";
 import { type DeclaredMetric, type Metric, metricOf, METRICS } from "../runtime/metrics.ts";
-import type { ApplianceSetup } from "../runtime/wiring.ts";
-import type { RefusedCalls } from "../../ffi/tile.ts";
 import { Life } from "../runtime/tile.ts";
 import { appNames, baseName, type Listening } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
-import type { ApplianceView } from "./control.ts";
-import type { StatusSetup } from "./tile.ts";
+import type { StatusView } from "./tile.ts";
 
 /** Concurrent connections: several scrapers, with one connection for each scrape. */
 const MOST_CONNECTIONS = 32;
@@ -76,37 +73,18 @@ export function readPage(): ReadonlyMap<string, Uint8Array> {
   return new Map(names.map((name) => [name.slice(0, -3), Deno.readFileSync(`${folder}/${name}`)]));
 }
 
-export interface Measured
-  extends
-    Pick<ApplianceView, "netbase" | "counters" | "interfaces" | "control" | "health" | "listen"> {
-  /** All tiles; `slot`: of an app that is a process. */
-  readonly tiles: readonly (CountedTile & { readonly slot?: number })[];
-  readonly nets: readonly (Omit<StatusSetup["nets"][number], "traffic"> & {
-    readonly traffic: Traffic;
-  })[];
-  readonly build: ApplianceSetup["build"];
-  /** System calls that the filters of `tiles` refused, by index. */
-  readonly refusedCalls: Pick<RefusedCalls, "of">;
-  /** The name of a system call, by its number. */
-  callName(number: number): string;
-  /** Metrics that apps define, by tile. */
-  readonly custom: StatusSetup["metrics"];
-  /** The status page (`readPage`). */
-  readonly page: ReadonlyMap<string, Uint8Array>;
-}
-
 /** Serves the status page, `/metrics`, `/live` and `/ready` until the listener is closed. */
-export function serveMetrics(listener: Listener, measured: Measured): Promise<void> {
+export function serveMetrics(listener: Listener, view: StatusView): Promise<void> {
   return serveConnections(listener, {
     most: MOST_CONNECTIONS,
-    counters: measured.counters,
+    counters: view.counters,
     gauge: STATUS.index.metrics_connections,
-    converse: (connection) => converse(connection, measured),
+    converse: (connection) => converse(connection, view),
   });
 }
 
 /** Answers one request. HTTP/1.1 lets a server close after each (RFC 9112, section 9.6). */
-async function converse(connection: Connection, measured: Measured): Promise<void> {
+async function converse(connection: Connection, view: StatusView): Promise<void> {
   connection.allow(REQUEST_MILLIS);
   let head = "";
   do {
@@ -115,7 +93,7 @@ async function converse(connection: Connection, measured: Measured): Promise<voi
     head += latin1.decode(chunk);
   } while (!isComplete(head) && head.length < MOST_REQUEST);
   connection.allow(ANSWER_MILLIS);
-  await connection.write(answer(head.slice(0, MOST_REQUEST), measured));
+  await connection.write(answer(head.slice(0, MOST_REQUEST), view));
   // The kernel resets a connection that is closed with bytes unread, and the answer is lost with it.
   connection.closeWrite();
   for (let left = MOST_UNREAD; left > 0;) {
@@ -131,7 +109,7 @@ function isComplete(head: string): boolean {
 }
 
 /** The answer to a request. Only its first line matters. */
-function answer(head: string, measured: Measured): Buffer {
+function answer(head: string, view: StatusView): Buffer {
   const [, method, target] = /^([A-Z]+) (\S+) HTTP\/1\.[01]\r?\n/.exec(head) ?? [];
   if (method === undefined) return response("400 Bad Request", "no HTTP/1 request\n");
   if (!isComplete(head)) {
@@ -139,7 +117,7 @@ function answer(head: string, measured: Measured): Buffer {
   }
   // The absolute form of a target is for proxies, but servers must accept it.
   const [, path] = /^(?:http:\/\/[^/?]*)?(\/[^?]*)/.exec(target) ?? [];
-  const respond = responderTo(path, measured);
+  const respond = responderTo(path, view);
   if (respond === undefined) {
     return response("404 Not Found", "see /, /metrics, /live, /ready\n");
   }
@@ -151,11 +129,11 @@ function answer(head: string, measured: Measured): Buffer {
 }
 
 /** Makes the response to a path; undefined: there is nothing at this path. */
-function responderTo(path: string, measured: Measured): (() => Buffer) | undefined {
-  if (path === "/metrics") return () => metrics(measured);
-  if (path === "/live" || path === "/ready") return () => probe(path, measured);
+function responderTo(path: string, view: StatusView): (() => Buffer) | undefined {
+  if (path === "/metrics") return () => metrics(view);
+  if (path === "/live" || path === "/ready") return () => probe(path, view);
   const name = path === "/" ? "index.html" : path?.slice(1);
-  const file = measured.page.get(name);
+  const file = view.page.get(name);
   if (file === undefined) return undefined;
   const type = CONTENT_TYPES[name.slice(name.lastIndexOf(".") + 1)];
   // A client that sends no Accept-Encoding takes any (RFC 9110, section 12.5.3), and every browser
@@ -163,17 +141,17 @@ function responderTo(path: string, measured: Measured): (() => Buffer) | undefin
   return () => response("200 OK", file, { ...PAGE_FIELDS, "content-type": type });
 }
 
-function metrics(measured: Measured): Buffer {
-  measured.counters[STATUS.index.scrapes]++;
+function metrics(view: StatusView): Buffer {
+  view.counters[STATUS.index.scrapes]++;
   const type = "text/plain; version=0.0.4; charset=utf-8";
-  return response("200 OK", metricsText(measured), { "content-type": type });
+  return response("200 OK", metricsText(view), { "content-type": type });
 }
 
 /**
  * Answers `/live` (does it make progress?) or `/ready` (is it to have traffic?). The answer names
  * everything that is wrong, in a line each.
  */
-function probe(path: "/live" | "/ready", { health }: Pick<Measured, "health">): Buffer {
+function probe(path: "/live" | "/ready", { health }: Pick<StatusView, "health">): Buffer {
   const report = health.read();
   if (report === null || !health.isFresh(performance.now())) {
     return response("503 Service Unavailable", "the main process makes no progress\n");
@@ -219,16 +197,16 @@ export interface Family extends Metric {
   readonly samples: { readonly labels: Labels; readonly value: number | Distribution }[];
 }
 
-export function collect(measured: Measured): Family[] {
+export function collect(view: StatusView): Family[] {
   const families = new Map<string, Family>();
   const put = (name: string, labels: Labels, value: number | Distribution) => {
     families.getOrInsertComputed(name, () => ({ ...METRICS[name], name, samples: [] }))
       .samples.push({ labels, value });
   };
   const add: Add = put;
-  const { netbase, interfaces, control, health, custom } = measured;
+  const { netbase, interfaces, control, health, custom } = view;
   const report = health.read();
-  addMaster(measured, report, add);
+  addMaster(view, report, add);
   const { state, reasons = [] } = report ?? {};
   add("tegula_ready", {}, Number(state === "ready"));
   for (const reason of Object.keys(UNWELL)) {
@@ -244,7 +222,7 @@ export function collect(measured: Measured): Family[] {
   for (const [table, limit] of Object.entries(LIMITS)) {
     add("tegula_table_limit_entries", { table }, limit);
   }
-  for (const [i, tile] of measured.tiles.entries()) {
+  for (const [i, tile] of view.tiles.entries()) {
     const labels = tileLabels(tile);
     add("tegula_tile_running", labels, Number(tile.reader.life === Life.running));
     if (tile.kind === "net") {
@@ -255,8 +233,8 @@ export function collect(measured: Measured): Family[] {
       }
       add("tegula_arp_queue_limit_datagrams", labels, ARP_QUEUE_LIMITS.total);
     }
-    for (const { call, count } of measured.refusedCalls.of(i)) {
-      add("tegula_refused_calls_total", { ...labels, call: measured.callName(call) }, count);
+    for (const { call, count } of view.refusedCalls(i)) {
+      add("tegula_refused_calls_total", { ...labels, call: view.callName(call) }, count);
     }
     const totals = totalsOf(tile);
     for (const [j, counter] of Object.keys(COUNTERS[tile.kind].help).entries()) {
@@ -264,9 +242,9 @@ export function collect(measured: Measured): Family[] {
       put(metric.name, { ...labels, ...metric.labels }, totals[j]);
     }
   }
-  addTraffic(measured, add);
-  for (const { app, tile, view } of custom) {
-    for (const metric of readMetrics(view)) {
+  addTraffic(view, add);
+  for (const { app, tile, view: metrics } of custom) {
+    for (const metric of readMetrics(metrics)) {
       const { kind, name } = metric;
       const labels = { app: baseName(app), tile, name, ...metric.labels };
       if (metric.kind === "histogram") add("tegula_app_custom_distribution", labels, metric);
@@ -281,7 +259,7 @@ type Add = (name: DeclaredMetric, labels: Labels, value: number | Distribution) 
 
 /** What the master tells, and what runs. */
 function addMaster(
-  { build, tiles, control }: Measured,
+  { build, tiles, control }: StatusView,
   report: HealthReport | null,
   add: Add,
 ): void {
@@ -303,7 +281,7 @@ function addMaster(
 }
 
 /** What the traffic regions have: sums over all net tiles, and how full their rings and links are. */
-function addTraffic({ nets, interfaces, tiles, listen }: Measured, add: Add): void {
+function addTraffic({ nets, interfaces, tiles, listen }: StatusView, add: Add): void {
   const sockets = nets.flatMap(({ traffic, sockets }) =>
     sockets.map((socket, i) => ({ ...socket, cells: traffic.socket(i) }))
   );
@@ -362,8 +340,8 @@ export function portGroups(
 }
 
 /** The metrics as of now, in the text format. */
-export function metricsText(measured: Measured): string {
-  return collect(measured).map(familyText).join("");
+export function metricsText(view: StatusView): string {
+  return collect(view).map(familyText).join("");
 }
 
 /** The labels of a tile: its name, and for an app the app's, which its instances share. */

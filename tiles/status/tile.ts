@@ -23,8 +23,8 @@ import {
 import type { ApplianceSetup } from "../runtime/wiring.ts";
 import { captureStreams, type Listening } from "./capture.ts";
 import { listenOn } from "./connections.ts";
-import { answerLine, type ApplianceView, REPLACED, serveControl } from "./control.ts";
-import { metricsText, readPage, serveMetrics } from "./metrics.ts";
+import { answerLine, REPLACED, serveControl } from "./control.ts";
+import { readPage, serveMetrics } from "./metrics.ts";
 
 /** How often it reports progress and checks its listeners: well below the time after which it is hung. */
 const BEAT_MILLIS = 2000;
@@ -70,60 +70,64 @@ export interface StatusSetup {
   readonly listen: readonly Listening[];
 }
 
-export async function create(
-  { setup, region, ask, onMessage, libraries }: TileContext<StatusSetup>,
-): Promise<ServingTile> {
-  const { listeners, interfaces, listen } = setup;
-  const { counters } = region;
+/** What the control socket and the metrics are answered from. */
+export type StatusView = ReturnType<typeof viewOf>;
+
+function viewOf({ setup, region, ask, libraries }: TileContext<StatusSetup>) {
+  const { interfaces, listen, build } = setup;
   const netbase = new NetbaseReader(setup.netbase);
   const control = new ControlReader(setup.control);
-  const health = new HealthReader(setup.health);
-  region.fallAsleep();
-  function read<T>(look: () => T): T {
-    region.awake();
-    netbase.refresh();
-    try {
-      return look();
-    } finally {
-      region.fallAsleep();
-    }
-  }
+  const ofTiles = new RefusedCalls(setup.refusedCalls);
+  const ofApps = new RefusedCalls(setup.refusedCallsOfApps);
   /** Outcomes of reloads and upgrades that clients wait for, by number. */
   const outcomes = new Map<number, PromiseWithResolvers<Outcome>>();
-  const tiles = setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) }));
-  const appliance: ApplianceView = {
-    ...{ netbase, read, counters, control, health, interfaces, listen },
-    tiles,
+  return {
+    ...{ netbase, control, interfaces, listen, build, outcomes },
+    /** Runs `look` while the netlink tile leaves what it reads of netbase unchanged. */
+    read<T>(look: () => T): T {
+      region.awake();
+      netbase.refresh();
+      try {
+        return look();
+      } finally {
+        region.fallAsleep();
+      }
+    },
+    /** Counters of the status tile. */
+    counters: region.counters,
+    /** What the master reports. */
+    health: new HealthReader(setup.health),
+    tiles: setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) })),
+    /** For what only the netlink tile has. */
     question: questioner(setup, ask),
-    metrics: () => metricsText(measured),
     captureStream: captureStreams(setup.captures, listen, {
       get: () => control.captureMode,
       set: (mode) => ask({ number: 1, kind: Ask.capture, arguments: [mode] }),
     }),
-    change: (kind, number) =>
+    /** Has the master reload, upgrade, drain or undrain (`Ask`), once for each number. */
+    change: (kind: number, number: number): Promise<Outcome> =>
       outcomes.getOrInsertComputed(number, () => {
         ask({ number, kind, arguments: [] });
         return Promise.withResolvers<Outcome>();
       }).promise,
-  };
-  const [ofTiles, ofApps] = [setup.refusedCalls, setup.refusedCallsOfApps].map((view) =>
-    new RefusedCalls(view)
-  );
-  const measured = {
-    ...appliance,
-    tiles,
-    refusedCalls: {
-      of(i: number) {
-        const { slot } = setup.tiles[i];
-        return slot === undefined ? ofTiles.of(i) : ofApps.of(slot);
-      },
+    /** System calls that the filter of the `i`-th tile refused. */
+    refusedCalls(i: number) {
+      const { slot } = setup.tiles[i];
+      return slot === undefined ? ofTiles.of(i) : ofApps.of(slot);
     },
+    /** The name of a system call. */
     callName: (number: number) => libraries.tile.callName(number),
     nets: setup.nets.map((net) => ({ ...net, traffic: new Traffic(net.traffic) })),
-    build: setup.build,
     custom: setup.metrics,
-    page: listeners.metrics === null ? new Map() : readPage(),
+    page: setup.listeners.metrics === null ? new Map<string, Uint8Array>() : readPage(),
   };
+}
+
+export async function create(context: TileContext<StatusSetup>): Promise<ServingTile> {
+  const { setup: { listeners }, region, onMessage, libraries } = context;
+  const view = viewOf(context);
+  const { counters, health, outcomes } = view;
+  region.fallAsleep();
   const [controlListener, metricsListener] = await Promise.all(
     [listeners.control, listeners.metrics].map((fd) =>
       fd === null ? null : listenOn(fd, libraries.tile)
@@ -139,7 +143,7 @@ export async function create(
       metricsListener?.close();
     }
   });
-  const answer = (line: string) => answerLine(appliance, line);
+  const answer = (line: string) => answerLine(view, line);
   return {
     descriptors: [],
     async serve() {
@@ -158,7 +162,7 @@ export async function create(
         stuck.promise,
         Promise.all([
           controlListener && serveControl(controlListener, { answer, counters }),
-          metricsListener && serveMetrics(metricsListener, measured),
+          metricsListener && serveMetrics(metricsListener, view),
         ]),
       ]);
     },

@@ -12,7 +12,8 @@ import { Traffic, TRAFFIC_BYTES } from "../../../tiles/net/traffic.ts";
 import { COUNTERS, HISTOGRAMS, STATUS } from "../../../tiles/runtime/counters.ts";
 import { TILE_COUNTERS } from "../../../tiles/runtime/tile.ts";
 import { listenOn } from "../../../tiles/status/connections.ts";
-import { type Measured, readPage, serveMetrics } from "../../../tiles/status/metrics.ts";
+import { readPage, serveMetrics } from "../../../tiles/status/metrics.ts";
+import type { StatusView } from "../../../tiles/status/tile.ts";
 
 /** What the master reports; tests change it. */
 const health: { current: unknown; isFresh: boolean } = {
@@ -60,12 +61,12 @@ async function serving(
       ...(kind === "app" && { slot: 0 }),
     })),
     health: { read: () => health.current, isFresh: () => health.isFresh },
-    refusedCalls: { of: () => [{ call: 329, count: 2 }] },
+    refusedCalls: () => [{ call: 329, count: 2 }],
     callName: () => "pkey_mprotect",
     custom: [{ app: tile, tile, view }],
     page: readPage(),
   };
-  const served = serveMetrics(listener, parts as unknown as Measured);
+  const served = serveMetrics(listener, parts as unknown as StatusView);
   await use((listener.address as AddressInfo).port, counters);
   listener.close();
   await served;
