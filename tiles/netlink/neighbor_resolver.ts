@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Resolves the neighbours that net tiles need. A net tile puts interface and address on its solicit
- * link; `SolicitReceiver` takes them and drops what is not on-link or is known; `NeighborResolver`
+ * link; `solicitReceiver` takes them and drops what is not on-link or is known; `NeighborResolver`
  * decides whether and when the kernel is asked; `NeighborSocket` asks it. The kernel's answer comes
  * to the mirror as an ordinary event, and through netbase to the net tile. `NeighborAgeing` keeps
  * neighbours in use confirmed.
@@ -43,100 +43,86 @@ import * as nl from "./rtnetlink.ts";
 /** Solicits taken in one turn: less than a millisecond's work, so that events need not wait. */
 const MOST_TAKEN = 4_096;
 
-/** The netlink tile's end of the solicit link of one net tile. */
-export class SolicitReceiver {
-  readonly resolver: NeighborResolver;
-  readonly #link: SolicitConsumer;
-  readonly #reader: NetbaseReader;
-  readonly #gateways: NeighborMap<boolean>;
-  readonly #isFollowed: (ifindex: number) => boolean;
-  readonly #counters: Float64Array;
-  readonly #pairs = new Uint32Array(MOST_TAKEN * 2);
-
-  /**
-   * `link` may be read-only; `reader` is as of its last `refresh()`; `gateways` are those of routes,
-   * true for on-link ones (`RoutesTable`); `isFollowed` says whether packets leave by an interface.
-   */
-  constructor(link: View, resolver: NeighborResolver, { reader, gateways, isFollowed, counters }: {
+/**
+ * The netlink tile's end of the solicit link of one net tile.
+ *
+ * `link` may be read-only; `reader` is as of its last `refresh()`; `gateways` are those of routes,
+ * true for on-link ones (`RoutesTable`); `isFollowed` says whether packets leave by an interface.
+ */
+export function solicitReceiver(
+  link: View,
+  resolver: NeighborResolver,
+  { reader, gateways, isFollowed, counters }: {
     readonly reader: NetbaseReader;
     readonly gateways: NeighborMap<boolean>;
     readonly counters: Float64Array;
     isFollowed(ifindex: number): boolean;
-  }) {
-    this.resolver = resolver;
-    this.#link = new SolicitConsumer(link);
-    this.#reader = reader;
-    this.#gateways = gateways;
-    this.#isFollowed = isFollowed;
-    this.#counters = counters;
-  }
-
-  /** Solicits that were overwritten before they were taken. */
-  get lapped(): number {
-    return this.#link.lapped;
-  }
-
-  get pending(): boolean {
-    return this.#link.waiting;
-  }
-
-  /** Takes solicits, and asks the kernel for as many as may be. Returns how much was done. */
-  turn(now: number): number {
-    const pairs = this.#pairs;
-    const count = this.pending ? this.#link.take(pairs, MOST_TAKEN) : 0;
-    this.resolver.clock(now);
-    this.#counters[NETLINK.index.solicits_received] += count;
-    for (let i = 0; i < count; i++) this.#take(pairs[i * 2], pairs[i * 2 + 1], now);
-    return count + this.resolver.turn(now);
-  }
+  },
+) {
+  const solicits = new SolicitConsumer(link);
+  const pairs = new Uint32Array(MOST_TAKEN * 2);
 
   /** Most of a flood is not on-link, so that is checked first. */
-  #take(ifindex: number, address: number, now: number): void {
-    const { neighbors } = this.#reader;
-    const counters = this.#counters;
-    if (!this.#isOnLink(ifindex, address)) {
+  function take(ifindex: number, address: number, now: number): void {
+    const { neighbors } = reader;
+    if (!isOnLink(ifindex, address)) {
       counters[NETLINK.index.solicit_drop_off_link]++;
       return;
     }
     const record = neighbors.find(ifindex, address);
     const usable = record >= 0 && (neighbors.state(record) & NUD_VALID) !== 0;
     if (usable && neighbors.refreshWanted(record)) {
-      this.resolver.confirm(ifindex, address, now);
+      resolver.confirm(ifindex, address, now);
     } else if (usable || (record >= 0 && (neighbors.flags(record) & nl.NTF_KEPT) !== 0)) {
       // It is known, or the keeper of its entry resolves it.
       counters[NETLINK.index.solicit_drop_duplicate]++;
-    } else if (!this.#hasArp(ifindex)) {
+    } else if (!hasArp(ifindex)) {
       counters[NETLINK.index.solicit_drop_off_link]++;
     } else {
-      const isGateway = this.#gateways.has(ifindex, address);
-      this.resolver.resolve({ ifindex, address, isGateway }, now);
+      const isGateway = gateways.has(ifindex, address);
+      resolver.resolve({ ifindex, address, isGateway }, now);
     }
   }
 
   /** Whether a route without gateway leads to `address` on that link, or it is an on-link gateway. */
-  #isOnLink(ifindex: number, address: number): boolean {
-    const { fib, nextHops } = this.#reader;
-    if (!this.#isFollowed(ifindex)) return false;
+  function isOnLink(ifindex: number, address: number): boolean {
+    const { fib, nextHops } = reader;
+    if (!isFollowed(ifindex)) return false;
     const id = fib.lookup(address);
     const isGroup = id !== 0 && nextHops.kind(id) === KIND_GROUP;
     for (let i = 0; i < (isGroup ? nextHops.memberCount(id) : 1); i++) {
-      if (this.#leadsTo(ifindex, isGroup ? nextHops.memberId(id, i) : id)) return true;
+      if (leadsTo(ifindex, isGroup ? nextHops.memberId(id, i) : id)) return true;
     }
-    return this.#gateways.get(ifindex, address) === true;
+    return gateways.get(ifindex, address) === true;
   }
 
-  #leadsTo(ifindex: number, id: number): boolean {
-    const { nextHops } = this.#reader;
+  function leadsTo(ifindex: number, id: number): boolean {
+    const { nextHops } = reader;
     return nextHops.ifindex(id) === ifindex && nextHops.gateway(id) === 0 &&
       nextHops.kind(id) === RTN_UNICAST;
   }
 
   /** Whether the kernel resolves neighbours on an interface now. */
-  #hasArp(ifindex: number): boolean {
-    const { interfaces } = this.#reader;
+  function hasArp(ifindex: number): boolean {
+    const { interfaces } = reader;
     const record = interfaces.find(ifindex);
     return record >= 0 && interfaces.isUp(record) && (interfaces.flags(record) & IFF_NOARP) === 0;
   }
+
+  return {
+    resolver,
+    /** Solicits that were overwritten before they were taken. */
+    lapped: () => solicits.lapped,
+    isPending: () => solicits.waiting,
+    /** Takes solicits, and asks the kernel for as many as may be. Returns how much was done. */
+    turn(now: number): number {
+      const count = solicits.waiting ? solicits.take(pairs, MOST_TAKEN) : 0;
+      resolver.clock(now);
+      counters[NETLINK.index.solicits_received] += count;
+      for (let i = 0; i < count; i++) take(pairs[i * 2], pairs[i * 2 + 1], now);
+      return count + resolver.turn(now);
+    },
+  };
 }
 
 /** The kernel as the resolver uses it. Addresses in host order. */

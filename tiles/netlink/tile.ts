@@ -24,7 +24,7 @@ import {
   NeighborResolver,
   NeighborSocket,
   neighborTablePoll,
-  SolicitReceiver,
+  solicitReceiver,
 } from "./neighbor_resolver.ts";
 import { type NeighborTableMessage, NTF_EXT_LEARNED } from "./rtnetlink.ts";
 import { filterUpdater, type InterfaceFilter } from "./xdp_filter.ts";
@@ -94,7 +94,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
       ...{ counters, random: Math.random, seed, sharers },
     });
     const isFollowed = (ifindex: number) => followed.has(ifindex);
-    return new SolicitReceiver(link, resolver, { reader, gateways, counters, isFollowed });
+    return solicitReceiver(link, resolver, { reader, gateways, counters, isFollowed });
   });
   const audit = new Audit(mirror, { counters, now, log });
   const requests = answerer({ ...setup, rib, reader, audit });
@@ -182,7 +182,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
     counters[index.used_neighbors] = neighbors.size;
     counters[index.used_next_hops] = writer.used.nextHops;
     counters[index.used_tbl8s] = writer.used.tbl8s;
-    const lapped = receivers.reduce((sum, { lapped }) => sum + lapped, 0);
+    const lapped = receivers.reduce((sum, each) => sum + each.lapped(), 0);
     counters[index.solicit_drop_overwritten] = lapped;
   }
 
@@ -214,7 +214,8 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
       return work + requests.turn() + audit.turn(now);
     },
     pending: () =>
-      (!serves && control.serves) || requests.isAsked() || receivers.some(({ pending }) => pending),
+      (!serves && control.serves) || requests.isAsked() ||
+      receivers.some((each) => each.isPending()),
     wait(timeoutMs) {
       if (library.wait(polled, timeoutMs) <= 0) return;
       libraries.tile.wait(setup.eventfd, 0);

@@ -50,15 +50,6 @@ export interface CaptureFilter {
 }
 
 /**
- * Frames from now on, as lines of JSON, until the iterator is closed. `interfaceNames` returns the names by index as
- * they are then. Throws Error if there are too many captures, or net tiles do not start.
- */
-export type CaptureStream = (
-  filter: CaptureFilter,
-  interfaceNames: () => (ifindex: number) => string,
-) => AsyncGenerator<string>;
-
-/**
  * Passes what is in `rings`, those of all net tiles, to captures. `mode.set` tells net tiles what to write
  * (`CaptureMode`), and `mode.get` returns what they were told last. Captures that a predecessor left open end.
  */
@@ -66,7 +57,7 @@ export function captureStreams(
   rings: readonly View[],
   listen: readonly Listening[],
   mode: { get(): number; set(mode: number): void },
-): CaptureStream {
+) {
   const open = new Set<CaptureFilter>();
   const wantedMode = () => {
     if (open.size === 0) return CaptureMode.off;
@@ -74,7 +65,14 @@ export function captureStreams(
   };
   mode.set(wantedMode());
 
-  return async function* (filter, interfaceNames) {
+  /**
+   * Frames from now on, as lines of JSON, until the iterator is closed. `interfaceNames` returns the names
+   * by index as they are then. Throws Error if there are too many captures, or net tiles do not start.
+   */
+  return async function* (
+    filter: CaptureFilter,
+    interfaceNames: () => (ifindex: number) => string,
+  ): AsyncGenerator<string> {
     if (open.size === MOST_CAPTURES) {
       throw new Error(`${MOST_CAPTURES} captures are on, and there can be no more`);
     }
