@@ -401,7 +401,6 @@ function contentKey(fields: NextHopFields, members: readonly GroupMember[]): str
   return [own, ...members.map((each) => `${each.weight}*${contentKey(each.fields, [])}`)].join(";");
 }
 
-/** Units of paths that a group takes. */
 function unitsOf(slots: number, members: number): number {
   return Math.ceil((slots + members * 2) / PATH_UNIT);
 }
@@ -816,7 +815,6 @@ export class FibBuilder {
     return wins ? local : main;
   }
 
-  /** Writes the batch's cells. */
   #write(): void {
     const stores = this.#fib.stores;
     if (this.#rebuild) this.#writeNode(ROOT, 0, ALL);
@@ -985,7 +983,6 @@ function isOver(grace: Grace): boolean {
   return false;
 }
 
-/** Removes at most `most` members of a set and returns them. */
 function take(set: Set<number>, most: number): number[] {
   const taken = [...set.values().take(most)];
   for (const one of taken) set.delete(one);

@@ -694,7 +694,6 @@ export class Trie {
   }
 }
 
-/** A copy of twice the length. */
 function grown(words: Uint32Array<ArrayBuffer>): Uint32Array<ArrayBuffer> {
   const larger = new Uint32Array(words.length * 2);
   larger.set(words);

@@ -226,7 +226,6 @@ export class HashTableWriter {
     return (this.#hash(a, b) >>> 21) << UNIT_BITS | unit;
   }
 
-  /** The record that a slot's word names. */
   #recordIn(word: number): number {
     return this.#recordsAt + ((word & UNIT_MASK) - 1) * UNIT_WORDS;
   }

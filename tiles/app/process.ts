@@ -48,7 +48,6 @@ export interface ProcessSetup {
   readonly nets: readonly string[];
   /** Idle turns before its loop blocks. */
   readonly spinTurns: number;
-  /** Whether it was granted the host's clock. */
   readonly clock: boolean;
   /** Whether it keeps what it was granted once it runs. */
   readonly keep: boolean;

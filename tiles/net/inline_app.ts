@@ -50,7 +50,6 @@ export interface InlineSetup extends ServiceSetup, PeerSetup {
   readonly region: View;
 }
 
-/** An app inside the net tile. */
 export class InlineApp implements Recipient, Sender {
   readonly index: number;
   readonly peers: AllowedPeers;
@@ -306,7 +305,6 @@ class InlineAnswers implements Answers {
   #sentAt = -1;
   #sentSize = 0;
   #copyAt = 0;
-  /** Whether something found no room. */
   #isFull = false;
   /** Whether that is in a large buffer. Else, the packet of the request whose frame it is in; -1: none. */
   #isLarge = false;

@@ -366,7 +366,6 @@ export interface XdpSocketSetup {
    */
   readonly fill: number;
   readonly deepFill: number;
-  /** Frames that the kernel has to transmit. */
   readonly tx: number;
   /** Whether a bare pseudo-header sum is a valid UDP checksum here (veth, virtio, loopback). */
   readonly partialChecksums: boolean;

@@ -166,7 +166,6 @@ export class RouteCache {
     this.#second = second;
   }
 
-  /** Makes every entry void. */
   clear(): void {
     this.changes = (this.changes + 1) | 0;
     this.#epoch = (this.#epoch + 1) | 0;

@@ -77,7 +77,6 @@ export interface NetSetup {
   readonly trustChecksums?: boolean;
   readonly udp: readonly UdpSocketSetup[];
   readonly apps: readonly AppSetup[];
-  /** Apps that run in here. */
   readonly inline?: readonly InlineSetup[];
   /** The solicit link, written here. */
   readonly solicit: View;

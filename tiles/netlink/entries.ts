@@ -101,7 +101,6 @@ const NEIGHBOR_FLAGS: readonly (readonly [number, string])[] = [
   [0x20, "offload"],
 ];
 
-/** Name of a route type or of what becomes of a packet. */
 function typeName(type: number): string {
   return TYPES[type] ?? String(type);
 }

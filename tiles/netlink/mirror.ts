@@ -129,7 +129,6 @@ export class Mirror implements MessageHandler {
     return this.complete && this.current && this.shown && !this.#moreWaits;
   }
 
-  /** Whether netbase shows all that was applied. */
   get shown(): boolean {
     return !this.#unshown;
   }

@@ -220,7 +220,6 @@ export class NeighborResolver {
     return this.#outstanding.size;
   }
 
-  /** Whether anything is queued or unanswered. */
   get busy(): boolean {
     return this.#outstanding.size > 0 || this.#queue.length > 0;
   }

@@ -54,7 +54,6 @@ import {
 } from "./tile.ts";
 import { type ApplianceSetup, inlineGrants, wire, type WorkerHandle } from "./wiring.ts";
 
-/** The modules of tiles, relative to this file. */
 const MODULES = {
   netlink: "../netlink/tile",
   net: "../net/tile",
@@ -245,7 +244,6 @@ class Appliance {
     }, pause);
   }
 
-  /** Passes on a request of the status tile. */
   #ask(request: ControlRequest): void {
     if (request.kind === Ask.capture) {
       this.#control.captureMode = request.arguments[0];

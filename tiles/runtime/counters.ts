@@ -183,7 +183,6 @@ export const HISTOGRAMS = histograms({
   tx_batch: BATCH_BOUNDS,
 });
 
-/** The tables, by kind of tile. */
 export const COUNTERS = { netlink: NETLINK, net: NET, app: APP, status: STATUS } as const;
 
 /** Gauges: what they show can decrease. */

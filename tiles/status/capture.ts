@@ -113,7 +113,6 @@ export function captureStreams(
   };
 }
 
-/** The next records of a ring. */
 function take(reader: CaptureReader, { dropsOnly }: CaptureFilter): Captured[] {
   const taken: Captured[] = [];
   for (let i = 0; i < BATCH; i++) {

@@ -31,7 +31,6 @@ import type { StatusView } from "./tile.ts";
 
 /** Concurrent connections: several scrapers, with one connection for each scrape. */
 const MOST_CONNECTIONS = 32;
-/** Bytes of a request's head. */
 const MOST_REQUEST = 1 << 13;
 /** Bytes after the head that are read and discarded, so that the answer is not lost to a reset. */
 const MOST_UNREAD = 1 << 16;
