@@ -102,37 +102,28 @@ const INADDR_LOOPBACK = 0x7f000001;
 const INADDR_BROADCAST = 0xffffffff;
 
 /** The outcome of a route decision. Made once, filled by {@linkcode decide}. */
-export interface Decision {
-  /**
-   * RTN_* or KIND_UNSUPPORTED, KIND_OVERFLOW; RTN_UNSPEC: no route. Of a group it is the member's.
-   * RTN_BLACKHOLE also stands for other packets that the kernel refuses with EINVAL.
-   */
-  kind: number;
-  /** Next hop id (of the member, for a group); 0: none. */
-  nextHop: number;
-  /** Next hop id of the group that the member was chosen from; 0: none. */
-  group: number;
-  /** The gateway, host order; 0: the destination itself is on-link. */
-  gateway: number;
-  /** Outgoing interface; for `local` the loopback device. 0: none. */
-  ifindex: number;
-  /** Source address to use, host order; 0: none could be chosen. */
-  source: number;
-  /** The route's MTU, else the interface's; 0: neither is known. */
-  mtu: number;
-  /** Record of the interface, or -1. Valid until the reader's next quiescent state. */
-  interfaceRecord: number;
-}
+export type Decision = ReturnType<typeof emptyDecision>;
 
-export function emptyDecision(): Decision {
+export function emptyDecision() {
   return {
+    /**
+     * RTN_* or KIND_UNSUPPORTED, KIND_OVERFLOW; RTN_UNSPEC: no route. Of a group it is the member's.
+     * RTN_BLACKHOLE also stands for other packets that the kernel refuses with EINVAL.
+     */
     kind: RTN_UNSPEC,
+    /** Next hop id (of the member, for a group); 0: none. */
     nextHop: 0,
+    /** Next hop id of the group that the member was chosen from; 0: none. */
     group: 0,
+    /** The gateway, host order; 0: the destination itself is on-link. */
     gateway: 0,
+    /** Outgoing interface; for `local` the loopback device. 0: none. */
     ifindex: 0,
+    /** Source address to use, host order; 0: none could be chosen. */
     source: 0,
+    /** The route's MTU, else the interface's; 0: neither is known. */
     mtu: 0,
+    /** Record of the interface, or -1. Valid until the reader's next quiescent state. */
     interfaceRecord: -1,
   };
 }

@@ -368,21 +368,8 @@ const DROPS = new Map<number, number>([
   [route.KIND_OVERFLOW, COUNT.tx_drop_fib_overflow],
 ]);
 
-/** What `Resolver.resolve` found. */
-export interface Resolution {
-  /** Index of the entry, whose outcome is never `group`; or UNRESOLVED. */
-  route: number;
-  /** Whether the entry is new, and by way of a neighbour. */
-  isNew: boolean;
-  /**
-   * If the entry is new or there is none: the neighbour, how likely it is to be real, and the largest
-   * payload.
-   */
-  ifindex: number;
-  neighbor: number;
-  rank: number;
-  mostPayload: number;
-}
+/** What the resolver found. */
+export type Resolution = ReturnType<Resolver["resolve"]>;
 
 /** Makes entries of the route cache. */
 export class Resolver {
@@ -391,8 +378,19 @@ export class Resolver {
   readonly #cache: RouteCache;
   readonly #solicits: Solicits;
   readonly #decision = emptyDecision();
-  readonly #found: Resolution = {
-    ...{ route: UNRESOLVED, isNew: false, ifindex: 0, neighbor: 0, rank: 0, mostPayload: 0 },
+  readonly #found = {
+    /** Index of the entry, whose outcome is never `group`; or UNRESOLVED. */
+    route: UNRESOLVED,
+    /** Whether the entry is new, and by way of a neighbour. */
+    isNew: false,
+    /**
+     * If the entry is new or there is none: the neighbour, how likely it is to be real, and the largest
+     * payload.
+     */
+    ifindex: 0,
+    neighbor: 0,
+    rank: 0,
+    mostPayload: 0,
   };
   #macHead = 0;
   #macTail = 0;
@@ -413,7 +411,7 @@ export class Resolver {
    * Finds or makes the entry for a packet to `peer` from `local` (0: the route chooses), host order as
    * signed words; `ports` as in `Packet`. Returns the same object each time.
    */
-  resolve(peer: number, local: number, ports: number): Resolution {
+  resolve(peer: number, local: number, ports: number) {
     const found = this.#found;
     found.isNew = false;
     const { words } = this.#cache;

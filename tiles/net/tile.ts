@@ -13,7 +13,7 @@
 import { heapView, slice, type View } from "../../ffi/region.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
-import { loadService, type Service } from "../app/host.ts";
+import { loadService } from "../app/host.ts";
 import { METRICS_BYTES, MetricsWriter } from "../app/regions.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { HISTOGRAMS, NET } from "../runtime/counters.ts";
@@ -138,11 +138,15 @@ async function createBeside(
   return new NetTile(context, opened, made);
 }
 
+/** An inline app that is made, and not in the tile yet. */
+export type MadeApp = Awaited<ReturnType<typeof makeInline>>;
+
 async function makeInline(
   { libraries: { clock }, log, predecessor }: TileContext<NetSetup>,
   setup: InlineSetup,
-): Promise<MadeApp> {
+) {
   const { counters } = new TileRegion(setup.region);
+  /** Until it is in the tile; without a predecessor its metrics are in the region for them at once. */
   const metrics = predecessor && new MetricsWriter(heapView(METRICS_BYTES));
   const service = await loadService(setup, {
     counters,
@@ -176,15 +180,6 @@ function open({ setup, libraries }: TileContext<NetSetup>, slots: readonly numbe
     pollSet: new PollSet({ xsk, udp, tile: libraries.tile }, { eventfd, ports, sockets }),
     descriptors: [eventfd, ...ports, ...setup.udp.map(({ fd }) => fd)],
   };
-}
-
-/** An inline app that is made, and not in the tile yet. */
-export interface MadeApp {
-  readonly setup: InlineSetup;
-  readonly service: Service;
-  readonly counters: Float64Array;
-  /** Where its metrics are, until it is in the tile. */
-  readonly metrics?: MetricsWriter;
 }
 
 /** Frames that a net tile needs, so that none of its rings, links and queues can starve another. */

@@ -168,7 +168,7 @@ async function makeInline(): Promise<MadeApp> {
   };
   const { counters } = new TileRegion(setup.region);
   const service = await makeService({ default: () => app }, setup, { counters, log() {} });
-  return { setup, service, counters };
+  return { setup, service, counters, metrics: undefined };
 }
 
 /** A netbase with one interface, its network, and one neighbour. */
