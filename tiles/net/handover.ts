@@ -9,7 +9,6 @@
  * rings.
  */
 
-import { describeErrno } from "../../ffi/library.ts";
 import { f64, slice, u32, u8, type View } from "../../ffi/region.ts";
 import type { AppPort } from "./app_port.ts";
 import type { Umem, XdpPort } from "./rings.ts";
@@ -17,11 +16,6 @@ import type { Umem, XdpPort } from "./rings.ts";
 /** The rings cannot be taken over, so the sockets have to be opened again. */
 export class RingsLost extends Error {
   override readonly name = "RingsLost";
-
-  /** The error for a socket whose rings cannot be mapped, from its -errno. */
-  static unmapped(error: number): RingsLost {
-    return new RingsLost(`the rings of a socket cannot be mapped: ${describeErrno(error)}`);
-  }
 }
 
 /** How long the kernel has to finish what it has taken off its rings, in polls. */

@@ -10,6 +10,7 @@
  * queues in `arp_queue` while the neighbour is unknown.
  */
 
+import { describeErrno } from "../../ffi/library.ts";
 import { heapView, slice, type View } from "../../ffi/region.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
@@ -161,8 +162,8 @@ async function makeInline(
 function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
   const frames = slice(setup.umem, 0, setup.frames * FRAME_BYTES);
   return setup.sockets.map(({ fd, ring, slot = xsk!.adopt(fd, frames, ring) }) => {
-    if (slot < 0) throw RingsLost.unmapped(slot);
-    return slot;
+    if (slot >= 0) return slot;
+    throw new RingsLost(`the rings of a socket cannot be mapped: ${describeErrno(slot)}`);
   });
 }
 

@@ -675,7 +675,7 @@ export class NeighborAgeing {
       const { reachableMillis, delayProbeMillis } = this.#times.get(ifindex) ?? this.#default;
       const lead = Math.min(delayProbeMillis * LEAD, reachableMillis / 2);
       const left = reachableMillis - Math.max(0, confirmedMillis) - lead;
-      const deadline = onGrid(now + Math.max(0, left));
+      const deadline = Math.ceil((now + Math.max(0, left)) / GRID_MILLIS) * GRID_MILLIS;
       this.#deadlines.set(ifindex, address, deadline);
       this.#next = Math.min(this.#next, deadline);
     } else {
@@ -710,10 +710,6 @@ export class NeighborAgeing {
     });
     return marked;
   }
-}
-
-function onGrid(millis: number): number {
-  return Math.ceil(millis / GRID_MILLIS) * GRID_MILLIS;
 }
 
 /** Between two reads, while neighbours are solicited and while none is. */

@@ -39,14 +39,7 @@ import {
   type TilePlan,
   umemBytes,
 } from "./plan.ts";
-import {
-  Life,
-  TILE_COUNTERS,
-  TILE_REGION_BYTES,
-  type TileKind,
-  TileReader,
-  type WorkerKind,
-} from "./tile.ts";
+import { Life, TILE_COUNTERS, TILE_REGION_BYTES, type TileKind, TileReader } from "./tile.ts";
 
 /** Slots of apps that are processes: more than there are at once. */
 export const APP_SLOTS = 256;
@@ -132,21 +125,8 @@ interface RegionPlan {
   readonly fresh: boolean;
 }
 
-/** A tile as the appliance has it, whether it runs or not. */
-interface TileHandle {
-  readonly kind: TileKind;
-  readonly name: string;
-  /** Its index in `tilesOf`, and its slot of counters of refused calls. */
-  readonly slot: number;
-  readonly reader: TileReader;
-  /** -1 of an inline app, which its net tile calls. */
-  readonly eventfd: number;
-}
-
-export interface WorkerHandle extends TileHandle {
-  readonly kind: WorkerKind;
-  readonly region: Region;
-}
+/** A tile that runs in a worker of the appliance. */
+export type WorkerHandle = ReturnType<typeof wire>["workers"][number];
 
 /** The grants of all inline apps together: their modules and files, and the clock. */
 export function inlineGrants(apps: readonly AppPlan[]): Pick<Grants, "read" | "clock"> {
@@ -266,14 +246,18 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
   const writer = (name: string) => regions.get(name)!.writer;
   const reader = (name: string) => regions.get(name)!.reader;
   /** Every tile there is, in the order in which they are started. */
-  const tiles = tilesOf(setup).map(({ kind, name, inside }, slot): TileHandle => ({
-    ...{ kind, name, slot },
+  const tiles = tilesOf(setup).map(({ kind, name, inside }, slot) => ({
+    kind,
+    name,
+    /** Its index in `tilesOf`, and its slot of counters of refused calls. */
+    slot,
     reader: new TileReader(reader(`tile ${name}`)),
+    /** -1 of an inline app, which its net tile calls. */
     eventfd: inside === undefined ? handed.fd(`eventfd ${name}`) : -1,
   }));
   const tileOf = (name: string) => tiles.find((tile) => tile.name === name)!;
   /** Those that run in workers. */
-  const workers = tiles.flatMap((tile): WorkerHandle[] => {
+  const workers = tiles.flatMap((tile) => {
     const { kind, name } = tile;
     return kind === "app" ? [] : [{ ...tile, kind, region: regions.get(`tile ${name}`)! }];
   });
