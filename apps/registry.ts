@@ -14,6 +14,8 @@ interface ShippedApp {
   readonly beside?: { readonly module: string; readonly if: readonly string[] };
   /** Set if the app is granted the host's clock without `clock = true` in the configuration. */
   readonly clock?: true;
+  /** Set if it has `packet_times` unless the configuration says otherwise. */
+  readonly packetTimes?: true;
 }
 
 /** All of them, in the order in which help and errors list them. */
@@ -48,6 +50,7 @@ export const APPS: Readonly<Record<string, ShippedApp>> = {
     module: "apps/ntp.ts",
     options: ["burst", "ratelimit", "reference", "stratum"],
     clock: true,
+    packetTimes: true,
   },
   statsd: { module: "apps/statsd.ts", options: ["interval"] },
   time: { module: "apps/time.ts", options: [] },

@@ -42,6 +42,7 @@ scope.onmessage = ({ data }) => {
       solicits,
       filters,
       ports: [],
+      packetTimes: false,
       eventfd,
       wakes: [],
       control,

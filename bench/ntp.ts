@@ -128,7 +128,7 @@ async function inside(report: Report, selection: Selection): Promise<void> {
         `interfaces = ["${INTERFACE}"]\nprovider = "xdp"
 listen = ["123=ntp${
           own === INLINE ? "@inline" : ""
-        }"]\n[apps.ntp]\nmodule = "${APP}"\nclock = true\n`,
+        }"]\n[apps.ntp]\nmodule = "${APP}"\nclock = true\npacket_times = true\n`,
       );
       const start = [...selfCommand(), "run", "--config", file];
       const figures = await track.during(start, () => turn(track));

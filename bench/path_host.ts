@@ -129,6 +129,7 @@ export class MemoryXsk implements Xsk {
   visible(): number {
     return 0;
   }
+  times(): void {}
   receive(_slot: number, descriptors: Uint32Array, most: number): number {
     const filled = this.#filled;
     const tail = this.#fillTail;

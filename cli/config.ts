@@ -221,6 +221,10 @@ export const appSchema = z.strictObject({
     .describe("addresses where its slow side accepts TCP on its ports"),
   clock: z.boolean(wants("true or false")).default(false)
     .describe("whether it may read the state of the kernel's clock; false by default"),
+  packet_times: z.boolean(wants("true or false")).optional()
+    .describe(
+      "whether each datagram has a time of its own, not its burst's; by default only for ntp",
+    ),
   keep: z.boolean(wants("true or false")).default(false)
     .describe("whether it keeps its grants after its start; false by default"),
   memory: size("64M", "1024G").optional()
@@ -236,7 +240,7 @@ function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
   const { module, options, send_to: sendTo, read, write, beside, tcp, ...rest } = parsed;
   const { own_ports: ownPorts, refuse_sources: refuseSources, ...bounds } = rest;
   const { most_per_second: mostPerSecond, ...limits } = bounds;
-  const { depth, memory, state: stateBytes, ...others } = limits;
+  const { depth, memory, state: stateBytes, packet_times: packetTimes, ...others } = limits;
   const paths = (all: string[]) => all.map((path) => resolve(folder, path));
   const grants: Grants = { ...others, read: paths(read), write: paths(write) };
   return {
@@ -250,6 +254,7 @@ function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
     ...(depth !== undefined && { depth }),
     ...(memory !== undefined && { memoryMib: Math.floor(memory / UNITS.M) }),
     ...(stateBytes !== undefined && { stateBytes }),
+    ...(packetTimes !== undefined && { packetTimes }),
     grants,
   };
 }
@@ -759,7 +764,14 @@ function planApp(
   }
   const memoryMib = inline ? {} : { memoryMib: MEMORY_MIB };
   return {
-    ...{ ...memoryMib, ...told, module: appModule(module), grants, inline },
+    ...{
+      ...memoryMib,
+      ...shipped?.packetTimes && { packetTimes: true },
+      ...told,
+      module: appModule(module),
+      grants,
+      inline,
+    },
     ...(beside !== undefined && { beside: { module: beside, tcp } }),
   };
 }

@@ -59,6 +59,11 @@ static inline int write_log(const char *text, size_t length)
 	return 0;
 }
 
+static inline uint64_t nanoseconds(const struct timespec *time)
+{
+	return (uint64_t)time->tv_sec * 1000000000u + (uint64_t)time->tv_nsec;
+}
+
 /* Stores CLOCK_REALTIME in nanoseconds: low word, high word. */
 static inline void stamp(uint32_t out[2])
 {
@@ -66,7 +71,7 @@ static inline void stamp(uint32_t out[2])
 	uint64_t time;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	time = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	time = nanoseconds(&now);
 	out[0] = (uint32_t)time;
 	out[1] = (uint32_t)(time >> 32);
 }

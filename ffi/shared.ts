@@ -22,8 +22,11 @@ export const UdpDescriptor = {
   interface: 5,
   /** TOS << 8 | TTL of the IPv4 header. */
   tosTtl: 6,
+  /** When the kernel received it, CLOCK_REALTIME in nanoseconds; 0: it was not asked to note that. */
+  timeLow: 7,
+  timeHigh: 8,
 } as const;
-export const UDP_DESCRIPTOR_WORDS = 7;
+export const UDP_DESCRIPTOR_WORDS = 9;
 /** In the length word: the datagram was longer than its buffer. */
 export const UDP_TRUNCATED = 0x80000000;
 /** Bytes a receive buffer must have. */
@@ -66,6 +69,7 @@ export const XSK_CURSORS = 8;
 /** Bytes of the XDP program's filter: where its parts begin. Bitmaps are by VLAN id and by port. */
 export const FilterAt = {
   mac: 0,
+  times: 6,
   seed: 8,
   vlans: 12,
   ports: 12 + 4096 / 8,

@@ -21,7 +21,8 @@ struct burst {
 	struct iovec parts[BURST];
 	union {
 		struct cmsghdr header;
-		char room[CMSG_SPACE(sizeof(struct in_pktinfo)) + 2 * CMSG_SPACE(sizeof(int))];
+		char room[CMSG_SPACE(sizeof(struct in_pktinfo)) + 2 * CMSG_SPACE(sizeof(int)) +
+			  CMSG_SPACE(sizeof(struct timespec))];
 	} controls[BURST];
 };
 
@@ -101,9 +102,12 @@ static struct udp_descriptor describe(struct burst *b, int i, int port, uint32_t
 {
 	struct msghdr *message = &b->messages[i].msg_hdr;
 	struct in_pktinfo info = { 0 };
+	struct timespec received = { 0 };
 	uint32_t tos_ttl = 0;
 
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS)
+			memcpy(&received, CMSG_DATA(c), sizeof(received));
 		if (c->cmsg_level != IPPROTO_IP)
 			continue;
 		if (c->cmsg_type == IP_PKTINFO)
@@ -119,6 +123,8 @@ static struct udp_descriptor describe(struct burst *b, int i, int port, uint32_t
 		.source = ntohl(b->peers[i].sin_addr.s_addr), .destination = ntohl(info.ipi_addr.s_addr),
 		.ports = (uint32_t)ntohs(b->peers[i].sin_port) << 16 | (uint16_t)port,
 		.interface = (uint32_t)info.ipi_ifindex, .tos_ttl = tos_ttl,
+		.time_low = (uint32_t)nanoseconds(&received),
+		.time_high = (uint32_t)(nanoseconds(&received) >> 32),
 	};
 }
 
@@ -155,7 +161,8 @@ static struct cmsghdr *put(struct cmsghdr *control, int type, const void *value,
 /* Addresses the i-th message to where `d` says, with the source address, interface, TOS and TTL it says. */
 static void address(struct burst *b, int i, const struct udp_descriptor *d)
 {
-	struct cmsghdr *control = b->messages[i].msg_hdr.msg_control;
+	struct msghdr *message = &b->messages[i].msg_hdr;
+	struct cmsghdr *control = message->msg_control;
 	const int tos = (int)(d->tos_ttl >> 8), ttl = (int)(d->tos_ttl & 0xff);
 	const struct in_pktinfo info = {
 		.ipi_ifindex = (int)d->interface, .ipi_spec_dst = { htonl(d->source) },
@@ -167,7 +174,8 @@ static void address(struct burst *b, int i, const struct udp_descriptor *d)
 	};
 	control = put(control, IP_PKTINFO, &info, sizeof(info));
 	control = put(control, IP_TOS, &tos, sizeof(tos));
-	put(control, IP_TTL, &ttl, sizeof(ttl));
+	control = put(control, IP_TTL, &ttl, sizeof(ttl));
+	message->msg_controllen = (size_t)((char *)control - b->controls[i].room);
 }
 
 /*

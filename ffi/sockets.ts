@@ -69,6 +69,11 @@ export function openUdpSetup(path = libraryPath()) {
       if (fd >= 0) sizeBuffers(symbols.setsockopt, { fd, receive, send });
       return fd;
     },
+    /** Whether the kernel notes when it receives each datagram, for `UdpDescriptor`. */
+    setTimes(fd: number, wanted: boolean): void {
+      const value = wanted ? 1 : 0;
+      setNumber(symbols.setsockopt, { fd, level: SOL_SOCKET, option: SO_TIMESTAMPNS, value });
+    },
     close(fd: number): void {
       symbols.close(fd);
     },
@@ -113,6 +118,7 @@ type SetSocketOption = (
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
+const SO_TIMESTAMPNS = 35;
 const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
 

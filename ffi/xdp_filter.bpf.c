@@ -28,6 +28,7 @@
  */
 struct filter {
 	__u16 mac[3]; /* in network order */
+	__u16 times; /* not 0: each frame gets a time of its own */
 	__u32 seed;
 	__u32 vlans[4096 / 32];
 	__u32 ports[65536 / 32];
@@ -35,6 +36,7 @@ struct filter {
 };
 #define IS_AT(part, at) _Static_assert(__builtin_offsetof(struct filter, part) == (at), "FilterAt in shared.ts")
 IS_AT(mac, FILTER_AT_MAC);
+IS_AT(times, FILTER_AT_TIMES);
 IS_AT(seed, FILTER_AT_SEED);
 IS_AT(vlans, FILTER_AT_VLANS);
 IS_AT(ports, FILTER_AT_PORTS);
@@ -125,6 +127,18 @@ static __always_inline int is_ours(const struct filter *ours, struct xdp_md *ctx
 	       is_our_address(ours, bpf_ntohl(ip->daddr));
 }
 
+/* Stores the time (CLOCK_MONOTONIC, nanoseconds) right before the frame, if the driver has room for it there. */
+static __always_inline void put_time(struct xdp_md *ctx)
+{
+	__u64 *time;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*time)))
+		return;
+	time = (void *)(long)ctx->data_meta;
+	if ((void *)(time + 1) <= (void *)(long)ctx->data)
+		*time = bpf_ktime_get_ns();
+}
+
 SEC("xdp")
 int tegula(struct xdp_md *ctx)
 {
@@ -135,8 +149,12 @@ int tegula(struct xdp_md *ctx)
 
 	if (ours && is_ours(ours, ctx))
 		action = (int)bpf_redirect_map(&sockets, queue, XDP_PASS);
-	if (action == XDP_REDIRECT && (count = bpf_map_lookup_elem(&redirected, &queue)))
+	if (action != XDP_REDIRECT)
+		return action;
+	if ((count = bpf_map_lookup_elem(&redirected, &queue)))
 		__sync_fetch_and_add(count, 1);
+	if (ours->times)
+		put_time(ctx);
 	return action;
 }
 

@@ -532,6 +532,46 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 	return (int)count;
 }
 
+#define MOST_AGE 1000000000u /* older is what a frame's memory had before: the driver has no room for times */
+
+/* CLOCK_REALTIME minus CLOCK_MONOTONIC, nanoseconds modulo 2^64, by the try that was interrupted least. */
+static uint64_t clock_offset(void)
+{
+	uint64_t gap, least = UINT64_MAX, offset = 0;
+	struct timespec before, now, after;
+
+	for (int tries = 0; tries < 3 && least > 1000; tries++) {
+		clock_gettime(CLOCK_MONOTONIC, &before);
+		clock_gettime(CLOCK_REALTIME, &now);
+		clock_gettime(CLOCK_MONOTONIC, &after);
+		gap = nanoseconds(&after) - nanoseconds(&before);
+		if (gap >= least)
+			continue;
+		least = gap;
+		offset = nanoseconds(&now) - nanoseconds(&before) - gap / 2;
+	}
+	return offset;
+}
+
+/* Stores in two words when the XDP program saw each frame of `tegula_xsk_receive`, or the burst's time if unknown. */
+EXPORT void tegula_xsk_times(int slot, const uint32_t *frames, uint32_t count, uint32_t *times)
+{
+	const uint64_t burst = (uint64_t)frames[1] << 32 | frames[0];
+	const uint64_t to_real = clock_offset();
+
+	for (uint32_t i = 0; i < count; i++) {
+		const char *frame = (const char *)sockets[slot].area + frames[RECEIVE_HEADER_WORDS + 2 * i];
+		uint64_t time;
+
+		memcpy(&time, frame - sizeof(time), sizeof(time));
+		time += to_real;
+		if (burst - time >= MOST_AGE)
+			time = burst;
+		times[2 * i] = (uint32_t)time;
+		times[2 * i + 1] = (uint32_t)(time >> 32);
+	}
+}
+
 /* Prefetches the cache lines of `words` at the indices `at`. */
 EXPORT void tegula_xsk_prefetch(const uint32_t *words, const uint32_t *at, uint32_t count)
 {

@@ -74,6 +74,11 @@ export interface Xsk {
    * when there were any, then (offset, length) of each. Returns how many.
    */
   receive(slot: number, descriptors: Uint32Array, most: number): number;
+  /**
+   * Writes the time of each of the `count` frames that `descriptors` got last, low and high as there: when the XDP
+   * program saw it, if the filter asks for times and the driver gives room for them; else that of the burst.
+   */
+  times(slot: number, descriptors: Uint32Array, count: number, out: Uint32Array): void;
   /** Prefetches the cache lines of `words` at the first `count` indices of `at`. */
   prefetch(words: Int32Array, at: Uint32Array, count: number): void;
   /** Now, by the clock of `receive`, in units of 256 ns: a signed word. */
@@ -338,6 +343,11 @@ export function openXsk(path = libraryPath()): Xsk {
     inject: { name: "tegula_xsk_inject", parameters: ["i32", "buffer", "u32"], result: "i32" },
     fd: { name: "tegula_xsk_fd", parameters: ["i32"], result: "i32" },
     receive: { name: "tegula_xsk_receive", parameters: ["i32", "buffer", "u32"], result: "i32" },
+    times: {
+      name: "tegula_xsk_times",
+      parameters: ["i32", "buffer", "u32", "buffer"],
+      result: "void",
+    },
     prefetch: {
       name: "tegula_xsk_prefetch",
       parameters: ["buffer", "buffer", "u32"],

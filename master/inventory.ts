@@ -287,8 +287,13 @@ export class Holdings {
     return wanted.filter((port) => this.#udp.has(port));
   }
 
-  sockets(ports: readonly number[]): Handing[] {
-    return ports.map((port) => handing(`udp ${port}`, this.#udp.get(port)!));
+  /** The kernel sockets of `ports`. Those of `timed` note when they receive each datagram. */
+  sockets(ports: readonly number[], timed: ReadonlySet<number>): Handing[] {
+    return ports.map((port) => {
+      const fd = this.#udp.get(port)!;
+      this.#libraries.udpSetup.setTimes(fd, timed.has(port));
+      return handing(`udp ${port}`, fd);
+    });
   }
 
   /** The listening sockets at these addresses. Throws UserError. */

@@ -81,6 +81,8 @@ const STOP_MILLIS = 1500;
 const READY_MILLIS = 60_000;
 /** How often recreated interfaces are polled for, and the longest pause after failures. */
 const POLL_MILLIS = 1000;
+/** From a start or handover until what it needed is given back: predecessors have ended by then. */
+const TRIM_MILLIS = 6000;
 const LONGEST_POLL_MILLIS = 300_000;
 
 /** Runs until a signal ends it. Returns the exit status. `plan` reads the configuration again. */
@@ -150,6 +152,7 @@ class Master {
   #isEnding = false;
   #stopping = false;
   readonly #timers: ReturnType<typeof setInterval>[] = [];
+  #trimming?: ReturnType<typeof setTimeout>;
 
   constructor(
     libraries: MainLibraries,
@@ -215,11 +218,17 @@ class Master {
   #startTimers(): void {
     this.#booted = true;
     this.#checkHealth();
+    this.#trimLater();
     this.#timers.push(setInterval(() => void this.#pollInterfaces(), POLL_MILLIS));
     // For sd_watchdog_enabled(3).
     const micros = Number(Deno.env.get("WATCHDOG_USEC") ?? 0);
     if (micros <= 0) return;
     this.#timers.push(setInterval(() => this.#libraries.host.notify("WATCHDOG=1"), micros / 2000));
+  }
+
+  #trimLater(): void {
+    clearTimeout(this.#trimming);
+    this.#trimming = setTimeout(() => this.#libraries.host.trim(), TRIM_MILLIS);
   }
 
   // Reload and upgrade.
@@ -253,6 +262,7 @@ class Master {
     });
     this.#report.loaded(run);
     this.#checkHealth();
+    this.#trimLater();
     const how = isByKernel(next)
       ? "the kernel's sockets serve"
       : next.inventory === before.inventory
@@ -761,6 +771,7 @@ class Master {
     this.#report.stop();
     this.#checkHealth();
     for (const timer of this.#timers) clearInterval(timer);
+    clearTimeout(this.#trimming);
     this.#ringWatch?.stop();
     // A starting successor is given up. One that takes over finishes first.
     await this.#starting?.appliance.kill("it is told to stop");

@@ -345,7 +345,10 @@ export class Successors {
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => fresh.eventfd(name)),
-      ...this.#holdings.sockets(setup.sockets),
+      ...this.#holdings.sockets(
+        setup.sockets,
+        new Set(portsServed(setup.apps.filter(({ packetTimes }) => packetTimes))),
+      ),
       ...attachments.flatMap(({ descriptors }) => descriptors).map(({ name, fd }) => ({
         ...handing(name, fd),
         ...(name.startsWith("filter ") && { bytes: FILTER_BYTES }),

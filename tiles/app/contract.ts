@@ -118,7 +118,8 @@ export interface Datagrams {
   readonly ecn: number;
   /**
    * When its burst was taken from the ring: nanoseconds since 1970 UTC (CLOCK_REALTIME), in steps of
-   * 256, as a number of that size has. The same for all datagrams of a burst, up to 64.
+   * 256, as a number of that size has. The same for all datagrams of a burst, up to 64. With
+   * `packet_times = true`: when the host received the datagram itself.
    */
   readonly receivedAt: number;
 }

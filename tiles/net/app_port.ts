@@ -55,6 +55,8 @@ export interface AppSetup extends PeerSetup {
   /** The app's tile region, for its sleep word. */
   readonly tile: View;
   readonly eventfd: number;
+  /** Whether it wants the time of each packet, not of its burst. */
+  readonly packetTimes?: boolean;
 }
 
 /** The peers of an app: it may send to those that have sent to it, and to configured ones. */
@@ -238,6 +240,7 @@ export class AppPort implements Recipient, Sender {
   /** If the app does not read the UMEM. */
   readonly #copies: Copies | null;
   readonly #state: Uint32Array;
+  readonly #packetTimes: boolean;
   /** `Out` words for each descriptor of the link. */
   readonly #out: Int32Array;
   #reclaimed: number;
@@ -278,6 +281,7 @@ export class AppPort implements Recipient, Sender {
     this.#copies = copies && new Copies(copies, umem, starts);
     this.peers = new AllowedPeers(setup, { cache, index, seed });
     this.received = { index, peers: this.peers, view: umem.view, bytes: umem.bytes };
+    this.#packetTimes = setup.packetTimes ?? false;
     this.#umem = umem;
     this.#waker = new Waker(new TileReader(setup.tile), () => wake(setup.eventfd));
     this.#state = u32(setup.requests);
@@ -432,12 +436,13 @@ export class AppPort implements Recipient, Sender {
   }
 
   /** As `Recipient` says. The app sees them after `publish`. */
-  push({ frames, packets }: RxBatch, from: number, count: number): number {
+  push({ frames, packets, times }: RxBatch, from: number, count: number): number {
     const requests = this.#requests;
     const { words } = requests;
     const out = this.#out;
-    const timeLow = frames[0];
-    const timeHigh = frames[1];
+    // The burst's time is in the header of `frames`.
+    const clock = this.#packetTimes ? times : frames;
+    const step = this.#packetTimes ? 2 : 0;
     const room = requests.depth - ((requests.pushed - this.#reclaimed) | 0);
     const end = this.peers.addRun(packets, from, count);
     const most = Math.min(end, from + room);
@@ -459,8 +464,9 @@ export class AppPort implements Recipient, Sender {
       words[at + Descriptor.destination] = packets[p + Packet.local];
       words[at + Descriptor.ports] = packets[p + Packet.ports];
       words[at + Descriptor.interface] = packets[p + Packet.interface];
-      words[at + Descriptor.timeLow] = timeLow;
-      words[at + Descriptor.timeHigh] = timeHigh;
+      const time = (i & (BATCH - 1)) * step;
+      words[at + Descriptor.timeLow] = clock[time];
+      words[at + Descriptor.timeHigh] = clock[time + 1];
       const own = (requests.pushed & (requests.depth - 1)) << OUT_SHIFT;
       out[own + Out.offset] = offset;
       out[own + Out.route] = packets[p + Packet.route];

@@ -48,6 +48,8 @@ const MOST_IN_PLACE = 0xfff;
 export interface InlineSetup extends ServiceSetup, PeerSetup {
   /** The tile region that its counters are in. */
   readonly region: View;
+  /** Whether it wants the time of each packet, not of its burst. */
+  readonly packetTimes?: boolean;
 }
 
 export class InlineApp implements Recipient, Sender {
@@ -81,7 +83,7 @@ export class InlineApp implements Recipient, Sender {
     this.bytes = umem.bytes;
     this.#service = parts.service;
     this.#counters = counters;
-    this.#requests = new InlineRequests(umem, parts.batch);
+    this.#requests = new InlineRequests(umem, parts.batch, setup.packetTimes ?? false);
     const [firstPort] = [...setup.ports, ...(setup.ownPorts ?? [])];
     this.#answers = new InlineAnswers(this, this.#requests, {
       ...{ umem, transmitter, counters, firstPort },
@@ -145,6 +147,7 @@ class InlineRequests implements Datagrams {
   readonly #destination = new Address();
   /** The app's packets, by the words at which they begin. */
   readonly #picked = new Int32Array(BATCH);
+  readonly #packetTimes: boolean;
   #batch: RxBatch;
   #packets: Int32Array;
   #count = 0;
@@ -153,8 +156,9 @@ class InlineRequests implements Datagrams {
   #gone = 0;
   #current = NONE;
 
-  constructor(umem: Umem, batch: RxBatch) {
+  constructor(umem: Umem, batch: RxBatch, packetTimes: boolean) {
     this.bytes = umem.bytes;
+    this.#packetTimes = packetTimes;
     this.#umem = umem;
     this.#batch = batch;
     this.#packets = batch.packets;
@@ -276,8 +280,10 @@ class InlineRequests implements Datagrams {
     return (this.#packets[this.#current + Packet.tosTtl] >>> 8) & 3;
   }
   get receivedAt(): number {
-    const { frames } = this.#batch;
-    return frames[1] * 2 ** 32 + frames[0];
+    const { frames, times } = this.#batch;
+    const words = this.#packetTimes ? times : frames;
+    const at = this.#packetTimes ? this.#current >>> (PACKET_SHIFT - 1) : 0;
+    return words[at + 1] * 2 ** 32 + words[at];
   }
 }
 

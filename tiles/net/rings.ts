@@ -494,6 +494,11 @@ export class XdpPort {
     return count;
   }
 
+  /** Writes the time of each of the `count` frames that `receive` gave last: `Xsk.times`. */
+  times(frames: Uint32Array, count: number, out: Uint32Array): void {
+    this.#xsk.times(this.#slot, frames, count, out);
+  }
+
   /**
    * Gives the kernel free frames until it has as many as its fill ring takes, counting those that it is
    * sending and will give back soon, but for at most half of the ring.

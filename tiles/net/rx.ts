@@ -73,6 +73,8 @@ export class RxBatch {
   readonly frames = new Uint32Array(RECEIVE_HEADER_WORDS + 2 * BATCH);
   /** The description of each packet, `Packet` words. Of a packet that is not good, only `app` is set. */
   readonly packets = frame.makePackets();
+  /** Time low and time high of each packet. Of frames only if an app wants that (`packetTimes`). */
+  readonly times = new Uint32Array(2 * BATCH);
   /** `RouteCache.changes` when their routes were found. */
   changes = 0;
   /** When it came, in ticks (`traffic.ts`). */
@@ -178,6 +180,7 @@ export class Receiver {
   readonly #counters: Float64Array;
   readonly #traffic: counted.TrafficCounter;
   readonly #trustChecksums: boolean;
+  readonly #packetTimes: boolean;
   /** Where in the route cache each packet's route is looked for first. */
   readonly #slots = new Uint32Array(BATCH);
   /** An address that was found to be ours in this generation of netbase; 0: none. */
@@ -187,7 +190,7 @@ export class Receiver {
   #ifindex = -1;
   #generation = -1;
 
-  /** `trustChecksums`: UDP checksums are left to the NIC. */
+  /** `trustChecksums`: UDP checksums are left to the NIC. `packetTimes`: an app wants a time for each packet. */
   constructor(
     parts: {
       batch: RxBatch;
@@ -202,6 +205,7 @@ export class Receiver {
       counters: Float64Array;
       traffic: counted.TrafficCounter;
       trustChecksums?: boolean;
+      packetTimes?: boolean;
     },
   ) {
     this.#batch = parts.batch;
@@ -218,6 +222,7 @@ export class Receiver {
     this.#counters = parts.counters;
     this.#traffic = parts.traffic;
     this.#trustChecksums = parts.trustChecksums ?? false;
+    this.#packetTimes = parts.packetTimes ?? false;
   }
 
   /**
@@ -229,6 +234,8 @@ export class Receiver {
     const count = port.receive(batch.frames);
     if (count === 0) return 0;
     batch.arrival = ticksOf(batch.frames[0], batch.frames[1]);
+    // Before the checks, which may move frames.
+    if (this.#packetTimes) port.times(batch.frames, count, batch.times);
     this.#traffic.settle(batch.arrival);
     this.#check(count, port.ifindex, port.partialChecksums);
     const { packets } = batch;

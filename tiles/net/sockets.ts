@@ -86,7 +86,7 @@ export class SocketReceiver {
   burst(fd: number, port: number): number {
     const buffers = this.#buffers;
     const { bytes } = this.#umem;
-    const { frames, packets } = this.#batch;
+    const { frames, packets, times } = this.#batch;
     const received = this.#received;
     const count = this.#udp.receive(fd, port, bytes, buffers, buffers.length, received);
     if (count <= 0) return 0;
@@ -103,6 +103,8 @@ export class SocketReceiver {
       packets[p + Packet.ports] = received[at + UdpDescriptor.ports];
       packets[p + Packet.interface] = received[at + UdpDescriptor.interface];
       packets[p + Packet.tosTtl] = received[at + UdpDescriptor.tosTtl];
+      times[2 * i] = received[at + UdpDescriptor.timeLow] || frames[0];
+      times[2 * i + 1] = received[at + UdpDescriptor.timeHigh] || frames[1];
       packets[p + Packet.route] = LOOK_UP;
       packets[p + Packet.sum] = CHECKSUM_PARTIAL;
       const isCut = (received[at + UdpDescriptor.length] & UDP_TRUNCATED) !== 0;

@@ -279,7 +279,9 @@ class NetTile implements Tile {
       return new InlineApp(app, { ...all, service, counters, index, batch, transmitter });
     });
     const apps = [...this.#apps, ...this.#inline];
-    this.#receiver = new Receiver({ ...all, batch, xsk, apps, trustChecksums });
+    const packetTimes = [...setup.apps, ...made.map(({ setup }) => setup)]
+      .some(({ packetTimes }) => packetTimes);
+    this.#receiver = new Receiver({ ...all, batch, xsk, apps, trustChecksums, packetTimes });
     this.#socketReceiver = new SocketReceiver({ ...all, udp, apps });
     this.#socketFds = Int32Array.from(receiving, ({ fd }) => fd);
     this.#socketPorts = Int32Array.from(receiving, ({ port }) => port);

@@ -39,6 +39,8 @@ export interface NetlinkSetup {
   /** The XDP programs' filters, by interface. */
   readonly filters: readonly InterfaceFilter[];
   readonly ports: readonly number[];
+  /** Whether an app wants a time for each packet. */
+  readonly packetTimes: boolean;
   readonly eventfd: number;
   /** Net tiles to wake when netbase changes: their ARP queues may wait for that. */
   readonly wakes: readonly { readonly tile: View; readonly eventfd: number }[];
@@ -106,9 +108,9 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
 
   const control = new ControlReader(setup.control);
   let serves = false;
-  const { ports } = setup;
+  const { ports, packetTimes } = setup;
   /** Of no filter until this appliance serves: until then its predecessor writes them. */
-  let updateFilters = filterUpdater([], { interfaces, ports, log });
+  let updateFilters = filterUpdater([], { interfaces, ports, packetTimes, log });
 
   /** Since when the mirror is not in sync; undefined: it is. */
   let unsyncedSince: number | undefined;
@@ -203,7 +205,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
       let work = mirror.turn(now);
       if (!serves && control.serves) {
         serves = true;
-        updateFilters = filterUpdater(setup.filters, { interfaces, ports, log });
+        updateFilters = filterUpdater(setup.filters, { interfaces, ports, packetTimes, log });
       }
       // Once this tile is to leave, they are its successor's.
       if (!control.leaving && updateFilters()) followInterfaces();

@@ -62,6 +62,11 @@ export class Filter {
     setBits(this.#ports, ports);
   }
 
+  /** Whether each frame that is taken gets the time at which it was. */
+  setTimes(wanted: boolean): void {
+    this.#bytes.setUint16(FilterAt.times, wanted ? 1 : 0, true);
+  }
+
   /** Frames tagged with these VLAN ids are looked into, and no others. */
   setVlans(ids: Iterable<number>): void {
     setBits(this.#vlans, ids);
@@ -127,14 +132,18 @@ const LOOPBACK_NET = 127;
  */
 export function filterUpdater(
   filters: readonly InterfaceFilter[],
-  { interfaces, ports, log }: {
+  { interfaces, ports, packetTimes, log }: {
     interfaces: InterfaceWriter;
     ports: readonly number[];
+    packetTimes: boolean;
     log(line: string): void;
   },
 ): () => boolean {
   const written = filters.map(({ ifindex, view }) => ({ ifindex, filter: new Filter(view) }));
-  for (const { filter } of written) filter.setPorts(ports);
+  for (const { filter } of written) {
+    filter.setPorts(ports);
+    filter.setTimes(packetTimes);
+  }
   /** Interfaces of which the log says that there is no room for all addresses. */
   const full = new Set<number>();
   /** The interface table's count of changes that the filters include. */

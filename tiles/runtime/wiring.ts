@@ -78,6 +78,8 @@ export interface AppPlan
   /** The most memory of its own that its process may have, in MiB; none inline. */
   readonly memoryMib?: number;
   readonly stateBytes?: number;
+  /** Whether it wants the time of each packet, not of its burst. */
+  readonly packetTimes?: boolean;
   /** Its slow side, if it has one: URL of the module, and addresses where it accepts TCP on the app's ports. */
   readonly beside?: { readonly module: string; readonly tcp: readonly string[] };
 }
@@ -299,6 +301,7 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
           view: handed.view(`filter ${name}`),
         })),
         ports: served,
+        packetTimes: apps.some(({ packetTimes }) => packetTimes),
         eventfd: netlink.eventfd,
         wakes: nets.map(({ region, eventfd }) => ({ tile: region.reader, eventfd })),
         control: reader("control"),
@@ -382,6 +385,7 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
           shape: linkShape(app, apps),
           tile: reader(`tile ${app.name}`),
           eventfd: tileOf(app.name).eventfd,
+          packetTimes: app.packetTimes,
           ...peerSetup(app, n),
         })),
         inline: apps.filter(({ inline }) => inline).map((app) => ({
@@ -389,6 +393,7 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
           metrics: writer(`metrics ${instanceName(app, net)}`),
           ...{ instance: n, instances: nets.length },
           ...peerSetup(app, n),
+          packetTimes: app.packetTimes,
           region: writer(`tile ${instanceName(app, net)}`),
         })),
         solicit: own("solicit"),

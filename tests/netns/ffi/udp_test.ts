@@ -28,6 +28,8 @@ interface Datagram {
   destinationPort: number;
   ifindex: number;
   tosTtl: number;
+  /** Nanoseconds since 1970. */
+  time: number;
 }
 
 /** What waits on `fd`, once anything does. */
@@ -37,11 +39,24 @@ function receive(fd: number, count = BURST, port = 7002): Datagram[] {
   const received = udp.receive(fd, port, memory, buffers, count, words);
   ok(received >= 0, `receive: ${received}`);
   return Array.from({ length: received }, (_, i) => {
-    const [offset, length, source, destination, ports, ifindex, tosTtl] = words.subarray(
+    const [offset, length, source, destination, ports, ifindex, tosTtl, low, high] = words.subarray(
       2 + i * UDP_DESCRIPTOR_WORDS,
     );
     const [sourcePort, destinationPort] = [ports >>> 16, ports & 0xffff];
-    return { offset, length, source, destination, sourcePort, destinationPort, ifindex, tosTtl };
+    const time = high * 2 ** 32 + low;
+    return {
+      ...{
+        offset,
+        length,
+        source,
+        destination,
+        sourcePort,
+        destinationPort,
+        ifindex,
+        tosTtl,
+        time,
+      },
+    };
   });
 }
 
@@ -54,7 +69,8 @@ function descriptor(
     & { ifindex?: number; tosTtl?: number },
 ): number[] {
   const { ifindex = 0, tosTtl = 64 } = more;
-  return [offset, length, source, destination, (from << 16 | to) >>> 0, ifindex, tosTtl];
+  // A time is nothing that is sent.
+  return [offset, length, source, destination, (from << 16 | to) >>> 0, ifindex, tosTtl, 0, 0];
 }
 
 /** Sends one datagram, and waits while the socket's buffer is full. */
@@ -76,13 +92,29 @@ function pair(): { one: number; two: number; [Symbol.dispose](): void } {
   };
 }
 
+Deno.test("a datagram tells when the kernel received it, while that is asked for", () => {
+  using sockets = pair();
+  const ask = () => {
+    const before = Date.now() * 1e6;
+    equal(send(sockets.one, descriptor({ to: 7002 })), 1);
+    const after = (Date.now() + 1) * 1e6;
+    const [{ time }] = receive(sockets.two);
+    return { time, isThen: time >= before && time <= after };
+  };
+  setup.setTimes(sockets.two, true);
+  const { time, isThen } = ask();
+  ok(isThen, String(time));
+  setup.setTimes(sockets.two, false);
+  equal(ask().time, 0);
+});
+
 Deno.test("a datagram tells from where, to where, on which interface and when it came", () => {
   using sockets = pair();
   memory.set(new TextEncoder().encode("word"), 1000);
   const before = BigInt(Date.now()) * 1_000_000n;
   equal(send(sockets.one, descriptor({ offset: 1000, to: 7002, destination: 0x7f000005 })), 1);
   wait(Int32Array.of(sockets.two, 1), 1, 20_000);
-  const words = new Uint32Array(2 + 8);
+  const words = new Uint32Array(2 + UDP_DESCRIPTOR_WORDS + 1);
   equal(udp.receive(sockets.two, 7002, memory, Uint32Array.of(65536), 1, words), 1);
   const time = BigInt(words[0]) | BigInt(words[1]) << 32n;
   ok(time >= before && time < before + 20_000_000_000n);
@@ -94,6 +126,7 @@ Deno.test("a datagram tells from where, to where, on which interface and when it
     7001 * 65536 + 7002,
     LOOPBACK_IFINDEX,
     64,
+    ...[0, 0],
     0,
   ]);
   equal(new TextDecoder().decode(memory.subarray(65536, 65540)), "word");
@@ -147,7 +180,7 @@ Deno.test("a burst is received by one call, in order, each datagram in its buffe
 
 /** How many wait right now. */
 function receiveNow(fd: number): number {
-  return udp.receive(fd, 7002, memory, buffers, 1, new Uint32Array(2 + 8));
+  return udp.receive(fd, 7002, memory, buffers, 1, new Uint32Array(2 + UDP_DESCRIPTOR_WORDS));
 }
 
 Deno.test("send() stops at a datagram that is refused, and says why when it is the first", () => {
@@ -253,6 +286,7 @@ Deno.test("a datagram from the wire tells its interface and the address it was s
     destinationPort: 7005,
     ifindex: wire.near.ifindex,
     tosTtl: 64,
+    time: 0,
   });
   setup.close(fd);
 });

@@ -89,6 +89,7 @@ export class Bench implements Disposable {
       solicits: views,
       filters: [{ ifindex: this.ifindex, view: this.filter }],
       ports: [7],
+      packetTimes: false,
       eventfd: -1,
       wakes: sleepers.map(({ view, eventfd }) => ({ tile: view, eventfd })),
       control,

@@ -219,11 +219,21 @@ Deno.test("an app's own ports are nobody else's, and enough for its instances", 
   assert.deepEqual(one.ownPorts, [[10, 20]]);
 });
 
-Deno.test("of the apps that ship ntp has the clock, and none has more", () => {
+Deno.test("of the apps that ship ntp has the clock and times of packets, and none has more", () => {
   for (const name of ["discard", "dns", "echo", "ntp", "statsd", "time"]) {
-    const [{ grants }] = plan(`7=${name}`);
+    const [{ grants, packetTimes }] = plan(`7=${name}`);
     assert.deepEqual(grants, { ...NO_GRANTS, clock: name === "ntp" });
+    assert.equal(packetTimes ?? false, name === "ntp");
   }
+});
+
+Deno.test("an app has times of packets if it is told so, and ntp has none if told not to", async () => {
+  const { apps } = await load(`
+    listen = ["123=ntp", "7=mine@inline"]
+    apps.ntp.packet_times = false
+    apps.mine = { module = "./mine.ts", packet_times = true }
+  `);
+  assert.deepEqual(apps.map(({ packetTimes }) => packetTimes), [false, true]);
 });
 
 Deno.test("what is wrong in an app's configuration is said with its place", async () => {

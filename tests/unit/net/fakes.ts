@@ -166,6 +166,13 @@ export class FakeXsk implements Xsk {
 
   prefetch(): void {}
 
+  /** A second after what `receive` says, and as many nanoseconds as the frame is from the first one. */
+  times(_slot: number, descriptors: Uint32Array, count: number, out: Uint32Array): void {
+    for (let i = 0; i < count; i++) {
+      out.set([descriptors[RECEIVE_HEADER_WORDS + 2 * i], 0x5679], 2 * i);
+    }
+  }
+
   /** What `receive` says, 10 µs later. */
   ticks(): number {
     return ticksOf(0x1234, 0x5678) + 40;
@@ -243,6 +250,8 @@ export interface Datagram {
   readonly payload: Uint8Array;
   /** TOS << 8 | TTL; as sent, left out where it is the usual. */
   readonly tosTtl?: number;
+  /** When the kernel received it, low and high, where that was asked for. */
+  readonly time?: readonly number[];
 }
 
 /** UDP sockets in memory. */
@@ -279,8 +288,9 @@ export class FakeUdp implements Udp {
       memory.set(datagram.payload.subarray(0, fits), buffers[i]);
       const { source, destination, sourcePort, destinationPort } = datagram;
       const ports = sourcePort * 0x10000 + destinationPort;
+      const { tosTtl = 0, time = [0, 0] } = datagram;
       out.set(
-        [buffers[i], fits, source, destination, ports, 1, datagram.tosTtl ?? 0],
+        [buffers[i], fits, source, destination, ports, 1, tosTtl, ...time],
         RECEIVE_HEADER_WORDS + UDP_DESCRIPTOR_WORDS * i,
       );
     });

@@ -207,6 +207,7 @@ export class Room {
       headroom = HEADROOM_BYTES,
       inline,
       ownPorts = [],
+      packetTimes = false,
       isDeep = false,
     }: {
       ports?: readonly (readonly number[])[];
@@ -220,6 +221,8 @@ export class Room {
       inline?: App;
       /** Of that app. */
       ownPorts?: readonly number[];
+      /** Whether its apps want the time of each packet. */
+      packetTimes?: boolean;
       /** Whether it continues as a tile begins: the kernel has all frames, and apps are waited for. */
       isDeep?: boolean;
     } = {},
@@ -262,8 +265,8 @@ export class Room {
       udp: kernelSockets
         ? (inline ? [7] : ports.flat()).map((port) => ({ fd: 1000 + port, port, receive: true }))
         : [],
-      apps: this.apps.map(({ setup }) => setup),
-      inline: inline ? [scripted(inline, sendTo, ownPorts)] : [],
+      apps: this.apps.map(({ setup }) => ({ ...setup, packetTimes })),
+      inline: inline ? [{ ...scripted(inline, sendTo, ownPorts), packetTimes }] : [],
       solicit,
       capture: heapView(CAPTURE_BYTES),
       control: heapView(CONTROL_BYTES),

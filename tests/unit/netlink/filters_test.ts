@@ -27,13 +27,14 @@ const LINK: InterfaceLink = {
 };
 
 /** Filters of interface 3 over an interface table of their own. */
-function world(view = heapView(FILTER_BYTES)) {
+function world(view = heapView(FILTER_BYTES), { packetTimes = false } = {}) {
   const log: string[] = [];
   const writer = new NetbaseWriter(heapView(NETBASE_BYTES), { readers: [], seed: 1 });
   const { interfaces } = writer;
   const update = filterUpdater([{ ifindex: 3, view }], {
     interfaces,
     ports: [7, 53],
+    packetTimes,
     log: (line) => log.push(line),
   });
   interfaces.set(LINK);
@@ -59,6 +60,19 @@ Deno.test("addresses of every interface are served, but for loopback's own", () 
   interfaces.removeAddress(1, address(0xc0000201));
   update();
   assert.deepEqual(new Filter(view).addresses(), [0xc6120001]);
+});
+
+Deno.test("frames get times while an app wants them, and are no more given any after a reload", () => {
+  const view = heapView(FILTER_BYTES);
+  for (const packetTimes of [true, false]) {
+    const { update } = world(view, { packetTimes });
+    update();
+    assert.equal(
+      new DataView(view.buffer, view.byteOffset).getUint16(6, true),
+      packetTimes ? 1 : 0,
+    );
+    assert.equal(new DataView(view.buffer, view.byteOffset).getUint32(0, true), 0x04030201);
+  }
 });
 
 Deno.test("VLAN ids of devices on the interface are served while those are up", () => {
