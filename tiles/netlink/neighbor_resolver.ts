@@ -125,13 +125,8 @@ export function solicitReceiver(
   };
 }
 
-/** The kernel as the resolver uses it. Addresses in host order. */
-export interface NeighborKernel {
-  /** Has the kernel resolve or confirm a neighbour. False: it refused. */
-  solicit(ifindex: number, address: number): boolean;
-  /** Removes an entry without an answer from the kernel's table. False: not permitted. */
-  release(ifindex: number, address: number): boolean;
-}
+/** The kernel as the resolver uses it. */
+export type NeighborKernel = Pick<NeighborSocket, "solicit" | "release">;
 
 /** A known neighbour is confirmed once in this time at most. */
 const CONFIRM_MILLIS = 100;
@@ -544,7 +539,7 @@ export class BackOff {
  * Makes the kernel resolve neighbours: by RTM_NEWNEIGH with NTF_USE or, without CAP_NET_ADMIN, by an
  * empty datagram to the neighbour's discard port. On the socket the kernel replies only to refuse.
  */
-export class NeighborSocket implements nl.MessageHandler, NeighborKernel {
+export class NeighborSocket implements nl.MessageHandler {
   /** Whether the kernel permits NTF_USE, as far as known. */
   privileged = true;
   readonly #library: NetlinkLibrary;
@@ -571,6 +566,7 @@ export class NeighborSocket implements nl.MessageHandler, NeighborKernel {
     return [this.#socket.fd, this.#probeFd];
   }
 
+  /** Has the kernel resolve or confirm a neighbour (host order). False: it refused. */
   solicit(ifindex: number, address: number): boolean {
     if (this.privileged) {
       const length = nl.writeUseNeighbor(this.#writer, { ifindex, address });
@@ -582,6 +578,7 @@ export class NeighborSocket implements nl.MessageHandler, NeighborKernel {
     return this.#library.probe(this.#probeFd, ifindex, address) >= 0;
   }
 
+  /** Removes an entry without an answer from the kernel's table. False: not permitted. */
   release(ifindex: number, address: number): boolean {
     if (!this.privileged) return false;
     const length = nl.writeDeleteNeighbor(this.#writer, { ifindex, address });
