@@ -700,7 +700,7 @@ export function planApps(
 }
 
 /** What tiles are called, and how names of their links begin. */
-const TILE_NAME = /^(netlink|status|net\d+( to .*)?)$/;
+export const TILE_NAME = /^(netlink|status|net\d+( to .*)?)$/;
 
 /**
  * Checks that each process has a name of its own, by which the log, metrics and regions know it. Throws

@@ -22,7 +22,7 @@ import {
   selfCommand,
   UserError,
 } from "./command.ts";
-import { locate, locateAll, readConfig, readFile } from "./config.ts";
+import { locate, locateAll, readConfig, readFile, TILE_NAME } from "./config.ts";
 import { askForChange } from "./control.ts";
 
 const OPTIONS = {
@@ -76,6 +76,7 @@ async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Pr
   let module: string;
   try {
     module = Deno.realPathSync(file);
+    if (!Deno.statSync(module).isFile) throw new Error(`${file}: it is not a file`);
   } catch (error) {
     throw new UserError(`cannot read the app module ${fileTrouble(error)}`);
   }
@@ -84,7 +85,8 @@ async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Pr
   const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
   for (const signal of signals) Deno.addSignalListener(signal, end);
   const folder = Deno.makeTempDirSync({ prefix: "tegula-dev-" });
-  const name = basename(module).replace(/\..*$/, "").replaceAll(/[^\w-]/g, "_") || "app";
+  const plain = basename(module).replace(/\..*$/, "").replaceAll(/[^\w-]/g, "_");
+  const name = plain === "" || TILE_NAME.test(plain) ? `${plain}app` : plain;
   const run = new Running();
   try {
     const project: Project = { module, name, given: values, folder };

@@ -167,6 +167,17 @@ labTest("dev waits for an app that cannot be started, and ends with its terminal
   });
 });
 
+labTest("dev runs an app whose file is called as a tile is", async (lab) => {
+  const host = await lab.namespace("host");
+  const answers = `export const answer = () => "it runs\\n";`;
+  await inFolder({ "status.js": answers }, async (_, folder) => {
+    const { said, stop } = await dev(host, folder, ["status.js"]);
+    assert.match(await said("tegula: "), /^tegula: status\.js answers on /);
+    assert.equal(await ask(host), "it runs");
+    await stop("SIGINT");
+  });
+});
+
 labTest("dev takes options, grants, instances and ports from a configuration file", async (lab) => {
   const host = await lab.namespace("host");
   const config = (greeting: string) =>
@@ -206,6 +217,8 @@ const USAGE: readonly [args: readonly string[], says: RegExp][] = [
     ["app.js", "--config", "tegula.toml"],
     /tegula\.toml: no app that listens has the module .*app\.js/,
   ],
+  [["."], /cannot read the app module \.: it is not a file/],
+  [["/dev/zero"], /cannot read the app module \/dev\/zero: it is not a file/],
   [["app.js", "--config", "gone.toml"], /cannot read the configuration file .*gone\.toml/],
 ];
 
