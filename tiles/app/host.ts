@@ -425,7 +425,10 @@ export class Service {
     if (PromiseError.is(error)) return this.#say(error.message, () => error.message);
     const { name, message, stack } = readThrown(error);
     // Two errors are the same by their class and where they were thrown, not by their words.
-    const place = stack.split("\n").find((line) => line.startsWith("    at "));
+    // The words may have lines of a stranger that look like a place.
+    const words = stack.indexOf(message);
+    const frames = words < 0 ? stack : stack.slice(words + message.length);
+    const place = frames.split("\n").find((line) => line.startsWith("    at "));
     const kind = name === undefined ? typeof error : `${name} ${place ?? message}`;
     this.#say(kind, () => {
       const explained = explainDenials(

@@ -72,6 +72,19 @@ Deno.test("errors of different kinds are each logged once, whatever words they u
   assert.equal(harness.logged.length, 2);
 });
 
+Deno.test("no lines that a stranger sends make errors of other kinds", async () => {
+  const harness = await AppHarness.start({
+    answer({ payload }: Request) {
+      if (payload.length === 0) throw new RangeError("nothing");
+      throw new Error(text(payload));
+    },
+  });
+  for (let i = 0; i < 100; i++) harness.ask({ payload: `x\n    at ${i} (file:///a:${i}:1)` });
+  assert.equal(harness.logged.length, 1);
+  harness.ask({ payload: "" });
+  assert.match(harness.logged[1], /RangeError: nothing/);
+});
+
 Deno.test("whatever an app throws is counted, even what cannot be read", async () => {
   const fail = () => {
     throw new Error("not this either");
