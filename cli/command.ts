@@ -263,6 +263,18 @@ export function fileTrouble(error: unknown): string {
   return `${messageOf(error)}${next}`;
 }
 
+/** The longest configuration file, in bytes. */
+const LONGEST_CONFIG = 16 * 2 ** 20;
+
+/** Reads a configuration file. Throws an error that `fileTrouble` explains. */
+export async function configText(path: string): Promise<string> {
+  const { isFile, isDirectory, size } = await Deno.stat(path);
+  // A pipe or a device might never end, and whoever reads it would wait for ever.
+  if (!isFile && !isDirectory) throw new Error(`${path}: it is not a file`);
+  if (size > LONGEST_CONFIG) throw new Error(`${path}: it is longer than ${LONGEST_CONFIG} bytes`);
+  return await Deno.readTextFile(path);
+}
+
 /** Runs `work` and returns its exit status, or prints the UserError that it throws and returns that one's. */
 export async function statusOf(work: () => Promise<number>): Promise<number> {
   try {

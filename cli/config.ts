@@ -24,7 +24,7 @@ import {
   rangeText,
 } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import { fileTrouble, type Given, messageOf, UserError } from "./command.ts";
+import { configText, fileTrouble, type Given, messageOf, UserError } from "./command.ts";
 
 /** How frames are received: by the best mode that works, by AF_XDP or nothing, by the kernel's sockets. */
 const PROVIDERS = ["auto", "xdp", "socket"] as const;
@@ -570,17 +570,10 @@ function repeated<T>(values: readonly T[]): T | undefined {
   return values.find((value, at) => values.indexOf(value) < at);
 }
 
-/** The longest file, in bytes. */
-const LONGEST_FILE = 16 * UNITS.M;
-
 /** Reads a file of TOML. Throws UserError. */
 export async function readFile(path: string): Promise<Record<string, unknown>> {
   try {
-    const { isFile, isDirectory, size } = await Deno.stat(path);
-    // A pipe or a device might never end, and whoever reads it would wait for ever.
-    if (!isFile && !isDirectory) throw new Error(`${path}: it is not a file`);
-    if (size > LONGEST_FILE) throw new Error(`${path}: it is longer than ${LONGEST_FILE} bytes`);
-    return parseToml(await Deno.readTextFile(path));
+    return parseToml(await configText(path));
   } catch (error) {
     if (!(error instanceof TomlError)) {
       throw new UserError(

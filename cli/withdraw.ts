@@ -8,7 +8,7 @@
 import { parse } from "smol-toml";
 import { Markers, markerText } from "../master/announcer.ts";
 import { MARKER_TABLE } from "../tiles/netlink/rtnetlink.ts";
-import { command, Exit, say, UserError } from "./command.ts";
+import { command, configText, Exit, say, UserError } from "./command.ts";
 import { EPERM, SystemError } from "../ffi/library.ts";
 
 export default command(
@@ -48,7 +48,7 @@ export default command(
 /** The table that the file names, or the default. */
 async function tableIn(path: string): Promise<number> {
   try {
-    const { announce } = parse(await Deno.readTextFile(path)) as { announce?: { table?: unknown } };
+    const { announce } = parse(await configText(path)) as { announce?: { table?: unknown } };
     return typeof announce?.table === "number" ? announce.table : MARKER_TABLE;
   } catch {
     console.error(`cannot read ${path}: table ${MARKER_TABLE} is taken`);

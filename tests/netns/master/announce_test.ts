@@ -173,7 +173,7 @@ labTest("'tegula withdraw' removes what one that was killed has left", async (la
   await host.ip(`route add table 53 ${marker("203.0.113.54")}`);
   await tegula(host, "withdraw", "--config", file);
   assert.deepEqual(await routes(host, 53), []);
-  for (const config of [[], ["--config", "/nowhere"]]) {
+  for (const config of [[], ["--config", "/nowhere"], ["--config", "/dev/zero"]]) {
     await host.ip(`route add table 5353 ${marker("203.0.113.54")}`);
     await tegula(host, "withdraw", ...config);
     assert.deepEqual(await routes(host), [...others].sort());
