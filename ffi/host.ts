@@ -4,8 +4,6 @@
  * driver says of itself, the word to systemd, and descriptors that the event loop waits for.
  */
 
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import { checked, ENOENT, libraryPath, pollSet } from "./library.ts";
 import { Confinement } from "./shared.ts";
 import type { TileLibrary } from "./tile.ts";
@@ -144,7 +142,6 @@ export function openHost(path = libraryPath()) {
     fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
     socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
     sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
-    malloc_trim: { parameters: ["usize"], result: "i32" },
     close: { parameters: ["i32"], result: "i32" },
   });
 
@@ -168,16 +165,6 @@ export function openHost(path = libraryPath()) {
   }
 
   return {
-    /**
-     * Gives memory back to the kernel: V8's garbage, which it would keep while nothing is allocated, and what malloc
-     * has free (malloc_trim(3)). Takes some ten milliseconds.
-     */
-    trim(): void {
-      setFlagsFromString("--expose-gc");
-      // Only a context that is made after that has the function.
-      runInNewContext("gc()");
-      symbols.malloc_trim(0n);
-    },
     /** A new eventfd, non-blocking, closed on exec. Throws Error. */
     eventfd(): number {
       // Non-blocking, so that it holds up neither the thread that writes it nor the one that empties it.

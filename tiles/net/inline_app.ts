@@ -148,6 +148,9 @@ class InlineRequests implements Datagrams {
   /** The app's packets, by the words at which they begin. */
   readonly #picked = new Int32Array(BATCH);
   readonly #packetTimes: boolean;
+  /** Where the times are, and the bits of a packet's word that count there: all, or none for that of the burst. */
+  #times: Uint32Array;
+  readonly #timeBits: number;
   #batch: RxBatch;
   #packets: Int32Array;
   #count = 0;
@@ -159,6 +162,8 @@ class InlineRequests implements Datagrams {
   constructor(umem: Umem, batch: RxBatch, packetTimes: boolean) {
     this.bytes = umem.bytes;
     this.#packetTimes = packetTimes;
+    this.#timeBits = packetTimes ? -1 : 0;
+    this.#times = packetTimes ? batch.times : batch.frames;
     this.#umem = umem;
     this.#batch = batch;
     this.#packets = batch.packets;
@@ -173,6 +178,7 @@ class InlineRequests implements Datagrams {
     const picked = this.#picked;
     let count = this.#count;
     for (let i = from; i < end; i++) picked[count++ & (BATCH - 1)] = i << PACKET_SHIFT;
+    this.#times = this.#packetTimes ? batch.times : batch.frames;
     this.#batch = batch;
     this.#packets = batch.packets;
     this.#count = count;
@@ -280,10 +286,8 @@ class InlineRequests implements Datagrams {
     return (this.#packets[this.#current + Packet.tosTtl] >>> 8) & 3;
   }
   get receivedAt(): number {
-    const { frames, times } = this.#batch;
-    const words = this.#packetTimes ? times : frames;
-    const at = this.#packetTimes ? this.#current >>> (PACKET_SHIFT - 1) : 0;
-    return words[at + 1] * 2 ** 32 + words[at];
+    const at = (this.#current & this.#timeBits) >>> (PACKET_SHIFT - 1);
+    return this.#times[at + 1] * 2 ** 32 + this.#times[at];
   }
 }
 
