@@ -690,8 +690,12 @@ function startProcess(
       service: { ...service, module: beside?.module ?? staged.module },
     });
     const granted = { ...plan, grants, name: beside === undefined ? name : besideName(name) };
+    const options = optionsOf(granted, staged, root);
+    const largest = Math.max(...handings.map(({ bytes }) => bytes));
     return processes.start({
-      ...optionsOf(granted, staged, root),
+      ...options,
+      // Until a region is mapped its place is memory of the process's own (`reserve` in ffi/region.ts).
+      memoryMib: options.memoryMib + Math.ceil(largest / 2 ** 20),
       accept: (beside?.tcp ?? []).length > 0,
       watch: beside !== undefined && grants.read.length + grants.write.length > 0,
       ...(beside && { spareDescriptors: BESIDE_DESCRIPTORS }),

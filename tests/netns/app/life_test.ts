@@ -55,6 +55,20 @@ async function busy(lab: Lab) {
   return { appliance, other, settle };
 }
 
+labTest("the largest state and the deepest links go with the least memory", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const module = temporaryFile(
+    "export default ({ state }) => ({ answer: () => `${state.view.fill(1, -9).length}` });",
+    ".js",
+  );
+  const options = 'memory = "64M"\nstate = "1G"\ndepth = 16384';
+  await Appliance.start(
+    host,
+    configured(`listen = ["${PORT}=mine"]\n[apps.mine]\nmodule = "${module}"\n${options}`),
+  );
+  assert.equal((await askUntilAnswered(asker, { port: PORT })).text, `${2 ** 30}`);
+});
+
 labTest("an app that throws loses that datagram, and says so once", async (lab) => {
   const { appliance, other, settle } = await busy(lab);
   const told = { port: PORT, payload: "throw", timeoutMs: SILENCE_MILLIS };
