@@ -714,27 +714,17 @@ function startProcess(
 }
 
 /** The descriptors of an app's process: their names, whether they are read-only, and a state's size. */
-function namesOf(
-  { name, nets, shape, stateBytes }: AppProcessPlan,
-): [name: string, readOnly: boolean, bytes?: number][] {
-  return [
-    [`tile ${name}`, false],
-    [`metrics ${name}`, false],
-    [`eventfd ${name}`, false],
-    ...(stateBytes === undefined
-      ? []
-      : [[`state ${name}`, false, stateBytes] satisfies [string, boolean, number]]),
-    ...nets.flatMap((net): [string, boolean][] => [
-      [`link ${net} to ${name}`, true],
-      [`link ${name} to ${net}`, false],
-      [`tile ${net}`, true],
-      [`eventfd ${net}`, false],
-      // For payloads that are read in the UMEM.
-      ...(shape.requestBytes === undefined
-        ? [[`umem ${net}`, true] satisfies [string, boolean]]
-        : []),
-    ]),
-  ];
+function namesOf({ name, nets, shape, stateBytes }: AppProcessPlan) {
+  const all: [name: string, readOnly: boolean, bytes?: number][] = [];
+  all.push([`tile ${name}`, false], [`metrics ${name}`, false], [`eventfd ${name}`, false]);
+  if (stateBytes !== undefined) all.push([`state ${name}`, false, stateBytes]);
+  for (const net of nets) {
+    all.push([`link ${net} to ${name}`, true], [`link ${name} to ${net}`, false]);
+    all.push([`tile ${net}`, true], [`eventfd ${net}`, false]);
+    // For payloads that are read in the UMEM.
+    if (shape.requestBytes === undefined) all.push([`umem ${net}`, true]);
+  }
+  return all;
 }
 
 function optionsOf(

@@ -122,7 +122,6 @@ class Master {
   readonly #libraries: MainLibraries;
   readonly #plan: (before: Run) => Promise<Run>;
   readonly #args: readonly string[];
-  readonly #watcher: Watcher;
   readonly #files: AppFiles;
   readonly #holdings: Holdings;
   /** Interfaces on which zero-copy has failed. */
@@ -168,7 +167,6 @@ class Master {
     this.#libraries = libraries;
     this.#plan = plan;
     this.#args = args;
-    this.#watcher = new Watcher(libraries.host, libraries.tile);
     this.#holdings = new Holdings(libraries, { user, before: carried });
     this.#files = new AppFiles({
       ...{ host: libraries.host, processes: libraries.processes },
@@ -182,13 +180,11 @@ class Master {
       before: carried?.health,
       changed: (health) => this.#announcer.set(isAnnounced(health)),
     });
-    this.#successors = new Successors(libraries, {
-      ...{ watcher: this.#watcher, holdings: this.#holdings, files: this.#files },
-      report: this.#report,
-      events: {
-        ask: (what, number) => this.#ask(what, number),
-        changed: () => this.#checkHealth(),
-      },
+    this.#successors = new Successors({
+      ...{ libraries, watcher: new Watcher(libraries.host, libraries.tile) },
+      ...{ holdings: this.#holdings, files: this.#files, report: this.#report },
+      ask: (what, number) => this.#ask(what, number),
+      changed: () => this.#checkHealth(),
     });
     this.#timers.push(setInterval(() => {
       this.#report.nameRefusedCalls();

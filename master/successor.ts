@@ -115,7 +115,13 @@ interface ChangedApp {
   readonly plan: AppProcessPlan;
 }
 
-interface Events {
+/** What successors are started with. */
+interface SuccessorParts {
+  readonly libraries: MainLibraries;
+  readonly watcher: Watcher;
+  readonly holdings: Holdings;
+  readonly files: AppFiles;
+  readonly report: Report;
   /** An operator asks an appliance for something. */
   ask(what: Request, number: number): Outcome | Promise<Outcome>;
   /** The state of an app has changed. */
@@ -125,42 +131,23 @@ interface Events {
 export class Successors {
   /** The index of each interface when AF_XDP was last tried on it; 0 if it did not exist. */
   readonly tried = new Map<string, number>();
-  readonly #libraries: MainLibraries;
-  readonly #watcher: Watcher;
-  readonly #holdings: Holdings;
-  readonly #files: AppFiles;
-  readonly #report: Report;
-  readonly #events: Events;
+  readonly #parts: SuccessorParts;
 
-  constructor(
-    libraries: MainLibraries,
-    { watcher, holdings, files, report, events }: {
-      watcher: Watcher;
-      holdings: Holdings;
-      files: AppFiles;
-      report: Report;
-      events: Events;
-    },
-  ) {
-    this.#libraries = libraries;
-    this.#watcher = watcher;
-    this.#holdings = holdings;
-    this.#files = files;
-    this.#report = report;
-    this.#events = events;
+  constructor(parts: SuccessorParts) {
+    this.#parts = parts;
   }
 
   /** Starts an appliance, and finds the apps that have to be started. Throws Retry. */
   async start(handover: Handover): Promise<Serving> {
     const { run, before } = handover;
-    const ports = this.#holdings.takePorts(portsServed(run.apps));
-    const listeners = this.#holdings.listeners(run.addresses);
-    this.#holdings.takeTcp(run.apps);
+    const ports = this.#parts.holdings.takePorts(portsServed(run.apps));
+    const listeners = this.#parts.holdings.listeners(run.addresses);
+    this.#parts.holdings.takeTcp(run.apps);
     const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
-    const inventory = isWarm ? before!.inventory : new Inventory(this.#libraries);
-    const fresh = new Inventory(this.#libraries, { below: inventory });
+    const inventory = isWarm ? before!.inventory : new Inventory(this.#parts.libraries);
+    const fresh = new Inventory(this.#parts.libraries, { below: inventory });
     const staged: StagedApp[] = [];
-    const discardStaged = () => staged.forEach((app) => this.#files.discard(app));
+    const discardStaged = () => staged.forEach((app) => this.#parts.files.discard(app));
     try {
       this.#makeRegions(planned, { config: run.config, attachments, inventory, fresh, isWarm });
       const setup = { ...planned, apps: await this.#stageInline(planned.apps, staged) };
@@ -202,13 +189,13 @@ export class Successors {
     }
     if (!planned.isWarm && !isSocketsOnly) {
       for (const name of config.interfaces) {
-        this.tried.set(name, this.#libraries.host.ifindex(name));
+        this.tried.set(name, this.#parts.libraries.host.ifindex(name));
       }
     }
     const attachments = names.length === 0
       ? []
       : preflight.loadPrograms({ ...config, interfaces: names }, {
-        libraries: this.#libraries,
+        libraries: this.#parts.libraries,
         replaced: before?.attachments ?? [],
       });
     if (attachments.length > 0) return { ...planned, attachments };
@@ -254,7 +241,7 @@ export class Successors {
     for (const app of setup.apps.filter(({ inline }) => !inline)) {
       const plan = this.#appPlan(app, setup);
       if (plan.stateBytes !== undefined) {
-        this.#holdings.own.ensure(stateName(plan.name, plan.stateBytes), plan.stateBytes);
+        this.#parts.holdings.own.ensure(stateName(plan.name, plan.stateBytes), plan.stateBytes);
       }
       const process = before?.apps.get(app.name) ??
         new AppProcess(plan, this.#appParts(app.name, inventory));
@@ -269,10 +256,10 @@ export class Successors {
    * AppError.
    */
   async #stageInline(apps: readonly AppPlan[], staged: StagedApp[]): Promise<AppPlan[]> {
-    const uid = this.#holdings.uid(0);
+    const uid = this.#parts.holdings.uid(0);
     const all = await Promise.allSettled(apps.map(async (app) => {
       if (!app.inline) return app;
-      const made = await this.#files.stage({ name: app.name, service: app, uid });
+      const made = await this.#parts.files.stage({ name: app.name, service: app, uid });
       staged.push(made);
       const { module, read } = made;
       return { ...app, module, grants: { ...app.grants, read: [...app.grants.read, ...read] } };
@@ -285,7 +272,7 @@ export class Successors {
 
   /** The interfaces that exist and are fit for AF_XDP. */
   #fit({ interfaces, provider }: RunConfig): string[] {
-    const { host } = this.#libraries;
+    const { host } = this.#parts.libraries;
     return interfaces.filter((name) => {
       if (host.ifindex(name) === 0) return false;
       const why = preflight.unfit(host, name);
@@ -303,7 +290,7 @@ export class Successors {
       isBeside: boolean;
     },
   ): ApplianceSetup {
-    const { host } = this.#libraries;
+    const { host } = this.#parts.libraries;
     return {
       plan: planTiles({
         queues: names.map((name) => preflight.queues(host, name)),
@@ -322,7 +309,9 @@ export class Successors {
       isBeside,
       sockets: ports,
       slots: Object.fromEntries(
-        apps.filter(({ inline }) => !inline).map(({ name }) => [name, this.#holdings.slot(name)]),
+        apps.filter(({ inline }) => !inline).map((
+          { name },
+        ) => [name, this.#parts.holdings.slot(name)]),
       ),
       build: { version: VERSION, commit: COMMIT },
       trustChecksums: config.checksums === "nic",
@@ -341,11 +330,11 @@ export class Successors {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
         ...writer === "appliance" ? [fresh.region(name, { writable: true })] : [],
-        KEPT_REGIONS.has(name) ? this.#holdings.own.region(name) : fresh.region(name),
+        KEPT_REGIONS.has(name) ? this.#parts.holdings.own.region(name) : fresh.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => fresh.eventfd(name)),
-      ...this.#holdings.sockets(
+      ...this.#parts.holdings.sockets(
         setup.sockets,
         new Set(portsServed(setup.apps.filter(({ packetTimes }) => packetTimes))),
       ),
@@ -355,13 +344,13 @@ export class Successors {
       })),
       ...listeners,
     ];
-    const { root } = this.#files;
+    const { root } = this.#parts.files;
     const program = programModule("", root);
     const library = libraryPath(root);
     const { read, clock } = inlineGrants(setup.apps);
-    const order = orderOf(this.#libraries.regions, handings, setup);
+    const order = orderOf(this.#parts.libraries.regions, handings, setup);
     try {
-      const child = this.#libraries.processes.start({
+      const child = this.#parts.libraries.processes.start({
         name: "appliance",
         role: "appliance",
         args: [
@@ -378,12 +367,12 @@ export class Successors {
         descriptors: order.descriptors,
         read: [program, library, ...read],
         clock,
-        uid: this.#holdings.uid(0),
+        uid: this.#parts.holdings.uid(0),
         netAdmin: true,
       });
       const { listener, words } = child;
-      this.#libraries.observer.hear({ ...applianceWords(), listener, words });
-      this.#report.lack("appliance", child);
+      this.#parts.libraries.observer.hear({ ...applianceWords(), listener, words });
+      this.#parts.report.lack("appliance", child);
       return this.#watched(child);
     } finally {
       order.close();
@@ -393,11 +382,11 @@ export class Successors {
   /** The appliance of a process. `isRunning`: the program before has started it. */
   #watched(child: ConfinedProcess, isRunning = false): ApplianceProcess {
     const appliance: ApplianceProcess = new ApplianceProcess(child, {
-      ...{ watcher: this.#watcher, isRunning },
+      ...{ watcher: this.#parts.watcher, isRunning },
       events: {
         log,
         ask: async (what, number) => {
-          const outcome = await this.#events.ask(what, number);
+          const outcome = await this.#parts.ask(what, number);
           appliance.send({ type: "outcome", number, outcome });
         },
       },
@@ -416,29 +405,29 @@ export class Successors {
       grants: app.grants,
       memoryMib: app.memoryMib!,
       ...(app.stateBytes !== undefined && { stateBytes: stateRegionBytes(app.stateBytes) }),
-      uid: this.#holdings.uid(1 + this.#holdings.slot(app.name)),
+      uid: this.#parts.holdings.uid(1 + this.#parts.holdings.slot(app.name)),
       ...(app.beside && { beside: besideSetup(app) }),
     };
   }
 
   #appParts(name: string, inventory: Inventory): AppProcessParts {
-    const { processes, regions, host, observer, tile } = this.#libraries;
+    const { processes, regions, host, observer, tile } = this.#parts.libraries;
     return {
       ...{ processes, regions, host, observer, log },
-      slot: this.#holdings.slot(name),
+      slot: this.#parts.holdings.slot(name),
       changed: (what, whose = name) => {
-        if (what === "restarts") this.#report.restarted(whose);
-        this.#events.changed();
+        if (what === "restarts") this.#parts.report.restarted(whose);
+        this.#parts.changed();
       },
       tileLibrary: tile,
-      watcher: this.#watcher,
-      files: this.#files,
+      watcher: this.#parts.watcher,
+      files: this.#parts.files,
       descriptor: (each, readOnly, bytes) => {
-        if (each.startsWith("tcp ")) return this.#holdings.accepting(each.slice(4));
+        if (each.startsWith("tcp ")) return this.#parts.holdings.accepting(each.slice(4));
         // An app's state outlasts its other regions.
         return bytes === undefined
           ? inventory.descriptor(each, readOnly)
-          : this.#holdings.own.descriptor(stateName(name, bytes), readOnly);
+          : this.#parts.holdings.own.descriptor(stateName(name, bytes), readOnly);
       },
       tile: new TileReader(inventory.view(`tile ${name}`)),
     };
@@ -446,10 +435,10 @@ export class Successors {
 
   /** What serves, as the program before this one has started it. */
   adopt({ run, setup, ...carried }: Carried): Serving {
-    const { processes, observer, regions, xskSetup, host } = this.#libraries;
+    const { processes, observer, regions, xskSetup, host } = this.#parts.libraries;
     for (const name of run.config.interfaces) this.tried.set(name, host.ifindex(name));
-    const inventory = new Inventory(this.#libraries, { before: carried.inventory });
-    const fresh = new Inventory(this.#libraries, { before: carried.fresh, below: inventory });
+    const inventory = new Inventory(this.#parts.libraries, { before: carried.inventory });
+    const fresh = new Inventory(this.#parts.libraries, { before: carried.fresh, below: inventory });
     const { staged } = carried;
     const attachments = carried.attachments.map(({ name, ifindex, queues, state }, i) =>
       new Attachment(xskSetup, {
@@ -465,7 +454,7 @@ export class Successors {
       name,
       AppProcess.adopt(known, this.#appParts(name, inventory)),
     ]));
-    void appliance.ended.then(() => staged.forEach((app) => this.#files.discard(app)));
+    void appliance.ended.then(() => staged.forEach((app) => this.#parts.files.discard(app)));
     const tiles = readersOf(setup, fresh);
     const handed = socketsOf(attachments);
     return {
