@@ -6,6 +6,7 @@
 
 import type { Watcher } from "../ffi/host.ts";
 import { type ConfinedProcess, type Ending, SIGNALS } from "../ffi/process.ts";
+import type { Outcome } from "../tiles/runtime/control.ts";
 import {
   type ApplianceOrder,
   type ApplianceReport,
@@ -17,9 +18,10 @@ import {
   REQUESTS,
   type Shapes,
 } from "../tiles/runtime/handed.ts";
-import { bounded, firstLine, isLevel, Level, type Log, spelledOut } from "../tiles/runtime/log.ts";
+import { bounded, firstLine, isLevel, Level, spelledOut } from "../tiles/runtime/log.ts";
 import { within } from "../tiles/runtime/tile.ts";
 import { Child } from "./child.ts";
+import { log } from "./log.ts";
 
 /** How often the time since its last message is checked, and checks without a message until it counts as hung. */
 const POLL_MILLIS = 500;
@@ -47,11 +49,8 @@ export class ApplianceError extends Error {
   }
 }
 
-interface ApplianceEvents {
-  readonly log: Log;
-  /** An operator asks for something, with a number. */
-  ask(what: Request, number: number): void;
-}
+/** Does what an operator asks for, with a number. */
+export type Ask = (what: Request, number: number) => Outcome | Promise<Outcome>;
 
 const REPORTS: Shapes<ApplianceReport> = {
   ready: {},
@@ -69,8 +68,12 @@ const REPORTS: Shapes<ApplianceReport> = {
 };
 
 export class ApplianceProcess extends Child<ApplianceOrder, ApplianceReport, ApplianceError> {
-  readonly #events: ApplianceEvents;
-  readonly #log: (level: number | undefined, line: string) => void;
+  readonly #ask: Ask;
+  readonly #log = bounded(
+    (text, level) => text.split("\n").forEach((line) => log(spelledOut(line), level)),
+    undefined,
+    MOST_LINES,
+  );
   /** Settles when it has left, with whether it left in order. */
   readonly #left = Promise.withResolvers<boolean>();
   readonly #watch: ReturnType<typeof setInterval>;
@@ -83,17 +86,10 @@ export class ApplianceProcess extends Child<ApplianceOrder, ApplianceReport, App
   /** `isRunning`: it serves, as the program before this one has started it. */
   constructor(
     process: ConfinedProcess,
-    { watcher, events, isRunning = false }: {
-      watcher: Watcher;
-      events: ApplianceEvents;
-      isRunning?: boolean;
-    },
+    { watcher, ask, isRunning }: { watcher: Watcher; ask: Ask; isRunning: boolean },
   ) {
     super(process, watcher, REPORTS);
-    this.#events = events;
-    const write: Log = (text, level) =>
-      text.split("\n").forEach((line) => events.log(spelledOut(line), level));
-    this.#log = bounded(write, undefined, MOST_LINES);
+    this.#ask = ask;
     if (isRunning) {
       this.atReady.resolve();
       this.atRunning.resolve();
@@ -125,6 +121,10 @@ export class ApplianceProcess extends Child<ApplianceOrder, ApplianceReport, App
     await this.ended;
   }
 
+  async #answer(what: Request, number: number): Promise<void> {
+    this.send({ type: "outcome", number, outcome: await this.#ask(what, number) });
+  }
+
   protected override take(report: ApplianceReport): void {
     this.#silent = 0;
     if (report.type === "ready") this.atReady.resolve();
@@ -133,7 +133,7 @@ export class ApplianceProcess extends Child<ApplianceOrder, ApplianceReport, App
       if (!this.#isLeaving) return void this.kill("it said that it left, and was not told to");
       this.#left.resolve(report.orderly);
     } else if (report.type === "log") this.#log(report.level ?? Level.warning, report.line);
-    else if (report.type === "ask") this.#events.ask(report.what, report.number);
+    else if (report.type === "ask") void this.#answer(report.what, report.number);
     else if (report.type === "failed") {
       const app = report.app === undefined ? {} : { app: firstLine(report.app) };
       this.#reason ??= new ApplianceError(firstLine(report.message), { ...report, ...app });

@@ -12,9 +12,7 @@ import { type ConfinedProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
 import { slice } from "../ffi/region.ts";
 import { FILTER_BYTES } from "../ffi/shared.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
-import type { Outcome } from "../tiles/runtime/control.ts";
 import type { CountedTile } from "../tiles/runtime/counters.ts";
-import type { Request } from "../tiles/runtime/handed.ts";
 import { Level } from "../tiles/runtime/log.ts";
 import { FRAME_BYTES, permissionFlags, planTiles, portsServed } from "../tiles/runtime/plan.ts";
 import { spinTurnsFor, TileReader } from "../tiles/runtime/tile.ts";
@@ -34,7 +32,7 @@ import {
 } from "../tiles/runtime/wiring.ts";
 import type { AppFiles, StagedApp } from "./app_files.ts";
 import { AppProcess, type AppProcessParts, type AppProcessPlan } from "./app_process.ts";
-import { ApplianceProcess } from "./appliance_process.ts";
+import { ApplianceProcess, type Ask } from "./appliance_process.ts";
 import { Attachment, socketsOf } from "./attachment.ts";
 import type { MainLibraries } from "./confinement.ts";
 import {
@@ -122,8 +120,7 @@ interface SuccessorParts {
   readonly holdings: Holdings;
   readonly files: AppFiles;
   readonly report: Report;
-  /** An operator asks an appliance for something. */
-  ask(what: Request, number: number): Outcome | Promise<Outcome>;
+  readonly ask: Ask;
   /** The state of an app has changed. */
   changed(): void;
 }
@@ -370,8 +367,6 @@ export class Successors {
         uid: this.#parts.holdings.uid(0),
         netAdmin: true,
       });
-      const { listener, words } = child;
-      this.#parts.libraries.observer.hear({ ...applianceWords(), listener, words });
       this.#parts.report.lack("appliance", child);
       return this.#watched(child);
     } finally {
@@ -381,17 +376,11 @@ export class Successors {
 
   /** The appliance of a process. `isRunning`: the program before has started it. */
   #watched(child: ConfinedProcess, isRunning = false): ApplianceProcess {
-    const appliance: ApplianceProcess = new ApplianceProcess(child, {
-      ...{ watcher: this.#parts.watcher, isRunning },
-      events: {
-        log,
-        ask: async (what, number) => {
-          const outcome = await this.#parts.ask(what, number);
-          appliance.send({ type: "outcome", number, outcome });
-        },
-      },
-    });
-    return appliance;
+    const { listener, words } = child;
+    // Its lines name their tiles.
+    const how = { name: `${prefix(Level.error)}appliance`, slot: APPLIANCE_SLOT, verbatim: true };
+    this.#parts.libraries.observer.hear({ ...how, listener, words });
+    return new ApplianceProcess(child, { ...this.#parts, isRunning });
   }
 
   #appPlan(app: AppPlan, { apps, plan: { frames } }: ApplianceSetup): AppProcessPlan {
@@ -435,7 +424,7 @@ export class Successors {
 
   /** What serves, as the program before this one has started it. */
   adopt({ run, setup, ...carried }: Carried): Serving {
-    const { processes, observer, regions, xskSetup, host } = this.#parts.libraries;
+    const { processes, regions, xskSetup, host } = this.#parts.libraries;
     for (const name of run.config.interfaces) this.tried.set(name, host.ifindex(name));
     const inventory = new Inventory(this.#parts.libraries, { before: carried.inventory });
     const fresh = new Inventory(this.#parts.libraries, { before: carried.fresh, below: inventory });
@@ -448,7 +437,6 @@ export class Successors {
       })
     );
     const process = processes.adopt(carried.appliance);
-    observer.hear({ ...applianceWords(), listener: process.listener, words: process.words });
     const appliance = this.#watched(process, true);
     const apps = new Map(carried.apps.map(([name, known]) => [
       name,
@@ -462,11 +450,6 @@ export class Successors {
       changed: [],
     };
   }
-}
-
-/** The appliance for the observer. Its lines name their tiles. */
-function applianceWords() {
-  return { name: `${prefix(Level.error)}appliance`, slot: APPLIANCE_SLOT, verbatim: true };
 }
 
 function readersOf(setup: ApplianceSetup, regions: Inventory): CountedTile[] {
