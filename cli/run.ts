@@ -18,7 +18,6 @@ import {
   becomeConfined,
   checkConfinement,
   isConfined,
-  leave,
   type MainLibraries,
   openLibraries,
   takeCarried,
@@ -48,10 +47,7 @@ async function start(
   const libraries = openLibraries();
   libraries.tile.nameThread("tegula");
   const first = takeCarried(libraries) ?? await planRun(values, { libraries });
-  if (!("appliance" in first) && !isConfined()) {
-    const { carried, fd } = leave(first, libraries);
-    becomeConfined(first, { host: libraries.host, args, carried, fds: [fd] });
-  }
+  if (!("appliance" in first) && !isConfined()) becomeConfined(first, libraries, args);
   const plan = async (before: Run) => {
     const run = await planRun(values, { libraries, before });
     checkConfinement(run);

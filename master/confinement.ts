@@ -7,7 +7,7 @@
 
 import { dirname } from "node:path";
 import { Exit, messageOf, sameCommand, UserError } from "../cli/command.ts";
-import { exists, type Host, openHost } from "../ffi/host.ts";
+import { exists, openHost } from "../ffi/host.ts";
 import { describeErrno, libraryPath } from "../ffi/library.ts";
 import { openProcesses } from "../ffi/process.ts";
 import { openRegions } from "../ffi/region.ts";
@@ -59,26 +59,16 @@ export function isConfined(): boolean {
   return Deno.env.has(CONFINED);
 }
 
-/**
- * Executes the same program, confined for `run`, with the variables `carried` and the open descriptors `fds`. Does not
- * return. Throws UserError.
- */
-export function becomeConfined(
-  run: Run,
-  { host, args, carried, fds }: {
-    host: Host;
-    args: readonly string[];
-    carried: Readonly<Record<string, string>>;
-    fds: readonly number[];
-  },
-): never {
+/** Executes the same program with the same arguments, confined for `run`. Does not return. Throws UserError. */
+export function becomeConfined(run: Run, libraries: MainLibraries, args: readonly string[]): never {
+  const { carried, fd } = leave(run, libraries);
   const allowed = allowedFor(run);
   const { write, net } = allowed;
   const program = sameCommand();
-  const failed = host.execKeeping(
+  const failed = libraries.host.execKeeping(
     [...program, "run", ...args],
     { ...Deno.env.toObject(), ...carried, [CONFINED]: JSON.stringify(allowed) },
-    fds,
+    [fd],
     { write: [...alwaysWritten(), ...write.filter(exists)], bindTcp: net, connectTcp: net },
   );
   throw new UserError(`cannot execute ${program[0]}: ${describeErrno(failed)}`, Exit.system);
