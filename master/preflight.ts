@@ -23,7 +23,7 @@ import {
   type Trouble,
 } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import { Attachment, DISPATCHER, OccupiedError } from "./attachment.ts";
+import { type Attachment, DISPATCHER, OccupiedError } from "./attachment.ts";
 import type { MainLibraries } from "./confinement.ts";
 import { log } from "./log.ts";
 
@@ -42,7 +42,7 @@ const PARTIAL_CHECKSUM_DRIVERS: readonly string[] = [
  * Drivers that attach natively, but then deliver no frames to sockets. The frames of a bond come in by its
  * ports, whose queues are not the bond's.
  */
-const NOT_NATIVE: Readonly<Record<string, string>> = {
+export const NOT_NATIVE: Readonly<Record<string, string>> = {
   bonding: "the frames of a bond are its ports'",
 };
 /**
@@ -398,36 +398,6 @@ export function requireSockets(ports: readonly number[], sockets: readonly numbe
   );
 }
 
-/**
- * Loads the XDP program once for each interface, all of which are fit. If the kernel cannot, provider `auto` continues without AF_XDP
- * and logs why.
- */
-export function loadPrograms(
-  { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,
-  { libraries: { host, xskSetup, regions }, replaced }: {
-    libraries: MainLibraries;
-    /** Attachments that stay until the new ones replace them. */
-    replaced: readonly Attachment[];
-  },
-): Attachment[] {
-  try {
-    return interfaces.map((name) =>
-      new Attachment(xskSetup, {
-        name,
-        ifindex: host.ifindex(name),
-        queues: queues(host, name),
-        map: regions.mapShared,
-        notNative: NOT_NATIVE[host.driver(name)] ?? "",
-        dispatcher,
-        replaces: replaced.find((each) => each.name === name),
-      })
-    );
-  } catch (error) {
-    fallBack(error, { interfaces, provider });
-    return [];
-  }
-}
-
 /** Why AF_XDP is not tried on `name`; null if it is. */
 export function unfit(host: Host, name: string): string | null {
   if (!host.hasEthernetHeaders(name)) return "its packets have no Ethernet header";
@@ -442,7 +412,7 @@ export function unfit(host: Host, name: string): string | null {
  */
 export function fallBack(
   error: unknown,
-  { interfaces, provider }: Pick<RunConfig, "interfaces" | "provider">,
+  { interfaces, provider }: { interfaces: readonly string[]; provider: RunConfig["provider"] },
 ): void {
   if (!(error instanceof Error)) throw error;
   if (error instanceof OccupiedError) throw occupied(error);

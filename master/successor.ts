@@ -189,28 +189,49 @@ export class Successors {
         this.tried.set(name, this.#parts.libraries.host.ifindex(name));
       }
     }
-    const attachments = names.length === 0
-      ? []
-      : preflight.loadPrograms({ ...config, interfaces: names }, {
-        libraries: this.#parts.libraries,
-        replaced: before?.attachments ?? [],
-      });
+    const attachments = this.#loadPrograms(config, names, before?.attachments ?? []);
     if (attachments.length > 0) return { ...planned, attachments };
     // Once it serves, some ports are better than none.
     if (isFirst || !isSocketsOnly) preflight.requireSockets(portsServed(run.apps), ports);
     return { ...plan([]), attachments };
   }
 
+  /**
+   * Loads the XDP program for each interface. If the kernel cannot, provider `auto` continues without AF_XDP and
+   * logs why. `replaced` stay until the new attachments replace them.
+   */
+  #loadPrograms(
+    { provider, dispatcher }: RunConfig,
+    names: readonly string[],
+    replaced: readonly Attachment[],
+  ): Attachment[] {
+    const { host, xskSetup, regions } = this.#parts.libraries;
+    try {
+      return names.map((name) =>
+        new Attachment(xskSetup, {
+          ...{
+            name,
+            dispatcher,
+            ifindex: host.ifindex(name),
+            queues: preflight.queues(host, name),
+          },
+          map: regions.mapShared,
+          notNative: preflight.NOT_NATIVE[host.driver(name)] ?? "",
+          replaces: replaced.find((each) => each.name === name),
+        })
+      );
+    } catch (error) {
+      preflight.fallBack(error, { interfaces: names, provider });
+      return [];
+    }
+  }
+
   /** Creates missing regions, and AF_XDP sockets on them. Throws Retry. */
   #makeRegions(
     setup: ApplianceSetup,
-    { config, attachments, inventory, fresh, isWarm }: {
-      config: RunConfig;
-      attachments: readonly Attachment[];
-      inventory: Inventory;
-      fresh: Inventory;
-      isWarm: boolean;
-    },
+    { config, attachments, inventory, fresh, isWarm }:
+      & Pick<Serving, "attachments" | "inventory" | "fresh">
+      & { config: RunConfig; isWarm: boolean },
   ): void {
     try {
       for (const { name, bytes, fresh: isFresh } of regionsOf(setup)) {
@@ -318,11 +339,9 @@ export class Successors {
 
   #startAppliance(
     setup: ApplianceSetup,
-    { fresh, attachments, listeners }: {
-      fresh: Inventory;
-      attachments: readonly Attachment[];
-      listeners: readonly Handing[];
-    },
+    { fresh, attachments, listeners }:
+      & Pick<Serving, "fresh" | "attachments">
+      & { listeners: readonly Handing[] },
   ): ApplianceProcess {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
