@@ -25,6 +25,7 @@ import {
 } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
 import { configText, fileTrouble, type Given, messageOf, UserError } from "./command.ts";
+import { lineOf } from "./toml_lines.ts";
 
 /** How frames are received: by the best mode that works, by AF_XDP or nothing, by the kernel's sockets. */
 const PROVIDERS = ["auto", "xdp", "socket"] as const;
@@ -607,27 +608,6 @@ export function placeOf(file: string, key: readonly PropertyKey[]): string {
     typeof step === "number" ? `[${step}]` : `${i === 0 ? "" : "."}${String(step)}`
   ).join("");
   return `${file}:${lineOf(Deno.readTextFileSync(file), key)}: ${name}`;
-}
-
-/**
- * The number of the first line up to which a TOML document has `key`, or if it has no such key, what that would
- * be in. If an array goes on after that line, it is closed there.
- */
-function lineOf(text: string, key: readonly PropertyKey[]): number {
-  const lines = text.split("\n");
-  const has = (document: string) => {
-    try {
-      // deno-lint-ignore no-explicit-any -- any TOML
-      return key.reduce((value: any, step) => value?.[step], parseToml(document)) !== undefined;
-    } catch {
-      return false;
-    }
-  };
-  const line = lines.findIndex((_, i) => {
-    const before = lines.slice(0, i + 1).join("\n");
-    return has(before) || has(`${before}\n]`);
-  });
-  return line < 0 ? lineOf(text, key.slice(0, -1)) : line + 1;
 }
 
 /** The default memory of an app's process, in MiB. */
