@@ -686,8 +686,11 @@ async function* makeApps(
       });
       yield await phase(`app ${app}`, async () => {
         try {
-          if (await within(process.prepare(), START_MILLIS)) return ["made", ...said].join("; ");
-          throw new AppError(name, "it did not start in time");
+          if (!await within(process.prepare(), START_MILLIS)) {
+            throw new AppError(name, "it did not start in time");
+          }
+          process.checkSlowSide();
+          return ["made", ...said].join("; ");
         } catch (error) {
           if (error instanceof AppError) throw appTrouble(error, { apps, file });
           if (error instanceof SystemError) throw new UserError(error.message, Exit.system);

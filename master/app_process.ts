@@ -182,6 +182,8 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
   /** Where its copies are, if it was started from any: its messages name the files that they are of. */
   folder = "";
   readonly #log: (level: number | undefined, line: string) => void;
+  /** The app's error, when it has ended. */
+  failure?: AppError;
   /** Why it was killed, or what failed by its own message. */
   #reason?: string;
   #isKilled = false;
@@ -272,7 +274,8 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
     this.#reason ??= failure;
     this.isKilledByOthers = ending.signal === SIGKILL && !this.#isKilled;
     const how = this.#sentence(ending);
-    return { how, error: new AppError(this.plan.name, this.inApp(this.#reason ?? how)) };
+    this.failure = new AppError(this.plan.name, this.inApp(this.#reason ?? how));
+    return { how, error: this.failure };
   }
 
   #sentence({ status, signal }: Ending): string {
@@ -475,8 +478,8 @@ class SlowSide {
   #mayGo = false;
   #isLeaving = false;
   #isClosed = false;
-  /** How it ended before it could go. */
-  #early?: string;
+  /** How it ended before it could go, and the app's error for that. */
+  #early?: { readonly how: string; readonly error?: AppError };
 
   /** Makes the mailbox of one that is not started yet. Throws SystemError. */
   static create(what: SlowSidePlan, parts: AppProcessParts): SlowSide {
@@ -545,6 +548,11 @@ class SlowSide {
     return this.#child?.missing ?? [];
   }
 
+  /** The app's error, if it ended before it could go. */
+  get early(): AppError | undefined {
+    return this.#early?.error;
+  }
+
   /** As of a process. Those of its present one. */
   get ready(): Promise<void> {
     return this.#child?.ready ?? this.#gone;
@@ -555,7 +563,8 @@ class SlowSide {
   }
 
   get #gone(): Promise<never> {
-    const gone = Promise.reject(new AppError(this.#what.plan.name, "its slow side ended"));
+    const ended = new AppError(this.#what.plan.name, "its slow side ended");
+    const gone = Promise.reject(this.early ?? ended);
     // It may be awaited later, or not at all.
     gone.catch(() => {});
     return gone;
@@ -594,7 +603,7 @@ class SlowSide {
   go(before: Promise<unknown>): void {
     this.#mayGo = true;
     before.finally(() => this.#turn.resolve());
-    if (this.#early !== undefined) this.#failed(this.#early);
+    if (this.#early !== undefined) this.#failed(this.#early.how);
   }
 
   async #keep(child: BesideChild): Promise<void> {
@@ -603,14 +612,14 @@ class SlowSide {
     if (child.stage === "loading") {
       Promise.all([child.ready, this.#turn.promise]).then(() => child.go(true), () => {});
     }
-    this.#failed(await child.ended);
+    this.#failed(await child.ended, child.failure);
   }
 
-  #failed(how: string): void {
+  #failed(how: string, error?: AppError): void {
     this.#child = undefined;
     if (this.#isLeaving) return this.#end();
     if (!this.#mayGo) {
-      this.#early = how;
+      this.#early = { how, error };
       return;
     }
     const pause = this.#restartPause.next();
@@ -1035,6 +1044,12 @@ export class AppProcess {
   #goSlow({ slow }: TileChild): void {
     slow?.go(this.#slowBefore);
     this.#slowBefore = Promise.all([this.#slowBefore, slow?.ended]);
+  }
+
+  /** Throws the AppError of a slow side that has ended before the successor goes. */
+  checkSlowSide(): void {
+    const early = this.#successor?.child.slow?.early;
+    if (early !== undefined) throw early;
   }
 
   /** Replaces the running process by its successor. */

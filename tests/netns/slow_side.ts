@@ -20,7 +20,7 @@ const METRICS = "127.0.0.1:9464";
 const FIXTURE = `${ROOT}tests/fixtures/app/beside`;
 
 /** A configuration with the fixture, and `more` of its section. */
-function config(more = ""): string {
+export function config(more = ""): string {
   return [
     `listen = ["${PORT}=slow"]`,
     `metrics = "${METRICS}"`,

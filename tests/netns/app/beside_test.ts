@@ -2,9 +2,21 @@
 /** The slow side of an app in the running program: an HTTP server beside a tile, joined by the mailbox. */
 
 import assert from "node:assert/strict";
-import { answeredAtLeast, ask, CLIENT, Client, eventually, HOST, labTest } from "../lab.ts";
+import { selfCommand } from "../../../cli/command.ts";
+import { configured } from "../config_file.ts";
+import {
+  answeredAtLeast,
+  ask,
+  CLIENT,
+  Client,
+  eventually,
+  HOST,
+  labTest,
+  pair,
+  refusal,
+} from "../lab.ts";
 import { commandLine, processesOf } from "../processes.ts";
-import { answering, PORT, serving } from "../slow_side.ts";
+import { answering, config, PORT, serving } from "../slow_side.ts";
 
 labTest("an app and its slow side have mail of each other", async (lab) => {
   const { asker, http, said } = await serving(lab);
@@ -163,6 +175,18 @@ labTest("a slow side that ends before its app is ready harms nobody else", async
   appliance.process.kill("SIGHUP");
   await stderr.find("reloaded: ");
   await answering(http);
+});
+
+labTest("a start and check say why a slow side ended before its app was ready", async (lab) => {
+  const { host } = await pair(lab);
+  const args = configured(config("options = { early = true }"));
+  const why = "the app slow: its slow side: Cannot read properties of undefined";
+  const { code, said } = await refusal(host.spawn([...selfCommand(), "run", ...args]));
+  assert.equal(code, 2);
+  assert.ok(said.startsWith(`tegula: ${why}`), said);
+  const check = host.spawn([...selfCommand(), "check", "--quiet", ...args]);
+  await check.stdout.find(`fail app slow: ${why}`);
+  assert.equal((await check.ended()).code, 2);
 });
 
 labTest("a slow side ends with its app, and begins again with it", async (lab) => {
