@@ -32,6 +32,7 @@ import type {
 import { Maglev, mix } from "./library/maglev.ts";
 import { SessionTable } from "./library/session_table.ts";
 import { TokenBuckets } from "./library/token_buckets.ts";
+import { numberOption, wholeOption } from "./options.ts";
 
 /** The most backends. */
 const MOST_BACKENDS = 256;
@@ -430,11 +431,6 @@ interface Options {
 
 function parseOptions(context: AppContext): Options {
   const { options, ownPorts: upstream, parseAddress, parsePrefix } = context;
-  const number = (name: string, usual: number, least: number, most: number) => {
-    const { [name]: value = usual } = options;
-    if (typeof value === "number" && value >= least && value <= most) return value;
-    throw new TypeError(`options.${name}: must be a number from ${least} to ${most}`);
-  };
   if (upstream.length < 2) {
     throw new TypeError(
       'own_ports: each instance needs two or more, such as ["20000-20063"] in all',
@@ -464,10 +460,19 @@ function parseOptions(context: AppContext): Options {
   }
   return {
     ...{ upstream, addresses, backends, allow },
-    ...{ probe: Buffer.from(probe, "hex"), probeSeconds: number("probe_seconds", 1, 0.1, 60) },
-    probeFailures: number("probe_failures", 3, 1, 100),
-    idleSeconds: number("idle_timeout", 60, 1, 86_400),
-    ...{ ratelimit: number("ratelimit", 0, 0, 1e7), burst: number("burst", 100, 1, 1e7) },
+    probe: Buffer.from(probe, "hex"),
+    ...probingOf(options),
+    idleSeconds: numberOption(options, "idle_timeout", { usual: 60, least: 1, most: 86_400 }),
+    ratelimit: numberOption(options, "ratelimit", { usual: 0, least: 0, most: 1e7 }),
+    burst: wholeOption(options, "burst", { usual: 100, least: 1, most: 1e7 }),
+  };
+}
+
+/** How often backends are probed or checked, and how many failures are too many. Throws TypeError. */
+export function probingOf(options: AppContext["options"]) {
+  return {
+    probeSeconds: numberOption(options, "probe_seconds", { usual: 1, least: 0.1, most: 60 }),
+    probeFailures: wholeOption(options, "probe_failures", { usual: 3, least: 1, most: 100 }),
   };
 }
 

@@ -15,7 +15,8 @@
 
 import { lookup } from "node:dns/promises";
 import type { Beside, BesideContext } from "../tiles/app/contract.ts";
-import { type Mail, parseBackends } from "./balance.ts";
+import { type Mail, parseBackends, probingOf } from "./balance.ts";
+import { numberOption, wholeOption } from "./options.ts";
 
 /** How often the file is looked at. A watch would end as the file is replaced, or need its whole folder. */
 const LOOK_MILLIS = 1000;
@@ -30,15 +31,10 @@ interface Listed {
 /** Makes the slow side of the balancer. Throws what is wrong with its options, its file or its names. */
 export default async function create(context: BesideContext): Promise<Beside> {
   const { options, mailbox, log } = context;
-  const number = (name: string, usual: number, least: number, most: number) => {
-    const { [name]: value = usual } = options;
-    if (typeof value === "number" && value >= least && value <= most) return value;
-    throw new TypeError(`options.${name}: must be a number from ${least} to ${most}`);
-  };
-  const resolveMillis = 1000 * number("resolve", 30, 1, 86_400);
-  const checkMillis = 1000 * number("probe_seconds", 1, 0.1, 60);
-  const mostFailures = number("probe_failures", 3, 1, 100);
-  const checkPort = number("check_port", 0, 0, 0xffff);
+  const lookUps = { usual: 30, least: 1, most: 86_400 };
+  const resolveMillis = 1000 * numberOption(options, "resolve", lookUps);
+  const { probeSeconds, probeFailures } = probingOf(options);
+  const checkPort = wholeOption(options, "check_port", { usual: 0, least: 0, most: 0xffff });
   const { backends_file: file, check, resolve } = options;
   if (file !== undefined && (typeof file !== "string" || options.backends !== undefined)) {
     throw new TypeError("options.backends_file: must be the path of a file, in place of backends");
@@ -84,14 +80,14 @@ export default async function create(context: BesideContext): Promise<Beside> {
       failures.set(name, isWell ? 0 : (failures.get(name) ?? 0) + 1);
     }));
     // Each time, as the app may have other backends by now.
-    post({ failing: names.filter((name) => failures.get(name)! >= mostFailures) });
+    post({ failing: names.filter((name) => failures.get(name)! >= probeFailures) });
   };
   return {
     begin() {
       if (file !== undefined || resolve !== undefined) {
         void repeat(look, LOOK_MILLIS);
       }
-      if (check !== undefined) void repeat(checkAll, checkMillis);
+      if (check !== undefined) void repeat(checkAll, 1000 * probeSeconds);
     },
   };
 }

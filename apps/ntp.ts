@@ -10,6 +10,7 @@
 
 import type { App, AppContext } from "../tiles/app/contract.ts";
 import { TokenBuckets } from "./library/token_buckets.ts";
+import { numberOption, wholeOption } from "./options.ts";
 
 /** Seconds from 1900 to the Unix epoch (RFC 868). */
 const UNIX_EPOCH = 2_208_988_800;
@@ -29,10 +30,8 @@ const PRECISION = -20;
 export default function create(context: AppContext): App {
   const { clock, options, refuses, metric } = context;
   if (clock === undefined) throw new TypeError("it was not granted the clock (clock = true)");
-  const { stratum = 3, reference = "127.127.1.1" } = options;
-  if (typeof stratum !== "number" || stratum % 1 !== 0 || stratum < 1 || stratum > 15) {
-    throw new TypeError("options.stratum: must be a whole number from 1 to 15");
-  }
+  const { reference = "127.127.1.1" } = options;
+  const stratum = wholeOption(options, "stratum", { usual: 3, least: 1, most: 15 });
   const referenceId = toReferenceId(String(reference), stratum, context);
   const limit = makeLimit(options);
   const limited = metric("ntp.limited", "counter")!;
@@ -80,15 +79,9 @@ export default function create(context: AppContext): App {
 }
 
 /** Makes the limit that the options describe; null for none. */
-function makeLimit({ ratelimit = 0, burst = 8 }: AppContext["options"]): TokenBuckets | null {
-  if (typeof ratelimit !== "number" || !(ratelimit >= 0 && ratelimit <= 1e6)) {
-    throw new TypeError(
-      "options.ratelimit: must be a number of requests a second from 0 to 1000000",
-    );
-  }
-  if (typeof burst !== "number" || burst % 1 !== 0 || burst < 1 || burst > 1e6) {
-    throw new TypeError("options.burst: must be a whole number from 1 to 1000000");
-  }
+function makeLimit(options: AppContext["options"]): TokenBuckets | null {
+  const ratelimit = numberOption(options, "ratelimit", { usual: 0, least: 0, most: 1e6 });
+  const burst = wholeOption(options, "burst", { usual: 8, least: 1, most: 1e6 });
   return ratelimit === 0 ? null : new TokenBuckets({ perSecond: ratelimit, burst });
 }
 

@@ -11,6 +11,7 @@
  */
 
 import type { App, AppContext, Metric } from "../tiles/app/contract.ts";
+import { numberOption } from "./options.ts";
 
 const [COLON, BAR, AT, TAG, NEWLINE] = [0x3a, 0x7c, 0x40, 0x23, 0x0a];
 const [PLUS, MINUS, DOT] = [0x2b, 0x2d, 0x2e];
@@ -22,10 +23,8 @@ const MOST = 2 ** 53;
 
 /** Makes the sink. */
 export default function create(context: AppContext): App {
-  const { interval = 10 } = context.options;
-  if (typeof interval !== "number" || !(interval > 0)) {
-    throw new TypeError("options.interval: must be a number of seconds");
-  }
+  const seconds = { usual: 10, least: 0.1, most: 86_400 };
+  const interval = numberOption(context.options, "interval", seconds);
   const counter = (name: string, labels?: Record<string, string>) =>
     context.metric(`statsd.${name}`, "counter", labels)!;
   const lines = counter("lines");

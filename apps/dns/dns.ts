@@ -29,6 +29,7 @@ import {
   TICKET_BYTES,
   Writer,
 } from "./answer.ts";
+import { wholeOption } from "../options.ts";
 import { Names } from "./names.ts";
 import { parseZoneFile, Zone } from "./zone.ts";
 
@@ -135,12 +136,8 @@ class Counts {
 
 /** Makes the limit that the options describe; null for none. Throws TypeError for a wrong option. */
 function makeLimit(options: AppContext["options"]): RateLimit | null {
-  const number = (name: string, usual: number, most: number) => {
-    const { [name]: value = usual } = options;
-    if (typeof value === "number" && value % 1 === 0 && value >= 0 && value <= most) return value;
-    throw new TypeError(`options.${name}: must be a whole number from 0 to ${most}`);
-  };
-  const [ratelimit, slip] = [number("rrl_ratelimit", 200, 1e9), number("rrl_slip", 2, 10)];
+  const ratelimit = wholeOption(options, "rrl_ratelimit", { usual: 200, least: 0, most: 1e9 });
+  const slip = wholeOption(options, "rrl_slip", { usual: 2, least: 0, most: 10 });
   return ratelimit === 0 ? null : new RateLimit({ ratelimit, slip });
 }
 

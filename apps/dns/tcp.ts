@@ -12,6 +12,7 @@
 import { Buffer } from "node:buffer";
 import { createServer, type Socket } from "node:net";
 import type { Beside, BesideContext } from "../../tiles/app/contract.ts";
+import { wholeOption } from "../options.ts";
 import { MOST_STREAM_BYTES, TICKET_BYTES } from "./answer.ts";
 
 const LENGTH_BYTES = 2;
@@ -38,14 +39,10 @@ export default function create(
   { mailbox, listeners, options }: BesideContext,
   firstQueryMillis = FIRST_QUERY_MILLIS,
 ): Beside {
-  const number = (name: string, usual: number, most: number) => {
-    const { [name]: value = usual } = options;
-    if (typeof value === "number" && value % 1 === 0 && value > 0 && value <= most) return value;
-    throw new TypeError(`options.${name}: must be a whole number from 1 to ${most}`);
-  };
+  const timeout = { usual: 10, least: 1, most: 3600 };
   const streams = new Streams((mail) => mailbox.post(mail), {
-    count: number("tcp_count", 100, 900),
-    timeoutMillis: 1000 * number("tcp_timeout", 10, 3600),
+    count: wholeOption(options, "tcp_count", { usual: 100, least: 1, most: 900 }),
+    timeoutMillis: 1000 * wholeOption(options, "tcp_timeout", timeout),
   });
   const servers = listeners.map(() =>
     createServer({ allowHalfOpen: true }, (socket) => streams.add(socket))

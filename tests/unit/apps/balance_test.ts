@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { heapView, u8 } from "../../../ffi/region.ts";
 import * as balance from "../../../apps/balance.ts";
+import createBeside from "../../../apps/balance_beside.ts";
 import type { BesideContext } from "../../../tiles/app/contract.ts";
 import { type Answered, AppHarness, type HarnessOptions } from "../../../tiles/app/harness.ts";
 import fc from "../property.ts";
@@ -233,6 +234,11 @@ Deno.test("wrong options are refused by name", async () => {
     [{ allow: ["198.18.0.0/33"] }, /options\.allow: '198\.18\.0\.0\/33' is no IPv4/],
     [{ addresses: ["eth1"] }, /options\.addresses: 'eth1' is no IPv4 address/],
     [{ idle_timeout: 0 }, /options\.idle_timeout: must be a number from 1/],
+    [{ probe_failures: 1.5 }, /options\.probe_failures: must be a whole number from 1 to 100$/],
+    [{ probe_failures: 101 }, /options\.probe_failures: must be a whole number from 1 to 100$/],
+    [{ probe_seconds: "1" }, /options\.probe_seconds: must be a number from 0\.1 to 60$/],
+    [{ ratelimit: -1 }, /options\.ratelimit: must be a number from 0 to 10000000$/],
+    [{ burst: 2.5 }, /options\.burst: must be a whole number from 1 to 10000000$/],
   ];
   for (const [options, sentence] of wrong) await assert.rejects(balancer(options), sentence);
   await assert.rejects(balancer({}, { ownPorts: [20000] }), /own_ports: each instance needs two/);
@@ -240,6 +246,19 @@ Deno.test("wrong options are refused by name", async () => {
     balancer({}, { state: 4096 }),
     /state: 2 backends with 4 ports for sessions need "1M"/,
   );
+});
+
+Deno.test("wrong options are refused by name by the slow side too", async () => {
+  const wrong: [Record<string, unknown>, RegExp][] = [
+    [{ probe_failures: 1.5 }, /options\.probe_failures: must be a whole number from 1 to 100$/],
+    [{ check_port: 80.5 }, /options\.check_port: must be a whole number from 0 to 65535$/],
+    [{ check_port: 65_536 }, /options\.check_port: must be a whole number from 0 to 65535$/],
+    [{ resolve: 0 }, /options\.resolve: must be a number from 1 to 86400$/],
+  ];
+  for (const [options, message] of wrong) {
+    const context = { options: { backends: ["198.18.5.1:53"], ...options } };
+    await assert.rejects(createBeside(context as unknown as BesideContext), { message });
+  }
 });
 
 /** A balancer whose slow side says what `mails` say, one after the other, each time it is asked to. */

@@ -109,4 +109,9 @@ Deno.test("above its rate an address gets a kiss-o'-death now and then, and othe
   assert.deepEqual([2, 2].flatMap((at) => strata(1, at)), [3], "one more after two seconds");
   const wrong = { clock: clock(), options: { ratelimit: -1 } };
   await assert.rejects(AppHarness.start(ntp, wrong), /options.ratelimit: must be a number/);
+  const broken = { clock: clock(), options: { burst: 1.5 } };
+  await assert.rejects(
+    AppHarness.start(ntp, broken),
+    /options.burst: must be a whole number from 1/,
+  );
 });

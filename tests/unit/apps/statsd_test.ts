@@ -94,6 +94,15 @@ Deno.test("a timer has count and sum at once, and median, 99th percentile and la
   assert.equal(harness.counters["t.count"], 100);
 });
 
+Deno.test("an interval that is no time is refused", async () => {
+  for (const interval of [0, -1, 1e300, "10", null, Infinity, NaN]) {
+    await assert.rejects(
+      AppHarness.start(statsd, { ports: [8125], options: { interval } }),
+      { message: "options.interval: must be a number from 0.1 to 86400" },
+    );
+  }
+});
+
 /** Lines that are refused, by reason. */
 const REFUSED = {
   form: ["x", ":1|c", "x:1", "x1|c", ":|", "_sc|redis|0"],

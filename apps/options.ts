@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Numbers among the options of the apps that ship. */
+
+import type { AppContext } from "../tiles/app/contract.ts";
+
+/** What a number may be, both ends included, and what it is if the configuration does not say. */
+interface Bounds {
+  readonly usual: number;
+  readonly least: number;
+  readonly most: number;
+}
+
+type Options = AppContext["options"];
+
+/** The option `name`, which may have a fraction. Throws TypeError. */
+export function numberOption(options: Options, name: string, bounds: Bounds): number {
+  return read(options, name, bounds, "a number");
+}
+
+/** The option `name`, a whole number. Throws TypeError. */
+export function wholeOption(options: Options, name: string, bounds: Bounds): number {
+  return read(options, name, bounds, "a whole number");
+}
+
+function read(
+  options: Options,
+  name: string,
+  { usual, least, most }: Bounds,
+  what: "a number" | "a whole number",
+): number {
+  const { [name]: value = usual } = options;
+  const isRight = what === "a number" || Number.isInteger(value);
+  if (typeof value === "number" && isRight && value >= least && value <= most) return value;
+  throw new TypeError(`options.${name}: must be ${what} from ${least} to ${most}`);
+}
