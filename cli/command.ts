@@ -76,7 +76,7 @@ export function command<T extends Options>(
   const parsed = async (args: string[]) => {
     const given = parse(args);
     const [extra] = given.positionals.slice(positionals);
-    if (extra !== undefined) throw fail(`'${extra}' is one argument too many`);
+    if (extra !== undefined) throw fail(`'${excerpt(extra)}' is one argument too many`);
     if (!("help" in given.values)) return await run(given as Given<T>, args);
     say(helpText(declaration));
     return Exit.ok;
@@ -149,7 +149,7 @@ export function word<const T extends string>(
 ): T {
   const [found, ...others] = abbreviated(given ?? "", allowed);
   if (found !== undefined && others.length === 0) return found;
-  const what = given === undefined ? `${command} what?` : `cannot ${command} '${given}':`;
+  const what = given === undefined ? `${command} what?` : `cannot ${command} '${excerpt(given)}':`;
   throw new UserError(`${what} ${allowed.join(", ")}`);
 }
 
@@ -161,7 +161,7 @@ export function oneOf<const T extends string>(
   const found = allowed.find((each) => each === value);
   if (found !== undefined) return found;
   throw new UserError(
-    `--${option} takes ${allowed.join(", ")}, not '${value}'`,
+    `--${option} takes ${allowed.join(", ")}, not '${excerpt(value)}'`,
   );
 }
 
@@ -169,7 +169,7 @@ export function oneOf<const T extends string>(
 export function address(text: string | undefined, what: string): number {
   const found = parseAddress(text ?? "");
   if (found >= 0) return found;
-  const given = text === undefined ? "is missing" : `is not an IPv4 address: '${text}'`;
+  const given = text === undefined ? "is missing" : `is not an IPv4 address: '${excerpt(text)}'`;
   throw new UserError(`${what} ${given} (for example 192.0.2.1)`);
 }
 
@@ -181,7 +181,7 @@ export function wholeNumber(
   const number = /^\d{1,15}$/.test(value) ? Number(value) : NaN;
   if (number >= least && number <= most) return number;
   throw new UserError(
-    `--${option} takes a whole number from ${least} to ${most}, not '${value}'`,
+    `--${option} takes a whole number from ${least} to ${most}, not '${excerpt(value)}'`,
   );
 }
 
@@ -288,6 +288,15 @@ export async function statusOf(work: () => Promise<number>): Promise<number> {
     }
     return error.status;
   }
+}
+
+/** The most characters of a value that an error shows. */
+const MOST_SHOWN = 64;
+
+/** A value for an error: its beginning, if it is long. */
+export function excerpt(value: string): string {
+  const [start] = new RegExp(`^[^]{0,${MOST_SHOWN}}`, "u").exec(value)!;
+  return start.length < value.length ? `${start}…` : value;
 }
 
 /** An error that the operator can fix: one sentence, and the exit status that goes with it, if not that of wrong usage. */

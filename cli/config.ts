@@ -24,7 +24,7 @@ import {
   rangeText,
 } from "../tiles/runtime/plan.ts";
 import type { AppPlan } from "../tiles/runtime/wiring.ts";
-import { configText, fileTrouble, type Given, messageOf, UserError } from "./command.ts";
+import { configText, excerpt, fileTrouble, type Given, messageOf, UserError } from "./command.ts";
 import { lineOf } from "./toml_lines.ts";
 
 /** How frames are received: by the best mode that works, by AF_XDP or nothing, by the kernel's sockets. */
@@ -63,7 +63,7 @@ export function parseListen(text: string): Listen {
   const high = /^\d+(-\d+)?$/.test(range) && range.split("-").find((port) => Number(port) > 65_535);
   if (high) {
     throw new UserError(
-      `${JSON.stringify(text)}: a port is at most 65535, not ${high}`,
+      `${quoted(text)}: a port is at most 65535, not ${excerpt(high)}`,
     );
   }
   if (
@@ -72,16 +72,15 @@ export function parseListen(text: string): Listen {
     (placement !== undefined && placement !== "inline")
   ) {
     throw new UserError(
-      `${
-        JSON.stringify(text)
-      } is not PORT=APP, for example 7=echo, FIRST-LAST=APP, for example 5300-5363=echo, PORT=APP*N ` +
+      `${quoted(text)} is not PORT=APP, for example 7=echo, FIRST-LAST=APP, for example ` +
+        "5300-5363=echo, PORT=APP*N " +
         `or PORT=APP@inline, with ports from 1 to 65535 and N instances, 1 to ${MAX_INSTANCES}`,
     );
   }
   if (ports === null) {
     throw new UserError(
-      `${JSON.stringify(text)} has its ports in the wrong order: write ` +
-        `${turned}=${app}`,
+      `${quoted(text)} has its ports in the wrong order: write ` +
+        `${excerpt(`${turned}=${app}`)}`,
     );
   }
   return { ports, app, instances: Number(instances), inline: placement === "inline" };
@@ -118,10 +117,15 @@ function isPlace(text: string): boolean {
 
 type AppConfig = ReturnType<typeof toAppConfig>;
 
+/** A value as it may stand in TOML, cut if it is long. */
+function quoted(value: unknown): string {
+  return excerpt(String(JSON.stringify(value)));
+}
+
 /** The error for any value that is not `what`. */
 export function wants(what: string) {
   return {
-    error: ({ input }: { input?: unknown }) => `must be ${what}, not ${JSON.stringify(input)}`,
+    error: ({ input }: { input?: unknown }) => `must be ${what}, not ${quoted(input)}`,
   };
 }
 
@@ -196,7 +200,7 @@ export const appSchema = z.strictObject({
     parsed(
       wants('a text such as "198.51.100.0/24"'),
       parsePrefix,
-      (text) => `'${text}' is no IPv4 address or prefix, for example 198.51.100.0/24`,
+      (text) => `'${excerpt(text)}' is no IPv4 address or prefix, for example 198.51.100.0/24`,
     ),
     wants('a list such as ["198.51.100.0/24"]'),
   ).default([]).describe("prefixes where it may send without having received anything"),
@@ -605,7 +609,7 @@ function checked(said: unknown, path?: string): z.output<typeof configSchema> {
 /** Names a key or a value of the file: `tegula.toml:7: apps.dns.read[0]`. */
 export function placeOf(file: string, key: readonly PropertyKey[]): string {
   const name = key.map((step, i) =>
-    typeof step === "number" ? `[${step}]` : `${i === 0 ? "" : "."}${String(step)}`
+    typeof step === "number" ? `[${step}]` : `${i === 0 ? "" : "."}${excerpt(String(step))}`
   ).join("");
   return `${file}:${lineOf(Deno.readTextFileSync(file), key)}: ${name}`;
 }
@@ -681,7 +685,7 @@ export const TILE_NAME = /^(netlink|status|net\d+( to .*)?)$/;
  */
 function checkNames(apps: readonly AppPlan[]): void {
   const refuse = (name: string, sentence: string) => {
-    throw new UserError(`${JSON.stringify(name)} ${sentence}`);
+    throw new UserError(`${quoted(name)} ${sentence}`);
   };
   for (const { app } of apps) {
     if (/\p{Cc}/u.test(app)) {
@@ -770,8 +774,10 @@ function appModule(app: string): string {
   if (Object.hasOwn(APPS, app)) return new URL(`../${APPS[app].module}`, import.meta.url).href;
   if (!app.includes("/")) {
     throw new UserError(
-      `there is no app '${app}'; the apps are ${Object.keys(APPS).join(", ")}, or a path such ` +
-        "as ./my_app.ts",
+      `there is no app '${excerpt(app)}'; the apps are ${
+        Object.keys(APPS).join(", ")
+      }, or a path ` +
+        "such as ./my_app.ts",
     );
   }
   return moduleAt(app);

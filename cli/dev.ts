@@ -14,6 +14,7 @@ import { delay } from "../tiles/runtime/tile.ts";
 import { typeErrors } from "./check.ts";
 import {
   command,
+  excerpt,
   Exit,
   fileTrouble,
   type Given,
@@ -160,7 +161,7 @@ async function writeConfig({ module, name, given, folder }: Project): Promise<st
     const ports = parseRange(given.port, 1);
     if (ports === null) {
       throw new UserError(
-        `--port takes a port or FIRST-LAST, from 1 to 65535, not '${given.port}'`,
+        `--port takes a port or FIRST-LAST, from 1 to 65535, not '${excerpt(given.port)}'`,
       );
     }
     listen.splice(0, listen.length, { ports, how: listen[0]?.how ?? "" });

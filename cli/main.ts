@@ -6,6 +6,7 @@
 import {
   abbreviated,
   type Command,
+  excerpt,
   Exit,
   listText,
   say,
@@ -119,7 +120,7 @@ function nameOf(given: string): string {
   const [name, ...others] = SHORT.has(given) ? [SHORT.get(given)!] : abbreviated(given, NAMES);
   if (name !== undefined && others.length === 0) return name;
   const which = name === undefined
-    ? `unknown command '${given}'; the commands are ${NAMES.join(", ")}`
+    ? `unknown command '${excerpt(given)}'; the commands are ${NAMES.join(", ")}`
     : `'${given}' may be ${[name, ...others].join(" or ")}`;
   throw new UserError(which);
 }

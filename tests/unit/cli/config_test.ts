@@ -6,6 +6,7 @@ import {
   checkListen,
   listenText,
   parseListen,
+  planApps,
   readConfig,
   type RunConfig,
 } from "../../../cli/config.ts";
@@ -223,6 +224,28 @@ Deno.test("readConfig() names the place of what is wrong", async () => {
   await assertRefused(() => load(`checksums = "none"`), /checksums: must be one of verify, nic/);
   await assertRefused(() => load(`busy_poll = 20`), /busy_poll: must be true or false/);
   await assertRefused(() => load(`net_tiles = 1.5`), /net_tiles: must be a whole number/);
+});
+
+Deno.test("readConfig() shows of a long value and of a long key only how they begin", async () => {
+  const long = "😀x".repeat(100_000);
+  const values = [
+    ...[`listen = ["${long}"]`, `listen = ["70000=${long}"]`, `listen = ["9-8=${long}"]`],
+    ...[`provider = "${long}"`, `user = ["${long}"]`, `${long.replaceAll("😀", "a")} = 1`],
+    ...[`["${long}"]`, `[apps.a]\nsend_to = ["${long}"]`, `[apps.a]\nmemory = "${long}"`],
+    `[apps."${long}"]\nread = 7`,
+  ];
+  for (const text of values) {
+    await assert.rejects(load(text), ({ message }: Error) => {
+      assert.ok(message.length < 700, `${message.length} characters`);
+      assert.ok(message.isWellFormed());
+      assert.match(message, /…/);
+      return true;
+    });
+  }
+  const planned = load(`listen = ["7=${long}"]`).then(({ config }) =>
+    planApps({ ...config, netTiles: 1 })
+  );
+  await assert.rejects(planned, ({ message }: Error) => message.length < 300);
 });
 
 Deno.test("readConfig() names the line, also within an array and a table", async () => {
