@@ -791,7 +791,7 @@ function argumentsOf(
   const heap = Math.max(memoryMib - BESIDE_HEAP_MIB, memoryMib >> 1);
   return [
     ...RUN_FLAGS,
-    `${V8_FLAGS},--max-old-space-size=${heap}`,
+    `${V8_FLAGS},--expose-gc,--max-old-space-size=${heap}`,
     ...permissionFlags(permissions, (sentence) => new AppError(name, sentence)),
     `--import-map=${programModule("imports.json", root)}`,
     programModule("tiles/app/process.ts", root),

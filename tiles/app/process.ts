@@ -87,6 +87,7 @@ const { symbols } = Deno.dlopen(libraryPath(), {
 const exit = Deno.exit.bind(Deno);
 const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
 const interval = setInterval(() => report({ type: "beat" }), BEAT_MILLIS);
+const collect = takeCollector();
 const stopSaying = clearInterval.bind(globalThis, interval);
 
 /** Tells the master. A log line is lost when the channel is full; other reports are sent while it is empty. */
@@ -150,7 +151,7 @@ async function start(): Promise<() => void | Promise<void>> {
   // The region for metrics is the predecessor's until it has ended.
   const metrics = new MetricsWriter(heapView(METRICS_BYTES));
   const service = await loadService({ ...setup, metrics: metricsView }, {
-    ...{ counters, metrics, log, beside: true },
+    ...{ counters, metrics, log, collect, beside: true },
     ...clockIfGranted,
     ...(state && { state }),
     ...(mailbox && { mailbox }),
@@ -242,6 +243,14 @@ async function startBeside(
       library.wait(eventfd, 0);
     }
   };
+}
+
+/** V8's `gc`. Apps are not promised it, and it cannot be deleted from the global object. */
+function takeCollector(): () => void {
+  const shared = globalThis as { gc?: (options: { type: "minor" }) => void };
+  const gc = shared.gc!;
+  shared.gc = undefined;
+  return () => gc({ type: "minor" });
 }
 
 /** Has V8 load and remember time zone data while files can be read. */

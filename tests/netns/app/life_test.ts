@@ -6,6 +6,7 @@
 
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
+import { residentMib } from "../../../master/proc.ts";
 import { configured, temporaryFile } from "../config_file.ts";
 import {
   answeredAtLeast,
@@ -25,7 +26,7 @@ import {
   refusal,
   SILENCE_MILLIS,
 } from "../lab.ts";
-import { childrenByUser } from "../processes.ts";
+import { childrenByUser, processesOf } from "../processes.ts";
 import { tileCounters } from "../wire_balance.ts";
 
 const MOODY = fileURLToPath(new URL("../../fixtures/app/moody.ts", import.meta.url));
@@ -67,6 +68,26 @@ labTest("the largest state and the deepest links go with the least memory", asyn
     configured(`listen = ["${PORT}=mine"]\n[apps.mine]\nmodule = "${module}"\n${options}`),
   );
   assert.equal((await askUntilAnswered(asker, { port: PORT })).text, `${2 ** 30}`);
+});
+
+labTest("large datagrams go with the least memory in the short form", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  await introduce({ host, client });
+  const module = temporaryFile('export const answer = () => "taken";', ".js");
+  const app = `[apps.mine]\nmodule = "${module}"`;
+  const { process } = await Appliance.start(
+    host,
+    configured(`provider = "socket"\nlisten = ["${PORT}=mine"]\n${app}`),
+  );
+  const { pid } = processesOf(process.pid).find(({ role }) => role === "app")!;
+  const payload = "x".repeat(60_000);
+  let most = 0;
+  // By itself V8 would let 64 MiB of payloads pile up.
+  for (let bytes = 0; bytes < 80 * 2 ** 20; bytes += payload.length) {
+    assert.equal((await ask(asker, { port: PORT, payload })).text, "taken");
+    most = Math.max(most, residentMib(pid));
+  }
+  assert.ok(most > 0 && most < 64, `${most} MiB`);
 });
 
 labTest("an app that throws loses that datagram, and says so once", async (lab) => {

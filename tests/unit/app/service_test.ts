@@ -10,7 +10,7 @@ import type {
   Request,
 } from "../../../tiles/app/contract.ts";
 import { AppHarness } from "../../../tiles/app/harness.ts";
-import { makeService } from "../../../tiles/app/host.ts";
+import { COLLECT_BYTES, makeService } from "../../../tiles/app/host.ts";
 import { METRICS_BYTES, MetricsWriter, readMetrics } from "../../../tiles/app/regions.ts";
 import fc from "../property.ts";
 
@@ -173,6 +173,31 @@ Deno.test("the short form is one function from a request to its answer", async (
     [answer.address, answer.port, answer.sourceAddress, answer.sourcePort],
     ["198.18.0.2", 1234, "198.18.0.1", 9],
   );
+});
+
+Deno.test("the short form has its payloads and answers collected before they pile up", async () => {
+  const setup = { name: "", module: "", ports: [7], served: [7], options: {} };
+  let collected = 0;
+  const service = await makeService({ answer: ({ payload }: Request) => payload }, {
+    ...setup,
+    metrics: heapView(METRICS_BYTES),
+  }, { counters: new Float64Array(99), log() {}, collect: () => collected++ });
+  const size = 60_000;
+  let left = 10_000;
+  const [sourceAddress, destinationAddress] = ["198.18.0.2", "198.18.0.1"].map((text) =>
+    Address.parse(text)!
+  );
+  const requests = {
+    ...{ sourceAddress, destinationAddress, sourcePort: 4000, destinationPort: 7 },
+    ...{ bytes: new Uint8Array(size), offset: 0, size, ttl: 64, dscp: 0, ecn: 0, receivedAt: 0 },
+    next: () => left-- > 0,
+    left: 0,
+  };
+  const out = { bytes: new Uint8Array(size), reserve: () => 0, reply() {} };
+  service.receive(requests, out as unknown as Answers);
+  assert.equal(left, -1);
+  const each = Math.ceil(COLLECT_BYTES / (2 * size));
+  assert.equal(collected, Math.ceil(10_000 / each) - 1);
 });
 
 Deno.test("the short form may be an object that remembers", async () => {
