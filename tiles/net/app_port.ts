@@ -440,9 +440,8 @@ export class AppPort implements Recipient, Sender {
     const requests = this.#requests;
     const { words } = requests;
     const out = this.#out;
-    // The burst's time is in the header of `frames`.
-    const clock = this.#packetTimes ? times : frames;
-    const step = this.#packetTimes ? 2 : 0;
+    const timeLow = frames[0];
+    const timeHigh = frames[1];
     const room = requests.depth - ((requests.pushed - this.#reclaimed) | 0);
     const end = this.peers.addRun(packets, from, count);
     const most = Math.min(end, from + room);
@@ -464,17 +463,28 @@ export class AppPort implements Recipient, Sender {
       words[at + Descriptor.destination] = packets[p + Packet.local];
       words[at + Descriptor.ports] = packets[p + Packet.ports];
       words[at + Descriptor.interface] = packets[p + Packet.interface];
-      const time = (i & (BATCH - 1)) * step;
-      words[at + Descriptor.timeLow] = clock[time];
-      words[at + Descriptor.timeHigh] = clock[time + 1];
+      words[at + Descriptor.timeLow] = timeLow;
+      words[at + Descriptor.timeHigh] = timeHigh;
       const own = (requests.pushed & (requests.depth - 1)) << OUT_SHIFT;
       out[own + Out.offset] = offset;
       out[own + Out.route] = packets[p + Packet.route];
       out[own + Out.sum] = packets[p + Packet.sum];
       requests.push();
     }
+    if (this.#packetTimes) this.#setTimes(times, from, i);
     if (i < end) packets[(i << PACKET_SHIFT) + Packet.app] = -LINK_FULL;
     return i;
+  }
+
+  /** Gives the requests that were pushed last, packets number `from` to before `end`, times of their own. */
+  #setTimes(times: Uint32Array, from: number, end: number): void {
+    const requests = this.#requests;
+    const { words } = requests;
+    for (let i = from; i < end; i++) {
+      const at = requests.slotAt((requests.pushed + i - end) & (requests.depth - 1));
+      words[at + Descriptor.timeLow] = times[2 * i];
+      words[at + Descriptor.timeHigh] = times[2 * i + 1];
+    }
   }
 
   /** Publishes the batch and wakes the app if it sleeps. */
