@@ -17,11 +17,14 @@ import {
   pair,
 } from "../lab.ts";
 import type { LabProcess } from "../../../demo/lab.ts";
+import { addressOf, type Asked, NAMES } from "./dns_asker.ts";
 
 const ZONE = fileURLToPath(new URL("../../fixtures/app/example.zone", import.meta.url));
 const PROBE = packet.encode({ type: "query", questions: [{ name: "example.org", type: "SOA" }] });
 /** Questions a second, and for how many seconds, while a server goes and another one comes. */
 const [RATE, SECONDS] = [1000, 8];
+/** So many more have their answers compared with what the zone has. */
+const CHECKED_RATE = 200;
 /** How soon a server that went is noticed: two probes of 0.2 s and the one that was under way. */
 const NOTICED_SECONDS = 0.6;
 const INSTANCES = 2;
@@ -94,10 +97,19 @@ async function unanswered(host: Namespace, backend: string): Promise<number> {
   return sum("requests") - sum("answers");
 }
 
+/** Asks for names beside dnsperf, which looks at nothing but the number and the response code. */
+function asker(client: Namespace): LabProcess {
+  const program = fileURLToPath(new URL("./dns_asker.ts", import.meta.url));
+  const args = [HOST, CHECKED_RATE, SECONDS].map(String);
+  return client.spawn([Deno.execPath(), "run", "--allow-net", "--no-check", program, ...args]);
+}
+
 labTest("of three name servers one is killed and one is added, and answers go on", async (lab) => {
   const { host, client, servers, addresses } = await withServers(lab, 4);
+  const names = Array.from({ length: NAMES }, (_, i) => `n${i} A ${addressOf(i)}\n`);
+  const zone = temporaryFile(Deno.readTextFileSync(ZONE) + names.join(""));
   const running = await Promise.all(
-    addresses.map((address) => nameServer(servers, address)),
+    addresses.map((address) => nameServer(servers, address, ["example.org", zone])),
   );
   const [path] = configured("").slice(-1);
   Deno.writeTextFileSync(path, configuration(addresses.slice(0, 3)));
@@ -119,6 +131,8 @@ labTest("of three name servers one is killed and one is added, and answers go on
   const killed = "198.18.5.1:53";
   const unansweredBefore = await unanswered(host, killed);
   const dnsperf = client.spawn(command.split(" "));
+  const checking = asker(client);
+  await checking.stdout.find("asking");
   const before = await appliance.counters();
   await eventually("load", async () => {
     return growth(before, await appliance.counters(), "rx_frames") > RATE || undefined;
@@ -137,9 +151,14 @@ labTest("of three name servers one is killed and one is added, and answers go on
   assert.match(said, /Response codes: +NOERROR \d+ \(100\.00%\)/, said);
   assert.ok(Number(completed) > RATE * SECONDS / 2, said);
   assert.ok(Number(lost) <= RATE * NOTICED_SECONDS, said);
+  const checked: Asked = JSON.parse(await checking.stdout.find("{"));
+  assert.equal(checked.wrong, 0, checked.examples.join("\n"));
+  assert.equal(checked.questions, CHECKED_RATE * SECONDS);
+  const lostOfChecked = checked.questions - checked.answered;
+  assert.ok(lostOfChecked <= CHECKED_RATE * NOTICED_SECONDS, JSON.stringify(checked));
   // Nothing else than what was sent to the one that was killed.
   const unansweredNow = await unanswered(host, killed);
-  assert.equal(Number(lost), unansweredNow - unansweredBefore, said);
+  assert.equal(Number(lost) + lostOfChecked, unansweredNow - unansweredBefore, said);
 });
 
 labTest("backends come from a file and fail their checks, and no reload is needed", async (lab) => {
