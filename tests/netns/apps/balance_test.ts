@@ -6,20 +6,11 @@ import { fileURLToPath } from "node:url";
 import packet from "dns-packet";
 import { mustRun } from "../bare_root.ts";
 import { configured, temporaryFile } from "../config_file.ts";
-import {
-  Appliance,
-  eventually,
-  growth,
-  HOST,
-  type Lab,
-  labTest,
-  type Namespace,
-  pair,
-} from "../lab.ts";
+import { Appliance, eventually, growth, HOST, labTest, type Namespace } from "../lab.ts";
+import { nameServer, withServers, ZONE } from "../name_servers.ts";
 import type { LabProcess } from "../../../demo/lab.ts";
 import { addressOf, type Asked, NAMES } from "./dns_asker.ts";
 
-const ZONE = fileURLToPath(new URL("../../fixtures/app/example.zone", import.meta.url));
 const PROBE = packet.encode({ type: "query", questions: [{ name: "example.org", type: "SOA" }] });
 /** Questions a second, and for how many seconds, while a server goes and another one comes. */
 const [RATE, SECONDS] = [1000, 8];
@@ -30,44 +21,6 @@ const NOTICED_SECONDS = 0.6;
 const INSTANCES = 2;
 /** Where the metrics are. */
 const METRICS = "127.0.0.1:9464";
-
-/** Starts NSD on an address of the namespace, for a zone. */
-async function nameServer(
-  namespace: Namespace,
-  address: string,
-  [name, file] = ["example.org", ZONE],
-): Promise<LabProcess> {
-  const folder = await Deno.makeTempDir({ prefix: "tegula-nsd-" });
-  const config = temporaryFile(`server:
-  ip-address: ${address}
-  server-count: 1
-  username: ""
-  zonesdir: "${folder}"
-  pidfile: ""
-  xfrdfile: "${folder}/xfrd"
-  zonelistfile: "${folder}/list"
-  xfrdir: "${folder}"
-  rrl-ratelimit: 0
-remote-control:
-  control-enable: no
-zone:
-  name: ${name}
-  zonefile: ${file}
-`);
-  return namespace.spawn(["nsd", "-d", "-c", config]);
-}
-
-/** A host between a client and a namespace of servers, which has `count` addresses. */
-async function withServers(lab: Lab, count: number) {
-  const { host, client } = await pair(lab);
-  const servers = await lab.namespace("servers");
-  const addresses = Array.from({ length: count }, (_, i) => `198.18.5.${i + 1}`);
-  await lab.join(
-    { namespace: host, name: "eth1", addresses: ["198.18.5.254/24"] },
-    { namespace: servers, name: "eth0", addresses: addresses.map((address) => `${address}/24`) },
-  );
-  return { host, client, servers, addresses };
-}
 
 function configuration(backends: readonly string[]): string {
   return `interfaces = ["eth0", "eth1"]

@@ -10,12 +10,13 @@ import { APPS } from "../../../apps/registry.ts";
 import project from "../../../deno.json" with { type: "json" };
 import type { Namespace } from "../../../demo/lab.ts";
 import { bundleCommand } from "../../../master/app_files.ts";
+import { blockOfToml } from "../../documented_toml.ts";
 import { examples, SLOW_SIDE, slowSideFolder, typedIn, writtenFolder } from "../../ten_minutes.ts";
-import { temporaryFile } from "../config_file.ts";
+import { configured, temporaryFile } from "../config_file.ts";
 import { Appliance, ask, CLIENT, eventually, HOST, labTest, pair } from "../lab.ts";
+import { nameServer, withServers, ZONE } from "../name_servers.ts";
 
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
-const ZONE = fileURLToPath(new URL("../../fixtures/app/example.zone", import.meta.url));
 
 labTest("docs/apps.md, steps 3 and 4: the app is run, and answers", async (lab) => {
   const host = await lab.namespace("host");
@@ -65,6 +66,53 @@ labTest("docs/apps.md: apps that ship can be copied, with what is said there", a
     Deno.removeSync(folder, { recursive: true });
   }
 });
+
+labTest("docs/apps.md: dns and ntp answer clients by the block that is there", async (lab) => {
+  const { host, client, asker } = await pair(lab);
+  const [tcp, address] = ["192.0.2.53", "192.0.2.53/32"];
+  await host.ip(`address add ${address} dev eth0`);
+  await client.ip(`route add ${address} via ${HOST}`);
+  const block = blockOfToml('listen = ["53=dns*2", "123=ntp"]');
+  const text = block.replaceAll("/etc/tegula/example.org.zone", ZONE);
+  assert.notEqual(text, block);
+  const appliance = await Appliance.start(host, configured(text));
+  for (const to of [[`@${HOST}`], [`@${tcp}`], ["+tcp", `@${tcp}`]]) {
+    const said = await client.run(["dig", "+short", ...to, "example.org", "SOA"]);
+    assert.match(said, /^ns1\.example\.org\. /);
+  }
+  // ntpdate(8) refuses an answer from a host whose clock nobody keeps, which this one may be.
+  const question = new Uint8Array(48).fill(7, 40);
+  question[0] = 0x23;
+  const { bytes } = await ask(asker, { port: 123, payload: question });
+  assert.equal(bytes![0] & 0x3f, 0x24);
+  assert.deepEqual(bytes!.subarray(24, 32), question.subarray(40));
+  assert.equal((await appliance.stop()).code, 0);
+});
+
+labTest(
+  "docs/apps.md: balance has servers answer a client by the block that is there",
+  async (lab) => {
+    const { host, client, servers, addresses } = await withServers(lab, 2);
+    const running = await Promise.all(addresses.map((address) => nameServer(servers, address)));
+    const config = configured(blockOfToml('listen = ["53=balance*2"]'));
+    const appliance = await Appliance.start(host, config);
+    const answered = () =>
+      eventually("an answer", async () => {
+        const asking = ["dig", `@${HOST}`, "+short", "+tries=1", "+timeout=1", "web.example.org"];
+        return (await client.run(asking).catch(() => "")).includes("198.18.0.81") || undefined;
+      });
+    await answered();
+    running[0].kill("SIGKILL");
+    const { stderr } = appliance.process;
+    for (const instance of ["balance.1", "balance.2"]) {
+      await stderr.find(`${instance}: 198.18.5.1:53 is down: it did not answer 3 probes`);
+    }
+    // The other one has been probed as often.
+    assert.ok(!stderr.all.some((line) => line.includes("198.18.5.2:53 is down")));
+    await answered();
+    assert.equal((await appliance.stop()).code, 0);
+  },
+);
 
 /** What a shell in the client's namespace sends to a port, `in`, and what it gets. */
 function shell(client: Namespace, port: number, script: string): Promise<string> {
