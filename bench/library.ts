@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Nanoseconds an operation of the library for authors (`apps/library/`), with 1,000 and with 1,000,000 entries in
- * use, of addresses in random order. Beside each is what an author would write without it, with V8's Map.
+ * use, of addresses in random order. Beside each is what an author would write without it, with V8's Map. And the
+ * milliseconds that building Maglev's table takes, during which an app receives nothing.
  */
 
 import { ClockMap } from "../apps/library/clock_map.ts";
-import { Maglev, mix } from "../apps/library/maglev.ts";
+import { Maglev, mix, type Weighted } from "../apps/library/maglev.ts";
 import { SessionTable } from "../apps/library/session_table.ts";
 import { SlidingWindows } from "../apps/library/sliding_windows.ts";
 import { TokenBuckets } from "../apps/library/token_buckets.ts";
@@ -15,6 +16,9 @@ import { randomAddresses } from "./routes.ts";
 
 /** Operations of one measurement: each address once at least. */
 const OPERATIONS = 1_000_000;
+/** Builds of one measurement, and the numbers of backends: 256 are the most that `balance` has. */
+const BUILDS = 20;
+const BACKENDS = [10, 100, 256];
 
 /** Uses a structure for one address, at an operation's number. Returns what it found. */
 type Use = (address: Address, i: number) => number;
@@ -96,11 +100,16 @@ const CASES: Readonly<Record<string, (addresses: Uint32Array) => Measured>> = {
   },
   "maglev find": () => {
     const maglev = new Maglev();
-    const backends = Array.from({ length: 100 }, (_, i) => ({ port: i, weight: 1 }));
-    maglev.build(backends.map((each) => ({ ...each, address: new Address(0xc6120500) })));
+    maglev.build(backendsOf(100));
     return { tegula: (address) => maglev.find(mix(address, 53, 0)) };
   },
 };
+
+/** So many backends for Maglev, of equal weight. */
+function backendsOf(length: number): Weighted[] {
+  const address = new Address(0xc6120500);
+  return Array.from({ length }, (_, port) => ({ address, port, weight: 1 }));
+}
 
 /** The power of two with room for so many, half as much again: sets fill unevenly. */
 function powerAbove(count: number): number {
@@ -124,6 +133,22 @@ export async function run(report: Report, selection: Selection = {}): Promise<vo
       );
     }
   }
+  for (const count of BACKENDS) await runBuild(count, report, selection);
+}
+
+/** Measures the building of Maglev's table, as an app does when a backend comes or goes. */
+async function runBuild(count: number, report: Report, selection: Selection): Promise<void> {
+  const name = `maglev build, ${count} backends`;
+  if (!isWanted(name, selection)) return;
+  const maglev = new Maglev();
+  const backends = backendsOf(count);
+  const buildAll = () => {
+    for (let i = 0; i < BUILDS; i++) maglev.build(backends);
+    return maglev.find(0);
+  };
+  const nanos = timed(BUILDS, buildAll);
+  const tegula = async () => await nanos() / 1e6;
+  report(await measure({ bench: "library", case: name, unit: "ms", tegula, runs: selection.runs }));
 }
 
 /** The same address is passed on, as it is by `receive`. */

@@ -2,8 +2,10 @@
 /**
  * Limits by address within a sliding window of time, in memory of fixed size. Each address has two counts, of
  * this window and of the one before, which counts in proportion to how much of it the sliding window covers.
- * That is exact if what came in it came evenly. A token bucket forgets a burst as soon as it is paid back; a
- * window lets an address that is over its limit wait until less has come.
+ * That is exact if what came in it came evenly. If it did not, bounds remain, as long as the address is
+ * remembered and the clock is not set back: fewer than twice the limit are let through within any window, and
+ * an address is never refused that had less than the limit within the last two. A token bucket forgets a
+ * burst as soon as it is paid back; a window lets an address that is over its limit wait until less has come.
  */
 
 import type { Address } from "../../tiles/app/contract.ts";
@@ -11,7 +13,7 @@ import { AddressSets, WAYS } from "./address_sets.ts";
 
 /** How much each address may do. */
 export interface Limit {
-  /** The most within any window. */
+  /** The most within a window, if they come evenly; within any window it is less than twice as many. */
   readonly most: number;
   /** The length of the window. */
   readonly millis: number;

@@ -76,6 +76,37 @@ Deno.test("a sliding window lets through what one that keeps all times lets thro
   }));
 });
 
+Deno.test("within any window less than twice the limit of a sliding window is let through", () => {
+  const millis = 100;
+  // Bursts and pauses, which no window of fixed place sees as a whole.
+  const asks = fc.array(fc.tuple(fc.nat(40), fc.nat(120)), { maxLength: 60, size: "max" });
+  fc.assert(fc.property(asks, fc.integer({ min: 1, max: 20 }), (asks, most) => {
+    const windows = new SlidingWindows({ most, millis, entries: 64 });
+    const address = new Address(1);
+    const times: number[] = [];
+    const within = (span: number) => times.filter((time) => time >= now - span).length;
+    let now = 1e12;
+    for (const [count, elapsed] of asks) {
+      now += elapsed;
+      for (let i = 0; i < count; i++) {
+        const hadLess = within(2 * millis) < most;
+        const granted = windows.take(address, now);
+        if (granted) times.push(now);
+        else assert.ok(!hadLess, `refused after ${times}, at ${now}`);
+        assert.ok(within(millis) < 2 * most, `${times}`);
+      }
+    }
+  }));
+});
+
+Deno.test("a sliding window lets through one less than twice its limit at worst", () => {
+  const windows = new SlidingWindows({ most: 10, millis: 100, entries: 64 });
+  const address = new Address(1);
+  const taken = (now: number) =>
+    Array.from({ length: 20 }, () => windows.take(address, now)).filter(Boolean).length;
+  assert.deepEqual([99, 198].map(taken), [10, 9]);
+});
+
 Deno.test("who stays below the limit of a sliding window is never refused, whoever else floods", () => {
   const windows = new SlidingWindows({ most: 10, millis: 1000, entries: 1024 });
   const [steady, flood, stranger] = [1, 2, 0].map((word) => new Address(word));
