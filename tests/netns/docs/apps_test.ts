@@ -245,7 +245,7 @@ function copied(): string[] {
   const modules = Object.values(APPS).map(({ module }) =>
     ROOT + (module.startsWith("apps/dns/") ? "apps/dns" : module)
   );
-  return [...modules, `${ROOT}apps/library`];
+  return [...modules, `${ROOT}apps/library`, `${ROOT}apps/options.ts`];
 }
 
 /** A configuration of the copies, by other names than the originals have. */
