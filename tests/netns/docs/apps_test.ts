@@ -253,7 +253,7 @@ function copies(folder: string): string {
   const listen = Object.entries(SHIPPED).map(([name, port]) => `${port}=my-${name}`);
   const granted: Record<string, string> = {
     balance: `own_ports = ["20000-20001"]\noptions = { backends = ["198.18.0.2:54"] }`,
-    dns: `read = ["${ZONE}"]\noptions = { zone = "${ZONE}" }`,
+    dns: `read = ["${ZONE}", "${folder}/options.ts"]\noptions = { zone = "${ZONE}" }`,
     ntp: "clock = true",
   };
   const apps = Object.keys(SHIPPED).map((name) =>
