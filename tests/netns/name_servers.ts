@@ -38,12 +38,12 @@ zone:
 
 /** A host between a client and a namespace of servers, which has `count` addresses. */
 export async function withServers(lab: Lab, count: number) {
-  const { host, client } = await pair(lab);
+  const { host, client, asker } = await pair(lab);
   const servers = await lab.namespace("servers");
   const addresses = Array.from({ length: count }, (_, i) => `198.18.5.${i + 1}`);
   await lab.join(
     { namespace: host, name: "eth1", addresses: ["198.18.5.254/24"] },
     { namespace: servers, name: "eth0", addresses: addresses.map((address) => `${address}/24`) },
   );
-  return { host, client, servers, addresses };
+  return { host, client, asker, servers, addresses };
 }

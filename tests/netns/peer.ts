@@ -3,6 +3,7 @@
  * An ordinary program with ordinary sockets, to see that the kernel still serves those:
  *
  *     peer.ts udp ADDRESS PORT [WORD]  answers each datagram with WORD, or with what it says
+ *     peer.ts witness ADDRESS PORT     tells who sends each datagram and what it says, and sends it back
  *     peer.ts sink ADDRESS PORT        tells how late each datagram is that carries a time
  *     peer.ts tcp ADDRESS PORT         sends back what each connection sends
  *     peer.ts tcp-ask ADDRESS PORT N   sends N bytes over a connection, checks that they come back
@@ -16,6 +17,13 @@ if (role === "udp") {
   const family = hostname.includes(":") ? "udp6" : "udp4";
   const socket = createSocket(family);
   socket.on("message", (payload, from) => socket.send(what ?? payload, from.port, from.address));
+  socket.bind(Number(port), hostname, () => console.log("serving"));
+} else if (role === "witness") {
+  const socket = createSocket("udp4");
+  socket.on("message", (payload, from) => {
+    console.log(`from ${from.address}:${from.port}: ${payload}`);
+    socket.send(payload, from.port, from.address);
+  });
   socket.bind(Number(port), hostname, () => console.log("serving"));
 } else if (role === "sink") {
   const socket = createSocket("udp4");

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import packet from "dns-packet";
 import { mustRun } from "../bare_root.ts";
 import { configured, temporaryFile } from "../config_file.ts";
-import { Appliance, eventually, growth, HOST, labTest, type Namespace } from "../lab.ts";
+import { Appliance, ask, eventually, growth, HOST, labTest, type Namespace, peer } from "../lab.ts";
 import { nameServer, withServers, ZONE } from "../name_servers.ts";
 import type { LabProcess } from "../../../demo/lab.ts";
 import { addressOf, type Asked, NAMES } from "./dns_asker.ts";
@@ -51,7 +51,7 @@ async function unanswered(host: Namespace, backend: string): Promise<number> {
 }
 
 /** Asks for names beside dnsperf, which looks at nothing but the number and the response code. */
-function asker(client: Namespace): LabProcess {
+function checker(client: Namespace): LabProcess {
   const program = fileURLToPath(new URL("./dns_asker.ts", import.meta.url));
   const args = [HOST, CHECKED_RATE, SECONDS].map(String);
   return client.spawn([Deno.execPath(), "run", "--allow-net", "--no-check", program, ...args]);
@@ -84,7 +84,7 @@ labTest("of three name servers one is killed and one is added, and answers go on
   const killed = "198.18.5.1:53";
   const unansweredBefore = await unanswered(host, killed);
   const dnsperf = client.spawn(command.split(" "));
-  const checking = asker(client);
+  const checking = checker(client);
   await checking.stdout.find("asking");
   const before = await appliance.counters();
   await eventually("load", async () => {
@@ -112,6 +112,60 @@ labTest("of three name servers one is killed and one is added, and answers go on
   // Nothing else than what was sent to the one that was killed.
   const unansweredNow = await unanswered(host, killed);
   assert.equal(Number(lost) + lostOfChecked, unansweredNow - unansweredBefore, said);
+});
+
+labTest("a drained backend keeps its sessions over a reload and gets no new one", async (lab) => {
+  const { host, asker, servers, addresses } = await withServers(lab, 2);
+  const [drained, other] = addresses.map((address) => `${address}:53`);
+  const backends = await Promise.all(
+    addresses.map((address) => peer(servers, "witness", address, "53")),
+  );
+  const config = (...backends: string[]) =>
+    `interfaces = ["eth0", "eth1"]
+listen = ["53=balance"]
+[apps.balance]
+own_ports = ["20000-20063"]
+send_to = ["198.18.5.0/24"]
+state = "1M"
+[apps.balance.options]
+backends = [${backends}]
+`;
+  const path = temporaryFile(config(`"${drained}"`, `"${other}"`), ".toml");
+  const appliance = await Appliance.start(host, ["--config", path]);
+  const reload = async (...backends: string[]) => {
+    const from = appliance.process.stderr.all.length;
+    Deno.writeTextFileSync(path, config(...backends));
+    appliance.process.kill("SIGHUP");
+    assert.match(await appliance.process.stderr.find("reload", { from }), /^reloaded: /);
+  };
+  /** Asks once from each port. Returns what each of the two backends received for that. */
+  const received = async (ports: readonly number[]): Promise<[string[], string[]]> => {
+    const before = backends.map(({ stdout }) => stdout.all.length);
+    for (const port of ports) {
+      const { text } = await ask(asker, { port: 53, sourcePort: port, payload: `${port}` });
+      assert.equal(text, `${port}`);
+    }
+    const all = () => backends.map(({ stdout }, i) => stdout.all.slice(before[i]));
+    await eventually(
+      "all that backends say",
+      () => Promise.resolve(all().flat().length >= ports.length || undefined),
+    );
+    const [first, second] = all();
+    return [first, second];
+  };
+  const [present, later] = [5000, 6000].map((first) =>
+    Array.from({ length: 16 }, (_, i) => first + i)
+  );
+  const [ofDrained, ofOther] = await received(present);
+  assert.ok(ofDrained.length > 0 && ofOther.length > 0, "both have sessions");
+  await reload(`{ address = "${drained}", drain = true }`, `"${other}"`);
+  // From the same ports of ours as before, too.
+  assert.deepEqual(await received(present), [ofDrained, ofOther]);
+  const [none, all] = await received(later);
+  assert.deepEqual([none, all.length], [[], later.length]);
+  await reload(`"${other}"`);
+  const [left, moved] = await received(present);
+  assert.deepEqual([left, moved.length], [[], present.length]);
 });
 
 labTest("backends come from a file and fail their checks, and no reload is needed", async (lab) => {
