@@ -3,7 +3,7 @@
 
 import { heapView, u16, type View } from "../ffi/region.ts";
 import type { Udp } from "../ffi/sockets.ts";
-import type { TileLibrary } from "../ffi/tile.ts";
+import { IDLE_TILE } from "../tests/idle_tile.ts";
 import { appTile, loadService, NetSide, type ServiceSetup } from "../tiles/app/host.ts";
 import { METRICS_BYTES } from "../tiles/app/regions.ts";
 import { type PeerSetup, RECENT_PEERS_BYTES, requestsBytes } from "../tiles/net/app_port.ts";
@@ -55,18 +55,6 @@ export interface PathSetup extends PathShape {
 }
 
 const NO_UDP: Udp = { receive: () => 0, send: () => 0, watch: () => -1, ready: () => 0 };
-const NO_TILE: TileLibrary = {
-  wake() {},
-  wait: () => 0,
-  thread: () => 0,
-  nameThread() {},
-  bePrompt: () => 0,
-  trim() {},
-  duplicate: (fd) => fd,
-  readable: () => false,
-  callName: () => "",
-  confine: () => ({ landlock: false, observed: false }),
-};
 
 /** The app, by default echo. */
 function setupOf(ports: readonly number[], { app }: PathShape): ServiceSetup {
@@ -166,7 +154,7 @@ export class Path {
         inline: setup.inline ? [{ ...configured, region: heapView(TILE_REGION_BYTES) }] : [],
       },
       region,
-      libraries: { tile: NO_TILE, xsk, udp: NO_UDP },
+      libraries: { tile: IDLE_TILE, xsk, udp: NO_UDP },
       log() {},
       ask() {},
     });
@@ -183,7 +171,7 @@ export class Path {
       eventfd: -1,
     };
     const side = new NetSide(join, { counters: parts.counters, firstPort: 0, wake() {} });
-    const app = appTile(service, [side], { library: NO_TILE, eventfd: -1 });
+    const app = appTile(service, [side], { library: IDLE_TILE, eventfd: -1 });
     return new Path({ xsk, tile, app, counters });
   }
 

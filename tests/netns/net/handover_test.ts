@@ -22,6 +22,7 @@ import { NET } from "../../../tiles/runtime/counters.ts";
 import { type Tile, TILE_REGION_BYTES, TileRegion } from "../../../tiles/runtime/tile.ts";
 import { buildFrame } from "../../unit/net/frames.ts";
 import { ETH0, fillNetbase, ip, macWords } from "../../unit/net/host.ts";
+import { IDLE_TILE } from "../../idle_tile.ts";
 import { Wire } from "../wire.ts";
 import { createRegion } from "../../region.ts";
 
@@ -103,18 +104,7 @@ class Host {
       setup: { ...this.#setup, routeCache: heapView(ROUTE_CACHE_BYTES) },
       region: new TileRegion(this.#region),
       libraries: {
-        tile: {
-          wake() {},
-          wait: () => 0,
-          thread: () => 0,
-          nameThread() {},
-          bePrompt: () => 0,
-          trim() {},
-          callName: () => "",
-          duplicate: () => -1,
-          readable: () => false,
-          confine: () => ({ landlock: false, observed: false }),
-        },
+        tile: IDLE_TILE,
         xsk: {
           ...xsk,
           adopt: (...args) => {

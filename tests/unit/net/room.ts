@@ -38,6 +38,7 @@ import {
   type TileContext,
   TileRegion,
 } from "../../../tiles/runtime/tile.ts";
+import { IDLE_TILE } from "../../idle_tile.ts";
 import { FakeUdp, FakeXsk } from "./fakes.ts";
 import { buildFrame, parseFrame, type UdpFrame } from "./frames.ts";
 import { ETH0, ETH1, fillNetbase, ip, MAC, macWords, PEER_MAC } from "./host.ts";
@@ -287,18 +288,7 @@ export class Room {
       setup: this.setup,
       region: new TileRegion(this.region),
       libraries: {
-        tile: {
-          wake() {},
-          wait: () => 0,
-          thread: () => 0,
-          bePrompt: () => 0,
-          trim() {},
-          nameThread() {},
-          duplicate: (fd) => fd,
-          readable: () => false,
-          callName: () => "",
-          confine: () => ({ landlock: false, observed: false }),
-        },
+        tile: IDLE_TILE,
         xsk: this.xsk,
         udp: this.udp,
       },
