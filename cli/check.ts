@@ -7,7 +7,7 @@
 import { type Host, openHost, Watcher } from "../ffi/host.ts";
 import { ROOT, SystemError } from "../ffi/library.ts";
 import { heapView, u32 } from "../ffi/region.ts";
-import { refusedCallsBytes } from "../ffi/tile.ts";
+import { SLOT_BYTES } from "../ffi/tile.ts";
 import { openXskSetup, type XskSetup } from "../ffi/xsk.ts";
 import { AppFiles } from "../master/app_files.ts";
 import { AppProcess } from "../master/app_process.ts";
@@ -644,7 +644,7 @@ async function* makeApps(
   file: string | null,
   { host, regions, processes, tile, observer }: MainLibraries,
 ): AsyncGenerator<Finding> {
-  observer.start(u32(heapView(refusedCallsBytes(1))));
+  observer.start(u32(heapView(SLOT_BYTES)));
   const files = new AppFiles({ host, processes, uid: UID });
   const shared = {
     ...{ regions, host, observer, files, slot: 0, tileLibrary: tile },

@@ -4,7 +4,7 @@
  * driver says of itself, the word to systemd, and descriptors that the event loop waits for.
  */
 
-import { checked, ENOENT, libraryPath, pollSet } from "./library.ts";
+import { checked, ENOENT, int, libraryPath, pollSet } from "./library.ts";
 import { Confinement } from "./shared.ts";
 import type { TileLibrary } from "./tile.ts";
 
@@ -119,30 +119,23 @@ function cString(text: string): Uint8Array<ArrayBuffer> {
 
 export function openHost(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
-    tegula_host_ask: { parameters: ["u32", "buffer", "buffer"], result: "i32" },
-    tegula_host_log: { parameters: ["buffer", "u32"], result: "i32" },
-    tegula_host_read_thread: { parameters: ["i32", "buffer", "buffer", "u32"], result: "i32" },
-    tegula_host_threads: { parameters: ["i32"], result: "i32" },
-    tegula_host_listen_unix: { parameters: ["buffer", "i32"], result: "i32" },
-    tegula_host_exec: {
-      parameters: ["buffer", "u32", "buffer", "i32", "buffer"],
-      result: "i32",
-    },
-    tegula_host_lock_folder: { parameters: ["buffer"], result: "i32" },
-    tegula_host_listen_tcp: { parameters: ["buffer", "i32"], result: "i32" },
+    tegula_host_ask: int("u32", "buffer", "buffer"),
+    tegula_host_log: int("buffer", "u32"),
+    tegula_host_read_thread: int("i32", "buffer", "buffer", "u32"),
+    tegula_host_threads: int("i32"),
+    tegula_host_listen_unix: int("buffer", "i32"),
+    tegula_host_exec: int("buffer", "u32", "buffer", "i32", "buffer"),
+    tegula_host_lock_folder: int("buffer"),
+    tegula_host_listen_tcp: int("buffer", "i32"),
     // libc's, which the library is linked to.
-    eventfd: { parameters: ["u32", "i32"], result: "i32" },
-    wait: {
-      ...{ name: "poll", nonblocking: true },
-      parameters: ["buffer", "usize", "i32"],
-      result: "i32",
-    },
+    eventfd: int("u32", "i32"),
+    wait: { name: "poll", nonblocking: true, ...int("buffer", "usize", "i32") },
     if_nametoindex: { parameters: ["buffer"], result: "u32" },
     if_indextoname: { parameters: ["u32", "buffer"], result: "pointer" },
-    fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
-    socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    fcntl: int("i32", "i32", "i32"),
+    socket: int("i32", "i32", "i32"),
     sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
-    close: { parameters: ["i32"], result: "i32" },
+    close: int("i32"),
   });
 
   const page = new Uint8Array(4096);

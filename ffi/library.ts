@@ -135,6 +135,18 @@ export class SystemError extends Error {
   }
 }
 
+/** A C function that returns an `int`, for `Deno.dlopen`; and one that returns nothing. */
+export function int<const Parameters extends readonly Deno.NativeType[]>(
+  ...parameters: Parameters
+) {
+  return { parameters, result: "i32" } as const;
+}
+export function nothing<const Parameters extends readonly Deno.NativeType[]>(
+  ...parameters: Parameters
+) {
+  return { parameters, result: "void" } as const;
+}
+
 /** Events of poll(2). */
 export const [POLLIN, POLLOUT] = [1, 4];
 
@@ -143,7 +155,7 @@ export function pollSet(descriptors: readonly number[]): Int32Array<ArrayBuffer>
   return Int32Array.from(descriptors.flatMap((fd) => [fd, POLLIN]));
 }
 
-/** Hands `result` on, or throws a {@linkcode SystemError} when it is -errno. */
+/** Returns `result`, or throws a {@linkcode SystemError} if it is -errno. */
 export function checked(result: number, tried: string): number {
   if (result < 0) throw new SystemError(tried, result);
   return result;

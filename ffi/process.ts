@@ -35,6 +35,7 @@ import {
   checked,
   ENOENT,
   ESRCH,
+  int,
   libraryPath,
   POLLIN,
   POLLOUT,
@@ -244,15 +245,12 @@ function ownFiles(): { readonly execute: readonly string[]; readonly read: reado
 
 export function openProcesses(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
-    tegula_process_start: {
-      parameters: ["buffer", "u32", "buffer", "buffer", "buffer"],
-      result: "i32",
-    },
-    tegula_process_readable: { parameters: ["buffer", "i32", "i32"], result: "i32" },
-    tegula_process_wait: { parameters: ["i32", "buffer"], result: "i32" },
-    tegula_process_kill: { parameters: ["i32"], result: "i32" },
+    tegula_process_start: int("buffer", "u32", "buffer", "buffer", "buffer"),
+    tegula_process_readable: int("buffer", "i32", "i32"),
+    tegula_process_wait: int("i32", "buffer"),
+    tegula_process_kill: int("i32"),
     // libc's
-    close: { parameters: ["i32"], result: "i32" },
+    close: int("i32"),
   });
   const seal = stringLists([sealPath()]);
   let own: ReturnType<typeof ownFiles> | undefined;
@@ -360,7 +358,7 @@ export function openProcesses(path = libraryPath()) {
 /** Opens an end of a channel. The functions are libc's, which the library at `path` is linked to. */
 export function openChannel(fd: number, path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
-    poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
+    poll: int("buffer", "usize", "i32"),
     read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
     write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
   });

@@ -12,7 +12,7 @@
  * region.
  */
 
-import { checked, ENOMEM, libraryPath, SystemError } from "./library.ts";
+import { checked, ENOMEM, int, libraryPath, SystemError } from "./library.ts";
 
 /**
  * A stretch of shared memory, as plain data that structured cloning copies. Offsets and lengths in
@@ -104,10 +104,10 @@ function reserve(pages: number): SharedArrayBuffer {
 
 export function openRegions(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
-    tegula_region_create: { parameters: ["buffer", "u32", "buffer"], result: "i32" },
-    tegula_region_map: { parameters: ["buffer", "u32", "i32", "i32"], result: "i32" },
+    tegula_region_create: int("buffer", "u32", "buffer"),
+    tegula_region_map: int("buffer", "u32", "i32", "i32"),
     // libc's, which the library is linked to.
-    close: { parameters: ["i32"], result: "i32" },
+    close: int("i32"),
   });
 
   /** Maps the first `bytes` of `fd` over a buffer of its own. `tried` completes "cannot …". */

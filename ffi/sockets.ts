@@ -4,7 +4,7 @@
  * write them in bursts. Then rtnetlink sockets of the netlink tile.
  */
 
-import { checked, libraryPath } from "./library.ts";
+import { checked, int, libraryPath } from "./library.ts";
 
 /**
  * Bytes of a socket's buffers, and of those of all sockets together: with many ports each has less, but
@@ -52,10 +52,10 @@ export interface Udp {
 /** Opens the library at `path` for the master. */
 export function openUdpSetup(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
-    tegula_udp_open: { parameters: ["i32"], result: "i32" },
+    tegula_udp_open: int("i32"),
     // libc's
     setsockopt: SETSOCKOPT,
-    close: { parameters: ["i32"], result: "i32" },
+    close: int("i32"),
   });
   return {
     /**
@@ -83,13 +83,10 @@ export function openUdpSetup(path = libraryPath()) {
 /** Opens the library at `path` for a net tile. */
 export function openUdp(path = libraryPath()): Udp {
   const { symbols } = Deno.dlopen(path, {
-    tegula_udp_receive: {
-      parameters: ["i32", "i32", "buffer", "buffer", "i32", "buffer"],
-      result: "i32",
-    },
-    tegula_udp_send: { parameters: ["i32", "buffer", "buffer", "i32"], result: "i32" },
-    tegula_udp_watch: { parameters: ["buffer", "i32"], result: "i32" },
-    tegula_udp_ready: { parameters: ["i32", "buffer", "i32"], result: "i32" },
+    tegula_udp_receive: int("i32", "i32", "buffer", "buffer", "i32", "buffer"),
+    tegula_udp_send: int("i32", "buffer", "buffer", "i32"),
+    tegula_udp_watch: int("buffer", "i32"),
+    tegula_udp_ready: int("i32", "buffer", "i32"),
   });
   return {
     receive: symbols.tegula_udp_receive,
@@ -100,19 +97,8 @@ export function openUdp(path = libraryPath()): Udp {
 }
 
 /** libc's setsockopt(2), as bindings name it to `Deno.dlopen`. Here a refused option is not an error. */
-export const SETSOCKOPT = {
-  parameters: ["i32", "i32", "i32", "buffer", "u32"],
-  result: "i32",
-} as const;
-
-/** The call: descriptor, level, option, value and its size. 0, or -1. */
-type SetSocketOption = (
-  fd: number,
-  level: number,
-  option: number,
-  value: BufferSource,
-  bytes: number,
-) => number;
+export const SETSOCKOPT = int("i32", "i32", "i32", "buffer", "u32");
+type SetSocketOption = Deno.StaticForeignLibraryInterface<{ set: typeof SETSOCKOPT }>["set"];
 
 /** Numbers of asm-generic/socket.h. */
 const SOL_SOCKET = 1;
@@ -170,19 +156,16 @@ export type NetlinkLibrary = ReturnType<typeof openNetlink>;
 
 export function openNetlink(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
-    tegula_netlink_open: { parameters: ["buffer", "i32"], result: "i32" },
-    tegula_netlink_receive: {
-      parameters: ["i32", "buffer", "buffer", "i32", "u32"],
-      result: "i32",
-    },
-    tegula_netlink_probe: { parameters: ["i32", "i32", "u32"], result: "i32" },
+    tegula_netlink_open: int("buffer", "i32"),
+    tegula_netlink_receive: int("i32", "buffer", "buffer", "i32", "u32"),
+    tegula_netlink_probe: int("i32", "i32", "u32"),
     // libc's
     setsockopt: SETSOCKOPT,
-    socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
-    getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+    socket: int("i32", "i32", "i32"),
+    getsockname: int("i32", "buffer", "buffer"),
     sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
-    poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
-    close: { parameters: ["i32"], result: "i32" },
+    poll: int("buffer", "usize", "i32"),
+    close: int("i32"),
   });
   return {
     /** A NETLINK_ROUTE socket, non-blocking, in the calling thread's namespace. Throws SystemError. */

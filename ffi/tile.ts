@@ -5,7 +5,7 @@
  */
 
 import type { Clock } from "../tiles/app/contract.ts";
-import { checked, EMFILE, libraryPath, POLLIN } from "./library.ts";
+import { checked, EMFILE, int, libraryPath, nothing, POLLIN } from "./library.ts";
 import { u32, type View } from "./region.ts";
 import { Confined, Keep, OBSERVED_CALLS, Role as RoleNumber } from "./shared.ts";
 
@@ -44,20 +44,17 @@ export type Observer = ReturnType<typeof openObserver>;
 
 export function openTile(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
-    tegula_tile_wake: { parameters: ["i32"], result: "void" },
-    tegula_tile_confine: {
-      parameters: ["i32", "buffer", "i32", "i32", "buffer", "i32"],
-      result: "i32",
-    },
-    tegula_tile_call_name: { parameters: ["i32", "buffer", "u32"], result: "void" },
-    tegula_tile_thread: { parameters: [], result: "i32" },
-    tegula_tile_be_prompt: { parameters: ["i32"], result: "i32" },
+    tegula_tile_wake: nothing("i32"),
+    tegula_tile_confine: int("i32", "buffer", "i32", "i32", "buffer", "i32"),
+    tegula_tile_call_name: nothing("i32", "buffer", "u32"),
+    tegula_tile_thread: int(),
+    tegula_tile_be_prompt: int("i32"),
     // libc's
-    poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
-    eventfd_read: { parameters: ["i32", "buffer"], result: "i32" },
-    malloc_trim: { parameters: ["usize"], result: "i32" },
-    fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
-    prctl: { parameters: ["i32", "buffer", "usize", "usize", "usize"], result: "i32" },
+    poll: int("buffer", "usize", "i32"),
+    eventfd_read: int("i32", "buffer"),
+    malloc_trim: int("usize"),
+    fcntl: int("i32", "i32", "i32"),
+    prctl: int("i32", "buffer", "usize", "usize", "usize"),
   });
   const pollSet = new Int32Array(2);
   const count = new Uint8Array(8);
@@ -138,12 +135,9 @@ let observed: Uint32Array<SharedArrayBuffer>;
 /** Opens the observer's part of the library at `path`. */
 export function openObserver(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
-    tegula_tile_observe: { parameters: ["buffer", "i32"], result: "i32" },
-    tegula_tile_observe_process: {
-      parameters: ["i32", "buffer", "i32", "i32", "i32"],
-      result: "i32",
-    },
-    tegula_tile_observe_pause: { parameters: ["i32"], result: "void" },
+    tegula_tile_observe: int("buffer", "i32"),
+    tegula_tile_observe_process: int("i32", "buffer", "i32", "i32", "i32"),
+    tegula_tile_observe_pause: nothing("i32"),
   });
   return {
     /**
@@ -190,36 +184,16 @@ export function openObserver(path = libraryPath()) {
   };
 }
 
-/** Bytes of the counters of this many slots. */
-export function refusedCallsBytes(slots: number): number {
-  return slots * SLOT_BYTES;
-}
-
-interface RefusedCall {
-  /** Its number on this architecture. */
-  readonly call: number;
-  readonly count: number;
-}
-
 /**
- * Reads the observer's counters at `view`. Each call in it was refused although nobody expected it: a defect
- * of the policy or of an app, until somebody has decided.
+ * The calls that the observer has counted in a slot of its counters at `view`, by their numbers on this
+ * architecture. Nobody expected them: a defect of the policy or of an app, until somebody has decided.
  */
-export class RefusedCalls {
-  readonly #words: Uint32Array;
-
-  constructor(view: View) {
-    this.#words = u32(view);
-  }
-
-  of(slot: number): RefusedCall[] {
-    const refused: RefusedCall[] = [];
-    for (let call = 0; call < OBSERVED_CALLS; call++) {
-      const count = this.#words[slot * OBSERVED_CALLS + call];
-      if (count > 0) refused.push({ call, count });
-    }
-    return refused;
-  }
+export function refusedCalls(view: View, slot: number) {
+  const refused: { readonly call: number; readonly count: number }[] = [];
+  u32(view).subarray(slot * OBSERVED_CALLS, (slot + 1) * OBSERVED_CALLS).forEach((count, call) => {
+    if (count > 0) refused.push({ call, count });
+  });
+  return refused;
 }
 
 /** What adjtimex(2) returns: a leap second is to be added or removed, or nobody keeps the clock. */
@@ -232,8 +206,8 @@ const CLOCK_REALTIME = 0;
 /** Opens the library at `path` for an app that was granted the host's clock. */
 export function openClock(path = libraryPath()): Clock {
   const { symbols } = Deno.dlopen(path, {
-    clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
-    adjtimex: { parameters: ["buffer"], result: "i32" },
+    clock_gettime: int("i32", "buffer"),
+    adjtimex: int("buffer"),
   });
   /** struct timespec: seconds, low word and high word, then nanoseconds. */
   const time = new Uint32Array(4);

@@ -15,7 +15,7 @@
  * bound (EBUSY). A successor adopts, waits for the end of its predecessor, and resumes.
  */
 
-import { checked, EBADF, EBUSY, EEXIST, ENOBUFS, libraryPath } from "./library.ts";
+import { checked, EBADF, EBUSY, EEXIST, ENOBUFS, int, libraryPath, nothing } from "./library.ts";
 import { u8, type View } from "./region.ts";
 import { SETSOCKOPT, sizeBuffers } from "./sockets.ts";
 
@@ -163,22 +163,22 @@ interface PreparedSocket {
 /** Opens the library at `path` for the master. */
 export function openXskSetup(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
-    tegula_xsk_load: { parameters: ["u32", "buffer"], result: "i32" },
-    tegula_xsk_attach: { parameters: ["i32", "i32", "i32"], result: "i32" },
-    tegula_xsk_join: { parameters: ["buffer", "i32", "i32"], result: "i32" },
-    tegula_xsk_leave: { parameters: ["i32"], result: "i32" },
+    tegula_xsk_load: int("u32", "buffer"),
+    tegula_xsk_attach: int("i32", "i32", "i32"),
+    tegula_xsk_join: int("buffer", "i32", "i32"),
+    tegula_xsk_leave: int("i32"),
     tegula_xsk_attached: { parameters: ["i32", "buffer"], result: "u32" },
-    tegula_xsk_prepare: { parameters: ["u32", "buffer"], result: "i32" },
-    tegula_xsk_map: { parameters: ["i32", "buffer"], result: "i32" },
-    tegula_xsk_umem: { parameters: ["i32", "buffer", "u32", "u32", "u32"], result: "i32" },
-    tegula_xsk_bind: { parameters: ["i32", "u32", "u32", "i32", "i32"], result: "i32" },
-    tegula_xsk_register: { parameters: ["i32", "u32", "i32"], result: "i32" },
-    tegula_xsk_poll_busily: { parameters: ["i32", "i32", "i32"], result: "i32" },
-    tegula_xsk_statistics_of: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
-    tegula_xsk_close: { parameters: ["i32", "buffer"], result: "void" },
+    tegula_xsk_prepare: int("u32", "buffer"),
+    tegula_xsk_map: int("i32", "buffer"),
+    tegula_xsk_umem: int("i32", "buffer", "u32", "u32", "u32"),
+    tegula_xsk_bind: int("i32", "u32", "u32", "i32", "i32"),
+    tegula_xsk_register: int("i32", "u32", "i32"),
+    tegula_xsk_poll_busily: int("i32", "i32", "i32"),
+    tegula_xsk_statistics_of: int("i32", "buffer", "buffer"),
+    tegula_xsk_close: nothing("i32", "buffer"),
     // libc's
     setsockopt: SETSOCKOPT,
-    close: { parameters: ["i32"], result: "i32" },
+    close: int("i32"),
   });
   const sockets = new Map<number, PreparedSocket>();
   const onSame = ({ memory: { buffer, byteOffset } }: PreparedSocket) =>
@@ -334,35 +334,23 @@ export function openXskSetup(path = libraryPath()) {
 /** Opens the library at `path` for a net tile. */
 export function openXsk(path = libraryPath()): Xsk {
   const { symbols } = Deno.dlopen(path, {
-    adopt: { name: "tegula_xsk_adopt", parameters: ["i32", "buffer", "u32"], result: "i32" },
-    resume: { name: "tegula_xsk_resume", parameters: ["i32"], result: "void" },
-    release: { name: "tegula_xsk_release", parameters: ["i32"], result: "void" },
-    cursors: { name: "tegula_xsk_cursors", parameters: ["i32", "buffer"], result: "void" },
-    visible: { name: "tegula_xsk_visible", parameters: ["i32", "buffer"], result: "i32" },
-    memory: { name: "tegula_xsk_memory", parameters: ["buffer", "u32", "u32"], result: "i32" },
-    inject: { name: "tegula_xsk_inject", parameters: ["i32", "buffer", "u32"], result: "i32" },
-    fd: { name: "tegula_xsk_fd", parameters: ["i32"], result: "i32" },
-    receive: { name: "tegula_xsk_receive", parameters: ["i32", "buffer", "u32"], result: "i32" },
-    times: {
-      name: "tegula_xsk_times",
-      parameters: ["i32", "buffer", "u32", "buffer"],
-      result: "void",
-    },
-    prefetch: {
-      name: "tegula_xsk_prefetch",
-      parameters: ["buffer", "buffer", "u32"],
-      result: "void",
-    },
-    ticks: { name: "tegula_xsk_ticks", parameters: [], result: "i32" },
-    fill: { name: "tegula_xsk_fill", parameters: ["i32", "buffer", "u32"], result: "i32" },
-    transmit: { name: "tegula_xsk_transmit", parameters: ["i32", "buffer", "u32"], result: "i32" },
-    complete: {
-      name: "tegula_xsk_complete",
-      parameters: ["i32", "buffer", "u32", "u32"],
-      result: "i32",
-    },
-    statistics: { name: "tegula_xsk_statistics", parameters: ["i32", "buffer"], result: "i32" },
-    wait: { name: "tegula_xsk_wait", parameters: ["buffer", "i32", "i32"], result: "i32" },
+    adopt: { name: "tegula_xsk_adopt", ...int("i32", "buffer", "u32") },
+    resume: { name: "tegula_xsk_resume", ...nothing("i32") },
+    release: { name: "tegula_xsk_release", ...nothing("i32") },
+    cursors: { name: "tegula_xsk_cursors", ...nothing("i32", "buffer") },
+    visible: { name: "tegula_xsk_visible", ...int("i32", "buffer") },
+    memory: { name: "tegula_xsk_memory", ...int("buffer", "u32", "u32") },
+    inject: { name: "tegula_xsk_inject", ...int("i32", "buffer", "u32") },
+    fd: { name: "tegula_xsk_fd", ...int("i32") },
+    receive: { name: "tegula_xsk_receive", ...int("i32", "buffer", "u32") },
+    times: { name: "tegula_xsk_times", ...nothing("i32", "buffer", "u32", "buffer") },
+    prefetch: { name: "tegula_xsk_prefetch", ...nothing("buffer", "buffer", "u32") },
+    ticks: { name: "tegula_xsk_ticks", ...int() },
+    fill: { name: "tegula_xsk_fill", ...int("i32", "buffer", "u32") },
+    transmit: { name: "tegula_xsk_transmit", ...int("i32", "buffer", "u32") },
+    complete: { name: "tegula_xsk_complete", ...int("i32", "buffer", "u32", "u32") },
+    statistics: { name: "tegula_xsk_statistics", ...int("i32", "buffer") },
+    wait: { name: "tegula_xsk_wait", ...int("buffer", "i32", "i32") },
   });
   return {
     ...symbols,

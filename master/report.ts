@@ -8,7 +8,7 @@ import { createHash } from "node:crypto";
 import { VERSION } from "../cli/command.ts";
 import type { ConfinedProcess } from "../ffi/process.ts";
 import type { View } from "../ffi/region.ts";
-import { RefusedCalls } from "../ffi/tile.ts";
+import { refusedCalls } from "../ffi/tile.ts";
 import { ControlReader } from "../tiles/runtime/control.ts";
 import { APP, NETLINK } from "../tiles/runtime/counters.ts";
 import {
@@ -48,7 +48,6 @@ export class Report {
   readonly #changed: (health: Health) => void;
   readonly #health: View;
   readonly #statusLine = new StatusLine();
-  readonly #refusedCalls: RefusedCalls;
   readonly #netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
   readonly #started: number;
   #hadXdp: readonly string[];
@@ -70,7 +69,6 @@ export class Report {
     const { own } = holdings;
     this.#libraries = libraries;
     this.#holdings = holdings;
-    this.#refusedCalls = new RefusedCalls(own.view(APP_REFUSALS));
     this.#health = own.view(HEALTH, { writable: true });
     this.#started = before?.started ?? now();
     this.#hadXdp = before?.hadXdp ?? [];
@@ -220,11 +218,11 @@ export class Report {
 
   /** Logs each system call that was refused to an app's process, once. */
   nameRefusedCalls(): void {
-    const { tile } = this.#libraries;
-    for (const [name, slot] of this.#holdings.slots) {
-      for (const { call } of this.#refusedCalls.of(slot)) {
-        const line = `${name}: refused system call ${call} (${tile.callName(call)})`;
-        this.logOnce(line);
+    const { own, slots } = this.#holdings;
+    for (const [name, slot] of slots) {
+      for (const { call } of refusedCalls(own.view(APP_REFUSALS), slot)) {
+        const callName = this.#libraries.tile.callName(call);
+        this.logOnce(`${name}: refused system call ${call} (${callName})`);
       }
     }
   }

@@ -11,7 +11,7 @@ import { CAP_NET_ADMIN, type Host, openHost, Watcher } from "../../ffi/host.ts";
 import { EAGAIN, SystemError } from "../../ffi/library.ts";
 import { CHANNEL_DESCRIPTOR, openChannel } from "../../ffi/process.ts";
 import { openRegions, u32 } from "../../ffi/region.ts";
-import { openObserver, openTile, RefusedCalls } from "../../ffi/tile.ts";
+import { openObserver, openTile, refusedCalls } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { Ask, type ControlRequest, ControlWriter } from "./control.ts";
 import {
@@ -82,7 +82,6 @@ class Appliance {
   readonly #wiring = wire(this.#handed.setup, this.#handed);
   readonly #control = new ControlWriter(this.#wiring.control.writer);
   readonly #threads = new Threads(this.#host);
-  readonly #refusedCalls = new RefusedCalls(this.#wiring.refusedCalls.reader);
   readonly #logOnce = once((line) => this.#log(line));
   readonly #workers = new Map<string, TileWorker>();
   /** Pauses of the tiles that are restarted in place, by name. */
@@ -214,7 +213,7 @@ class Appliance {
   /** Logs each system call that was refused to a tile, once. */
   #nameRefusedCalls(): void {
     for (const { name, slot } of this.#wiring.workers) {
-      for (const { call } of this.#refusedCalls.of(slot)) {
+      for (const { call } of refusedCalls(this.#wiring.refusedCalls.reader, slot)) {
         this.#logOnce(`${name}: refused system call ${call} (${this.#tile.callName(call)})`);
       }
     }

@@ -6,7 +6,7 @@
  */
 
 import { f64, type Region, slice, type View } from "../../ffi/region.ts";
-import { refusedCallsBytes } from "../../ffi/tile.ts";
+import { SLOT_BYTES } from "../../ffi/tile.ts";
 import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import type { BesideSetup } from "../app/beside.ts";
@@ -46,7 +46,7 @@ export const APP_SLOTS = 256;
 /** The regions that the master itself keeps, whatever else is replaced. */
 export const APP_REFUSALS = "refused calls of apps";
 export const KEPT_REGIONS: ReadonlyMap<string, number> = new Map([
-  [APP_REFUSALS, refusedCallsBytes(APP_SLOTS)],
+  [APP_REFUSALS, APP_SLOTS * SLOT_BYTES],
   [HEALTH, HEALTH_BYTES],
 ]);
 
@@ -200,7 +200,7 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
     fresh("netbase", NETBASE_BYTES),
     fresh("control", CONTROL_BYTES),
     fresh("snapshot", SNAPSHOT_BYTES),
-    fresh("refused calls", refusedCallsBytes(tiles.length)),
+    fresh("refused calls", tiles.length * SLOT_BYTES),
     by("master", { fresh: true })(PAST_COUNTERS, tiles.length * TILE_COUNTERS * 8),
     ...[...KEPT_REGIONS].map((region) => by("master", { fresh: false })(...region)),
     ...tiles.flatMap(({ kind, name, inside }) => {

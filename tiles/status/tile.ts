@@ -8,7 +8,7 @@
  */
 
 import type { View } from "../../ffi/region.ts";
-import { RefusedCalls } from "../../ffi/tile.ts";
+import { refusedCalls } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { Ask, ControlReader, type Outcome, questioner } from "../runtime/control.ts";
 import { Traffic } from "../net/traffic.ts";
@@ -77,8 +77,6 @@ function viewOf({ setup, region, ask, libraries }: TileContext<StatusSetup>) {
   const { interfaces, listen, build } = setup;
   const netbase = new NetbaseReader(setup.netbase);
   const control = new ControlReader(setup.control);
-  const ofTiles = new RefusedCalls(setup.refusedCalls);
-  const ofApps = new RefusedCalls(setup.refusedCallsOfApps);
   /** Outcomes of reloads and upgrades that clients wait for, by number. */
   const outcomes = new Map<number, PromiseWithResolvers<Outcome>>();
   return {
@@ -113,7 +111,9 @@ function viewOf({ setup, region, ask, libraries }: TileContext<StatusSetup>) {
     /** System calls that the filter of the `i`-th tile refused. */
     refusedCalls(i: number) {
       const { slot } = setup.tiles[i];
-      return slot === undefined ? ofTiles.of(i) : ofApps.of(slot);
+      return slot === undefined
+        ? refusedCalls(setup.refusedCalls, i)
+        : refusedCalls(setup.refusedCallsOfApps, slot);
     },
     /** The name of a system call. */
     callName: (number: number) => libraries.tile.callName(number),
