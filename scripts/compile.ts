@@ -9,13 +9,15 @@
  *   this script, the program, its npm modules and its native libraries.
  */
 
+import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
+import { globSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { V8_FLAGS } from "../ffi/process.ts";
 import { DENO_FLAGS } from "../cli/command.ts";
-import project from "../deno.json" with { type: "json" };
+import { installPackages } from "./packages.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const OUTPUT = `${ROOT}dist/tegula`;
@@ -33,24 +35,16 @@ const PARTS = [
   ...["build/libtegula.so", "build/libtegula_seal.so", "build/commit"],
 ];
 
-/** Runs a program to its end. Throws Error with its errors. */
-function run(program: string, args: string[]): void {
-  const { success, stderr } = new Deno.Command(program, { args, cwd: ROOT }).outputSync();
-  if (success) return;
-  throw new Error(`${program} ${args.join(" ")}\n${new TextDecoder().decode(stderr)}`);
+/** Runs a program to its end and returns its output. Throws Error with its errors. */
+function run(program: string, args: string[]): string {
+  return execFileSync(program, args, { cwd: ROOT, encoding: "utf8", stdio: "pipe" });
 }
 
 /** Whether the base binary of `deno compile` is named, or where Deno would have put it. */
 function hasDenort(): boolean {
   if (Deno.env.get("DENORT_BIN") !== undefined) return true;
-  const { stdout } = new Deno.Command(Deno.execPath(), { args: ["info", "--json"] }).outputSync();
-  const { denoDir } = JSON.parse(new TextDecoder().decode(stdout));
-  const place = `${denoDir}/dl/release/v${Deno.version.deno}`;
-  try {
-    return [...Deno.readDirSync(place)].some(({ name }) => name.startsWith("denort-"));
-  } catch {
-    return false;
-  }
+  const { denoDir } = JSON.parse(run(Deno.execPath(), ["info", "--json"]));
+  return globSync(`${denoDir}/dl/release/v${Deno.version.deno}/denort-*`).length > 0;
 }
 
 /** `deno compile`. Modules of workers and apps are found by path at run time, so all are included. */
@@ -62,16 +56,7 @@ function compile(): void {
 
 /** Makes a reproducible archive in `folder`, which is empty. */
 function archive(path: string, folder: string): void {
-  // All imports, also those of tests: only then the lock file fits, and the registry is not asked again.
-  // `workspace`: Deno looks no further up for one, where others may be able to write.
-  const { version, workspace, unstable, imports } = project;
-  const config = { version, workspace, unstable, imports, nodeModulesDir: "manual", lock: false };
-  Deno.writeTextFileSync(`${folder}/deno.json`, JSON.stringify(config));
-  Deno.copyFileSync(`${ROOT}deno.lock`, `${folder}/deno.lock`);
-  run(Deno.execPath(), [
-    ...["install", "--quiet", "--frozen", "--node-modules-dir=auto"],
-    ...["--config", `${folder}/deno.json`, "--lock", `${folder}/deno.lock`],
-  ]);
+  installPackages(folder);
   run("tar", [
     ...["--create", "--file", path, "--sort=name", "--mtime=@0", "--owner=0", "--group=0"],
     ...["--numeric-owner", "--mode=go-w", ...LEFT_OUT.map((each) => `--exclude=${each}`)],

@@ -8,6 +8,8 @@
  *   `counters.ts`.
  */
 
+import { execFileSync } from "node:child_process";
+import { globSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { wrapped } from "../cli/command.ts";
 import { COUNTERS } from "../tiles/runtime/counters.ts";
@@ -18,17 +20,14 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 export const CONTRACT = `${ROOT}docs/app_contract.txt`;
 
-/** The text that belongs there. Throws Error with what `deno doc` said when it failed. */
+/** The text that belongs there. Throws Error with what `deno doc` said if it failed. */
 export function contractText(): string {
-  const { success, stdout, stderr } = new Deno.Command(Deno.execPath(), {
-    args: ["doc", "tiles/app/contract.ts"],
-    cwd: ROOT,
-    env: { NO_COLOR: "1" },
-  }).outputSync();
-  const decoder = new TextDecoder();
-  if (!success) throw new Error(decoder.decode(stderr));
-  const text = decoder.decode(stdout).replaceAll(/^Defined in .*\n\n/gm, "");
-  return text.replaceAll(/\{@linkcode (\w+(?:\.\w+)?)\}/g, "$1").trim() + "\n";
+  const text = execFileSync(Deno.execPath(), ["doc", "tiles/app/contract.ts"], {
+    ...{ cwd: ROOT, env: { ...Deno.env.toObject(), NO_COLOR: "1" } },
+    ...{ encoding: "utf8", stdio: "pipe" },
+  });
+  return text.replaceAll(/^Defined in .*\n\n/gm, "")
+    .replaceAll(/\{@linkcode (\w+(?:\.\w+)?)\}/g, "$1").trim() + "\n";
 }
 
 export const TESTING = `${ROOT}docs/testing.md`;
@@ -37,19 +36,16 @@ const INVENTORY = "## Inventory\n";
 /** What `docs/testing.md` has to be: the part written by hand as it is, and the inventory. */
 export function testingText(): string {
   const [byHand] = Deno.readTextFileSync(TESTING).split(INVENTORY);
-  const files = [...testFiles(`${ROOT}tests`)].sort().map((path) => {
-    const names = testsOf(Deno.readTextFileSync(path));
-    return [path.slice(ROOT.length), ...names.map((name) => `  ${name}`)].join("\n");
+  const files = testFiles("tests").map((path) => {
+    const names = testsOf(Deno.readTextFileSync(ROOT + path));
+    return [path, ...names.map((name) => `  ${name}`)].join("\n");
   });
   return `${byHand}${INVENTORY}\n\`\`\`text\n${files.join("\n\n")}\n\`\`\`\n`;
 }
 
-/** The paths of all test files in a folder and in the folders in it. */
-export function* testFiles(folder: string): Generator<string> {
-  for (const { name, isDirectory } of Deno.readDirSync(folder)) {
-    if (isDirectory) yield* testFiles(`${folder}/${name}`);
-    else if (name.endsWith("_test.ts")) yield `${folder}/${name}`;
-  }
+/** All test files below `folder`, a path from the project's folder as theirs are. */
+export function testFiles(folder: string): string[] {
+  return globSync(`${folder}/**/*_test.ts`, { cwd: ROOT }).sort();
 }
 
 /** A call that declares a test or a step, and the literal that names it. */

@@ -145,11 +145,29 @@ function configPage(): string {
   ]);
 }
 
-/** How a value is completed: by the names of files, of interfaces, by one of a few words, or not. */
-function valuesOf(value: string): "files" | "interfaces" | readonly string[] {
-  if (/^(PATH|FILE)$/.test(value)) return "files";
-  if (value === "IF") return "interfaces";
-  return /^[a-z]/.test(value) ? value.split("|") : [];
+/** How a shell completes a value: by the names of files or of interfaces, or by a few words, if there are any. */
+interface Ways {
+  readonly files: string;
+  readonly interfaces: string;
+  readonly words: (words: readonly string[]) => string;
+}
+
+function completed(value: string, { files, interfaces, words }: Ways): string {
+  if (/^(PATH|FILE)$/.test(value)) return files;
+  if (value === "IF") return interfaces;
+  return words(/^[a-z]/.test(value) ? value.split("|") : []);
+}
+
+/** An option as it is written on a command line. */
+function flagsOf(name: string, { short }: { short?: string }): string[] {
+  return [`--${name}`, ...short === undefined ? [] : [`-${short}`]];
+}
+
+function summariesOf(commands: readonly Named[]): List {
+  return [
+    ...commands.map(({ name, summary }) => [name, summary] as const),
+    ...Object.entries(OTHER_COMMANDS),
+  ];
 }
 
 /** The beginning of a sentence that is short enough for a line of completions, without quotes. */
@@ -158,24 +176,24 @@ function brief(help: string): string {
 }
 
 function bash(commands: readonly Named[]): string {
+  const reply = (words: string) => `COMPREPLY=($(compgen -W "${words}" -- "$word"))`;
+  const ways: Ways = {
+    files: 'compopt -o filenames; COMPREPLY=($(compgen -f -- "$word"))',
+    interfaces: reply("$(ls /sys/class/net)"),
+    words: (words) => reply(words.join(" ")),
+  };
   const values = commands.flatMap(({ name, options }) =>
-    Object.entries(options).flatMap(([option, { short, value }]) => {
-      if (value === undefined) return [];
-      const names = short === undefined ? [`--${option}`] : [`--${option}`, `-${short}`];
-      const pattern = names.map((each) => `"${name} ${each}"`).join(" | ");
-      const kind = valuesOf(value);
-      const words = kind === "interfaces" ? "$(ls /sys/class/net)" : [...kind].join(" ");
-      return kind === "files"
-        ? [`    ${pattern}) compopt -o filenames; COMPREPLY=($(compgen -f -- "$word")); return ;;`]
-        : [`    ${pattern}) COMPREPLY=($(compgen -W "${words}" -- "$word")); return ;;`];
+    Object.entries(options).flatMap(([option, declared]) => {
+      if (declared.value === undefined) return [];
+      const pattern = flagsOf(option, declared).map((flag) => `"${name} ${flag}"`).join(" | ");
+      return [`    ${pattern}) ${completed(declared.value, ways)}; return ;;`];
     })
   );
-  const words = commands.map(({ name, words = {}, options }) =>
-    `    ${name}) words="${
-      [...Object.keys(words), ...Object.keys(options).map((each) => `--${each}`)].join(" ")
-    }" ;;`
-  );
-  const names = [...commands.map(({ name }) => name), ...Object.keys(OTHER_COMMANDS)].join(" ");
+  const words = commands.map(({ name, words = {}, options }) => {
+    const all = [...Object.keys(words), ...Object.keys(options).map((each) => `--${each}`)];
+    return `    ${name}) words="${all.join(" ")}" ;;`;
+  });
+  const names = summariesOf(commands).map(([name]) => name).join(" ");
   return `# bash completion for tegula
 _tegula() {
   local word=\${COMP_WORDS[COMP_CWORD]} before=\${COMP_WORDS[COMP_CWORD - 1]} words
@@ -194,27 +212,19 @@ complete -F _tegula tegula
 }
 
 function zsh(commands: readonly Named[]): string {
-  const summaries = [
-    ...commands.map(({ name, summary }) => [name, summary]),
-    ...Object.entries(OTHER_COMMANDS),
-  ].map(([name, summary]) => `    '${name}:${brief(summary)}'`);
+  const ways: Ways = {
+    files: "_files",
+    interfaces: "_net_interfaces",
+    words: (words) => words.length > 0 ? `(${words.join(" ")})` : " ",
+  };
+  const summaries = summariesOf(commands).map(([name, help]) => `    '${name}:${brief(help)}'`);
   const cases = commands.map(({ name, words, options }) => {
-    const specs = Object.entries(options).flatMap(([option, { short, value, multiple, help }]) => {
-      const kind = value === undefined ? null : valuesOf(value);
-      const action = kind === null
-        ? ""
-        : `:${value}:${
-          kind === "files"
-            ? "_files"
-            : kind === "interfaces"
-            ? "_net_interfaces"
-            : kind.length > 0
-            ? `(${kind.join(" ")})`
-            : " "
-        }`;
-      const star = multiple ? "*" : "";
-      const names = short === undefined ? [`--${option}`] : [`--${option}`, `-${short}`];
-      return names.map((each) => `'${star}${each}[${brief(help)}]${action}'`);
+    const specs = Object.entries(options).flatMap(([option, declared]) => {
+      const { value, multiple, help } = declared;
+      const action = value === undefined ? "" : `:${value}:${completed(value, ways)}`;
+      return flagsOf(option, declared).map((flag) =>
+        `'${multiple ? "*" : ""}${flag}[${brief(help)}]${action}'`
+      );
     });
     if (words !== undefined) specs.push(`'1:what:(${Object.keys(words).join(" ")})'`);
     return `    ${name}) _arguments ${specs.join(" \\\n      ")} ;;`;
@@ -239,28 +249,22 @@ _tegula "$@"
 }
 
 function fish(commands: readonly Named[]): string {
-  const line = (condition: string, ...rest: string[]) =>
-    ["complete -c tegula -n", `'${condition}'`, ...rest].join(" ");
-  const lines = [
-    ...commands.map(({ name, summary }) => [name, summary] as const),
-    ...Object.entries(OTHER_COMMANDS),
-  ].map(([name, summary]) => line("__fish_use_subcommand", "-a", name, `-d '${brief(summary)}'`));
+  const ways: Ways = {
+    files: " -r -F",
+    interfaces: " -x -a '(ls /sys/class/net)'",
+    words: (words) => words.length > 0 ? ` -x -a '${words.join(" ")}'` : " -x",
+  };
+  const line = (condition: string, what: string, help: string) =>
+    `complete -c tegula -n '${condition}' ${what} -d '${brief(help)}'`;
+  const lines = summariesOf(commands)
+    .map(([name, help]) => line("__fish_use_subcommand", `-a ${name}`, help));
   for (const { name, words = {}, options } of commands) {
     const within = `__fish_seen_subcommand_from ${name}`;
-    for (const [word, help] of Object.entries(words)) {
-      lines.push(line(within, "-a", word, `-d '${brief(help)}'`));
-    }
+    for (const [word, help] of Object.entries(words)) lines.push(line(within, `-a ${word}`, help));
     for (const [option, { short, value, help }] of Object.entries(options)) {
-      const kind = value === undefined ? null : valuesOf(value);
-      const takes = kind === null
-        ? []
-        : kind === "files"
-        ? ["-r", "-F"]
-        : kind === "interfaces"
-        ? ["-x", "-a", "'(ls /sys/class/net)'"]
-        : ["-x", ...kind.length > 0 ? ["-a", `'${kind.join(" ")}'`] : []];
-      const names = short === undefined ? ["-l", option] : ["-s", short, "-l", option];
-      lines.push(line(within, ...names, ...takes, `-d '${brief(help)}'`));
+      const flags = `${short === undefined ? "" : `-s ${short} `}-l ${option}`;
+      const takes = value === undefined ? "" : completed(value, ways);
+      lines.push(line(within, flags + takes, help));
     }
   }
   return ["# fish completion for tegula", "complete -c tegula -f", ...lines].join("\n") + "\n";

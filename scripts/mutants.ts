@@ -8,6 +8,7 @@
  * The exit status is 1 if a mutant lives that is not declared equivalent, or if one is stale.
  */
 
+import { execFileSync } from "node:child_process";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -41,8 +42,9 @@ export interface Mutant {
  */
 export function mutate(source: string, mutant: Mutant): string {
   const stale = (what: string) => new Error(`stale mutant: ${mutant.name}: ${what}`);
-  const { start, end } = findDeclaration(source, mutant.in) ??
-    fail(stale(`${mutant.file} declares ${mutant.in} not exactly once`));
+  const found = findDeclaration(source, mutant.in);
+  if (found === undefined) throw stale(`${mutant.file} declares ${mutant.in} not exactly once`);
+  const { start, end } = found;
   const body = source.slice(start, end);
   const at = body.indexOf(mutant.from);
   if (at < 0) throw stale(`${mutant.in} does not have the text: ${mutant.from}`);
@@ -50,10 +52,6 @@ export function mutate(source: string, mutant: Mutant): string {
     throw stale(`${mutant.in} has the text more than once: ${mutant.from}`);
   }
   return source.slice(0, start + at) + mutant.to + source.slice(start + at + mutant.from.length);
-}
-
-function fail(error: Error): never {
-  throw error;
 }
 
 interface Extent {
@@ -68,38 +66,25 @@ interface Extent {
  */
 export function findDeclaration(source: string, name: string): Extent | undefined {
   const [first, member] = name.split(".");
-  const top = extents(
-    source,
-    0,
-    new RegExp(
-      `^(?:export )?(?:async )?(?:abstract )?(?:class|function\\*?|const|let) ${
-        RegExp.escape(first)
-      }\\b` +
-        // In C a definition begins in the first column, with the name before a bracket or an equals sign.
-        `|^[A-Za-z][\\w \\t*]*\\b${RegExp.escape(first)}(?:\\(|\\[| =)(?!.*;$)`,
-      "gm",
-    ),
-  );
-  if (member === undefined || top.length !== 1) return top.length === 1 ? top[0] : undefined;
-  const within = source.slice(top[0].start, top[0].end);
-  const found = extents(
-    within,
-    2,
-    new RegExp(
-      `^ {2}(?:(?:static|async|get|set|override|private|protected|readonly) )*` +
-        `${RegExp.escape(member)}(?:[(<:]| =)`,
-      "gm",
-    ),
-  );
+  const keywords = "(?:export )?(?:async )?(?:abstract )?(?:class|function\\*?|const|let)";
+  // In C a definition begins in the first column, with the name before a bracket or an equals sign.
+  const inC = `[A-Za-z][\\w \\t*]*\\b${RegExp.escape(first)}(?:\\(|\\[| =)(?!.*;$)`;
+  const top = extents(source, 0, `${keywords} ${RegExp.escape(first)}\\b|${inC}`);
+  if (top.length !== 1) return undefined;
+  const [{ start, end }] = top;
+  if (member === undefined) return { start, end };
+  const modifiers = "(?:(?:static|async|get|set|override|private|protected|readonly) )*";
+  const pattern = `${modifiers}${RegExp.escape(member)}(?:[(<:]| =)`;
+  const found = extents(source.slice(start, end), 2, pattern);
   if (found.length !== 1) return undefined;
-  const { start, end } = found[0];
-  return { start: top[0].start + start, end: top[0].start + end };
+  return { start: start + found[0].start, end: start + found[0].end };
 }
 
-/** The declarations that `pattern` finds, indented by `indent`. */
-function extents(source: string, indent: number, pattern: RegExp): Extent[] {
+/** The declarations, indented by `indent`, that begin as `pattern` says. */
+function extents(source: string, indent: number, pattern: string): Extent[] {
+  const begins = new RegExp(`^ {${indent}}(?:${pattern})`, "gm");
   const closing = new RegExp(`^ {${indent}}[}\\])][}\\]);,]*$`, "gm");
-  return Array.from(source.matchAll(pattern), ({ index: start }) => {
+  return Array.from(source.matchAll(begins), ({ index: start }) => {
     const firstEnd = source.indexOf("\n", start);
     if (source.slice(start, firstEnd).endsWith(";")) return { start, end: firstEnd };
     closing.lastIndex = firstEnd;
@@ -119,7 +104,7 @@ class Copy implements Disposable {
   constructor() {
     for (const { name, isSymlink } of Deno.readDirSync(ROOT)) {
       if (NOT_COPIED.includes(name) || name === ".deno") continue;
-      if (!isSymlink) run("cp", ["--archive", ROOT + name, `${this.folder}/${name}`]);
+      if (!isSymlink) execFileSync("cp", ["--archive", ROOT + name, `${this.folder}/${name}`]);
     }
   }
 
@@ -130,41 +115,26 @@ class Copy implements Disposable {
 
   /** Errors of the compiler in the changed file. */
   faults(file: string): string {
-    const { success, stderr } = file.endsWith(".ts")
-      ? this.#command(["check", "--quiet", file])
-      : this.#command(["task", "--quiet", "build"]);
-    return success ? "" : new TextDecoder().decode(stderr);
-  }
-
-  #command(args: string[]): Deno.CommandOutput {
+    const args = file.endsWith(".ts") ? ["check", "--quiet", file] : ["task", "--quiet", "build"];
     const options = { args, cwd: this.folder, env: { NO_COLOR: "1" } };
-    return new Deno.Command(Deno.execPath(), options).outputSync();
+    const { success, stderr } = new Deno.Command(Deno.execPath(), options).outputSync();
+    return success ? "" : new TextDecoder().decode(stderr);
   }
 
   /** Runs the tests that `words` select. */
   async test(words: readonly string[]): Promise<{ end: End; output: string }> {
+    const signal = AbortSignal.timeout(LIMIT_SECONDS * 1000);
     const child = this.#child = new Deno.Command(Deno.execPath(), {
       args: ["run", "--allow-all", "scripts/test.ts", ...words],
       // The same random cases each time, so that no mutant lives by chance.
       env: { TEGULA_FAIL_FAST: "1", TEGULA_SEED: "1" },
-      ...{ cwd: this.folder, stdin: "null", stdout: "piped", stderr: "null" },
+      ...{ cwd: this.folder, stdin: "null", stdout: "piped", stderr: "null", signal },
     }).spawn();
-    let late = false;
-    const timer = setTimeout(() => {
-      late = true;
-      child.kill("SIGTERM");
-    }, LIMIT_SECONDS * 1000);
-    const output = await new Response(child.stdout).text();
-    const { success } = await child.status;
-    clearTimeout(timer);
+    const { success, stdout } = await child.output();
     this.#child = undefined;
-    return { end: late ? "timed out" : success ? "lived" : "killed", output };
+    const end = signal.aborted ? "timed out" : success ? "lived" : "killed";
+    return { end, output: new TextDecoder().decode(stdout) };
   }
-}
-
-function run(program: string, args: string[]): void {
-  const { success, stderr } = new Deno.Command(program, { args }).outputSync();
-  if (!success) throw new Error(new TextDecoder().decode(stderr));
 }
 
 /** Runs one mutant and returns its result, with a remark. */

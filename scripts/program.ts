@@ -9,12 +9,14 @@
  *     build/program/tiles/status/page/         the files of the status page for browsers, with uPlot
  */
 
-import { existsSync, rmSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { existsSync, globSync, rmSync } from "node:fs";
 import { dirname, normalize, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import library from "../apps/library/imports.json" with { type: "json" };
 import project from "../deno.json" with { type: "json" };
+import { installPackages } from "./packages.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PLACE = `${ROOT}build/program`;
@@ -23,21 +25,6 @@ const FOLDERS = ["apps", "ffi", "netbase", "tiles"];
 const PAGE = "tiles/status/page";
 /** Names of packages in imports. A path within the package may follow. */
 const PACKAGES = Object.keys(project.imports);
-
-function deno(...args: string[]): string {
-  const { success, stdout, stderr } = new Deno.Command(Deno.execPath(), { args, cwd: ROOT })
-    .outputSync();
-  if (!success) throw new Error(`deno ${args[0]}: ${new TextDecoder().decode(stderr)}`);
-  return new TextDecoder().decode(stdout);
-}
-
-/** Paths of the files below `folder`. */
-function* filesBelow(folder: string): Generator<string> {
-  for (const { name, isDirectory } of Deno.readDirSync(folder)) {
-    if (isDirectory) yield* filesBelow(`${folder}/${name}`);
-    else yield `${folder}/${name}`;
-  }
-}
 
 /** The text with imports of files in the program's folder. Adds imported packages to `packages`. */
 function rewritten(path: string, text: string, packages: Set<string>): string {
@@ -60,14 +47,7 @@ function addPackages(packages: ReadonlySet<string>): void {
   Deno.mkdirSync(place);
   const temporary = Deno.makeTempDirSync({ prefix: "tegula-program-" });
   try {
-    const { imports } = project;
-    const config = { imports, nodeModulesDir: "auto", lock: false, workspace: [] };
-    Deno.writeTextFileSync(`${temporary}/deno.json`, JSON.stringify(config));
-    Deno.copyFileSync(`${ROOT}deno.lock`, `${temporary}/deno.lock`);
-    deno(
-      ...["install", "--quiet", "--frozen", "--node-modules-dir=auto"],
-      ...["--config", `${temporary}/deno.json`, "--lock", `${temporary}/deno.lock`],
-    );
+    installPackages(temporary);
     for (const name of packages) {
       const [first] = name.split("/");
       addPackage(first, `${temporary}/node_modules/${first}`, `${place}/node_modules`);
@@ -93,7 +73,7 @@ function addPage(uplot: string): void {
   Deno.copyFileSync(`${uplot}/uPlot.min.css`, `${page}/uplot.css`);
   const script = Deno.readTextFileSync(`${uplot}/uPlot.iife.min.js`);
   Deno.writeTextFileSync(`${page}/uplot.js`, `${script}export default uPlot;\n`);
-  for (const path of [...filesBelow(page)].filter((path) => /\.(html|css|js)$/.test(path))) {
+  for (const path of globSync(`${page}/*.{html,css,js}`)) {
     Deno.writeFileSync(`${path}.gz`, gzipSync(Deno.readFileSync(path), { level: 9 }));
   }
 }
@@ -102,8 +82,7 @@ function addPage(uplot: string): void {
 function addPackage(name: string, path: string, place: string): void {
   const from = Deno.realPathSync(path);
   const description = JSON.parse(Deno.readTextFileSync(`${from}/package.json`));
-  for (const file of filesBelow(from)) {
-    if (!/\.(js|cjs|json)$/.test(file)) continue;
+  for (const file of globSync(`${from}/**/*.{js,cjs,json}`)) {
     const to = `${place}/${name}${file.slice(from.length)}`;
     Deno.mkdirSync(dirname(to), { recursive: true });
     Deno.copyFileSync(file, to);
@@ -126,11 +105,11 @@ function libraryImports(): [name: string, path: string][] {
 
 const fresh = `${PLACE}.${Deno.pid}`;
 try {
-  const modules = FOLDERS.flatMap((folder) => [...filesBelow(folder)])
-    .filter((path) => path.endsWith(".ts"));
-  deno("transpile", "--quiet", "--outdir", fresh, ...modules);
+  const modules = FOLDERS.flatMap((folder) => globSync(`${folder}/**/*.ts`, { cwd: ROOT }));
+  const transpile = ["transpile", "--quiet", "--outdir", fresh, ...modules];
+  execFileSync(Deno.execPath(), transpile, { cwd: ROOT, stdio: "pipe" });
   const packages = new Set<string>();
-  for (const path of [...filesBelow(fresh)]) {
+  for (const path of globSync(`${fresh}/**/*.js`)) {
     Deno.writeTextFileSync(path, rewritten(path, Deno.readTextFileSync(path), packages));
   }
   addPackages(packages);

@@ -141,7 +141,7 @@ Deno.test("every mutant can be applied to the tree as it is", () => {
 });
 
 Deno.test("every mutant changes something, has a name of its own, and tests that are there", () => {
-  const files = [...testFiles(`${ROOT}tests`)];
+  const files = testFiles("tests");
   const names = new Set<string>();
   for (const { name, from, to, tests } of MUTANTS) {
     assert.notEqual(from, to, name);
