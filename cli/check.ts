@@ -18,15 +18,13 @@ import { addressFix, missingAddresses, prefixText } from "../master/announcer.ts
 import {
   appTrouble,
   checkInterfaces,
-  checkLimits,
-  checkOccupants,
-  checkPorts,
-  checkPrivileges,
-  controlPath,
+  checkStart,
   missingCapabilities,
   OUR_PROGRAM,
+  type Phase,
   queues,
   scarcity,
+  type Served,
   sysctl,
   transmitQueues,
   whoOccupies,
@@ -51,7 +49,6 @@ import { TILE_REGION_BYTES, TileReader, within } from "../tiles/runtime/tile.ts"
 import { type AppPlan, besideName, servicePlan } from "../tiles/runtime/wiring.ts";
 import { command, Exit, type Given, JSON_OPTION, messageOf, say, UserError } from "./command.ts";
 import {
-  checkConfig,
   checkListen,
   CONFIG_OPTIONS,
   listenText,
@@ -61,7 +58,8 @@ import {
   type RunConfig,
 } from "./config.ts";
 import { Control } from "./control.ts";
-import { findDefaults, openMirror, takeDefaults } from "./snapshot.ts";
+import { readRun } from "./run.ts";
+import { findDefaults, openMirror } from "./snapshot.ts";
 
 const { interface: name, listen, "net-tiles": netTiles, dispatcher, control, config } =
   CONFIG_OPTIONS;
@@ -134,16 +132,14 @@ names the command that fixes it.`,
 async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const { json, quiet = false, ...configured } = values;
   const findings: Finding[] = [];
-  const report = (finding: Finding) => {
+  const report: Report = (finding) => {
     if (quiet && finding.verdict !== "fail") return;
     findings.push(finding);
     if (!json) say(text(finding));
   };
   const failed = () => findings.find(({ verdict }) => verdict === "fail");
   const isStart = configured.config !== undefined;
-  if (isStart) {
-    for await (const finding of checkStart(configured)) report(finding);
-  }
+  if (isStart) await goThroughStart(configured, report);
   if (failed() === undefined) {
     const asked = await readConfig(configured);
     checkListen(rangesServed(asked));
@@ -473,23 +469,23 @@ async function checkRunning({ control, interfaces: names }: RunConfig): Promise<
   );
 }
 
-/** What a running tegula says of itself; null if none runs, or it may not be asked. */
-async function askRunning(control: string | undefined): Promise<Running | null> {
+/** What a running tegula says that it serves; null if none runs here, or it may not be asked. */
+async function askRunning(path: string | undefined): Promise<Served | null> {
   try {
-    const running = await Control.connect(control, { says() {} });
-    // What it has is none of this host's.
+    const running = await Control.connect(path, { says() {} });
     if (running.isElsewhere) return null;
-    const { interfaces, xdp, listen } = await running.one({ do: "status" });
-    return { interfaces, xdp, listen } as Running;
+    const { interfaces, xdp, listen } = await running.one({ do: "status" }) as unknown as {
+      readonly interfaces: readonly string[];
+      readonly xdp: readonly string[];
+      readonly listen: readonly { readonly port: number; readonly last?: number }[];
+    };
+    const ports = portsOf(listen.map(({ port, last = port }) => [port, last]));
+    return { control: running.path, interfaces, xdp, ports };
   } catch (error) {
     if (error instanceof UserError) return null;
     throw error;
   }
 }
-
-// The part of `tegula check --config` that goes through a start: its phases one after the other, up to where
-// it would attach XDP, with its errors and exit statuses. A running tegula would hand over its ports,
-// interfaces and control socket on a reload, so they count as free.
 
 /** One finding, with the command that fixes it unless it is "ok". */
 export interface Finding {
@@ -502,13 +498,7 @@ export interface Finding {
   readonly status?: number;
 }
 
-/** What a running tegula says of itself. */
-interface Running {
-  readonly interfaces: readonly string[];
-  /** Those of them that have AF_XDP. */
-  readonly xdp: readonly string[];
-  readonly listen: readonly { readonly port: number; readonly last?: number }[];
-}
+type Report = (finding: Finding) => void;
 
 /** The user of the processes that apps are made in, if this process may choose it. */
 const UID = 65534;
@@ -517,85 +507,56 @@ const INLINE_MEMORY_MIB = 256;
 /** How long an app may take to start: as long as for an appliance. */
 const START_MILLIS = 300_000;
 
-/** Yields a finding for each phase as it ends. */
-async function* checkStart(values: Parameters<typeof readConfig>[0]): AsyncGenerator<Finding> {
+/**
+ * Goes through a start with --config: its phases one after the other, up to where it would attach XDP, with its
+ * errors and exit statuses.
+ */
+async function goThroughStart(
+  values: Parameters<typeof readConfig>[0],
+  report: Report,
+): Promise<void> {
   const libraries = openLibraries();
-  const { host } = libraries;
-  let config!: RunConfig;
-  let apps!: readonly AppPlan[];
-  const read = await phase("configuration", async () => {
-    const asked = await readConfig(values);
-    checkConfig(asked);
-    apps = planApps(asked);
-    const taken = asked.interfaces.length > 0
-      ? []
-      : takeDefaults(host, { isAllowed: false, log() {} });
-    config = { ...asked, interfaces: [...asked.interfaces, ...taken] };
-    return `${config.interfaces.join(" ")} answering ${listenText(config.listen, config.apps)}`;
-  });
-  yield read;
-  if (read.verdict !== "ok") return;
-
-  const running = await askRunning(config.control);
-  let hasStatus = running !== null;
-  yield await phase("control socket", async () => {
-    if (hasStatus) return "that of the running tegula";
-    const path = await controlPath(config.control, { interfaces: config.interfaces, host });
-    hasStatus = path !== null || config.metrics !== undefined;
-    return path ?? "none";
-  });
-  yield await phase("privileges", () => {
-    checkPrivileges(host, config);
-    return "all that are needed";
-  });
-  yield await phase("interfaces", () => {
-    checkInterfaces(host, config.interfaces);
-    if (config.provider !== "socket") {
-      const { mirror, reader } = openMirror({ log() {} });
-      mirror.close();
-      try {
-        checkMtus(reader, config.interfaces);
-      } catch (error) {
-        if (!(error instanceof InterfaceError)) throw error;
-        throw new UserError(error.message, Exit.interface);
-      }
+  const phase: Phase = async (subject, look, says) => {
+    try {
+      const found = await look();
+      report(ok(subject, typeof says === "string" ? says : says(found)));
+      return found;
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      report({ verdict: "fail", subject, says: error.message, status: error.status });
+      return null;
     }
-    return config.interfaces.join(" ");
-  });
-  yield await phase("limits", () => {
-    checkLimits(host, { ...config, apps, hasStatus, serves: running !== null });
-    return "enough open files, locked memory and threads";
-  });
-  const served = running?.listen ?? [];
-  const lines: string[] = [];
-  yield await phase("ports", () => {
-    const ours = portsOf(served.map(({ port, last = port }) => [port, last]));
-    checkPorts(config, { libraries, ours, log: (line) => lines.push(line) });
-    return "free, or held by the running tegula";
-  });
-  for (const line of lines) yield warn("ports", line, "stop it, or take other ports");
-  yield await phase("XDP", () => {
-    if (config.provider === "socket") return "not asked for";
-    const interfaces = config.interfaces.filter((name) => !running?.xdp.includes(name));
-    checkOccupants({ ...config, interfaces }, libraries);
-    return "no other program than that of a running tegula";
-  });
-  yield* makeApps(apps, config.file, libraries);
-  yield* checkTypes(apps);
-}
-
-/** Runs `look`, which returns a sentence, or throws the UserError that a start would end with. */
-async function phase(subject: string, look: () => Promise<string> | string): Promise<Finding> {
-  try {
-    return ok(subject, await look());
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    return { verdict: "fail", subject, says: error.message, status: error.status };
+  };
+  const planned = await phase(
+    "configuration",
+    () => readRun(values, libraries.host),
+    ({ config: { interfaces, listen, apps } }) =>
+      `${interfaces.join(" ")} answering ${listenText(listen, apps)}`,
+  );
+  if (planned === null) return;
+  const { config, apps } = planned;
+  const served = await askRunning(config.control);
+  const log = (line: string) => report(warn("ports", line, "stop it, or take other ports"));
+  await checkStart(planned, { libraries, served, log, phase });
+  if (config.provider !== "socket") {
+    const { mirror, reader } = openMirror({ log() {} });
+    mirror.close();
+    try {
+      checkMtus(reader, config.interfaces);
+    } catch (error) {
+      if (!(error instanceof InterfaceError)) throw error;
+      report({
+        ...{ verdict: "fail", subject: "interfaces" },
+        ...{ says: error.message, status: Exit.interface },
+      });
+    }
   }
+  await makeApps(apps, { file: config.file, libraries, phase });
+  await checkTypes(apps, report);
 }
 
 /** Runs `deno check` on the modules that are TypeScript and not part of the program. */
-async function* checkTypes(apps: readonly AppPlan[]): AsyncGenerator<Finding> {
+async function checkTypes(apps: readonly AppPlan[], report: Report): Promise<void> {
   const program = new URL("..", import.meta.url).href;
   const modules = apps.flatMap(({ module, beside }) => [module, ...beside ? [beside.module] : []]);
   for (const module of new Set(modules)) {
@@ -603,14 +564,13 @@ async function* checkTypes(apps: readonly AppPlan[]): AsyncGenerator<Finding> {
     const path = decodeURIComponent(new URL(module).pathname);
     const errors = await typeErrors(path);
     if (errors === null) {
-      yield ok("types", `${path}: not checked: there is no deno here`);
-      continue;
+      report(ok("types", `${path}: not checked: there is no deno here`));
+    } else if (errors === "") report(ok("types", `${path}: no errors`));
+    else {
+      const [first, ...more] = errors.split("\n");
+      const place = /at (file:\S+)/.exec(more.join("\n"))?.[1] ?? path;
+      report(warn("types", `${place}: ${first}`, `deno check ${path}`));
     }
-    const [first, ...more] = errors.split("\n");
-    const place = /at (file:\S+)/.exec(more.join("\n"))?.[1] ?? path;
-    yield errors === ""
-      ? ok("types", `${path}: no errors`)
-      : warn("types", `${place}: ${first}`, `deno check ${path}`);
   }
 }
 
@@ -637,13 +597,16 @@ export async function typeErrors(path: string): Promise<string | null> {
 
 /**
  * Starts one instance of each app as a run does, in a process of its own but without its network grants,
- * and ends it before it answers anything. Yields a finding with what it logged meanwhile.
+ * and ends it before it answers anything. Reports what it logged meanwhile.
  */
-async function* makeApps(
+async function makeApps(
   apps: readonly AppPlan[],
-  file: string | null,
-  { host, regions, processes, tile, observer }: MainLibraries,
-): AsyncGenerator<Finding> {
+  { file, libraries: { host, regions, processes, tile, observer }, phase }: {
+    file: string | null;
+    libraries: MainLibraries;
+    phase: Phase;
+  },
+): Promise<void> {
   observer.start(u32(heapView(SLOT_BYTES)));
   const files = new AppFiles({ host, processes, uid: UID });
   const shared = {
@@ -684,13 +647,12 @@ async function* makeApps(
         changed() {},
         log: (line) => said.push(line.replace(`${name}: `, "")),
       });
-      yield await phase(`app ${app}`, async () => {
+      await phase(`app ${app}`, async () => {
         try {
           if (!await within(process.prepare(), START_MILLIS)) {
             throw new AppError(name, "it did not start in time");
           }
           process.checkSlowSide();
-          return ["made", ...said].join("; ");
         } catch (error) {
           if (error instanceof AppError) throw appTrouble(error, { apps, file });
           if (error instanceof SystemError) throw new UserError(error.message, Exit.system);
@@ -699,7 +661,7 @@ async function* makeApps(
           await process.stop();
           own.close();
         }
-      });
+      }, () => ["made", ...said].join("; "));
     }
   } finally {
     files.close();

@@ -3,16 +3,9 @@
  * `tegula run`: answers UDP on interfaces of this host until it is stopped.
  */
 
-import { portsOf } from "../tiles/runtime/plan.ts";
+import { portsServed } from "../tiles/runtime/plan.ts";
 import { checkConfig, CONFIG_OPTIONS, listenText, planApps, readConfig } from "./config.ts";
-import {
-  checkInterfaces,
-  checkLimits,
-  checkOccupants,
-  checkPorts,
-  checkPrivileges,
-  controlPath,
-} from "../master/preflight.ts";
+import { checkStart, type Phase } from "../master/preflight.ts";
 import { takeDefaults } from "./snapshot.ts";
 import {
   becomeConfined,
@@ -25,6 +18,7 @@ import {
 import { log } from "../master/log.ts";
 import { serve } from "../master/master.ts";
 import type { Run } from "../master/successor.ts";
+import type { Host } from "../ffi/host.ts";
 import { command, type Given } from "./command.ts";
 
 export default command({
@@ -61,29 +55,28 @@ async function planRun(
   values: Given<typeof CONFIG_OPTIONS>["values"],
   { libraries, before }: { libraries: MainLibraries; before?: Run },
 ): Promise<Run> {
+  const { config, apps } = await readRun(values, libraries.host);
+  const served = before === undefined ? null : {
+    control: before.addresses.control,
+    interfaces: before.config.interfaces,
+    // The programs of further interfaces are checked when AF_XDP is opened there.
+    xdp: config.interfaces,
+    ports: portsServed(before.apps),
+  };
+  const phase: Phase = async (_, look) => await look();
+  const addresses = await checkStart({ config, apps }, { libraries, served, log, phase });
+  return { config, apps, answering: listenText(config.listen, config.apps), addresses };
+}
+
+/** Reads what is to be served: the configuration, with the interfaces that are taken if it names none, and apps. */
+export async function readRun(values: Parameters<typeof readConfig>[0], host: Host) {
   const asked = await readConfig(values);
   checkConfig(asked);
   const apps = planApps(asked);
-  const taken = asked.interfaces.length > 0 ? [] : takeDefaults(libraries.host, {
+  const taken = asked.interfaces.length > 0 ? [] : takeDefaults(host, {
     // A service has to name its interfaces: the default route may not exist yet while a host boots.
     isAllowed: values.config === undefined,
     log,
   });
-  const config = { ...asked, interfaces: [...asked.interfaces, ...taken] };
-  const control = await controlPath(config.control, {
-    interfaces: config.interfaces,
-    host: libraries.host,
-    ours: before?.addresses.control ?? null,
-  });
-  const addresses = { control, metrics: config.metrics ?? null };
-  checkPrivileges(libraries.host, config);
-  // An interface that is served already may be missing for a while.
-  const served = before?.config.interfaces ?? [];
-  checkInterfaces(libraries.host, config.interfaces.filter((name) => !served.includes(name)));
-  const hasStatus = control !== null || addresses.metrics !== null;
-  checkLimits(libraries.host, { ...config, apps, hasStatus, serves: before !== undefined });
-  const ours = before?.apps.flatMap(({ ports }) => portsOf(ports)) ?? [];
-  checkPorts(config, { libraries, ours, log });
-  if (before === undefined) checkOccupants(config, libraries);
-  return { config, apps, answering: listenText(config.listen, config.apps), addresses };
+  return { config: { ...asked, interfaces: [...asked.interfaces, ...taken] }, apps };
 }

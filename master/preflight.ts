@@ -95,8 +95,69 @@ export function missingCapabilities(
     .map(([name]) => name);
 }
 
+/** What a running tegula serves. It would hand that over, so it counts as free. */
+export interface Served {
+  /** The path of its control socket. */
+  readonly control: string | null;
+  readonly interfaces: readonly string[];
+  /** Those of them that have AF_XDP. */
+  readonly xdp: readonly string[];
+  readonly ports: readonly number[];
+}
+
+/**
+ * Makes a check of a start, which throws the UserError that ends the start. `check` reports that instead and gets
+ * null, or reports what `says` makes of what was found.
+ */
+export type Phase = <T>(
+  subject: string,
+  look: () => T | Promise<T>,
+  says: string | ((found: T) => string),
+) => Promise<T | null>;
+
+/** Makes all checks before a start in turn. Returns the addresses of the status tile. */
+export async function checkStart(
+  { config, apps }: { config: RunConfig; apps: Size["apps"] },
+  { libraries, served, log, phase }: {
+    libraries: MainLibraries;
+    served: Served | null;
+    log: Log;
+    phase: Phase;
+  },
+): Promise<StatusAddresses> {
+  const { interfaces, metrics = null } = config;
+  const { host } = libraries;
+  const control = await phase(
+    "control socket",
+    () => controlPath(config.control, { interfaces, host, ours: served?.control ?? null }),
+    (path) => path ?? "none",
+  );
+  await phase("privileges", () => checkPrivileges(host, config), "all that are needed");
+  // One that is served may be missing for a while.
+  const unserved = interfaces.filter((name) => !served?.interfaces.includes(name));
+  await phase("interfaces", () => checkInterfaces(host, unserved), interfaces.join(" "));
+  const hasStatus = control !== null || metrics !== null;
+  const size = { ...config, apps, hasStatus, serves: served !== null };
+  await phase(
+    "limits",
+    () => checkLimits(host, size),
+    "enough open files, locked memory and threads",
+  );
+  const ports = () => checkPorts(config, { libraries, ours: served?.ports, log });
+  await phase("ports", ports, "free, or held by the running tegula");
+  const withoutXdp = interfaces.filter((name) => !served?.xdp.includes(name));
+  await phase(
+    "XDP",
+    () => checkOccupants({ ...config, interfaces: withoutXdp }, libraries),
+    config.provider === "socket"
+      ? "not asked for"
+      : "no other program than that of a running tegula",
+  );
+  return { control, metrics };
+}
+
 /** Throws UserError if a capability that the configuration needs is missing. */
-export function checkPrivileges(
+function checkPrivileges(
   host: Host,
   { provider, dispatcher, announce, ...config }: RunConfig,
 ): void {
@@ -208,7 +269,7 @@ export function scarcity(
 }
 
 /** Throws UserError if `scarcity` finds something. */
-export function checkLimits(host: Host, size: Size): void {
+function checkLimits(host: Host, size: Size): void {
   const trouble = scarcity(host, size);
   if (trouble !== null) throw new UserError(`${trouble.says}: ${trouble.fix}`, Exit.system);
 }
@@ -246,7 +307,7 @@ export function partialChecksums(host: Host, name: string): boolean {
  * Logs which programs hold ports that are to be served, except `ours`. Only AF_XDP serves such a port.
  * Throws UserError if AF_XDP is not used.
  */
-export function checkPorts(
+function checkPorts(
   { provider, ...config }: RunConfig,
   { libraries: { udpSetup }, ours = [], log }: {
     libraries: Pick<MainLibraries, "udpSetup">;
@@ -308,7 +369,8 @@ function describeHolder(holder?: string): string {
  * if no link is found.
  */
 function linkOf(program: number): { readonly id: string; readonly holder: string | null } | null {
-  for (const pid of processes()) {
+  for (const { name: pid } of Deno.readDirSync("/proc")) {
+    if (!/^\d+$/.test(pid)) continue;
     try {
       for (const { name: fd } of Deno.readDirSync(`/proc/${pid}/fd`)) {
         if (!/bpf.link/.test(Deno.readLinkSync(`/proc/${pid}/fd/${fd}`))) continue;
@@ -332,17 +394,6 @@ function linkOf(program: number): { readonly id: string; readonly holder: string
   }
 }
 
-/** The pids of all processes that this one may see. */
-function processes(): string[] {
-  try {
-    return [...Deno.readDirSync("/proc")].map(({ name }) => name).filter((name) =>
-      /^\d+$/.test(name)
-    );
-  } catch {
-    return [];
-  }
-}
-
 /** Who holds an XDP program on `name`, if that can be seen, and the command that detaches it. */
 export function whoOccupies(
   name: string,
@@ -361,7 +412,7 @@ export function whoOccupies(
 }
 
 /** Throws UserError if another XDP program is attached to one of the interfaces. */
-export function checkOccupants(
+function checkOccupants(
   { interfaces, provider, dispatcher }: Pick<RunConfig, "interfaces" | "provider" | "dispatcher">,
   { host, xskSetup }: Pick<MainLibraries, "host" | "xskSetup">,
 ): void {
@@ -520,7 +571,7 @@ export function reasonOf(error: unknown): string {
  * The path of the control socket, or null for none: `asked`, else `/run/tegula/INTERFACE.sock` with the first
  * interface, if that is possible. Throws UserError if `asked` is not.
  */
-export async function controlPath(
+async function controlPath(
   asked: string | undefined,
   { interfaces, host, ours = null }: {
     interfaces: readonly string[];
