@@ -242,26 +242,29 @@ export const appSchema = z.strictObject({
 
 /** Converts what `appSchema` has parsed. Relative paths begin at `folder`. */
 function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
-  const { module, options, send_to: sendTo, read, write, beside, tcp, ...rest } = parsed;
-  const { own_ports: ownPorts, refuse_sources: refuseSources, ...bounds } = rest;
-  const { most_per_second: mostPerSecond, ...limits } = bounds;
-  const { depth, memory, state: stateBytes, packet_times: packetTimes, ...others } = limits;
-  const paths = (all: string[]) => all.map((path) => resolve(folder, path));
-  const grants: Grants = { ...others, read: paths(read), write: paths(write) };
-  return {
+  const { module, options, beside, memory, tcp, depth, env, net, clock, keep } = parsed;
+  const whole = (path: string) => resolve(folder, path);
+  const [read, write] = [parsed.read.map(whole), parsed.write.map(whole)];
+  const grants: Grants = { read, write, env, net, clock, keep };
+  return given({
     /** Name of an app that ships, or the path of a module; by default the app's own name or path. */
-    module: module === undefined || isName(module) ? module : resolve(folder, module),
+    module: module === undefined || isName(module) ? module : whole(module),
     options: locateAll(options, folder) as AppPlan["options"],
-    ...{ sendTo, ownPorts, tcp },
-    ...(beside !== undefined && { beside: resolve(folder, beside) }),
-    ...(refuseSources !== undefined && { refuseSources }),
-    ...(mostPerSecond !== undefined && { mostPerSecond }),
-    ...(depth !== undefined && { depth }),
-    ...(memory !== undefined && { memoryMib: Math.floor(memory / UNITS.M) }),
-    ...(stateBytes !== undefined && { stateBytes }),
-    ...(packetTimes !== undefined && { packetTimes }),
-    grants,
-  };
+    sendTo: parsed.send_to,
+    ownPorts: parsed.own_ports,
+    refuseSources: parsed.refuse_sources,
+    mostPerSecond: parsed.most_per_second,
+    packetTimes: parsed.packet_times,
+    memoryMib: memory === undefined ? undefined : Math.floor(memory / UNITS.M),
+    stateBytes: parsed.state,
+    beside: beside === undefined ? undefined : whole(beside),
+    ...{ tcp, depth, grants },
+  });
+}
+
+/** An object without what is undefined: it is to be equal to what JSON makes of it. */
+function given<T extends object>(values: T): T {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as T;
 }
 
 /** The configuration of an app that the file does not mention. */
@@ -520,21 +523,26 @@ export function rangesServed({ listen, apps }: Pick<RunConfig, "listen" | "apps"
   ];
 }
 
-/** Checks that no port is repeated, and that there are not too many. Throws a {@linkcode UserError}. */
-export function checkListen(ports: readonly PortRange[]): void {
-  const ranges = ports.toSorted(([a], [b]) => a - b);
-  let taken = 0;
-  for (const [first, last] of ranges) {
-    if (first <= taken) {
-      const twice = portsText(portsOf([[first, Math.min(taken, last)]]));
-      throw new UserError(`${twice} given twice: one port, one app`);
+/**
+ * Checks that no port is repeated, and that there are not too many. `placeOf` names where a range is. Throws a
+ * {@linkcode UserError}.
+ */
+export function checkListen(ranges: readonly PortRange[], placeOf = (_range: number) => ""): void {
+  const taken = new Set<number>();
+  let firstTooMany = -1;
+  for (const [i, range] of ranges.entries()) {
+    const ports = portsOf([range]);
+    const twice = ports.filter((port) => taken.has(port));
+    if (twice.length > 0) {
+      throw new UserError(`${placeOf(i)}${portsText(twice)} given twice: one port, one app`);
     }
-    taken = last;
+    for (const port of ports) taken.add(port);
+    if (taken.size > MOST_PORTS_SERVED && firstTooMany < 0) firstTooMany = i;
   }
-  const count = countPorts(ranges);
-  if (count <= MOST_PORTS_SERVED) return;
+  if (firstTooMany < 0) return;
   throw new UserError(
-    `${count} ports are too many: one Tegula serves at most ${MOST_PORTS_SERVED}`,
+    `${placeOf(firstTooMany)}${taken.size} ports are too many: one Tegula serves at most ` +
+      `${MOST_PORTS_SERVED}`,
   );
 }
 
@@ -551,23 +559,16 @@ function checkRepeated(
     const place = placeOf(file, ["interfaces", at]);
     throw new UserError(`${place}: interface ${interfaces[at]} is given twice`);
   }
-  const all = [
-    ...listen.map(({ ports }, i) => ({ ports: [ports], key: ["listen", i] })),
-    ...Object.entries(apps).map(([app, { own_ports: ports }]) => (
-      { ports, key: ["apps", app, "own_ports"] }
-    )),
+  const all: (readonly [ports: PortRange, ...key: PropertyKey[]])[] = [
+    ...listen.map(({ ports }, i) => [ports, "listen", i] as const),
+    ...Object.entries(apps).flatMap(([app, { own_ports }]) =>
+      own_ports.map((ports) => [ports, "apps", app, "own_ports"] as const)
+    ),
   ];
-  const wrong = (count: number) => {
-    try {
-      checkListen(all.slice(0, count).flatMap(({ ports }) => ports));
-      return null;
-    } catch (error) {
-      return messageOf(error);
-    }
-  };
-  if (wrong(all.length) === null) return;
-  const first = all.findIndex((_, i) => wrong(i + 1) !== null);
-  throw new UserError(`${placeOf(file, all[first].key)}: ${wrong(first + 1)}`);
+  checkListen(
+    all.map(([ports]) => ports),
+    (at) => `${placeOf(file, all[at].slice(1) as string[])}: `,
+  );
 }
 
 /** The first value that occurs more than once. */
@@ -739,18 +740,13 @@ function planApp(
       `${app} has no slow side that could accept TCP: name its module with beside, or leave tcp out`,
     );
   }
-  const memoryMib = inline ? {} : { memoryMib: MEMORY_MIB };
-  return {
-    ...{
-      ...memoryMib,
-      ...shipped?.packetTimes && { packetTimes: true },
-      ...told,
-      module: appModule(module),
-      grants,
-      inline,
-    },
-    ...(beside !== undefined && { beside: { module: beside, tcp } }),
-  };
+  return given({
+    ...told,
+    memoryMib: inline ? undefined : told.memoryMib ?? MEMORY_MIB,
+    packetTimes: told.packetTimes ?? shipped?.packetTimes,
+    ...{ module: appModule(module), grants, inline },
+    beside: beside === undefined ? undefined : { module: beside, tcp },
+  });
 }
 
 /** The URL of the module of an app's slow side; undefined: it has none. Throws UserError. */

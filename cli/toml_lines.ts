@@ -19,117 +19,95 @@ const SCALAR = new RegExp(
 );
 const [DOT, EQUALS, COMMA] = [/\./y, /=/y, /,/y];
 const [OPEN, CLOSE, OPEN_TABLE, CLOSE_TABLE] = [/\[/y, /\]/y, /\{/y, /\}/y];
-const [HEADER, LIST_HEADER] = [/\[/y, /\[\[/y];
+const LIST_HEADER = /\[\[/y;
 
 /** The number of the line where `key` begins in a document; if it has no such key, what that would be in. */
 export function lineOf(text: string, key: readonly PropertyKey[]): number {
-  const places = new Places(text, key.map(String));
-  places.read();
-  return text.slice(0, places.found).split("\n").length;
-}
-
-class Places {
-  /** Where the first of those paths begins that share the most steps with the key. */
-  found = 0;
-  #shared = 0;
-  #at = 0;
-  readonly #text: string;
-  readonly #key: readonly string[];
+  const wanted = key.map(String);
+  /** Where the first of those paths begins that share the most steps with the key, and how many they share. */
+  let [found, shared] = [0, 0];
+  let at = 0;
   /** The number of tables so far in each array of tables, by its path. */
-  readonly #tables = new Map<string, number>();
+  const tables = new Map<string, number>();
 
-  constructor(text: string, key: readonly string[]) {
-    this.#text = text;
-    this.#key = key;
-  }
-
-  read(): void {
-    let table: readonly string[] = [];
-    while (this.#goesOn()) {
-      const at = this.#at;
-      if (this.#take(LIST_HEADER)) table = this.#header(at, true);
-      else if (this.#take(HEADER)) table = this.#header(at, false);
-      else this.#pair(table);
-    }
-  }
-
-  #header(at: number, isList: boolean): readonly string[] {
+  const see = (path: readonly string[], begin: number) => {
+    const other = path.findIndex((step, i) => step !== wanted[i]);
+    const count = other < 0 ? path.length : other;
+    if (count > shared) [shared, found] = [count, begin];
+  };
+  /** Passes what is blank. Returns whether something follows. */
+  const goesOn = () => {
+    BLANK.lastIndex = at;
+    BLANK.test(text);
+    at = BLANK.lastIndex;
+    return at < text.length;
+  };
+  /** Takes a token if it is next. Returns it; empty: it is not. */
+  const take = (token: RegExp) => {
+    goesOn();
+    token.lastIndex = at;
+    const [taken] = token.exec(text) ?? [""];
+    at += taken.length;
+    return taken;
+  };
+  /** Takes a token that has to be next. Ends the pass if the document has changed, and it is not. */
+  const expect = (token: RegExp) => {
+    const taken = take(token);
+    if (taken === "") at = text.length;
+    return taken;
+  };
+  const steps = () => {
+    const all: string[] = [];
+    do {
+      const step = expect(STEP);
+      all.push(/^["']/.test(step) ? Object.keys(parseToml(`${step} = 0`))[0] : step);
+    } while (take(DOT));
+    return all;
+  };
+  const header = (begin: number, isList: boolean) => {
     const path: string[] = [];
-    const steps = this.#steps();
-    for (const [i, step] of steps.entries()) {
+    const all = steps();
+    for (const [i, step] of all.entries()) {
       path.push(step);
       const array = JSON.stringify(path);
-      const isNext = isList && i === steps.length - 1;
-      const count = this.#tables.get(array) ?? 0;
-      if (isNext) this.#tables.set(array, count + 1);
+      const isNext = isList && i === all.length - 1;
+      const count = tables.get(array) ?? 0;
+      if (isNext) tables.set(array, count + 1);
       if (isNext || count > 0) path.push(String(isNext ? count : count - 1));
     }
-    this.#see(path, at);
-    for (let i = isList ? 2 : 1; i > 0; i--) this.#expect(CLOSE);
+    see(path, begin);
+    for (let i = isList ? 2 : 1; i > 0; i--) expect(CLOSE);
     return path;
-  }
-
-  #pair(table: readonly string[]): void {
-    this.#goesOn();
-    const at = this.#at;
-    const path = [...table, ...this.#steps()];
-    this.#see(path, at);
-    this.#expect(EQUALS);
-    this.#value(path);
-  }
-
-  #value(path: readonly string[]): void {
-    if (this.#take(OPEN)) {
-      for (let i = 0; this.#goesOn() && !this.#take(CLOSE); i++) {
+  };
+  const value = (path: readonly string[]) => {
+    if (take(OPEN)) {
+      for (let i = 0; goesOn() && !take(CLOSE); i++) {
         const element = [...path, String(i)];
-        this.#see(element, this.#at);
-        this.#value(element);
-        this.#take(COMMA);
+        see(element, at);
+        value(element);
+        take(COMMA);
       }
-    } else if (this.#take(OPEN_TABLE)) {
-      while (this.#goesOn() && !this.#take(CLOSE_TABLE)) {
-        this.#pair(path);
-        this.#take(COMMA);
+    } else if (take(OPEN_TABLE)) {
+      while (goesOn() && !take(CLOSE_TABLE)) {
+        pair(path);
+        take(COMMA);
       }
-    } else this.#expect(SCALAR);
-  }
+    } else expect(SCALAR);
+  };
+  const pair = (table: readonly string[]) => {
+    goesOn();
+    const begin = at;
+    const path = [...table, ...steps()];
+    see(path, begin);
+    expect(EQUALS);
+    value(path);
+  };
 
-  #steps(): string[] {
-    const steps: string[] = [];
-    do {
-      const step = this.#expect(STEP);
-      steps.push(/^["']/.test(step) ? Object.keys(parseToml(`${step} = 0`))[0] : step);
-    } while (this.#take(DOT));
-    return steps;
+  for (let table: readonly string[] = []; goesOn();) {
+    const begin = at;
+    if (take(LIST_HEADER)) table = header(begin, true);
+    else if (take(OPEN)) table = header(begin, false);
+    else pair(table);
   }
-
-  #see(path: readonly string[], at: number): void {
-    const other = path.findIndex((step, i) => step !== this.#key[i]);
-    const shared = other < 0 ? path.length : other;
-    if (shared > this.#shared) [this.#shared, this.found] = [shared, at];
-  }
-
-  /** Passes what is blank. Returns whether something follows. */
-  #goesOn(): boolean {
-    BLANK.lastIndex = this.#at;
-    BLANK.test(this.#text);
-    this.#at = BLANK.lastIndex;
-    return this.#at < this.#text.length;
-  }
-
-  /** Takes a token if it is next. Returns it; empty: it is not. */
-  #take(token: RegExp): string {
-    this.#goesOn();
-    token.lastIndex = this.#at;
-    const [taken] = token.exec(this.#text) ?? [""];
-    this.#at += taken.length;
-    return taken;
-  }
-
-  /** Takes a token that has to be next. Ends the pass if the document has changed, and it is not. */
-  #expect(token: RegExp): string {
-    const taken = this.#take(token);
-    if (taken === "") this.#at = this.#text.length;
-    return taken;
-  }
+  return text.slice(0, found).split("\n").length;
 }

@@ -184,7 +184,7 @@ Deno.test("an app's own ports are nobody else's, and enough for its instances", 
   const [echo, own] = [`listen = ["7=echo*2", "8=time"]\n[apps.echo]\n`, "apps\\.echo\\.own_ports"];
   await refused(
     `${echo}own_ports = ["7-9"]`,
-    new RegExp(`:3: ${own}: port 7 is given twice: one port, one app$`),
+    new RegExp(`:3: ${own}: ports 7-8 are given twice: one port, one app$`),
   );
   await refused(
     `${echo}own_ports = ["10-20"]\n[apps.time]\nown_ports = ["20"]`,
