@@ -29,18 +29,10 @@ export const LONGEST_LINE = 4096;
 /** Methods that write their arguments. */
 const SAYING = "log info debug warn error dir dirxml table trace group groupCollapsed".split(" ");
 
-/** How a directive formats its value, by the letter after `%`. */
-const FORMATS: { readonly [letter: string]: (value: unknown) => string } = {
-  s: String,
-  d: whole,
-  i: whole,
-  f: (value) => typeof value === "symbol" ? "NaN" : `${parseFloat(String(value))}`,
-  j: (value) => JSON.stringify(value) ?? "undefined",
-  o: (value) => Deno.inspect(value),
-  O: (value) => Deno.inspect(value),
-  // Colours are for terminals.
-  c: () => "",
-};
+/** Deno's own formatting of what a console is given. It is bound before `takeAway`. */
+const { inspectArgs } = (Deno as unknown as Record<symbol, {
+  inspectArgs(said: readonly unknown[]): string;
+}>)[(Deno as unknown as { internal: symbol }).internal];
 
 /** Writes its arguments by `log`, as Deno's console would, at most `most` lines a second. */
 export function bounded(
@@ -105,32 +97,13 @@ export function consoleTo(
   };
 }
 
-/**
- * Formats all values on one line. Directives in the first one take the next ones (Formatter of console.spec.whatwg.org).
- * A value that a directive cannot format is formatted without it.
- */
-function formatted([first, ...rest]: readonly unknown[]): string {
-  if (typeof first !== "string" || rest.length === 0) return [first, ...rest].map(text).join(" ");
-  const filled = first.replace(/%([sdifjoOc%])/g, (directive, letter) => {
-    if (letter === "%") return "%";
-    if (rest.length === 0) return directive;
-    const value = rest.shift();
-    try {
-      return FORMATS[letter](value);
-    } catch {
-      return text(value);
-    }
-  });
-  return [filled, ...rest.map(text)].join(" ");
-}
-
-function whole(value: unknown): string {
-  if (typeof value === "symbol") return "NaN";
-  return typeof value === "bigint" ? `${value}` : `${parseInt(String(value))}`;
-}
-
-function text(said: unknown): string {
-  return typeof said === "string" ? said : Deno.inspect(said);
+/** All values in one text, as Deno's console has it. What a directive cannot format is shown as it is. */
+function formatted(said: readonly unknown[]): string {
+  try {
+    return inspectArgs(said);
+  } catch {
+    return said.map((each) => typeof each === "string" ? each : Deno.inspect(each)).join(" ");
+  }
 }
 
 /** Control characters except tab; lines are split before. */

@@ -50,7 +50,7 @@ Deno.test("what stands for values in a text is filled in as Deno's own console d
   const wanted = new TextDecoder().decode(stdout).trimEnd().split("\n");
   assert.deepEqual(said, [
     ...wanted,
-    "[Object: null prototype] {} 1n",
+    "%s %j [Object: null prototype] {} 1n",
     "assertion failed: one of 2",
     "assertion failed: { a: 1 } %s 3",
   ]);
