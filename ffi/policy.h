@@ -317,7 +317,7 @@ static const uint32_t NET_CALLS[] = {
 	SYS_recvmmsg, SYS_sendmmsg, /* kernel sockets */
 	SYS_getsockopt, /* XDP_STATISTICS; SO_PREFER_BUSY_POLL as rings are taken over */
 };
-static const uint32_t NETLINK_CALLS[] = { SYS_recvmmsg, SYS_recvmsg, SYS_sendto, SYS_sendmsg };
+static const uint32_t NETLINK_CALLS[] = { SYS_recvmmsg, SYS_recvmsg, SYS_sendto };
 
 /*
  * The status tile waits in Deno's event loop on sockets that it was listening on before; who connects
@@ -503,19 +503,7 @@ static inline void allow_counted_mmap(struct policy *p)
 	RETURN(p, p->refuse);
 }
 
-/* socket makes the mirror's (netlink), and the one by which it probes neighbours (UDP). */
-static inline void allow_mirror_sockets(struct policy *p)
-{
-	IF_EQUAL(p, 0, 8, SYS_socket);
-	LOAD(p, args[0]);
-	IF_EQUAL(p, 4, 0, AF_NETLINK);
-	IF_EQUAL(p, 0, 4, AF_INET);
-	LOAD(p, args[1]);
-	emit(p, BPF_ALU | BPF_AND | BPF_K, 0, 0, ~(uint32_t)(SOCK_CLOEXEC | SOCK_NONBLOCK));
-	IF_EQUAL(p, 0, 1, SOCK_DGRAM);
-	RETURN(p, SECCOMP_RET_ALLOW);
-	RETURN(p, p->refuse);
-}
+static const int32_t MIRROR_SOCKETS[] = { AF_NETLINK };
 
 /* open is for reading, where no file was granted to be written: SQLite opens its caches, in vain. */
 static inline void allow_reading(struct policy *p, uint32_t call, int flags)
@@ -646,7 +634,7 @@ static inline void make_appliance_policy(struct policy *p, int grants)
 	if (grants & GRANT_NET) {
 		allow_network(p);
 	} else {
-		allow_mirror_sockets(p);
+		allow_only(p, SYS_socket, 0, MIRROR_SOCKETS, COUNT(MIRROR_SOCKETS));
 		allow_only(p, SYS_bind, 2, APPLIANCE_ADDRESSES, COUNT(APPLIANCE_ADDRESSES));
 		allow_only(p, SYS_setsockopt, 1, APPLIANCE_LEVELS, COUNT(APPLIANCE_LEVELS));
 	}

@@ -196,7 +196,6 @@ EXPORT int tegula_udp_send(int fd, uint8_t *memory, const struct udp_descriptor 
 	return sent == -EAGAIN || sent == -EINTR ? 0 : sent;
 }
 
-#define DISCARD_PORT 9 /* RFC 863 */
 
 /*
  * A non-blocking NETLINK_ROUTE socket that has joined `groups`. Returns the descriptor, which the
@@ -252,28 +251,4 @@ EXPORT int tegula_netlink_receive(int fd, uint8_t *buffer, uint32_t *lengths, in
 			lengths[i] = messages[i].msg_len;
 	}
 	return received;
-}
-
-/*
- * Makes the kernel resolve `address` (host order) on `ifindex`, by an empty datagram to its discard
- * port. IP_PKTINFO names the interface, MSG_DONTROUTE keeps it on-link: with both the socket needs
- * neither a capability nor to be bound to the device. Returns 0, or -errno.
- */
-EXPORT int tegula_netlink_probe(int fd, int ifindex, uint32_t address)
-{
-	struct {
-		struct cmsghdr header;
-		struct in_pktinfo info;
-	} control = {
-		{ CMSG_LEN(sizeof(control.info)), IPPROTO_IP, IP_PKTINFO }, { .ipi_ifindex = ifindex },
-	};
-	struct sockaddr_in to = {
-		.sin_family = AF_INET, .sin_port = htons(DISCARD_PORT), .sin_addr = { htonl(address) },
-	};
-	struct msghdr message = {
-		.msg_name = &to, .msg_namelen = sizeof(to),
-		.msg_control = &control, .msg_controllen = sizeof(control),
-	};
-
-	return result(sendmsg(fd, &message, MSG_DONTWAIT | MSG_DONTROUTE | MSG_NOSIGNAL));
 }

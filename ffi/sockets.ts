@@ -131,11 +131,7 @@ export function sizeBuffers(
 }
 
 /** Numbers of sys/socket.h; struct sockaddr_nl is its family, then the port id, then groups. */
-const AF_INET = 2;
 const AF_NETLINK = 16;
-const SOCK_DGRAM = 2;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
 const SOCKADDR_NL_WORDS = 3;
 /** Of linux/netlink.h. */
 const SOL_NETLINK = 270;
@@ -158,10 +154,8 @@ export function openNetlink(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_netlink_open: int("buffer", "i32"),
     tegula_netlink_receive: int("i32", "buffer", "buffer", "i32", "u32"),
-    tegula_netlink_probe: int("i32", "i32", "u32"),
     // libc's
     setsockopt: SETSOCKOPT,
-    socket: int("i32", "i32", "i32"),
     getsockname: int("i32", "buffer", "buffer"),
     sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
     poll: int("buffer", "usize", "i32"),
@@ -201,18 +195,6 @@ export function openNetlink(path = libraryPath()) {
      */
     wait: (pollSet: Int32Array, timeoutMs: number): number =>
       symbols.poll(pollSet, BigInt(pollSet.length / 2), timeoutMs),
-    /** The socket that `probe` sends from; open it before the tile confines itself. */
-    openProbe(): number {
-      const fd = symbols.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-      if (fd < 0) throw new Error("cannot open a probe socket");
-      return fd;
-    },
-    /**
-     * Sends an empty UDP datagram to the discard port of `address` (host order), out of interface
-     * `ifindex` as if it were on-link there: the kernel resolves the neighbour, no capability needed.
-     * 0, or -errno. `fd` is from `openProbe`.
-     */
-    probe: symbols.tegula_netlink_probe,
     close(fd: number): void {
       symbols.close(fd);
     },

@@ -230,7 +230,7 @@ export const OF_APPLIANCE_BESIDE_TILES: ReadonlySet<string> = new Set([
   // Tiles confine themselves.
   ...["put another filter on", "take capabilities"],
   // The mirror's sockets, and those of the ports, which the tiles have by their numbers.
-  ...["a NETLINK socket", "a INET socket", "send a descriptor", "receive a descriptor"],
+  ...["a NETLINK socket", "send a descriptor", "receive a descriptor"],
 ]);
 
 /** What whoever accepts connections might do with other sockets, or with these. */

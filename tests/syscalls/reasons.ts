@@ -59,7 +59,7 @@ export const REASONS: { readonly [call: string]: string } = {
   // The network, where an app was granted it
   socket:
     "AF_INET and AF_INET6; AF_NETLINK, by which libc sorts addresses; not AF_UNIX, the host's services; " +
-    "in the appliance the mirror's, AF_NETLINK and one of UDP to probe neighbours by",
+    "in the appliance the mirror's, AF_NETLINK alone",
   connect: "TCP, and the peer of a UDP socket",
   bind: "a port; in the appliance the netlink tile's sockets, told by the length of the address",
   listen:
@@ -171,7 +171,8 @@ export const REASONS: { readonly [call: string]: string } = {
   recvmmsg: "kernel sockets in batches; events of rtnetlink",
   recvmsg: "events of rtnetlink",
   sendmmsg: "kernel sockets in batches",
-  sendmsg: "requests to rtnetlink",
+  sendmsg:
+    "a process passes the descriptor of its observer; an app's sockets, where it was granted the network",
   sendto:
     "kicks of AF_XDP's transmit ring; requests to rtnetlink; the status tile answers, without an address, " +
     "by which a UDP socket sends nothing; so an app's process wakes that thread",

@@ -27,7 +27,6 @@
  * Known neighbours that need a new confirmation take no new entry, and none of this delays them.
  */
 
-import { EPERM } from "../../ffi/library.ts";
 import type { View } from "../../ffi/region.ts";
 import type { NetlinkLibrary } from "../../ffi/sockets.ts";
 import { hash, type HashKey, keyOf, randomSeed, Use } from "../../netbase/hash.ts";
@@ -181,7 +180,6 @@ export class NeighborResolver {
   readonly #queue: Pending[] = [];
   /** Solicited and unanswered, the oldest first. */
   readonly #outstanding = new Set<Pending>();
-  #hurriedMillis = HURRIED_MILLIS;
   #tokens = BURST;
   #refilledAt = 0;
   #mostOutstanding = 0;
@@ -305,12 +303,8 @@ export class NeighborResolver {
     if (most < 1) return rank >= IN_DEMAND && this.#beyond++ === 0;
     while (this.#outstanding.size >= most) {
       const [oldest] = this.#outstanding;
-      if (now - oldest.since < this.#hurriedMillis) return false;
-      if (!this.#kernel.release(oldest.ifindex, oldest.address)) {
-        // Without permission only the kernel can release the entry, and it takes its time.
-        this.#hurriedMillis = ANSWER_MILLIS;
-        if (now - oldest.since < ANSWER_MILLIS) return false;
-      }
+      if (now - oldest.since < HURRIED_MILLIS) return false;
+      this.#kernel.release(oldest.ifindex, oldest.address);
       this.#fail(oldest, now);
     }
     return true;
@@ -397,7 +391,7 @@ export class NeighborResolver {
     const [oldest] = this.#outstanding;
     // With a full table nothing can be given up, but its next size may allow more.
     const isFull = oldest === undefined || this.#most(this.#queue[0].rank) < 1;
-    const due = isFull ? HURRIED_MILLIS : oldest.since + this.#hurriedMillis - now;
+    const due = isFull ? HURRIED_MILLIS : oldest.since + HURRIED_MILLIS - now;
     return Math.max(1, Math.ceil(due));
   }
 }
@@ -536,72 +530,37 @@ export class BackOff {
 }
 
 /**
- * Makes the kernel resolve neighbours: by RTM_NEWNEIGH with NTF_USE or, without CAP_NET_ADMIN, by an
- * empty datagram to the neighbour's discard port. On the socket the kernel replies only to refuse.
+ * Makes the kernel resolve neighbours, by RTM_NEWNEIGH with NTF_USE. It replies only to refuse: an entry to
+ * delete may be gone already. Nobody reads that, and what the socket's buffer does not hold the kernel drops.
  */
-export class NeighborSocket implements nl.MessageHandler {
-  /** Whether the kernel permits NTF_USE, as far as known. */
-  privileged = true;
-  readonly #library: NetlinkLibrary;
+export class NeighborSocket {
   readonly #socket: nl.NetlinkSocket;
-  readonly #probeFd: number;
   readonly #writer = new nl.MessageWriter();
-  readonly #log: (line: string) => void;
 
   /** Throws SystemError. */
-  constructor(library: NetlinkLibrary, log: (line: string) => void) {
-    this.#library = library;
-    this.#log = log;
-    this.#socket = new nl.NetlinkSocket(library, {
-      groups: [],
-      receiveBuffer: 1 << 18,
-      strict: false,
-      burst: 16,
-    });
-    this.#probeFd = library.openProbe();
+  constructor(library: NetlinkLibrary) {
+    const options = { groups: [], receiveBuffer: 0, strict: false, burst: 1 };
+    this.#socket = new nl.NetlinkSocket(library, options);
   }
 
-  /** Descriptors that are used; the first is to be polled for reading. */
-  get descriptors(): readonly number[] {
-    return [this.#socket.fd, this.#probeFd];
+  get fd(): number {
+    return this.#socket.fd;
   }
 
-  /** Has the kernel resolve or confirm a neighbour (host order). False: it refused. */
+  /** Has the kernel resolve or confirm a neighbour (host order). False: it takes no request now. */
   solicit(ifindex: number, address: number): boolean {
-    if (this.privileged) {
-      const length = nl.writeUseNeighbor(this.#writer, { ifindex, address });
-      const sent = this.#socket.send(this.#writer.bytes, length) === 0;
-      // A refusal is there by now.
-      if (sent) this.turn();
-      if (this.privileged) return sent;
-    }
-    return this.#library.probe(this.#probeFd, ifindex, address) >= 0;
-  }
-
-  /** Removes an entry without an answer from the kernel's table. False: not permitted. */
-  release(ifindex: number, address: number): boolean {
-    if (!this.privileged) return false;
-    const length = nl.writeDeleteNeighbor(this.#writer, { ifindex, address });
+    const length = nl.writeUseNeighbor(this.#writer, { ifindex, address });
     return this.#socket.send(this.#writer.bytes, length) === 0;
   }
 
-  /** Reads refusals. */
-  turn(): void {
-    this.#socket.receive(this);
+  /** Removes an entry without an answer from the kernel's table. */
+  release(ifindex: number, address: number): void {
+    const length = nl.writeDeleteNeighbor(this.#writer, { ifindex, address });
+    this.#socket.send(this.#writer.bytes, length);
   }
-
-  /** Only a lack of privilege matters: an entry to delete may be gone already. */
-  message(message: nl.MessageCursor): void {
-    if (message.type !== nl.NLMSG_ERROR || message.error !== -EPERM || !this.privileged) return;
-    this.privileged = false;
-    this.#log("no CAP_NET_ADMIN: neighbours are resolved by datagrams to their discard port");
-  }
-
-  malformed(_reason: string): void {}
 
   close(): void {
     this.#socket.close();
-    this.#library.close(this.#probeFd);
   }
 }
 

@@ -83,12 +83,13 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
   });
   const { dumper, routes: { gateways } } = mirror;
   const pollTable = neighborTablePoll(dumper, tableRead);
-  const socket = new NeighborSocket(library, log);
+  const socket = new NeighborSocket(library);
   const kernel: NeighborKernel = {
     solicit: (ifindex, address) => socket.solicit(ifindex, address),
     // A dead gateway's entry stays: it makes routes take another (`netbase/netbase.ts`).
-    release: (ifindex, address) =>
-      gateways.has(ifindex, address) || socket.release(ifindex, address),
+    release(ifindex, address) {
+      if (!gateways.has(ifindex, address)) socket.release(ifindex, address);
+    },
   };
   const sharers = setup.solicits.length;
   const receivers = setup.solicits.map((link) => {
@@ -197,9 +198,9 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
   mirror.settle();
   gauge();
 
-  const polled = pollSet([setup.eventfd, ...mirror.descriptors, socket.descriptors[0]]);
+  const polled = pollSet([setup.eventfd, ...mirror.descriptors]);
   return {
-    descriptors: [...mirror.descriptors, ...socket.descriptors],
+    descriptors: [...mirror.descriptors, socket.fd],
     turn() {
       now = performance.now();
       let work = mirror.turn(now);
@@ -219,9 +220,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
       (!serves && control.serves) || requests.isAsked() ||
       receivers.some((each) => each.isPending()),
     wait(timeoutMs) {
-      if (library.wait(polled, timeoutMs) <= 0) return;
-      libraries.tile.wait(setup.eventfd, 0);
-      socket.turn();
+      if (library.wait(polled, timeoutMs) > 0) libraries.tile.wait(setup.eventfd, 0);
     },
     clock(nowMillis) {
       if (ageing.turn(nowMillis) > 0) writer.commit();

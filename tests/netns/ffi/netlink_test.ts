@@ -191,36 +191,6 @@ Deno.test("what another process sends is given as nothing", () => {
   libc.close();
 });
 
-Deno.test("probe() makes the kernel resolve an on-link address, through the interface named", () => {
-  using one = new Wire("probe1");
-  using two = new Wire("probe2");
-  // The same prefix on both: only the interface can tell where the address is.
-  command(`ip addr add 198.18.0.1/24 dev ${one.near.name}`);
-  command(`ip addr add 198.18.0.1/24 dev ${two.near.name}`);
-  command(`ip -n ${two.namespace} addr add 198.18.0.2/24 dev far`);
-  const fd = netlink.openProbe();
-  equal(netlink.probe(fd, two.near.ifindex, 0xc6120002), 0);
-  const deadline = performance.now() + 20_000;
-  let neighbors: { lladdr?: string }[] = [];
-  while (!neighbors[0]?.lladdr) {
-    ok(performance.now() < deadline, "not resolved");
-    neighbors = JSON.parse(command(`ip -j neigh show 198.18.0.2 dev ${two.near.name}`));
-  }
-  equal(neighbors[0].lladdr?.replaceAll(":", ""), two.far.mac.toHex());
-  equal(command(`ip neigh show 198.18.0.2 dev ${one.near.name}`), "");
-  netlink.close(fd);
-});
-
-Deno.test("probe() does not go by a gateway: what is not on-link is asked for on the wire", () => {
-  using wire = new Wire("probe3");
-  command(`ip addr add 198.18.0.1/24 dev ${wire.near.name}`);
-  command(`ip route add 203.0.113.0/24 via 198.18.0.9 dev ${wire.near.name}`);
-  const fd = netlink.openProbe();
-  netlink.probe(fd, wire.near.ifindex, 0xcb007101);
-  equal(command(`ip neigh show 198.18.0.9 dev ${wire.near.name}`), "");
-  netlink.close(fd);
-});
-
 Deno.test("open() opens in the namespace of the calling thread", () => {
   using wire = new Wire("space");
   const fd = inNamespace(

@@ -63,9 +63,8 @@ const works: { readonly [role in Role]: (symbols: ReturnType<typeof native>) => 
   netlink() {
     const netlink = openNetlink();
     const socket = netlink.open({ groups: [1, 3, 5, 7], receiveBuffer: 1 << 20, strict: true });
-    const probe = netlink.openProbe();
     const prompt = openTile().bePrompt(true);
-    return { socket, probe, prompt, port: netlink.portId(socket) > 0 };
+    return { socket, prompt, port: netlink.portId(socket) > 0 };
   },
   net({ map_rings }) {
     openXsk();

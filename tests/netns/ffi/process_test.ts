@@ -194,7 +194,7 @@ for (const starter of Object.keys(STARTERS)) {
 
 /** What an appliance may do outside of its tiles that an app's process may not. */
 const APPLIANCE_MAY: { readonly [attack: string]: number } = {
-  "socket INET": 0,
+  "socket INET": ENOSYS,
   "socket NETLINK": 0,
   // Wrong arguments, and landlock's, which is asked after the filter.
   seccomp: EINVAL,

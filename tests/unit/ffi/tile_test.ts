@@ -69,11 +69,9 @@ const ALLOWED: Record<Role, string[]> = {
   netlink: [
     "sendto on own",
     "recvmmsg on own",
-    "sendmsg on own",
     "recvmsg on own",
     "netlink.send",
     "netlink.receive",
-    "netlink.probe",
     "udp.receive",
   ],
 };

@@ -139,7 +139,6 @@ function prepare() {
     port,
     other: openUdpSocket(port + 1).fd,
     ownNetlink: netlink.open({ groups: [], receiveBuffer: 65536, strict: true }),
-    probe: netlink.openProbe(),
     file: libc.open(new TextEncoder().encode("/dev/null\0"), O_RDWR),
     // An anonymous inode, as an eventfd is, but none.
     inotify: Number(syscall(294, IN_NONBLOCK)),
@@ -148,7 +147,7 @@ function prepare() {
 
 /** Each thing tried, by name, with how it ended. */
 function attempts(
-  { own, port, other, ownNetlink, probe, file, inotify }: ReturnType<typeof prepare>,
+  { own, port, other, ownNetlink, file, inotify }: ReturnType<typeof prepare>,
   eventfd: number,
 ): Record<string, string> {
   const results: Record<string, string> = {};
@@ -181,7 +180,6 @@ function attempts(
   results["netlink.receive"] = String(
     netlink.receive(ownNetlink, memory, new Uint32Array(1), 65536),
   );
-  results["netlink.probe"] = String(netlink.probe(probe, 1, 0x7f000001));
   tile.wake(eventfd);
   return results;
 }
@@ -332,8 +330,8 @@ self.onmessage = ({ data }: MessageEvent<Task>) => {
   const prepared = prepare();
   // As `worker.ts` does before it confines a tile.
   if (work === "honest") prepareRuntime();
-  const { own, ownNetlink, probe } = prepared;
-  const fds = role === "netlink" ? [ownNetlink, probe] : [];
+  const { own, ownNetlink } = prepared;
+  const fds = role === "netlink" ? [ownNetlink] : [];
   const { landlock, observed } = tile.confine({
     name: role,
     slot,

@@ -28,8 +28,7 @@ class World {
   now = 0;
   mostWaiting = 0;
 
-  /** `privileged`: whether the kernel lets entries be taken back. */
-  constructor({ answers = [] as readonly number[], sharers = 1, privileged = true } = {}) {
+  constructor({ answers = [] as readonly number[], sharers = 1 } = {}) {
     this.#answers = new Set(answers);
     const kernel: NeighborKernel = {
       solicit: (_ifindex, address) => {
@@ -40,9 +39,8 @@ class World {
         return true;
       },
       release: (_ifindex, address) => {
-        if (privileged) this.#waiting.delete(address);
-        if (privileged) this.released.push(address);
-        return privileged;
+        this.#waiting.delete(address);
+        this.released.push(address);
       },
     };
     this.resolver = new NeighborResolver(kernel, {
@@ -254,25 +252,6 @@ Deno.test("who waits for room in the kernel's table wakes nobody for it but to l
   const wakeups = world.sleep(1_500);
   assert.ok(wakeups <= 7, `${wakeups} wake-ups`);
   assert.deepEqual(world.addresses(), [1]);
-});
-
-Deno.test("what cannot be taken back, and of which nothing is told, makes room in the end", () => {
-  const world = new World({ privileged: false });
-  const { resolver } = world;
-  resolver.setTable({ capacity: 16, others: 0 });
-  for (const [address, now] of [[1, 0], [2, 4_900]]) {
-    resolver.resolve({ ifindex: IFINDEX, address, isGateway: false }, now);
-    resolver.turn(now);
-  }
-  assert.equal(resolver.nextDue(4_900), 100);
-  resolver.turn(5_000);
-  assert.deepEqual(world.addresses(), [1, 2]);
-});
-
-Deno.test("what cannot be taken back has the kernel's own time to answer", () => {
-  const world = new World({ privileged: false });
-  world.pass(6_000, { each: () => world.want(1_000 + world.now) });
-  assert.ok(world.mostWaiting <= 64, `${world.mostWaiting}`);
 });
 
 /** Random addresses of a /8, `perMilli` a millisecond. */
