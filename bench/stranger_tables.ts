@@ -33,12 +33,7 @@ import {
 } from "../tiles/net/arp_queue.ts";
 import { PACKET_WORDS } from "../tiles/net/rings.ts";
 import { ROUTE_CACHE_BYTES, RouteCache } from "../tiles/net/route_cache.ts";
-import {
-  BackOff,
-  DemandCounter,
-  NeighborMap,
-  scramble,
-} from "../tiles/netlink/neighbor_resolver.ts";
+import { DemandCounter, NeighborMap, scramble } from "../tiles/netlink/neighbor_resolver.ts";
 import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
 
 /** A table in use. */
@@ -234,26 +229,6 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
       const add = keyOf(seed, Use.neighbors).add & 0x1ffffff;
       const at = hashOf(IFINDEX, { add, first, second });
       return (key) => at(key) & PLACES;
-    },
-    known: (key) => mixed(key) & PLACES,
-  },
-  {
-    name: "neighbours that rest",
-    most: 1 << SIZE_LOG2,
-    mostReads: 32,
-    make(seed) {
-      const rests = new BackOff({ sizeLog2: SIZE_LOG2, seed });
-      return {
-        use(key) {
-          if (rests.isActive(IFINDEX, key >>> 0, 1)) return;
-          rests.set(IFINDEX, key >>> 0, { until: 1_000, failures: 1 });
-        },
-        has: (key) => rests.isActive(IFINDEX, key >>> 0, 1),
-      };
-    },
-    place(seed) {
-      const at = hashOf(IFINDEX, keyOf(seed, Use.backOff));
-      return (key) => at(key) & (PLACES >>> 2);
     },
     known: (key) => mixed(key) & PLACES,
   },

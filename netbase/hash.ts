@@ -32,8 +32,7 @@ export const Use = {
   arpQueue: 6,
   solicits: 7,
   demand: 8,
-  backOff: 9,
-  neighborMap: 10,
+  neighborMap: 9,
 } as const;
 
 /** The key that `use`, one of {@linkcode Use}, draws from `seed`. */

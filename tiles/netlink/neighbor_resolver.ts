@@ -145,8 +145,8 @@ const RATE = 1_000;
 const BURST = 256;
 /** Addresses that wait to be solicited. */
 const MOST_QUEUED = 256;
-/** log2 of the back-off entries and of the demand cells, of all net tiles together. */
-const BACK_OFF_LOG2 = 16;
+/** Neighbours that back off, and log2 of the demand cells, of all net tiles together. */
+const MOST_BACKING_OFF = 1 << 16;
 const DEMAND_LOG2 = 20;
 /** The kernel's default gc_thresh3, and how many gateways may be unanswered in any case. */
 const DEFAULT_CAPACITY = 1024;
@@ -205,7 +205,7 @@ export class NeighborResolver {
     this.#pending = new NeighborMap(seed);
     const less = Math.ceil(Math.log2(sharers));
     this.#demand = new DemandCounter({ sizeLog2: Math.max(10, DEMAND_LOG2 - less), seed });
-    this.#backOff = new BackOff({ sizeLog2: Math.max(10, BACK_OFF_LOG2 - less), seed });
+    this.#backOff = new BackOff({ most: Math.ceil(MOST_BACKING_OFF / sharers), seed });
     this.setTable({ others: 0, capacity: DEFAULT_CAPACITY });
   }
 
@@ -458,74 +458,41 @@ export class DemandCounter {
   }
 }
 
-/** Entries in which a neighbour may be. */
-const WAYS = 4;
 /** How long after a back-off the failures are remembered. */
 const REMEMBER_MILLIS = 10_000;
-const MOST_FAILURES = 255;
 
 /**
- * Neighbours that are not to be solicited before a certain time. The table has a fixed size; an entry
- * whose time ends first makes room, which costs no more than a solicit that comes too early.
+ * Neighbours that are not to be solicited before a certain time. When there are more than `most`, all are
+ * forgotten, which costs no more than some solicits that come too early.
  */
 export class BackOff {
-  /** Interface and address of each entry. */
-  readonly #keys: Uint32Array;
-  /** When the back-off ends, monotonic milliseconds; 0: an unused entry. */
-  readonly #until: Float64Array;
-  readonly #failures: Uint8Array;
-  readonly #setMask: number;
-  readonly #key: HashKey;
+  readonly #entries: NeighborMap<{ readonly until: number; readonly failures: number }>;
+  readonly #most: number;
 
-  /** Room for 2^`sizeLog2` entries. A random `seed` prevents chosen collisions. */
-  constructor({ sizeLog2, seed }: { sizeLog2: number; seed: number }) {
-    this.#keys = new Uint32Array(2 << sizeLog2);
-    this.#until = new Float64Array(1 << sizeLog2);
-    this.#failures = new Uint8Array(1 << sizeLog2);
-    this.#setMask = (1 << sizeLog2) / WAYS - 1;
-    this.#key = keyOf(seed, Use.backOff);
+  /** A random `seed` prevents chosen collisions. */
+  constructor({ most, seed }: { most: number; seed: number }) {
+    this.#entries = new NeighborMap(seed);
+    this.#most = most;
   }
 
   isActive(ifindex: number, address: number, now: number): boolean {
-    const at = this.#find(ifindex, address);
-    return at >= 0 && this.#until[at] > now;
+    return (this.#entries.get(ifindex, address)?.until ?? 0) > now;
   }
 
   /** Failures in a row, as far as remembered. */
   failures(ifindex: number, address: number, now: number): number {
-    const at = this.#find(ifindex, address);
-    return at >= 0 && now - this.#until[at] <= REMEMBER_MILLIS ? this.#failures[at] : 0;
+    const { until, failures } = this.#entries.get(ifindex, address) ?? { until: 0, failures: 0 };
+    return now - until <= REMEMBER_MILLIS ? failures : 0;
   }
 
-  set(
-    ifindex: number,
-    address: number,
-    { until, failures }: { until: number; failures: number },
-  ): void {
-    const found = this.#find(ifindex, address);
-    const at = found < 0 ? ~found : found;
-    this.#keys[at * 2] = ifindex;
-    this.#keys[at * 2 + 1] = address;
-    this.#until[at] = until;
-    this.#failures[at] = Math.min(failures, MOST_FAILURES);
+  /** The back-off ends at `until`, monotonic milliseconds. */
+  set(ifindex: number, address: number, entry: { until: number; failures: number }): void {
+    if (this.#entries.size === this.#most) this.#entries.clear();
+    this.#entries.set(ifindex, address, entry);
   }
 
   clear(ifindex: number, address: number): void {
-    const at = this.#find(ifindex, address);
-    if (at >= 0) this.#until[at] = this.#failures[at] = 0;
-  }
-
-  /** The entry; or `~entry`, below 0, of the one to replace: whose time ends first. */
-  #find(ifindex: number, address: number): number {
-    const { add, first: multiplier, second } = this.#key;
-    const mixed = hash(ifindex, address, add, multiplier, second);
-    const first = (mixed & this.#setMask) * WAYS;
-    let soonest = first;
-    for (let at = first; at < first + WAYS; at++) {
-      if (this.#keys[at * 2] === ifindex && this.#keys[at * 2 + 1] === address) return at;
-      if (this.#until[at] < this.#until[soonest]) soonest = at;
-    }
-    return ~soonest;
+    this.#entries.delete(ifindex, address);
   }
 }
 
@@ -594,7 +561,7 @@ export class NeighborAgeing {
   readonly #times = new Map<number, Times>();
   #default = DEFAULT_TIMES;
   /** When each REACHABLE neighbour is to be marked, monotonic milliseconds. */
-  readonly #deadlines = new NeighborMap<number>();
+  readonly #deadlines = new NeighborMap<nl.NeighborKey & { readonly deadline: number }>();
   /** A lower bound of all deadlines. */
   #next = Infinity;
 
@@ -632,7 +599,7 @@ export class NeighborAgeing {
       const lead = Math.min(delayProbeMillis * LEAD, reachableMillis / 2);
       const left = reachableMillis - Math.max(0, confirmedMillis) - lead;
       const deadline = Math.ceil((now + Math.max(0, left)) / GRID_MILLIS) * GRID_MILLIS;
-      this.#deadlines.set(ifindex, address, deadline);
+      this.#deadlines.set(ifindex, address, { ifindex, address, deadline });
       this.#next = Math.min(this.#next, deadline);
     } else {
       // In DELAY and PROBE the kernel confirms it; PERMANENT and NOARP never expire.
@@ -656,14 +623,14 @@ export class NeighborAgeing {
     if (now < this.#next) return 0;
     let marked = 0;
     this.#next = Infinity;
-    this.#deadlines.forEach((deadline, ifindex, address) => {
+    for (const { ifindex, address, deadline } of this.#deadlines.values()) {
       if (deadline > now) {
         this.#next = Math.min(this.#next, deadline);
       } else {
         this.#deadlines.delete(ifindex, address);
         if (this.#neighbors.wantRefresh(ifindex, address)) marked++;
       }
-    });
+    }
     return marked;
   }
 }
@@ -695,24 +662,11 @@ export function neighborTablePoll(
   };
 }
 
-/** Maps `address` to another word, one to one: two rounds as in `hash`, each of them invertible. */
+/** Maps `address` to another word, one to one: two rounds as in `hash`. */
 export function scramble(address: number, { add, first, second }: HashKey): number {
   const mixed = Math.imul(address + add, first);
   const again = Math.imul(mixed ^ (mixed >>> 16), second);
   return again ^ (again >>> 16);
-}
-
-/** The inverse of `scramble`. Takes the key with the inverses of its multipliers. */
-function unscramble(word: number, { add, first, second }: HashKey): number {
-  const mixed = Math.imul(word ^ (word >>> 16), second);
-  return (Math.imul(mixed ^ (mixed >>> 16), first) - add) >>> 0;
-}
-
-/** The multiplicative inverse of an odd number modulo 2³², by Newton's method. */
-function inverse(odd: number): number {
-  let found = odd;
-  for (let bits = 3; bits < 32; bits *= 2) found = Math.imul(found, 2 - Math.imul(odd, found));
-  return found;
 }
 
 /**
@@ -728,13 +682,9 @@ export class NeighborMap<Value> {
   readonly #interfaces = new Map<number, Map<number, Value>>();
   #size = 0;
   readonly #key: HashKey;
-  /** With the inverses of its multipliers. */
-  readonly #inverse: HashKey;
 
   constructor(seed = randomSeed()) {
     this.#key = keyOf(seed, Use.neighborMap);
-    const { add, first, second } = this.#key;
-    this.#inverse = { add, first: inverse(first), second: inverse(second) };
   }
 
   get size(): number {
@@ -765,11 +715,9 @@ export class NeighborMap<Value> {
     return true;
   }
 
-  /** `visit` may delete the one that it is given. */
-  forEach(visit: (value: Value, ifindex: number, address: number) => void): void {
-    for (const [ifindex, addresses] of this.#interfaces) {
-      for (const [word, value] of addresses) visit(value, ifindex, unscramble(word, this.#inverse));
-    }
+  /** All values. What is under way may be deleted. */
+  *values(): IterableIterator<Value> {
+    for (const addresses of this.#interfaces.values()) yield* addresses.values();
   }
 
   clear(): void {

@@ -311,8 +311,8 @@ Deno.test("asks are counted over this window and the one before, never too few",
   assert.ok(demand.count(1, 6) > 1, "others share its cells");
 });
 
-Deno.test("who backOff is left alone until then; whose rest ends first makes room", () => {
-  const backOff = new BackOff({ sizeLog2: 10, seed: 7 });
+Deno.test("who backs off is left alone until then; when there are too many the old ones are forgotten", () => {
+  const backOff = new BackOff({ most: 1 << 10, seed: 7 });
   assert.equal(backOff.isActive(1, 5, 0), false);
   backOff.set(1, 5, { until: 900, failures: 3 });
   assert.equal(backOff.isActive(1, 5, 899), true);
