@@ -34,7 +34,7 @@ const TBL8_MASK = TBL8_BIT - 1;
 /** Finds the next hop id of an address. */
 export class FibReader {
   // Declared only, see `hash_table.ts`.
-  declare private readonly words: Uint16Array;
+  declare protected readonly words: Uint16Array;
 
   constructor(view: View) {
     this.words = fibWords(view);

@@ -84,6 +84,17 @@ export const NextHopFlag = {
   ordered: 8,
 } as const;
 
+/** A record of a next hop up to its MTU. */
+export type NextHopWords = readonly number[];
+
+/** Packs a next hop of a kind, RTN_* or KIND_*; addresses in host order. */
+export function nextHopWords(
+  kind: number,
+  { scope = 0, flags = 0, gateway = 0, ifindex = 0, source = 0, mtu = 0 } = {},
+): NextHopWords {
+  return [kind | (scope << 8) | (flags << 16), gateway, ifindex, source, mtu];
+}
+
 /** ECMP paths: 16-bit words, allocated in units. */
 export const PATH_UNIT = 32;
 export const PATH_UNITS = 1 << 16;

@@ -6,11 +6,11 @@
  */
 
 import { u32, type View } from "../ffi/region.ts";
-import { FibReader, fibWords, NextHopReader } from "./fib.ts";
+import { FibReader, NextHopReader } from "./fib.ts";
 import { keyOf, Use } from "./hash.ts";
 import type { InterfaceEntry } from "./interfaces.ts";
 import * as layout from "./layout.ts";
-import { Header, LAYOUT_VERSION, NETBASE_MAGIC } from "./layout.ts";
+import { Header, LAYOUT_VERSION, NETBASE_MAGIC, type NextHopWords } from "./layout.ts";
 import type { NeighborEntry } from "./neighbors.ts";
 import { checkRegion } from "./netbase.ts";
 import { DeferredFree, fence, Grace, IdPool, type Reader, RunPool } from "./rcu.ts";
@@ -168,21 +168,8 @@ const { NEXT_HOP_OVERFLOW, NEXT_HOP_WORDS, NEXT_HOPS, NextHop } = layout;
 const { GROUP_MEMBERS, GROUP_SLOTS_LOG2, PATH_UNIT, PATH_UNITS } = layout;
 const TBL8_MASK = TBL8_BIT - 1;
 
-/** What the record of one next hop says. */
-export interface NextHopFields {
-  /** RTN_* or KIND_* */
-  readonly kind: number;
-  readonly scope: number;
-  /** `NextHopFlag` */
-  readonly flags: number;
-  readonly gateway: number;
-  readonly ifindex: number;
-  readonly source: number;
-  readonly mtu: number;
-}
-
 export interface GroupMember {
-  readonly fields: NextHopFields;
+  readonly words: NextHopWords;
   /** 1 or more */
   readonly weight: number;
 }
@@ -192,12 +179,9 @@ export interface GroupMember {
  * member as long as that is there. A published next hop belongs to its publisher (routes with equal attributes
  * share one, see `AttributeTable`), who releases it when no cell names it any more.
  */
-export class NextHopWriter {
+export class NextHopWriter extends NextHopReader {
   /** Counts ids that came free: what did not fit may fit now. */
   reclaimed = 0;
-  readonly #reader: NextHopReader;
-  readonly #words: Uint32Array;
-  readonly #paths: Uint16Array;
   readonly #deferred: DeferredFree;
   readonly #ids = new IdPool(NEXT_HOP_OVERFLOW + 1, NEXT_HOPS);
   readonly #runs = new RunPool(PATH_UNITS);
@@ -206,11 +190,9 @@ export class NextHopWriter {
 
   /** Joins at `view`; with `joined` everything that a predecessor published is kept for now. */
   constructor(view: View, deferred: DeferredFree, joined: boolean) {
-    this.#reader = new NextHopReader(view);
-    this.#words = this.#reader.words;
-    this.#paths = this.#reader.paths;
+    super(view);
     this.#deferred = deferred;
-    this.#words[NEXT_HOP_OVERFLOW * NEXT_HOP_WORDS + NextHop.kind] = KIND_OVERFLOW;
+    this.words[NEXT_HOP_OVERFLOW * NEXT_HOP_WORDS + NextHop.kind] = KIND_OVERFLOW;
     if (joined) this.#inherit();
   }
 
@@ -219,33 +201,24 @@ export class NextHopWriter {
     return this.#ids.count;
   }
 
-  /** RTN_* or KIND_* of a record; 0 for id 0. */
-  kind(id: number): number {
-    return this.#reader.kind(id);
-  }
-
-  /** The id of a new record with `fields`; NEXT_HOP_OVERFLOW when none is free. */
-  publish(fields: NextHopFields): number {
-    return this.#adopt(fields, []) || this.#create(fields);
+  /** The id of a new record; NEXT_HOP_OVERFLOW when none is free. */
+  publish(words: NextHopWords): number {
+    return this.#adopt(words, []) || this.#create(words);
   }
 
   /**
-   * The id of a new group; NEXT_HOP_OVERFLOW when it does not fit. `fields` are those of the whole
+   * The id of a new group; NEXT_HOP_OVERFLOW when it does not fit. `words` are those of the whole
    * route. Flows keep their members of the group `earlier`, if that id is one.
    */
-  publishGroup(
-    fields: NextHopFields,
-    members: readonly GroupMember[],
-    earlier: number,
-  ): number {
+  publishGroup(words: NextHopWords, members: readonly GroupMember[], earlier: number): number {
     if (members.length > GROUP_MEMBERS) return NEXT_HOP_OVERFLOW;
     const weights = members.map((member) => Math.min(member.weight, 0x10000));
     const adopted = this.#adopt(
-      fields,
-      members.map((member, i) => ({ fields: member.fields, weight: weights[i] })),
+      words,
+      members.map(({ words }, i) => ({ words, weight: weights[i] })),
     );
     if (adopted !== 0) return adopted;
-    const ids = members.map((member) => this.#create(member.fields));
+    const ids = members.map((member) => this.#create(member.words));
     const keyed = ids.map((id, i) => ({ key: this.#memberKey(id), weight: weights[i] }));
     const slots = fillSlots(distinct(keyed), this.#slotKeys(earlier));
     const run = this.#runs.allocate(unitsOf(slots.length, ids.length));
@@ -256,13 +229,13 @@ export class NextHopWriter {
       return NEXT_HOP_OVERFLOW;
     }
     const base = run * PATH_UNIT;
-    slots.forEach((member, slot) => this.#paths[base + slot] = ids[member]);
+    slots.forEach((member, slot) => this.paths[base + slot] = ids[member]);
     ids.forEach((member, i) => {
-      this.#paths[base + slots.length + i * 2] = member;
-      this.#paths[base + slots.length + i * 2 + 1] = weights[i] - 1;
+      this.paths[base + slots.length + i * 2] = member;
+      this.paths[base + slots.length + i * 2 + 1] = weights[i] - 1;
     });
     const log2 = 31 - Math.clz32(slots.length);
-    this.#write(id, fields, { run, shape: (log2 << 16) | ids.length });
+    this.#write(id, words, run, (log2 << 16) | ids.length);
     return id;
   }
 
@@ -274,7 +247,7 @@ export class NextHopWriter {
   /** For `DeferredFree`: no reader has `id` any more. */
   reclaim(id: number): void {
     const members = this.kind(id) === KIND_GROUP ? this.#membersOf(id) : [];
-    if (members.length > 0) this.#runs.reclaim(this.#words[id * NEXT_HOP_WORDS + NextHop.paths]);
+    if (members.length > 0) this.#runs.reclaim(this.words[id * NEXT_HOP_WORDS + NextHop.paths]);
     // The group goes first: a successor must find no group whose members are already reused.
     for (const each of [id, ...members]) this.#free(each);
     this.reclaimed++;
@@ -290,21 +263,21 @@ export class NextHopWriter {
    * Takes over a predecessor's record with this content, since there may not be room for as many again
    * while its records are still in the FIB. 0: there is none.
    */
-  #adopt(fields: NextHopFields, members: readonly GroupMember[]): number {
+  #adopt(words: NextHopWords, members: readonly GroupMember[]): number {
     if (this.#inherited.size === 0) return 0;
-    return this.#inherited.get(contentKey(fields, members))?.pop() ?? 0;
+    return this.#inherited.get(contentKey(words, members))?.pop() ?? 0;
   }
 
   /** The id of a record that no one else uses; NEXT_HOP_OVERFLOW when none is free. */
-  #create(fields: NextHopFields): number {
+  #create(words: NextHopWords): number {
     const id = this.#allocate();
-    if (id !== NEXT_HOP_OVERFLOW) this.#write(id, fields, { run: 0, shape: 0 });
+    if (id !== NEXT_HOP_OVERFLOW) this.#write(id, words, 0, 0);
     return id;
   }
 
   #free(id: number): void {
     if (id === NEXT_HOP_OVERFLOW) return;
-    this.#words[id * NEXT_HOP_WORDS + NextHop.kind] = 0;
+    this.words[id * NEXT_HOP_WORDS + NextHop.kind] = 0;
     this.#ids.reclaim(id);
   }
 
@@ -319,36 +292,31 @@ export class NextHopWriter {
   }
 
   /** Stores the kind last: a successor ignores a record whose kind is 0, as it may be half written. */
-  #write(id: number, fields: NextHopFields, { run, shape }: { run: number; shape: number }): void {
+  #write(id: number, [kind, ...others]: NextHopWords, run: number, shape: number): void {
     const at = id * NEXT_HOP_WORDS;
-    this.#words[at + NextHop.gateway] = fields.gateway;
-    this.#words[at + NextHop.ifindex] = fields.ifindex;
-    this.#words[at + NextHop.source] = fields.source;
-    this.#words[at + NextHop.mtu] = fields.mtu;
-    this.#words[at + NextHop.paths] = run;
-    this.#words[at + NextHop.shape] = shape;
-    this.#words[at + NextHop.kind] = fields.kind | (fields.scope << 8) | (fields.flags << 16);
+    this.words.set([...others, run, shape], at + NextHop.gateway);
+    this.words[at + NextHop.kind] = kind;
   }
 
   /** Identifies a member across groups: those with the same gateway and interface are the same. */
   #memberKey(id: number): string {
-    return `${this.#reader.gateway(id)}%${this.#reader.ifindex(id)}`;
+    return `${this.gateway(id)}%${this.ifindex(id)}`;
   }
 
   #membersOf(id: number): number[] {
-    const length = this.#reader.memberCount(id);
-    return Array.from({ length }, (_, i) => this.#reader.memberId(id, i));
+    const length = this.memberCount(id);
+    return Array.from({ length }, (_, i) => this.memberId(id, i));
   }
 
   #slotCount(id: number): number {
-    return 1 << (this.#words[id * NEXT_HOP_WORDS + NextHop.shape] >>> 16);
+    return 1 << (this.words[id * NEXT_HOP_WORDS + NextHop.shape] >>> 16);
   }
 
   /** For each slot of group `id` its member's key; none when `id` is not a group. */
   #slotKeys(id: number): string[] {
     if (id === 0 || this.kind(id) !== KIND_GROUP) return [];
-    const base = this.#words[id * NEXT_HOP_WORDS + NextHop.paths] * PATH_UNIT;
-    const slots = this.#paths.subarray(base, base + this.#slotCount(id));
+    const base = this.words[id * NEXT_HOP_WORDS + NextHop.paths] * PATH_UNIT;
+    const slots = this.paths.subarray(base, base + this.#slotCount(id));
     return Array.from(slots, (member) => this.#memberKey(member));
   }
 
@@ -363,42 +331,32 @@ export class NextHopWriter {
       if (this.kind(id) !== KIND_GROUP) continue;
       const ids = this.#membersOf(id);
       for (const member of ids) members.add(member);
-      const run = this.#words[id * NEXT_HOP_WORDS + NextHop.paths];
+      const run = this.words[id * NEXT_HOP_WORDS + NextHop.paths];
       this.#runs.reserve(run, unitsOf(this.#slotCount(id), ids.length));
     }
     for (const id of inherited) {
       if (members.has(id)) continue;
       const ids = this.kind(id) === KIND_GROUP ? this.#membersOf(id) : [];
       const key = contentKey(
-        this.#fieldsOf(id),
+        this.#wordsOf(id),
         ids.map((member, i) => ({
-          fields: this.#fieldsOf(member),
-          weight: this.#reader.memberWeight(id, i),
+          words: this.#wordsOf(member),
+          weight: this.memberWeight(id, i),
         })),
       );
       this.#inherited.getOrInsert(key, []).push(id);
     }
   }
 
-  #fieldsOf(id: number): NextHopFields {
-    const reader = this.#reader;
-    return {
-      kind: reader.kind(id),
-      scope: reader.scope(id),
-      flags: reader.flags(id),
-      gateway: reader.gateway(id),
-      ifindex: reader.ifindex(id),
-      source: reader.source(id),
-      mtu: reader.mtu(id),
-    };
+  #wordsOf(id: number): NextHopWords {
+    const at = id * NEXT_HOP_WORDS;
+    return [...this.words.subarray(at, at + NextHop.paths)];
   }
 }
 
 /** What a next hop or a group says, as text: the same for records of equal content. */
-function contentKey(fields: NextHopFields, members: readonly GroupMember[]): string {
-  const { kind, scope, flags, gateway, ifindex, source, mtu } = fields;
-  const own = [kind, scope, flags, gateway, ifindex, source, mtu].join();
-  return [own, ...members.map((each) => `${each.weight}*${contentKey(each.fields, [])}`)].join(";");
+function contentKey(words: NextHopWords, members: readonly GroupMember[]): string {
+  return [words, ...members.map((each) => [each.weight, each.words])].join(";");
 }
 
 function unitsOf(slots: number, members: number): number {
@@ -490,104 +448,6 @@ function most(all: readonly unknown[], of: (index: number) => number): number {
   return best;
 }
 
-/** Stores into the FIB so that a reader is right at every moment. */
-class FibWriter {
-  /** Counts tbl8s that came free: a /24 that did not fit may fit now. */
-  reclaimed = 0;
-  /** Counts stores that a reader can see. */
-  stores = 0;
-  /**
-   * While true no cell becomes 0, so that no address is without a route between a change of cells and
-   * a change of the default that cell 0 means.
-   */
-  keepCovered = false;
-  readonly #words: Uint16Array;
-  readonly #deferred: DeferredFree;
-  readonly #tbl8s = new IdPool(0, TBL8S);
-
-  /** Joins at `view`; with `joined` the tbl8s that a predecessor's cells name are in use. */
-  constructor(view: View, deferred: DeferredFree, joined: boolean) {
-    this.#words = fibWords(view);
-    this.#deferred = deferred;
-    if (!joined) return;
-    for (let i = 0; i < TBL24_CELLS; i++) {
-      const cell = this.#words[i];
-      if ((cell & TBL8_BIT) !== 0) this.#tbl8s.reserve(cell & TBL8_MASK);
-    }
-  }
-
-  /** Tbl8s in use. */
-  get used(): number {
-    return this.#tbl8s.count;
-  }
-
-  /** Next hop id of the default route, 0: none. */
-  get defaultRoute(): number {
-    return this.#words[FIB_DEFAULT];
-  }
-
-  /** Moves the default route by one store. */
-  set defaultRoute(id: number) {
-    Atomics.store(this.#words, FIB_DEFAULT, id);
-    this.stores++;
-  }
-
-  /** Routes the /24s from number `from` to below `to` through one next hop. */
-  fill(from: number, to: number, id: number): void {
-    if (id === 0 && this.keepCovered) return;
-    for (let i = from; i < to; i++) {
-      const old = this.#words[i];
-      if (old === id) continue;
-      this.#words[i] = id;
-      this.stores++;
-      if ((old & TBL8_BIT) !== 0) this.#deferred.retire(this, old & TBL8_MASK);
-    }
-  }
-
-  /**
-   * Routes the 256 addresses of the /24 with number `cell` through `ids`. False: no tbl8 is free for it,
-   * and the whole /24 now has NEXT_HOP_OVERFLOW.
-   */
-  fillBlock(cell: number, ids: Uint16Array): boolean {
-    if (isUniform(ids)) {
-      this.fill(cell, cell + 1, ids[0]);
-      return true;
-    }
-    const old = this.#words[cell];
-    if ((old & TBL8_BIT) !== 0) {
-      this.#refill(old & TBL8_MASK, ids);
-      return true;
-    }
-    const tbl8 = this.#tbl8s.allocate();
-    if (tbl8 < 0) {
-      this.fill(cell, cell + 1, NEXT_HOP_OVERFLOW);
-      return false;
-    }
-    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;
-    for (let i = 0; i < TBL8_CELLS; i++) {
-      this.#words[base + i] = ids[i] === 0 && this.keepCovered ? old : ids[i];
-    }
-    Atomics.store(this.#words, cell, TBL8_BIT | tbl8);
-    this.stores++;
-    return true;
-  }
-
-  /** For `DeferredFree`: no reader looks at `tbl8` any more. */
-  reclaim(tbl8: number): void {
-    this.#tbl8s.reclaim(tbl8);
-    this.reclaimed++;
-  }
-
-  #refill(tbl8: number, ids: Uint16Array): void {
-    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;
-    for (let i = 0; i < TBL8_CELLS; i++) {
-      if (this.#words[base + i] === ids[i] || (ids[i] === 0 && this.keepCovered)) continue;
-      this.#words[base + i] = ids[i];
-      this.stores++;
-    }
-  }
-}
-
 function isUniform(ids: Uint16Array): boolean {
   const first = ids[0];
   for (let i = 1; i < ids.length; i++) if (ids[i] !== first) return false;
@@ -621,14 +481,23 @@ const MOST_RETRIES = 4096;
  * first the cells are written that will need it no more, then it is moved, then those that become 0; with
  * a grace period after each, so that no reader takes an old cell for a new default or the reverse.
  */
-export class FibBuilder {
+export class FibBuilder extends FibReader {
+  /** Counts stores that a reader can see. */
+  stores = 0;
   readonly #rib: Rib;
   readonly #trie: Trie;
   readonly #nextHops: NextHopWriter;
   readonly #readers: readonly Reader[];
   readonly #header: Uint32Array;
-  readonly #fib: FibWriter;
-  readonly #reader: FibReader;
+  readonly #deferred: DeferredFree;
+  readonly #tbl8s = new IdPool(0, TBL8S);
+  /** Counts tbl8s that came free: a /24 that did not fit may fit now. */
+  #reclaimedTbl8s = 0;
+  /**
+   * While true no cell becomes 0, so that no address is without a route between a change of cells and
+   * a change of the default that cell 0 means.
+   */
+  #keepCovered = false;
   readonly #block = new Uint16Array(TBL8_CELLS);
   /** How far the batch has come. */
   #stage: "idle" | "covering" | "uncovering" = "idle";
@@ -662,19 +531,19 @@ export class FibBuilder {
     deferred: DeferredFree;
     readers: readonly Reader[];
   }) {
+    super(view);
     this.#rib = rib;
     this.#trie = rib.trie;
     this.#nextHops = nextHops;
     this.#readers = readers;
     this.#header = u32(view);
-    this.#fib = new FibWriter(view, deferred, !rib.whole);
-    this.#reader = new FibReader(view);
+    this.#deferred = deferred;
     this.#rebuild = !rib.whole;
-  }
-
-  /** Counts stores that a reader can see. */
-  get stores(): number {
-    return this.#fib.stores;
+    if (rib.whole) return;
+    for (let i = 0; i < TBL24_CELLS; i++) {
+      const cell = this.words[i];
+      if ((cell & TBL8_BIT) !== 0) this.#tbl8s.reserve(cell & TBL8_MASK);
+    }
   }
 
   /**
@@ -701,7 +570,7 @@ export class FibBuilder {
   #begin(): boolean {
     this.#retrying = this.#retryNextHops();
     const { lookupOrder, touched } = this.#rib;
-    if (lookupOrder !== this.#order && this.#fib.stores > 0) this.#rebuild = true;
+    if (lookupOrder !== this.#order && this.stores > 0) this.#rebuild = true;
     this.#order = lookupOrder;
     if (touched.length === 0 && !this.#rebuild && !this.#retrying) return false;
     this.#nodes = touched;
@@ -710,11 +579,11 @@ export class FibBuilder {
     this.#default = this.#chooseDefault();
     this.#fence();
     this.#stage = "uncovering";
-    if (this.#default !== this.#fib.defaultRoute) {
+    if (this.#default !== this.words[FIB_DEFAULT]) {
       this.#stage = "covering";
-      this.#fib.keepCovered = true;
+      this.#keepCovered = true;
       this.#write();
-      this.#fib.keepCovered = false;
+      this.#keepCovered = false;
     }
     return true;
   }
@@ -723,7 +592,8 @@ export class FibBuilder {
   #proceed(): boolean {
     if (this.#stage === "covering") {
       if (!isOver(this.#sinceCells)) return false;
-      this.#fib.defaultRoute = this.#default;
+      Atomics.store(this.words, FIB_DEFAULT, this.#default);
+      this.stores++;
       this.#sinceMove = new Grace(this.#readers);
       this.#stage = "uncovering";
     }
@@ -745,12 +615,12 @@ export class FibBuilder {
 
   /** As in `NetbaseWriter`. */
   get used() {
-    return { nextHops: this.#nextHops.used, tbl8s: this.#fib.used };
+    return { nextHops: this.#nextHops.used, tbl8s: this.#tbl8s.count };
   }
 
   /** How often room has come free. */
   get #reclaims(): number {
-    return this.#nextHops.reclaimed + this.#fib.reclaimed;
+    return this.#nextHops.reclaimed + this.#reclaimedTbl8s;
   }
 
   /**
@@ -794,7 +664,7 @@ export class FibBuilder {
     if (best === 0) return 0;
     // A predecessor's flows keep their members, too.
     const before = earlier === 0 && this.#rebuild
-      ? this.#reader.lookup(this.#trie.words[node + Node.prefix])
+      ? this.lookup(this.#trie.words[node + Node.prefix])
       : earlier;
     const length = this.#trie.words[node + Node.length];
     return attributes.nextHop(candidates.attributes(best), length, before);
@@ -816,12 +686,12 @@ export class FibBuilder {
   }
 
   #write(): void {
-    const stores = this.#fib.stores;
+    const stores = this.stores;
     if (this.#rebuild) this.#writeNode(ROOT, 0, ALL);
     else this.#writeBatch();
     const retries = this.#retrying ? take(this.#noTbl8, MOST_RETRIES) : [];
     for (const cell of retries) this.#writeCell(cell);
-    if (this.#fib.stores === stores) return;
+    if (this.stores === stores) return;
     this.#fence();
     this.#sinceCells = new Grace(this.#readers);
   }
@@ -874,10 +744,10 @@ export class FibBuilder {
     for (let side = 0; side < 2; side++) {
       const child = words[node + Node.child0 + side];
       if (child === 0) continue;
-      this.#fib.fill(cell, words[child + Node.prefix] >>> 8, id);
+      this.#fill(cell, words[child + Node.prefix] >>> 8, id);
       cell = this.#writeChild(child, pair, tables);
     }
-    this.#fib.fill(cell, end, id);
+    this.#fill(cell, end, id);
   }
 
   /** Writes `child` of a prefix whose routes are `pair`, and returns the cell after it. */
@@ -912,13 +782,13 @@ export class FibBuilder {
   #writeBlock(cell: number, pair: number, node: number): void {
     if (this.#hasOneRoute(node)) {
       const best = node === 0 ? 0 : this.#trie.words[node + Node.best];
-      this.#fib.fill(cell, cell + 1, this.#effective(this.#override(pair, best)));
+      this.#fill(cell, cell + 1, this.#effective(this.#override(pair, best)));
       this.#noTbl8.delete(cell);
       return;
     }
     this.#block.fill(this.#effective(pair));
     if (node !== 0) this.#overlay(node, pair);
-    if (this.#fib.fillBlock(cell, this.#block)) this.#noTbl8.delete(cell);
+    if (this.#fillBlock(cell, this.#block)) this.#noTbl8.delete(cell);
     else this.#noTbl8.add(cell);
   }
 
@@ -968,6 +838,61 @@ export class FibBuilder {
 
   #isThrow(id: number): boolean {
     return this.#nextHops.kind(id) === RTN_THROW;
+  }
+
+  /** Routes the /24s from number `from` to below `to` through one next hop. */
+  #fill(from: number, to: number, id: number): void {
+    if (id === 0 && this.#keepCovered) return;
+    for (let i = from; i < to; i++) {
+      const old = this.words[i];
+      if (old === id) continue;
+      this.words[i] = id;
+      this.stores++;
+      if ((old & TBL8_BIT) !== 0) this.#deferred.retire(this, old & TBL8_MASK);
+    }
+  }
+
+  /**
+   * Routes the 256 addresses of the /24 with number `cell` through `ids`. False: no tbl8 is free for it,
+   * and the whole /24 now has NEXT_HOP_OVERFLOW.
+   */
+  #fillBlock(cell: number, ids: Uint16Array): boolean {
+    if (isUniform(ids)) {
+      this.#fill(cell, cell + 1, ids[0]);
+      return true;
+    }
+    const old = this.words[cell];
+    if ((old & TBL8_BIT) !== 0) {
+      this.#refill(old & TBL8_MASK, ids);
+      return true;
+    }
+    const tbl8 = this.#tbl8s.allocate();
+    if (tbl8 < 0) {
+      this.#fill(cell, cell + 1, NEXT_HOP_OVERFLOW);
+      return false;
+    }
+    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;
+    for (let i = 0; i < TBL8_CELLS; i++) {
+      this.words[base + i] = ids[i] === 0 && this.#keepCovered ? old : ids[i];
+    }
+    Atomics.store(this.words, cell, TBL8_BIT | tbl8);
+    this.stores++;
+    return true;
+  }
+
+  /** For `DeferredFree`: no reader looks at `tbl8` any more. */
+  reclaim(tbl8: number): void {
+    this.#tbl8s.reclaim(tbl8);
+    this.#reclaimedTbl8s++;
+  }
+
+  #refill(tbl8: number, ids: Uint16Array): void {
+    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;
+    for (let i = 0; i < TBL8_CELLS; i++) {
+      if (this.words[base + i] === ids[i] || (ids[i] === 0 && this.#keepCovered)) continue;
+      this.words[base + i] = ids[i];
+      this.stores++;
+    }
   }
 }
 

@@ -9,8 +9,8 @@
  *     AttributeTable   what routes say beyond their key, and the next hop published for it
  */
 
-import { NEXT_HOP_OVERFLOW, NextHopFlag } from "./layout.ts";
-import type { Change, ListenerSlot, NextHopFields, NextHopWriter } from "./netbase_writer.ts";
+import { NEXT_HOP_OVERFLOW, NextHopFlag, nextHopWords } from "./layout.ts";
+import type { Change, ListenerSlot, NextHopWriter } from "./netbase_writer.ts";
 import {
   type Hop,
   isRefusal,
@@ -946,11 +946,10 @@ class AttributeTable {
     this.#defaults = 0;
     if (ids.length < 2) return ids.length === 0 ? 0 : this.nextHop(ids[0], 0, earlier);
     const flags = NextHopFlag.short;
-    const members = ids.map((id) => this.get(id)).map((set) => {
-      // In place of another route the kernel takes only the first hop of a multipath route.
-      return { fields: fieldsOf(set, flags, set.hops?.[0] ?? set), weight: 1 };
-    });
-    const whole = { ...refusal(KIND_GROUP), flags: flags | NextHopFlag.ordered };
+    // In place of another route the kernel takes only the first hop of a multipath route.
+    const members = ids.map((id) => this.get(id))
+      .map((set) => ({ words: wordsOf(set, flags, set.hops?.[0] ?? set), weight: 1 }));
+    const whole = nextHopWords(KIND_GROUP, { flags: flags | NextHopFlag.ordered });
     const id = this.#nextHops.publishGroup(whole, members, 0);
     if (id !== NEXT_HOP_OVERFLOW) [this.#defaults, this.#defaultsOf] = [id, ids.join()];
     return id;
@@ -1053,39 +1052,30 @@ function publish(
   flags: number,
   earlier: number,
 ): number {
-  if (set.unsupported) return nextHops.publish(refusal(KIND_UNSUPPORTED));
-  if (isRefusal(set.type)) return nextHops.publish(refusal(set.type));
+  if (set.unsupported) return nextHops.publish(nextHopWords(KIND_UNSUPPORTED));
+  if (isRefusal(set.type)) return nextHops.publish(nextHopWords(set.type));
   const alive = set.hops?.filter(isAlive) ?? [set];
   const members = alive.map((hop) => ({
-    fields: fieldsOf(set, flags, hop),
+    words: wordsOf(set, flags, hop),
     weight: "weight" in hop ? hop.weight : 1,
   }));
-  if (members.length === 1) return nextHops.publish(members[0].fields);
+  if (members.length === 1) return nextHops.publish(members[0].words);
   const groupFlags = flags | (set.nextHopId !== 0 ? NextHopFlag.object : 0);
   const { scope, source, mtu } = set;
-  const whole = { kind: KIND_GROUP, scope, flags: groupFlags, source, mtu, gateway: 0, ifindex: 0 };
+  const whole = nextHopWords(KIND_GROUP, { scope, flags: groupFlags, source, mtu });
   return nextHops.publishGroup(whole, members, earlier);
 }
 
 /** One way of a route. Tegula cannot follow a way without an interface. */
-function fieldsOf(
+function wordsOf(
   set: AttributeSet,
   flags: number,
   way: { gateway: number; ifindex: number; flags: number },
-): NextHopFields {
-  if (set.unsupported) return refusal(KIND_UNSUPPORTED);
-  if (way.ifindex === 0 && set.type !== RTN_LOCAL) return refusal(KIND_UNSUPPORTED);
-  return {
-    kind: set.type,
-    scope: set.scope,
-    flags: flags | ((way.flags & RTNH_F_ONLINK) !== 0 ? NextHopFlag.onlink : 0),
-    gateway: way.gateway,
-    ifindex: way.ifindex,
-    source: set.source,
-    mtu: set.mtu,
-  };
-}
-
-function refusal(kind: number): NextHopFields {
-  return { kind, scope: 0, flags: 0, gateway: 0, ifindex: 0, source: 0, mtu: 0 };
+) {
+  const { type, scope, source, mtu, unsupported } = set;
+  const { gateway, ifindex } = way;
+  if (unsupported || (ifindex === 0 && type !== RTN_LOCAL)) return nextHopWords(KIND_UNSUPPORTED);
+  const isOnLink = (way.flags & RTNH_F_ONLINK) !== 0;
+  const all = flags | (isOnLink ? NextHopFlag.onlink : 0);
+  return nextHopWords(type, { scope, flags: all, gateway, ifindex, source, mtu });
 }

@@ -255,28 +255,28 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("netbase/netbase_writer.ts", ["unit/netbase/fib_test"], [
     {
       name: "fib: a tbl8 is used again without a grace period",
-      in: "FibWriter.fill",
+      in: "FibBuilder.#fill",
       from: "this.#deferred.retire(this, old & TBL8_MASK);",
       to: "this.reclaim(old & TBL8_MASK);",
     },
     {
       name: "fib: tbl8s are lost",
-      in: "FibWriter.fill",
+      in: "FibBuilder.#fill",
       from: "if ((old & TBL8_BIT) !== 0) this.#deferred.retire(this, old & TBL8_MASK);",
       to: "",
     },
     {
       name: "fib: cells say 0 before the default has moved",
-      in: "FibWriter.fill",
-      from: "if (id === 0 && this.keepCovered) return;",
+      in: "FibBuilder.#fill",
+      from: "if (id === 0 && this.#keepCovered) return;",
       to: "",
       tests: ["unit/netbase/store"],
     },
     {
       name: "fib: a tbl8 is published before it is filled",
-      in: "FibWriter.fillBlock",
+      in: "FibBuilder.#fillBlock",
       from: "const base = TBL24_CELLS + tbl8 * TBL8_CELLS;",
-      to: "Atomics.store(this.#words, cell, TBL8_BIT | tbl8);\n" +
+      to: "Atomics.store(this.words, cell, TBL8_BIT | tbl8);\n" +
         "    const base = TBL24_CELLS + tbl8 * TBL8_CELLS;",
       tests: ["unit/netbase/store"],
     },
