@@ -86,7 +86,8 @@ export class Rib {
    * Shows with `commit()`.
    */
   add(route: Readonly<Route>, nlmsgFlags: number): void {
-    const node = this.#nodeOf(route);
+    checkTable(route);
+    const node = this.trie.insert(route.destination, route.prefixLength);
     const list = listOf(node, route.table);
     const attributes = this.attributes.intern(route);
     const place = this.#seek(list, route);
@@ -108,7 +109,8 @@ export class Rib {
    * arrived meanwhile are to be applied after the dump.
    */
   addFromDump(route: Readonly<Route>): void {
-    const node = this.#nodeOf(route);
+    checkTable(route);
+    const node = this.trie.insertNext(route.destination, route.prefixLength);
     const list = listOf(node, route.table);
     const attributes = this.attributes.intern(route);
     const place = this.#seek(list, route);
@@ -309,14 +311,6 @@ export class Rib {
     return ids;
   }
 
-  /** The node of a route's prefix, made when it is not there. */
-  #nodeOf(route: Readonly<Route>): number {
-    if (route.table !== RT_TABLE_LOCAL && route.table !== RT_TABLE_MAIN) {
-      throw new RangeError(`routing table ${route.table} is not mirrored`);
-    }
-    return this.trie.insert(route.destination, route.prefixLength);
-  }
-
   #seek(list: number, route: Readonly<Route>): Place {
     const place: Place = { before: 0, first: 0, last: 0, match: 0 };
     let candidate = this.trie.words[list];
@@ -482,6 +476,11 @@ export class Rib {
   }
 }
 
+function checkTable({ table }: Readonly<Route>): void {
+  if (table === RT_TABLE_LOCAL || table === RT_TABLE_MAIN) return;
+  throw new RangeError(`routing table ${table} is not mirrored`);
+}
+
 function listOf(node: number, table: number): number {
   return node + (table === RT_TABLE_LOCAL ? Node.local : Node.main);
 }
@@ -529,10 +528,15 @@ export class Trie {
   #next = ROOT + NODE_WORDS;
   /** Freed nodes, chained by their parent word. */
   #free = 0;
+  /** The node of the last `insertNext`. */
+  #last = ROOT;
 
-  /** The node of a prefix, made when it is not there. `prefix` has no bits beyond `length`. */
-  insert(prefix: number, length: number): number {
-    let node = ROOT;
+  /**
+   * The node of a prefix, made when it is not there. `prefix` has no bits beyond `length`. The search begins
+   * at `from`, which covers it.
+   */
+  insert(prefix: number, length: number, from = ROOT): number {
+    let node = from;
     while (this.words[node + Node.length] !== length) {
       const words = this.words;
       const link = node + Node.child0 + bitAt(prefix, words[node + Node.length]);
@@ -545,6 +549,16 @@ export class Trie {
       else return this.#split(node, child, common, prefix, length);
     }
     return node;
+  }
+
+  /** The same, from the prefix of the last call on: of prefixes in order most are a few steps away. */
+  insertNext(prefix: number, length: number): number {
+    const { words } = this;
+    let from = this.#last;
+    while (words[from + Node.length] > length || !this.covers(from, prefix)) {
+      from = words[from + Node.parent];
+    }
+    return this.#last = this.insert(prefix, length, from);
   }
 
   prefix(node: number): { prefix: number; length: number } {
@@ -583,19 +597,18 @@ export class Trie {
    * branch. Does nothing to a node that is removed already.
    */
   prune(node: number): void {
+    const { words } = this;
     let current = node;
     while (current !== ROOT && current !== 0) {
-      if (this.words[current + Node.length] === FREED) return;
-      const [child0, child1] = [
-        this.words[current + Node.child0],
-        this.words[current + Node.child1],
-      ];
-      if (this.words[current + Node.local] !== 0 || this.words[current + Node.main] !== 0) return;
-      // It is in the FIB, or touched.
-      if (this.words[current + Node.best] !== 0) return;
+      if (words[current + Node.length] === FREED) return;
+      // It has candidates, or its best is not 0: it is in the FIB, or touched.
+      if ((words[current + Node.local] | words[current + Node.main]) !== 0) return;
+      if (words[current + Node.best] !== 0) return;
+      const child0 = words[current + Node.child0];
+      const child1 = words[current + Node.child1];
       if (child0 !== 0 && child1 !== 0) return;
       const child = child0 !== 0 ? child0 : child1;
-      const parent = this.words[current + Node.parent];
+      const parent = words[current + Node.parent];
       this.#replaceChild(parent, current, child);
       this.#release(current);
       current = child === 0 ? parent : 0;
@@ -688,6 +701,7 @@ export class Trie {
   }
 
   #release(node: number): void {
+    if (node === this.#last) this.#last = ROOT;
     this.words[node + Node.parent] = this.#free;
     this.words[node + Node.length] = FREED;
     this.#free = node;
@@ -857,7 +871,8 @@ class AttributeTable {
   readonly #nextHops: NextHopWriter;
   /** Sets that lost their last candidate, and whose next hops may still be in the FIB. */
   readonly #dying = new Set<AttributeSet>();
-  #last: AttributeSet | undefined;
+  /** Sets that were interned lately, by their gateways. */
+  readonly #recent: (AttributeSet | undefined)[] = Array(RECENT).fill(undefined);
   /** The group of default routes, the sets in it, and earlier groups, which may still be in the FIB. */
   #defaults = 0;
   #defaultsOf = "";
@@ -878,9 +893,11 @@ class AttributeTable {
 
   /** The id of the set that equals `attributes`, retained. */
   intern(attributes: Readonly<RouteAttributes>): number {
-    // Neighbouring routes of a full table mostly have the same attributes.
-    if (this.#last !== undefined && isEqual(this.#last, attributes, 0)) {
-      return this.#hold(this.#last);
+    // Most routes of a full table differ in the gateway alone: that needs neither hash nor lookup.
+    const recent = this.#recent[recentOf(attributes)];
+    if (recent !== undefined && isEqual(recent, attributes, 0)) {
+      recent.count++;
+      return recent.id;
     }
     const hash = hashOf(attributes);
     const alike = this.#byHash.get(hash);
@@ -914,7 +931,7 @@ class AttributeTable {
       const alike = this.#byHash.get(set.hash)!.filter((other) => other !== set);
       if (alike.length === 0) this.#byHash.delete(set.hash);
       else this.#byHash.set(set.hash, alike);
-      if (this.#last === set) this.#last = undefined;
+      if (this.#recent[recentOf(set)] === set) this.#recent[recentOf(set)] = undefined;
     }
     this.#dying.clear();
     for (const id of this.#formerDefaults.splice(0)) this.#nextHops.release(id);
@@ -966,9 +983,17 @@ class AttributeTable {
 
   #hold(set: AttributeSet): number {
     set.count++;
-    this.#last = set;
+    this.#recent[recentOf(set)] = set;
     return set.id;
   }
+}
+
+/** Sets that are remembered as recent: as many as a byte of a hash tells apart. */
+const RECENT = 256;
+
+/** Where a set is among the recent ones. */
+function recentOf({ gateway }: Readonly<RouteAttributes>): number {
+  return Math.imul(gateway, 0x9e3779b1) >>> 24;
 }
 
 /** Whether two sets are equal, apart from `ignored` flags. */

@@ -405,8 +405,6 @@ export class RoutesTable implements Table {
   readonly #notices: Notices;
   readonly #note: ((route: Readonly<Route>) => void) | undefined;
   readonly #route = emptyRoute();
-  #lastGateway = 0;
-  #lastIfindex = 0;
 
   /** `note` is called with each route of a message; it is valid only during the call. */
   constructor(rib: Rib, { nextHops, notices, note }: {
@@ -435,7 +433,6 @@ export class RoutesTable implements Table {
 
   beginSync(): void {
     this.gateways.clear();
-    this.#lastIfindex = 0;
     this.#rib.beginSync();
   }
 
@@ -485,13 +482,13 @@ export class RoutesTable implements Table {
   }
 
   #noteGateway({ ifindex, gateway, flags }: Readonly<Hop | Route>): void {
-    // A full table has few gateways: usually it is the previous one again.
-    if (gateway === this.#lastGateway && ifindex === this.#lastIfindex) return;
-    this.#lastGateway = gateway;
-    this.#lastIfindex = ifindex;
-    if (gateway === 0 || this.gateways.size >= MOST_GATEWAYS) return;
-    const onlink = (flags & RTNH_F_ONLINK) !== 0 || this.gateways.get(ifindex, gateway) === true;
-    this.gateways.set(ifindex, gateway, onlink);
+    if (gateway === 0) return;
+    const isOnLink = (flags & RTNH_F_ONLINK) !== 0;
+    const known = this.gateways.get(ifindex, gateway);
+    // A full table has few gateways: usually it is one of them again.
+    if (known === undefined ? this.gateways.size < MOST_GATEWAYS : isOnLink && !known) {
+      this.gateways.set(ifindex, gateway, isOnLink);
+    }
   }
 
   /**
