@@ -27,7 +27,7 @@ import * as cached from "./route_cache.ts";
 import * as counted from "./traffic.ts";
 
 // Own constants, see rings.ts.
-const { countBatch, layout: { ONE_PACKET }, PortCell, ticksOf } = counted;
+const { countBatch, layout: { PENDING_SHIFT }, PortCell, ticksOf } = counted;
 const { RECEIVE_HEADER_WORDS } = shared;
 const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route;
 const { layout: { MOST_WORDS, Route }, NO_PEER } = cached;
@@ -39,8 +39,6 @@ const { flowHash, fold, halves, isPeer, MOST_BYTES, sumWords, swap16 } = frame;
 const COUNT = NET.index;
 const BATCHES = HISTOGRAMS.rx_batch;
 
-/** What `TrafficCounter.pending` gets for a packet, apart from its UDP length. */
-const EMPTY_PACKET = ONE_PACKET - UDP_BYTES;
 /** EtherType of IPv4, read little-endian. */
 const ETH_P_IP_LE = swap16(ETH_P_IP);
 /** A frame begins at this byte of a word, so that the IPv4 header after an Ethernet header is aligned. */
@@ -261,7 +259,7 @@ export class Receiver {
     countBatch(this.#counters, BATCHES, count);
     port.cells[SocketCell.rxPackets] += count;
     port.cells[SocketCell.rxBytes] += batch.frameBytes;
-    this.#traffic.passed(count);
+    this.#traffic.passed(batch.frameBytes);
     // Frames that were given back are whole as long as the fill ring has none of them.
     if (this.#capture.wanted) this.#capture.received(batch, count, this.#umem.bytes);
     return count;
@@ -396,7 +394,9 @@ export class Receiver {
       packets[p + Packet.length] = udpLength - UDP_BYTES;
       packets[p + Packet.interface] = device;
       packets[p + Packet.sum] = rest;
-      pending[(ports & 0xffff) << 1] += udpLength + EMPTY_PACKET;
+      const port = (ports & 0xffff) << PENDING_SHIFT;
+      pending[port + PortCell.rxPackets]++;
+      pending[port + PortCell.rxBytes] += udpLength - UDP_BYTES;
       packets[p + Packet.tosTtl] = (first & TOS_BITS) | (third & TTL_BITS);
       others--;
     }

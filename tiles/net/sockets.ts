@@ -21,7 +21,15 @@ import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { RTN_BROADCAST } from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
 import { type Capture, CaptureFlag } from "./capture.ts";
-import { CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, type Umem } from "./rings.ts";
+import {
+  CHECKSUM_PARTIAL,
+  LOOK_UP,
+  Packet,
+  PACKET_HEADER_BYTES,
+  PACKET_SHIFT,
+  PAYLOAD_AT,
+  type Umem,
+} from "./rings.ts";
 import { type Dispatch, type Recipient, RxBatch } from "./rx.ts";
 import { PortCell, ticksOf, type TrafficCounter } from "./traffic.ts";
 
@@ -93,6 +101,7 @@ export class SocketReceiver {
     this.#counters[NET.index.rx_socket] += count;
     frames.set(received.subarray(0, RECEIVE_HEADER_WORDS));
     this.#batch.arrival = ticksOf(frames[0], frames[1]);
+    let total = 0;
     for (let i = 0; i < count; i++) {
       const at = RECEIVE_HEADER_WORDS + i * UDP_DESCRIPTOR_WORDS;
       const p = i << PACKET_SHIFT;
@@ -107,6 +116,7 @@ export class SocketReceiver {
       times[2 * i + 1] = received[at + UdpDescriptor.timeHigh] || frames[1];
       packets[p + Packet.route] = LOOK_UP;
       packets[p + Packet.sum] = CHECKSUM_PARTIAL;
+      total += packets[p + Packet.length] + PACKET_HEADER_BYTES;
       const isCut = (received[at + UdpDescriptor.length] & UDP_TRUNCATED) !== 0;
       const refused = isCut ? NET.index.rx_drop_truncated : this.#deliver(i, p);
       this.#counters[refused === 0 ? NET.index.rx_delivered : refused]++;
@@ -117,7 +127,7 @@ export class SocketReceiver {
         this.#capture.datagram(0, refused, received.subarray(at), bytes);
       }
     }
-    this.#traffic.passed(count);
+    this.#traffic.passed(total);
     return count;
   }
 

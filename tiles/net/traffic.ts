@@ -47,13 +47,14 @@ const PORTS = 1 << 16;
 export const TRAFFIC_BYTES = (PORTS_AT + PORTS * RECORD) * 8;
 
 /**
- * A packet without payload in `TrafficCounter.pending`; its bytes are added. As many packets as
- * `MOST_PENDING` of the longest have fewer bytes than one of these, and the sum is exact.
+ * log2 of the words of a port in `TrafficCounter.pending`. They are signed and 32 bits long, so V8 adds to
+ * them without conversions and checks. That is enough for this many bytes and one more batch of the longest
+ * datagrams.
  */
-const ONE_PACKET = 2 ** 33;
-const MOST_PENDING = 1 << 17;
+const PENDING_SHIFT = 2;
+const MOST_PENDING = 2 ** 30;
 /** For other modules, see rings.ts. */
-export const layout = { ONE_PACKET } as const;
+export const layout = { PENDING_SHIFT } as const;
 
 /** Runs of answers with one arrival that wait for the clock. */
 const RUNS = 64;
@@ -98,10 +99,10 @@ export class TrafficCounter {
   readonly #traffic: Traffic;
   readonly #ports: Float64Array;
   /**
-   * What the region does not have yet: two cells for each port, what was received and what was sent,
-   * each of packets × ONE_PACKET + bytes of payload. After adding to it, call `passed`.
+   * What the region does not have yet: for each port its packets and bytes of payload, received and sent, by
+   * `PortCell`. After adding to it, call `passed`.
    */
-  readonly pending = new Float64Array(2 * PORTS);
+  readonly pending = new Int32Array(PORTS << PENDING_SHIFT);
   #passed = 0;
   readonly #dispatch: Pick<Dispatch, "serves" | "ports">;
   readonly #counters: Float64Array;
@@ -139,18 +140,22 @@ export class TrafficCounter {
 
   /** Counts a received datagram that some pass over its batch did not. */
   received(port: number, bytes: number): void {
-    this.pending[port << 1] += ONE_PACKET + bytes;
+    const at = port << PENDING_SHIFT;
+    this.pending[at + PortCell.rxPackets]++;
+    this.pending[at + PortCell.rxBytes] += bytes;
   }
 
   /** A datagram that was counted as received is dropped. */
   notReceived(port: number, bytes: number): void {
-    this.pending[port << 1] -= ONE_PACKET + bytes;
+    const at = port << PENDING_SHIFT;
+    this.pending[at + PortCell.rxPackets]--;
+    this.pending[at + PortCell.rxBytes] -= bytes;
   }
 
-  /** `count` packets have been added to `pending`. */
-  passed(count: number): void {
-    this.#passed += count;
-    if (this.#passed > MOST_PENDING - BATCH) this.flush();
+  /** Packets of a batch, `bytes` long with their headers, have been added to `pending`. */
+  passed(bytes: number): void {
+    this.#passed += bytes;
+    if (this.#passed > MOST_PENDING) this.flush();
   }
 
   /** Adds what is pending to the region. */
@@ -164,14 +169,11 @@ export class TrafficCounter {
   #flush(port: number): void {
     const { pending } = this;
     const cells = this.#ports;
-    const at = port << RECORD_SHIFT;
-    for (
-      const [cell, i] of [[PortCell.rxPackets, port << 1], [PortCell.txPackets, (port << 1) + 1]]
-    ) {
-      const packets = Math.floor(pending[i] / ONE_PACKET);
-      cells[at + cell] += packets;
-      cells[at + cell + 1] += pending[i] - packets * ONE_PACKET;
-      pending[i] = 0;
+    const from = port << PENDING_SHIFT;
+    const to = port << RECORD_SHIFT;
+    for (let cell = 0; cell <= PortCell.txBytes; cell++) {
+      cells[to + cell] += pending[from + cell];
+      pending[from + cell] = 0;
     }
   }
 

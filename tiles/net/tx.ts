@@ -27,7 +27,7 @@ import * as counted from "./traffic.ts";
 
 // Own constants, see rings.ts.
 const { Descriptor, LARGEST_PAYLOAD, REFLECTED } = link;
-const { layout: { ONE_PACKET }, PortCell } = counted;
+const { layout: { PENDING_SHIFT }, PortCell } = counted;
 const { appBit, BEGIN_BITS, layout: { MOST_WORDS, Route }, LINK_BYTES, TICK_BITS } = cached;
 const { dropCounter, Outcome, UNRESOLVED } = cached;
 const { BATCH, CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PACKET_WORDS } = frame;
@@ -263,6 +263,7 @@ export class Transmitter {
     const bit = appBit(index);
     const bits = TICK_BITS | bit;
     const checked = (cache.tick & TICK_BITS) | bit;
+    let total = 0;
     for (let i = 0; i < count; i++) {
       const p = (i & (BATCH - 1)) << PACKET_SHIFT;
       const offset = packets[p + Packet.offset];
@@ -291,9 +292,12 @@ export class Transmitter {
       }
       packets[p + Packet.route] = r;
       // An invalid length adds no more than the longest.
-      pending[(port << 1) + 1] += (length & 0xffff) + ONE_PACKET;
+      const bytes = length & 0xffff;
+      pending[(port << PENDING_SHIFT) + PortCell.txPackets]++;
+      pending[(port << PENDING_SHIFT) + PortCell.txBytes] += bytes;
+      total += bytes + PACKET_HEADER_BYTES;
     }
-    this.#traffic.passed(count);
+    this.#traffic.passed(total);
   }
 
   /** Gives a frame to each that has a route. */
@@ -369,10 +373,10 @@ export class Transmitter {
     const checked = (cache.tick & TICK_BITS) | bit;
     // Nothing changes in here.
     const isCurrent = changes === cache.changes;
+    const { pending } = this.#traffic;
     let port: XdpPort | undefined;
     let number = -1;
     let room = 0;
-    const pending = this.#traffic.pending;
     let frameBytes = 0;
     let i = from;
     for (; i < end; i++) {
@@ -391,7 +395,7 @@ export class Transmitter {
       if (ports >>> 16 === 0) break;
       const outcome = routes[(r & MOST_WORDS) + Route.outcome];
       if (outcome >>> 24 !== number) {
-        if (port !== undefined) port.cells[SocketCell.txBytes] += frameBytes;
+        if (port !== undefined) this.#countBytes(port, frameBytes);
         frameBytes = 0;
         number = outcome >>> 24;
         port = xdpPorts[number];
@@ -404,16 +408,17 @@ export class Transmitter {
       const size = length + PAYLOAD_AT - begin;
       port!.queue(at + begin, size);
       frameBytes += size;
-      pending[((ports & 0xffff) << 1) + 1] += length + ONE_PACKET;
+      const cells = (ports & 0xffff) << PENDING_SHIFT;
+      pending[cells + PortCell.txPackets]++;
+      pending[cells + PortCell.txBytes] += length;
     }
     if (i > from) {
-      port!.cells[SocketCell.txBytes] += frameBytes;
+      this.#countBytes(port!, frameBytes);
       // Requests are answered in their order: if the first and the last came together, all did.
       const first = arrival || packets[picked[from] + Packet.arrival];
       const last = arrival || packets[picked[i - 1] + Packet.arrival];
       if (first === last) this.#traffic.answered(first, i - from);
       else this.#traffic.answeredEach(packets, picked, from, i);
-      this.#traffic.passed(i - from);
     }
     if (this.#capture.wanted) {
       for (let j = from; j < i; j++) {
@@ -421,6 +426,12 @@ export class Transmitter {
       }
     }
     return i;
+  }
+
+  /** Counts bytes of frames that were queued for the transmit ring of `port`. */
+  #countBytes(port: XdpPort, frameBytes: number): void {
+    port.cells[SocketCell.txBytes] += frameBytes;
+    this.#traffic.passed(frameBytes);
   }
 
   /** Shows a packet that was queued for a transmit ring, its frame at `at`. */

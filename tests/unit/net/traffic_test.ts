@@ -122,7 +122,7 @@ Deno.test("however many of the longest datagrams come between two housekeepings,
   const [bursts, count, bytes] = [10_000, 64, 65_507];
   for (let i = 0; i < bursts; i++) {
     for (let j = 0; j < count; j++) counter.received(53, bytes);
-    counter.passed(count);
+    counter.passed(count * bytes);
   }
   counter.flush();
   const cells = new Traffic(traffic).port(53);
