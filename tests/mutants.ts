@@ -866,7 +866,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "transmit: more is sent back than a ring takes",
       in: "Transmitter.#turnRound",
-      from: "if (room-- === 0) break;",
+      from: "if (queued === full) break;",
       to: "",
       tests: ["unit/net/reflect_crowd"],
     },

@@ -20,7 +20,7 @@ import type { Sender } from "./tx.ts";
 
 // Own constants, see rings.ts.
 const { Descriptor, PAYLOAD_MARGIN } = link;
-const { BATCH, LOOK_UP, MOST_BYTES, Packet, PACKET_SHIFT } = frame;
+const { COUNT_BITS, LOOK_UP, MOST_BYTES, Packet, PACKET_SHIFT } = frame;
 const { appBit, layout: { MOST_WORDS, Route }, SHARED_BIT, TICK_BITS } = cached;
 const LINK_FULL = NET.index.rx_drop_app_link_full;
 
@@ -98,9 +98,10 @@ export class AllowedPeers {
     const cache = this.#cache;
     const bit = this.#bit;
     let checked = (cache.tick & TICK_BITS) | bit;
-    let i = from;
-    for (; i < end; i++) {
-      const p = (i & (BATCH - 1)) << PACKET_SHIFT;
+    const limit = end & COUNT_BITS;
+    let i = from & COUNT_BITS;
+    for (; i < limit; i++) {
+      const p = i << PACKET_SHIFT;
       if (packets[p + Packet.app] !== app) break;
       const r = packets[p + Packet.route];
       if (
@@ -444,11 +445,11 @@ export class AppPort implements Recipient, Sender {
     const timeHigh = frames[1];
     const room = requests.depth - ((requests.pushed - this.#reclaimed) | 0);
     const end = this.peers.addRun(packets, from, count);
-    const most = Math.min(end, from + room);
+    const most = Math.min(end, from + room) & COUNT_BITS;
     const copies = this.#copies;
-    let i = from;
+    let i = from & COUNT_BITS;
     for (; i < most; i++) {
-      const p = (i & (BATCH - 1)) << PACKET_SHIFT;
+      const p = i << PACKET_SHIFT;
       const at = requests.slot();
       const offset = packets[p + Packet.offset];
       const length = packets[p + Packet.length];

@@ -142,6 +142,8 @@ export class InlineApp implements Recipient, Sender {
 class InlineRequests implements Datagrams {
   readonly bytes: Uint8Array;
   readonly #umem: Umem;
+  /** Where the UMEM's large buffers begin. */
+  readonly #framesEnd: number;
   /** Addresses of the current datagram, once they were asked for. */
   readonly #source = new Address();
   readonly #destination = new Address();
@@ -165,6 +167,7 @@ class InlineRequests implements Datagrams {
     this.#timeBits = packetTimes ? -1 : 0;
     this.#times = packetTimes ? batch.times : batch.frames;
     this.#umem = umem;
+    this.#framesEnd = umem.framesEnd;
     this.#batch = batch;
     this.#packets = batch.packets;
   }
@@ -229,7 +232,7 @@ class InlineRequests implements Datagrams {
 
   /** Whether that is a frame, in which there is room for headers before the payload. */
   get isFramed(): boolean {
-    return this.isHere && !this.#umem.isLarge(this.offset);
+    return this.isHere && this.offset < this.#framesEnd;
   }
 
   /** Gives away the frame of the packet at word `p`. */

@@ -99,9 +99,16 @@ export const PAYLOAD_AT = IP_AT + PACKET_HEADER_BYTES;
 
 /** The most packets in a batch, received or sent; a power of two. */
 export const BATCH = 64;
+/**
+ * All bits of the number of packets in a batch. Masking with it changes none, but tells V8 that a loop's
+ * counter is small, and so are the indices that follow from it: none overflows, and none is checked for that.
+ */
+export const COUNT_BITS = 2 * BATCH - 1;
 /** log2 of the words of a packet's description: that of packet `i` begins at word `i << PACKET_SHIFT`. */
 export const PACKET_SHIFT = 4;
 export const PACKET_WORDS = 1 << PACKET_SHIFT;
+/** The same for words at which descriptions begin. */
+export const PACKETS_BITS = (BATCH << PACKET_SHIFT) - 1;
 
 /**
  * Word offsets in the description of a packet. It is written once, as the packet arrives, and carried
@@ -178,24 +185,16 @@ export function halves(word: number): number {
 
 /**
  * One's complement sum, not folded, of `length` bytes from word `at` of `words`, an odd last byte
- * padded with zero. At most 65,535 bytes, so that the sum stays below 2³².
+ * padded with zero. At most 65,535 bytes, so that the sum stays below 2³¹.
  */
 export function sumWords(words: Int32Array, at: number, length: number): number {
   const end = at + (length >>> 2);
-  let low = 0;
-  let high = 0;
-  for (; at < end; at++) {
-    const word = words[at];
-    low += word & 0xffff;
-    high += word >>> 16;
-  }
+  // As signed words, so that V8 does not check each sum for an overflow.
+  let sum = 0;
+  for (; at < end; at++) sum = (sum + halves(words[at])) | 0;
   const rest = length & 3;
-  if (rest !== 0) {
-    const word = words[at] & ((1 << (rest << 3)) - 1);
-    low += word & 0xffff;
-    high += word >>> 16;
-  }
-  return low + high;
+  if (rest !== 0) sum = (sum + halves(words[at] & ((1 << (rest << 3)) - 1))) | 0;
+  return sum;
 }
 
 /**
@@ -385,12 +384,12 @@ export class XdpPort {
   readonly #setup: XdpSocketSetup;
   #fill: number;
   readonly #tx: number;
-  /** (offset, length) pairs to be transmitted, oldest first. */
-  readonly #batch: Uint32Array;
+  /** (offset, length) pairs to be transmitted, oldest first, up to word `queueEnd`. */
+  readonly queue: Uint32Array;
   readonly #frames = new Uint32Array(BATCH);
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
   readonly #cursors = new Uint32Array(XSK_CURSORS);
-  /** Its counts, by `SocketCell`. Bytes and received packets are counted by receiver and transmitter. */
+  /** Its counts, by `SocketCell`. What it receives is counted by the receiver. */
   readonly cells: Float64Array;
   #queued = 0;
   #filled = 0;
@@ -413,7 +412,7 @@ export class XdpPort {
     this.cells = cells;
     this.#fill = setup.fill;
     this.#tx = setup.tx;
-    this.#batch = new Uint32Array(2 * setup.tx);
+    this.queue = new Uint32Array(2 * setup.tx);
   }
 
   /** Continues with the rings as the predecessor, which has ended, left them. */
@@ -464,8 +463,8 @@ export class XdpPort {
   dropQueued(visit: (offset: number) => void): number {
     const count = this.#queued;
     for (let i = 0; i < count; i++) {
-      visit(this.#batch[2 * i]);
-      this.#umem.give(this.#batch[2 * i]);
+      visit(this.queue[2 * i]);
+      this.#umem.give(this.queue[2 * i]);
     }
     this.#queued = 0;
     return count;
@@ -516,11 +515,17 @@ export class XdpPort {
     }
   }
 
-  /** Queues `length` bytes at `offset` of the UMEM. Only while there is `room`. */
-  queue(offset: number, length: number): void {
-    this.#batch[2 * this.#queued] = offset;
-    this.#batch[2 * this.#queued + 1] = length;
-    this.#queued++;
+  get queueEnd(): number {
+    return 2 * this.#queued;
+  }
+
+  /**
+   * Queues the frames of the UMEM, `bytes` long together, that were written to `queue` from `queueEnd` up
+   * to word `end`. No more than there is `room` for.
+   */
+  queueUpTo(end: number, bytes: number): void {
+    this.#queued = end >>> 1;
+    this.cells[SocketCell.txBytes] += bytes;
   }
 
   /**
@@ -529,11 +534,11 @@ export class XdpPort {
    */
   flush(): number {
     if (this.#queued === 0) return 0;
-    const taken = Math.max(0, this.#xsk.transmit(this.#slot, this.#batch, this.#queued));
+    const taken = Math.max(0, this.#xsk.transmit(this.#slot, this.queue, this.#queued));
     this.#transmitting += taken;
     this.#queued -= taken;
     this.cells[SocketCell.txPackets] += taken;
-    if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));
+    if (this.#queued > 0) this.queue.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));
     return taken;
   }
 
@@ -560,7 +565,7 @@ export class XdpPort {
    * is on its rings.
    */
   unfinished(): boolean {
-    if (this.#transmitting > 0) this.#xsk.transmit(this.#slot, this.#batch, 0);
+    if (this.#transmitting > 0) this.#xsk.transmit(this.#slot, this.queue, 0);
     return this.#queued > 0;
   }
 

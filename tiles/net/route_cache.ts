@@ -63,7 +63,7 @@ const Route = {
 } as const;
 
 /** For other modules. Constants that are exported by themselves V8 does not fold here, see rings.ts. */
-export const layout = { MOST_WORDS, Route } as const;
+export const layout = { MOST_WORDS, Route, isAdmitted } as const;
 
 /** In the word `checked`: the low bits of the tick. */
 export const TICK_BITS = 0xff;
@@ -110,6 +110,12 @@ const NO_NEIGHBOR = -2;
 
 /** Instead of the index of an entry: the neighbour is not known, so there is none. */
 export const UNRESOLVED = -1;
+
+/** Whether `length` bytes can be sent at once by an entry with this outcome. */
+function isAdmitted(outcome: number, length: number): boolean {
+  // A negative outcome has no largest payload: only those by an AF_XDP socket pass here.
+  return (outcome | ((outcome & 0xffff) - length)) >= 0;
+}
 
 export function dropCounter(outcome: number): number {
   return DROPS_BELOW - outcome;
@@ -211,15 +217,13 @@ export class RouteCache {
    * may have evicted it since. If `r` is negative there is none.
    */
   leads(r: number, peer: number, local: number, length: number): boolean {
-    return r >= 0 && this.#is(r & MOST_WORDS, peer, local, 0) && this.admits(r, length);
+    return r >= 0 && this.isOf(r, peer, local) &&
+      isAdmitted(this.words[(r & MOST_WORDS) + Route.outcome], length);
   }
 
-  /** Whether `length` bytes can be sent at once by entry `r`, if there is one. */
-  admits(r: number, length: number): boolean {
-    if (r < 0) return false;
-    // A negative outcome has no largest payload: only those by an AF_XDP socket pass here.
-    const outcome = this.words[(r & MOST_WORDS) + Route.outcome];
-    return (outcome | ((outcome & 0xffff) - length)) >= 0;
+  /** Whether entry `r`, which was found for this key earlier, is still there. */
+  isOf(r: number, peer: number, local: number): boolean {
+    return this.#is(r & MOST_WORDS, peer, local, 0);
   }
 
   #is(r: number, peer: number, local: number, member: number): boolean {

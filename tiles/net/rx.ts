@@ -31,7 +31,8 @@ const { countBatch, layout: { PENDING_SHIFT }, PortCell, ticksOf } = counted;
 const { RECEIVE_HEADER_WORDS } = shared;
 const { RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST } = route;
 const { layout: { MOST_WORDS, Route }, NO_PEER } = cached;
-const { BATCH, CHECKSUM_PARTIAL, SocketCell, CHECKSUM_VALID, Packet, PACKET_SHIFT } = frame;
+const { BATCH, CHECKSUM_PARTIAL, COUNT_BITS, SocketCell, CHECKSUM_VALID, Packet, PACKET_SHIFT } =
+  frame;
 const { ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETHERNET_BYTES, MOST_TAGS, TAG_BYTES } = frame;
 const { IP_DESTINATION, IP_PROTOCOL, IP_SOURCE, IPPROTO_UDP, IPV4_BYTES, VERSION_WORD } = frame;
 const { PACKET_HEADER_BYTES, PAYLOAD, UDP_BYTES, UDP_CONSTANT_SUM, UDP_PORTS } = frame;
@@ -304,12 +305,13 @@ export class Receiver {
     const view = this.#view;
     const cache = this.#cache;
     const slots = this.#slots;
+    const end = count & COUNT_BITS;
     let bytes = 0;
-    for (let i = 0; i < count; i++) {
-      const p = (i & (BATCH - 1)) << PACKET_SHIFT;
+    for (let i = 0; i < end; i++) {
+      const p = i << PACKET_SHIFT;
       const at = frames[2 * i + RECEIVE_HEADER_WORDS];
       const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
-      bytes += length;
+      bytes = (bytes + length) | 0;
       let peer = 0;
       let local = 0;
       if (length >= SHORTEST && (at & 3) === IP_ALIGNMENT) {
@@ -329,9 +331,10 @@ export class Receiver {
     const { packets } = this.#batch;
     const cache = this.#cache;
     const slots = this.#slots;
+    const end = count & COUNT_BITS;
     this.#xsk.prefetch(cache.words, slots, count);
-    for (let i = 0; i < count; i++) {
-      const p = (i & (BATCH - 1)) << PACKET_SHIFT;
+    for (let i = 0; i < end; i++) {
+      const p = i << PACKET_SHIFT;
       const peer = packets[p + Packet.peer];
       const local = packets[p + Packet.local];
       packets[p + Packet.route] = cache.findFrom(slots[i], peer, local, 0);
@@ -353,13 +356,13 @@ export class Receiver {
     const mayBePartial = partialChecksums ? 1 : 0;
     const device = ifindex | 0;
     const pending = this.#traffic.pending;
-    let others = 0;
-    for (let i = 0; i < count; i++) {
-      const p = (i & (BATCH - 1)) << PACKET_SHIFT;
+    const end = count & COUNT_BITS;
+    let ordinary = 0;
+    for (let i = 0; i < end; i++) {
+      const p = i << PACKET_SHIFT;
       const at = frames[2 * i + RECEIVE_HEADER_WORDS];
       const length = frames[2 * i + RECEIVE_HEADER_WORDS + 1];
       packets[p + Packet.app] = UNUSUAL;
-      others++;
       const r = packets[p + Packet.route];
       // A peer with a cached route is a valid source, and sends to an address of ours.
       if (r < 0 || (routes[(r & MOST_WORDS) + Route.outcome] & NOT_A_PEER) !== 0) continue;
@@ -398,17 +401,18 @@ export class Receiver {
       pending[port + PortCell.rxPackets]++;
       pending[port + PortCell.rxBytes] += udpLength - UDP_BYTES;
       packets[p + Packet.tosTtl] = (first & TOS_BITS) | (third & TTL_BITS);
-      others--;
+      ordinary++;
     }
-    return others;
+    return end - ordinary;
   }
 
   /** Sums the payloads whose UDP checksum is to be verified. */
   #sumPayloads(count: number): void {
     const { packets } = this.#batch;
     const words = this.#words;
-    for (let i = 0; i < count; i++) {
-      const p = (i & (BATCH - 1)) << PACKET_SHIFT;
+    const end = count & COUNT_BITS;
+    for (let i = 0; i < end; i++) {
+      const p = i << PACKET_SHIFT;
       const headers = packets[p + Packet.sum];
       if (packets[p + Packet.app] < 0 || headers < 0) continue;
       const length = packets[p + Packet.length];

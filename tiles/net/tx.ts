@@ -28,13 +28,15 @@ import * as counted from "./traffic.ts";
 // Own constants, see rings.ts.
 const { Descriptor, LARGEST_PAYLOAD, REFLECTED } = link;
 const { layout: { PENDING_SHIFT }, PortCell } = counted;
-const { appBit, BEGIN_BITS, layout: { MOST_WORDS, Route }, LINK_BYTES, TICK_BITS } = cached;
+const { appBit, BEGIN_BITS, layout, LINK_BYTES, TICK_BITS } = cached;
+const { isAdmitted, MOST_WORDS, Route } = layout;
 const { dropCounter, Outcome, UNRESOLVED } = cached;
-const { BATCH, CHECKSUM_PARTIAL, LOOK_UP, Packet, PACKET_SHIFT, PACKET_WORDS } = frame;
+const { BATCH, CHECKSUM_PARTIAL, COUNT_BITS, LOOK_UP } = frame;
+const { Packet, PACKET_SHIFT, PACKET_WORDS, PACKETS_BITS } = frame;
 const { REFUSED, UNROUTED, PAYLOAD_AT, MOST_BYTES } = frame;
 const { ETHERNET_BYTES, PACKET_HEADER_BYTES, UDP_BYTES } = frame;
 const { fold, halves, sumWords, swap16 } = frame;
-const { FRAGMENT_WORD, PROTOCOL_WORD, SocketCell, USUAL_TOS_TTL, VERSION_WORD } = frame;
+const { FRAGMENT_WORD, PROTOCOL_WORD, USUAL_TOS_TTL, VERSION_WORD } = frame;
 const COUNT = NET.index;
 
 /** Instead of the counter of a drop: the packet is sent or queued, and its frame given away. */
@@ -263,9 +265,10 @@ export class Transmitter {
     const bit = appBit(index);
     const bits = TICK_BITS | bit;
     const checked = (cache.tick & TICK_BITS) | bit;
+    const end = count & COUNT_BITS;
     let total = 0;
-    for (let i = 0; i < count; i++) {
-      const p = (i & (BATCH - 1)) << PACKET_SHIFT;
+    for (let i = 0; i < end; i++) {
+      const p = i << PACKET_SHIFT;
       const offset = packets[p + Packet.offset];
       const length = packets[p + Packet.length];
       const ports = packets[p + Packet.ports];
@@ -304,8 +307,9 @@ export class Transmitter {
   #takeFrames(count: number): void {
     const { packets } = this;
     const umem = this.#umem;
-    for (let i = 0; i < count; i++) {
-      const p = (i & (BATCH - 1)) << PACKET_SHIFT;
+    const end = count & COUNT_BITS;
+    for (let i = 0; i < end; i++) {
+      const p = i << PACKET_SHIFT;
       const taken = packets[p + Packet.route] < 0 ? -1 : umem.takeFrame();
       packets[p + Packet.frame] = taken;
       if (taken < 0 && packets[p + Packet.route] >= 0) {
@@ -323,9 +327,10 @@ export class Transmitter {
     const frames = this.#frames;
     const routes = this.#routes;
     const ports = this.#ports;
+    const end = count & COUNT_BITS;
     let others = 0;
-    for (let i = 0; i < count; i++) {
-      const p = (i & (BATCH - 1)) << PACKET_SHIFT;
+    for (let i = 0; i < end; i++) {
+      const p = i << PACKET_SHIFT;
       const r = packets[p + Packet.route];
       if (r < 0) {
         others++;
@@ -341,8 +346,10 @@ export class Transmitter {
       writeHeaders(frames, routes, packets, p);
       const begin = (outcome >>> 16) & BEGIN_BITS;
       const length = packets[p + Packet.length] + PAYLOAD_AT - begin;
-      port.queue(packets[p + Packet.frame] + begin, length);
-      port.cells[SocketCell.txBytes] += length;
+      const queued = port.queueEnd;
+      port.queue[queued] = packets[p + Packet.frame] + begin;
+      port.queue[queued + 1] = length;
+      port.queueUpTo(queued + 2, length);
     }
     if (this.#capture.wanted) {
       for (let i = 0; i < count; i++) {
@@ -374,46 +381,54 @@ export class Transmitter {
     // Nothing changes in here.
     const isCurrent = changes === cache.changes;
     const { pending } = this.#traffic;
-    let port: XdpPort | undefined;
+    const limit = end & COUNT_BITS;
+    // The port of the packet before, where its next frame is queued, and where its room ends.
     let number = -1;
-    let room = 0;
+    let port: XdpPort | undefined;
+    let queue: Uint32Array | undefined;
+    let queued = 0;
+    let full = 0;
     let frameBytes = 0;
-    let i = from;
-    for (; i < end; i++) {
-      const p = picked[i & (BATCH - 1)];
+    let i = from & COUNT_BITS;
+    for (; i < limit; i++) {
+      const p = picked[i] & PACKETS_BITS;
       const r = packets[p + Packet.route];
+      if (r < 0) break;
       const length = packets[p + Packet.length];
-      const leads = isCurrent
-        ? cache.admits(r, length)
-        : cache.leads(r, packets[p + Packet.peer], packets[p + Packet.local], length);
+      const outcome = routes[(r & MOST_WORDS) + Route.outcome];
+      if (!isAdmitted(outcome, length)) break;
+      if (!isCurrent && !cache.isOf(r, packets[p + Packet.peer], packets[p + Packet.local])) break;
       if (
-        !leads || (routes[(r & MOST_WORDS) + Route.checked] & bits) !== checked ||
+        (routes[(r & MOST_WORDS) + Route.checked] & bits) !== checked ||
         packets[p + Packet.sum] === CHECKSUM_PARTIAL
       ) break;
       // Port 0 is nobody's.
       const ports = packets[p + Packet.ports];
       if (ports >>> 16 === 0) break;
-      const outcome = routes[(r & MOST_WORDS) + Route.outcome];
       if (outcome >>> 24 !== number) {
-        if (port !== undefined) this.#countBytes(port, frameBytes);
+        if (port !== undefined) this.#queueUpTo(port, queued, frameBytes);
         frameBytes = 0;
         number = outcome >>> 24;
         port = xdpPorts[number];
-        room = port.room;
+        queue = port.queue;
+        queued = port.queueEnd;
+        full = queued + 2 * port.room;
       }
-      if (room-- === 0) break;
-      const at = packets[p + Packet.offset] - PAYLOAD_AT;
+      if (queued === full) break;
+      const at = (packets[p + Packet.offset] - PAYLOAD_AT) & MOST_BYTES;
       turnHeaders(frames, routes, at, r, length);
       const begin = (outcome >>> 16) & BEGIN_BITS;
       const size = length + PAYLOAD_AT - begin;
-      port!.queue(at + begin, size);
+      queue![queued] = at + begin;
+      queue![queued + 1] = size;
+      queued += 2;
       frameBytes += size;
       const cells = (ports & 0xffff) << PENDING_SHIFT;
       pending[cells + PortCell.txPackets]++;
       pending[cells + PortCell.txBytes] += length;
     }
     if (i > from) {
-      this.#countBytes(port!, frameBytes);
+      this.#queueUpTo(port!, queued, frameBytes);
       // Requests are answered in their order: if the first and the last came together, all did.
       const first = arrival || packets[picked[from] + Packet.arrival];
       const last = arrival || packets[picked[i - 1] + Packet.arrival];
@@ -428,10 +443,10 @@ export class Transmitter {
     return i;
   }
 
-  /** Counts bytes of frames that were queued for the transmit ring of `port`. */
-  #countBytes(port: XdpPort, frameBytes: number): void {
-    port.cells[SocketCell.txBytes] += frameBytes;
-    this.#traffic.passed(frameBytes);
+  /** Queues the frames, `bytes` long, that were written to the queue of `port` up to word `end`. */
+  #queueUpTo(port: XdpPort, end: number, bytes: number): void {
+    port.queueUpTo(end, bytes);
+    this.#traffic.passed(bytes);
   }
 
   /** Shows a packet that was queued for a transmit ring, its frame at `at`. */
@@ -605,35 +620,35 @@ function copyPayloads(
   packets: Int32Array,
   count: number,
 ): void {
-  for (let i = 0; i < count; i++) {
-    const p = (i & (BATCH - 1)) << PACKET_SHIFT;
+  const end = count & COUNT_BITS;
+  for (let i = 0; i < end; i++) {
+    const p = i << PACKET_SHIFT;
     if (packets[p + Packet.route] < 0) continue;
     const length = packets[p + Packet.length];
     let at = packets[p + Packet.offset];
     let to = (packets[p + Packet.frame] + PAYLOAD_AT) >>> 2;
-    let low = 0;
-    let high = 0;
-    for (const end = to + (length >>> 2); to < end; to++) {
+    // As a signed word, see `sumWords`.
+    let sum = 0;
+    for (const last = to + (length >>> 2); to < last; to++) {
       const word = source.getInt32(at, true);
       frames[to] = word;
-      low += word & 0xffff;
-      high += word >>> 16;
+      sum = (sum + halves(word)) | 0;
       at += 4;
     }
     if ((length & 3) !== 0) {
       const word = lastBytes(source, at, length & 3);
       frames[to] = word;
-      low += word & 0xffff;
-      high += word >>> 16;
+      sum = (sum + halves(word)) | 0;
     }
-    packets[p + Packet.sum] = low + high;
+    packets[p + Packet.sum] = sum;
   }
 }
 
 /** The same sum of payloads that are in their frames already. */
 function sumPayloads(frames: Int32Array, packets: Int32Array, count: number): void {
-  for (let i = 0; i < count; i++) {
-    const p = (i & (BATCH - 1)) << PACKET_SHIFT;
+  const end = count & COUNT_BITS;
+  for (let i = 0; i < end; i++) {
+    const p = i << PACKET_SHIFT;
     if (packets[p + Packet.route] < 0) continue;
     const at = ((packets[p + Packet.frame] + PAYLOAD_AT) & MOST_BYTES) >>> 2;
     packets[p + Packet.sum] = sumWords(frames, at, packets[p + Packet.length]);
@@ -687,7 +702,7 @@ function turnHeaders(
   r: number,
   length: number,
 ): void {
-  const w = (at & MOST_BYTES) >>> 2;
+  const w = at >>> 2;
   writePacketHeader(frames, routes, w, r & MOST_WORDS, length & 0xffff, USUAL_TOS_TTL);
   const ports = frames[w + 11];
   frames[w + 11] = (ports << 16) | (ports >>> 16);

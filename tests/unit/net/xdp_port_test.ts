@@ -30,12 +30,19 @@ function makePort({ deepFill = FILL } = {}) {
   };
 }
 
+/** Queues 20 bytes at `offset`. */
+function enqueue(port: XdpPort, offset: number): void {
+  const end = port.queueEnd;
+  port.queue.set([offset, 20], end);
+  port.queueUpTo(end + 2, 20);
+}
+
 /** `count` frames come in by `port` and go out again, 40 bytes into what came. */
 function turnRound({ xsk, port }: ReturnType<typeof makePort>, count: number): void {
   for (let i = 0; i < count; i++) assert.ok(xsk.deliver(0, new Uint8Array(60)));
   const words = new Uint32Array(2 + 2 * FILL);
   assert.equal(port.receive(words), count);
-  for (let i = 0; i < count; i++) port.queue(words[2 + 2 * i] + 40, 20);
+  for (let i = 0; i < count; i++) enqueue(port, words[2 + 2 * i] + 40);
   assert.equal(port.flush(), count);
 }
 
@@ -112,7 +119,7 @@ Deno.test("however slow the kernel is and whatever apps keep, each queue of a UM
         // It leaves by whichever queue, as the route says.
         const port = ports[(queue + i) % queues];
         const offset = words[2 + 2 * i];
-        if (i < turned && port.room > 0) port.queue(offset + 40, 20);
+        if (i < turned && port.room > 0) enqueue(port, offset + 40);
         else if (apps.length < kept) apps.push(offset);
         else umem.give(offset);
       }
@@ -158,13 +165,13 @@ Deno.test("what is queued and what the kernel has yet to send are never more tha
   port.refill();
   const frames = Array.from({ length: FRAMES - FILL }, () => umem.takeFrame());
   xsk.rings(0).slow = Infinity;
-  for (let i = 0; i < 10; i++) port.queue(frames[i], 20);
+  for (let i = 0; i < 10; i++) enqueue(port, frames[i]);
   assert.equal(port.room, FRAMES - 10);
   assert.equal(port.flush(), 10);
   assert.equal(port.room, FRAMES - 10, "they are on the ring");
   port.complete();
   assert.equal(port.room, FRAMES - 10, "the kernel has not sent them");
-  for (let i = 10; i < frames.length; i++) port.queue(frames[i], 20);
+  for (let i = 10; i < frames.length; i++) enqueue(port, frames[i]);
   port.flush();
   assert.equal(port.room, FILL);
   xsk.rings(0).slow = 0;
