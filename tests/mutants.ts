@@ -522,7 +522,7 @@ export const MUTANTS: readonly Mutant[] = [
       name: "rings: what the kernel did not take is sent twice or never",
       in: "XdpPort.flush",
       from:
-        "if (this.#queued > 0) this.#batch.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));",
+        "if (this.#queued > 0) this.queue.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));",
       to: "",
       tests: ["unit/net/xdp_port", "unit/net/tile_test", "unit/net/transmit"],
     },
