@@ -85,10 +85,7 @@ class Balancer implements App {
   readonly #options: Options;
   /** By port of ours: its index among the ports of sessions, `LISTENER` or `PROBE`. */
   readonly #kinds = new Int32Array(0x10000).fill(LISTENER);
-  /**
-   * How many ports of ours sessions have at each backend, those of all our addresses: session N is that of
-   * port N % #ports at backend N / #ports.
-   */
+  /** Ports of all our addresses: session N has port N % #ports at backend N / #ports. */
   readonly #ports: number;
   /** How many there are of each address. */
   readonly #portsEach: number;

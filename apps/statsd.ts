@@ -241,10 +241,7 @@ export class Names {
   /** Those with metrics of an interval. */
   readonly ofIntervals: (Timer | UniqueValues)[] = [];
   readonly #context: AppContext;
-  /**
-   * By a keyed hash of name and type, since clients choose names. The few that share a hash are compared by
-   * name.
-   */
+  /** By a keyed hash of name and type, as clients choose names. Those of one hash are compared by name. */
   readonly #series = new Map<number, { name: Uint8Array; type: number; series: Series }[]>();
 
   readonly #start: number;

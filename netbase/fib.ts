@@ -40,10 +40,7 @@ export class FibReader {
     this.words = fibWords(view);
   }
 
-  /**
-   * Next hop id for an IPv4 address in host order, signed or unsigned; 0: no route. The id is valid
-   * until the reader's next quiescent state.
-   */
+  /** Next hop id for an address, signed or unsigned; 0: no route. Valid until the next quiescent state. */
   lookup(address: number): number {
     const { words } = this;
     let id = words[address >>> 8];

@@ -40,20 +40,14 @@ import { type HashTableShape, Header } from "./layout.ts";
 /** Slots that a key may be in, from its hash on. */
 export const MOST_PROBES = 128;
 
-/**
- * A slot: 0, `TOMBSTONE`, or tag << 20 | where its record begins, in units of 8 words, + 1. A tag has 11
- * bits, the tombstone's 12.
- */
+/** A slot: 0, `TOMBSTONE`, or a tag of 11 bits << 20 | where its record begins, in units of 8 words, + 1. */
 export const EMPTY = 0;
 export const TOMBSTONE = 0xfff00000;
 export const UNIT_WORDS = 8;
 export const UNIT_BITS = 20;
 export const UNIT_MASK = (1 << UNIT_BITS) - 1;
 
-/**
- * The publishing word: seed << 6 | log2 of slots << 1 | place. Bit 31 is 0, so it is a small integer.
- * 0: there is no table; it leads to a slot that no table has, which is empty.
- */
+/** The publishing word: seed << 6 | log2 of slots << 1 | place, a small integer. 0: an empty table. */
 export const SEED_BITS = 25;
 
 // V8 folds constants of the same module that are not exported, and loads all others at each use.

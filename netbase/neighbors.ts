@@ -50,10 +50,7 @@ export interface NeighborEntry {
   macTail: number;
 }
 
-/**
- * The readers' side. A *record* is valid until the reader's next quiescent state. The class extends the
- * table: a field for the table would cost a lookup one more load.
- */
+/** The readers' side. A *record* is valid until the next quiescent state. A field for the table would cost a load. */
 export class NeighborReader extends HashTableReader {
   constructor(view: View) {
     super(view, NEIGHBOR_TABLE);

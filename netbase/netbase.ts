@@ -59,10 +59,7 @@ export class NetbaseReader {
     this.#generation = Atomics.load(this.#header, Header.generation);
   }
 
-  /**
-   * As of `refresh()`. What was derived from netbase is valid for as long as this stays the same (and
-   * records, ids and the like only until the next quiescent state).
-   */
+  /** As of `refresh()`. While it is the same, what was derived from netbase is valid; records and ids are not. */
   get generation(): number {
     return this.#generation;
   }
@@ -300,10 +297,7 @@ function ownSource(reader: NetbaseReader, id: number): number {
   return found !== 0 ? found : anyAddress(interfaces, scope);
 }
 
-/**
- * Among an interface's primary addresses whose scope is wide enough, the one whose prefix covers
- * `gateway`, else the first; 0: none.
- */
+/** Of the primary addresses with a wide enough scope the one whose prefix covers `gateway`, else the first; 0: none. */
 function selectAddress(
   interfaces: InterfaceReader,
   record: number,
@@ -333,10 +327,7 @@ function isInPrefix(
   return length === 0 || ((address ^ interfaces.address(record, i)) >>> (32 - length)) === 0;
 }
 
-/**
- * For an interface without a suitable address: the first of any interface, by index, which is nearly
- * the kernel's order (that of registration). Rare, and allocates.
- */
+/** For an interface without one: the first of any interface, by index, nearly the kernel's order. Rare; allocates. */
 function anyAddress(interfaces: InterfaceReader, scope: number): number {
   for (const record of interfaces.records()) {
     const count = interfaces.addressCount(record);

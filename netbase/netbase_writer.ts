@@ -42,10 +42,7 @@ interface WriterOptions {
   readonly neighborSlots?: number;
   /** Seed of the hash tables, random (`randomSeed`). */
   readonly seed: number;
-  /**
-   * Lets about a millisecond pass, for a writer that takes over and waits for the readers: one in the
-   * middle of a burst may hold what its predecessor had just released.
-   */
+  /** Lets a millisecond pass, for a successor: a reader may still hold what its predecessor had released. */
   readonly wait?: () => void;
 }
 
@@ -54,10 +51,7 @@ const NEIGHBOR_SLOTS = 4096;
 /** The longest that a reader may be in one burst before a successor gives up joining. */
 const MOST_WAITS = 1000;
 
-/**
- * The one writer. On a region of a predecessor it continues with the tables of interfaces and neighbours.
- * It leaves the FIB as it is until it has a complete copy of the routes (the RIB's `endSync()`).
- */
+/** The one writer. A successor goes on with all tables, and leaves the FIB until its RIB is complete. */
 export class NetbaseWriter {
   readonly rib: Rib;
   readonly interfaces: InterfaceWriter;
@@ -70,10 +64,7 @@ export class NetbaseWriter {
   /** Counts of all changes that a packet can see, at the last commit. */
   #changes = 0;
 
-  /**
-   * Sets up a fresh region, or joins the one that a predecessor left, once every reader has passed a
-   * quiescent state. RangeError: not a netbase. Error: a reader does not pass one.
-   */
+  /** Sets up a fresh region, or joins a predecessor's when the readers have let go of it. RangeError, Error. */
   constructor(view: View, options: WriterOptions) {
     checkRegion(view);
     this.#header = u32(view);
@@ -127,10 +118,7 @@ export class NetbaseWriter {
     return this.#fib.used;
   }
 
-  /**
-   * Ends a batch: brings the routes that changed into the FIB, moves `generation` when a packet can see
-   * a difference, and reuses what no reader holds any more. True when generation moved.
-   */
+  /** Brings changed routes into the FIB and frees what no reader holds. True: a packet can see a difference. */
   commit(): boolean {
     this.#fib.commit();
     const changes = this.interfaces.changes + this.neighbors.changes + this.#fib.stores;
@@ -206,10 +194,7 @@ export class NextHopWriter extends NextHopReader {
     return this.#adopt(words, []) || this.#create(words);
   }
 
-  /**
-   * The id of a new group; NEXT_HOP_OVERFLOW when it does not fit. `words` are those of the whole
-   * route. Flows keep their members of the group `earlier`, if that id is one.
-   */
+  /** The id of a new group, or NEXT_HOP_OVERFLOW. Flows keep their members of `earlier`, if that is a group. */
   publishGroup(words: NextHopWords, members: readonly GroupMember[], earlier: number): number {
     if (members.length > GROUP_MEMBERS) return NEXT_HOP_OVERFLOW;
     const weights = members.map((member) => Math.min(member.weight, 0x10000));
@@ -259,10 +244,7 @@ export class NextHopWriter extends NextHopReader {
     this.#inherited.clear();
   }
 
-  /**
-   * Takes over a predecessor's record with this content, since there may not be room for as many again
-   * while its records are still in the FIB. 0: there is none.
-   */
+  /** Takes over a predecessor's record of this content: there may be no room for both. 0: there is none. */
   #adopt(words: NextHopWords, members: readonly GroupMember[]): number {
     if (this.#inherited.size === 0) return 0;
     return this.#inherited.get(contentKey(words, members))?.pop() ?? 0;
@@ -381,17 +363,11 @@ function distinct(members: readonly SlotMember[]): SlotMember[] {
 
 /** How far a member's share may be from its weight. */
 const BOUND = 0.02;
-/**
- * Slots for the smallest share: enough that a share rounded to whole slots stays within the bound when
- * a table grows, though shares then are a little smaller.
- */
+/** Slots for the smallest share: rounded to whole slots it stays within the bound, also when a table grows. */
 const SLOTS_OF_SMALLEST = 52;
 const SMALLEST_LOG2 = 6;
 
-/**
- * Log2 of how many slots a group needs so that each member's share is within 2 % of its weight, or
- * as near as the largest table comes.
- */
+/** Log2 of the slots with which each member's share is within 2 % of its weight, or of the largest table. */
 function slotsLog2(members: readonly SlotMember[]): number {
   const total = members.reduce((sum, member) => sum + member.weight, 0);
   const least = members.reduce((min, member) => Math.min(min, member.weight), Infinity);
@@ -493,10 +469,7 @@ export class FibBuilder extends FibReader {
   readonly #tbl8s = new IdPool(0, TBL8S);
   /** Counts tbl8s that came free: a /24 that did not fit may fit now. */
   #reclaimedTbl8s = 0;
-  /**
-   * While true no cell becomes 0, so that no address is without a route between a change of cells and
-   * a change of the default that cell 0 means.
-   */
+  /** While true no cell becomes 0: no address is without a route while cells and the default change. */
   #keepCovered = false;
   readonly #block = new Uint16Array(TBL8_CELLS);
   /** How far the batch has come. */
@@ -546,10 +519,7 @@ export class FibBuilder extends FibReader {
     }
   }
 
-  /**
-   * Whether the last `commit()` left something to do: for a reader that has not ended its burst, or
-   * because something that did not fit is to be retried.
-   */
+  /** Whether the last `commit()` left something: for a reader in its burst, or because it did not fit. */
   get pending(): boolean {
     return this.#rib.whole &&
       (this.#stage !== "idle" || this.#rib.touched.length > 0 || this.#retries > 0);
@@ -623,10 +593,7 @@ export class FibBuilder extends FibReader {
     return this.#nextHops.reclaimed + this.#reclaimedTbl8s;
   }
 
-  /**
-   * The number of nodes or of /24s, whichever is larger, that are to be retried: all of them once room
-   * has come free.
-   */
+  /** The nodes or /24s to be retried, whichever are more: all of them once room has come free. */
   get #retries(): number {
     const most = Math.max(this.#noNextHop.size, this.#noTbl8.size);
     return this.#reclaims === this.#reclaimed ? Math.min(this.#untried, most) : most;
@@ -732,10 +699,7 @@ export class FibBuilder extends FibReader {
     return pair;
   }
 
-  /**
-   * Writes a prefix shorter than /24 whose routes are `pair`: fills the gaps between more specific
-   * prefixes, and goes down into those through which a change of `tables` shows.
-   */
+  /** Writes a prefix shorter than /24: fills the gaps, and goes down where a change of `tables` shows. */
   #writeNode(node: number, pair: number, tables: number): void {
     const words = this.#trie.words;
     const id = this.#effective(pair);
@@ -852,10 +816,7 @@ export class FibBuilder extends FibReader {
     }
   }
 
-  /**
-   * Routes the 256 addresses of the /24 with number `cell` through `ids`. False: no tbl8 is free for it,
-   * and the whole /24 now has NEXT_HOP_OVERFLOW.
-   */
+  /** Routes the addresses of the /24 with number `cell`. False: no tbl8 is free, and all now have NEXT_HOP_OVERFLOW. */
   #fillBlock(cell: number, ids: Uint16Array): boolean {
     if (isUniform(ids)) {
       this.#fill(cell, cell + 1, ids[0]);

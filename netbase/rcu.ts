@@ -32,10 +32,7 @@ export interface Reader {
   readonly asleep: boolean;
 }
 
-/**
- * A grace period: over when every reader has passed a quiescent state since it began. From then on
- * readers see all that was stored, and ordered by an `Atomics.store`, before it began.
- */
+/** A grace period: over when every reader has passed a quiescent state, and sees all stored before it began. */
 export class Grace {
   readonly #readers: readonly Reader[];
   readonly #bursts: Uint32Array;

@@ -104,10 +104,7 @@ export class Rib {
     }
   }
 
-  /**
-   * A route of a dump, after `beginSync()`; routes of one prefix come in the kernel's order. Events that
-   * arrived meanwhile are to be applied after the dump.
-   */
+  /** A route of a dump, in the kernel's order. Events that came meanwhile are to be applied after the dump. */
   addFromDump(route: Readonly<Route>): void {
     checkTable(route);
     const node = this.trie.insertNext(route.destination, route.prefixLength);
@@ -190,10 +187,7 @@ export class Rib {
     this.touched.push(node);
   }
 
-  /**
-   * All routes by prefix, in the kernel's order within one; or those from a prefix (host order) on. The
-   * iteration ends with the next change.
-   */
+  /** All routes in order, from a prefix (host order) on. The iteration ends with the next change. */
   *routes({ prefix, length } = { prefix: 0, length: 0 }): IterableIterator<Route> {
     let node = this.trie.seek(prefix, length);
     for (; node !== 0; node = this.trie.next(node)) yield* this.#routesAt(node);
@@ -258,10 +252,7 @@ export class Rib {
     return candidate === 0 ? null : this.#route(list, candidate);
   }
 
-  /**
-   * An address for which the two lookup orders have different outcomes, or -1: what to ask the kernel
-   * about when no rule tells the order. Goes through what is under prefixes of `local`.
-   */
+  /** An address, under a prefix of `local`, for which the two lookup orders differ; -1: none. */
   ambiguousAddress(): number {
     const { words } = this.trie;
     for (const list of this.#locals) {
@@ -292,10 +283,7 @@ export class Rib {
     return 0;
   }
 
-  /**
-   * The attributes of the default route `best` (0: none) and of those that the kernel may take in its
-   * place for the state of their gateways: of equal metric and scope, and through a gateway themselves.
-   */
+  /** The attributes of the default route `best` (0: none) and of those that may stand in for it. */
   equalDefaults(best: number): number[] {
     if (best === 0) return [];
     const { candidates, attributes } = this;
@@ -392,10 +380,7 @@ export class Rib {
     return this.size !== before;
   }
 
-  /**
-   * Calls `change` with each list and candidate; it returns whether it changed the candidate. Returns
-   * how many it changed.
-   */
+  /** Calls `change` with each list and candidate. Returns for how many it returned true: they have changed. */
   #change(change: (list: number, candidate: number) => boolean): number {
     let count = 0;
     for (let node = ROOT; node !== 0; node = this.trie.next(node)) {
@@ -592,10 +577,7 @@ export class Trie {
     return maskAddress(address, this.words[node + Node.length]) === this.words[node + Node.prefix];
   }
 
-  /**
-   * Removes `node`, and its parent likewise, when it has no candidates, is not in the FIB and is no
-   * branch. Does nothing to a node that is removed already.
-   */
+  /** Removes `node`, and its parent likewise, unless it has candidates, is in the FIB, is a branch or is gone. */
   prune(node: number): void {
     const { words } = this;
     let current = node;
@@ -661,10 +643,7 @@ export class Trie {
     return node;
   }
 
-  /**
-   * Adds a node where `child` diverges from the prefix, and the prefix's own node below it, unless
-   * both are one.
-   */
+  /** Adds a node where `child` diverges from the prefix, and below it the prefix's own, unless both are one. */
   #split(parent: number, child: number, common: number, prefix: number, length: number): number {
     const between = this.#allocate(maskAddress(prefix, common), common);
     this.#link(parent, between);
@@ -937,10 +916,7 @@ class AttributeTable {
     for (const id of this.#formerDefaults.splice(0)) this.#nextHops.release(id);
   }
 
-  /**
-   * The next hop id of set `id` under a prefix of `length` bits, NEXT_HOP_OVERFLOW when it does not fit.
-   * Flows keep their members of the next hop `earlier`, where both are groups.
-   */
+  /** The next hop of a set under a prefix of `length` bits, or NEXT_HOP_OVERFLOW. Flows keep members of `earlier`. */
   nextHop(id: number, length: number, earlier: number): number {
     const set = this.get(id);
     const short = length < 4 ? 0 : 1;
@@ -972,10 +948,7 @@ class AttributeTable {
     return id;
   }
 
-  /**
-   * Whether the kernel may take a default route with set `id` in place of another of equal metric whose
-   * gateway is dead, and the reverse (`fib_select_default`).
-   */
+  /** Whether a default route may stand in for one of equal metric with a dead gateway (`fib_select_default`). */
   standsIn(id: number): boolean {
     const { type, gateway, hops, unsupported, usable } = this.get(id);
     return type === RTN_UNICAST && usable && (unsupported || (hops?.[0].gateway ?? gateway) !== 0);
@@ -1008,10 +981,7 @@ function isEqual(
     a.unsupported === b.unsupported && hasEqualHops(a, b, ignored);
 }
 
-/**
- * Whether two sets are of the same route, whatever state the kernel says it is in. A route with a
- * next-hop object stays the same when the object changes.
- */
+/** Whether two sets are of one route, in whatever state; it stays the same when its next-hop object changes. */
 function isSameRoute(a: Readonly<RouteAttributes>, b: Readonly<RouteAttributes>): boolean {
   if (a.nextHopId === 0 || a.nextHopId !== b.nextHopId) return isEqual(a, b, RTNH_DYNAMIC_FLAGS);
   return a.source === b.source && a.mtu === b.mtu && a.scope === b.scope &&

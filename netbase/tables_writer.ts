@@ -78,10 +78,7 @@ export class HashTableWriter {
   #size = 0;
   #tombstones = 0;
 
-  /**
-   * Begins an empty table of at least `slots` slots, or continues with the one that a predecessor left:
-   * wherever that stopped, what is published is whole.
-   */
+  /** Begins a table of at least `slots` slots, or goes on with a predecessor's, which is whole wherever it stopped. */
   constructor(
     view: View,
     shape: HashTableShape,
@@ -123,10 +120,7 @@ export class HashTableWriter {
     return number < 0 ? -1 : this.#recordsAt + number * this.#shape.recordWords;
   }
 
-  /**
-   * Publishes a filled record in place of the one with its key, or as a new one. False: there is no
-   * room; the record is freed.
-   */
+  /** Publishes a filled record, in place of one with its key. False: there is no room, and the record is freed. */
   put(record: number): boolean {
     const a = this.words[record];
     const b = this.words[record + 1];
@@ -170,10 +164,7 @@ export class HashTableWriter {
     this.#sync = (this.#sync + 1) & 0xffff;
   }
 
-  /**
-   * Removes every record that was neither `put` nor `mark`ed since `beginSync`; calls `leaving` with
-   * each before.
-   */
+  /** Removes every record that was neither `put` nor marked since `beginSync`, after `leaving` is called with it. */
   endSync(leaving: (record: number) => void): void {
     this.forEach((record) => {
       if (this.#marks[this.#numberOf(record)] === this.#sync) return;
@@ -254,10 +245,7 @@ export class HashTableWriter {
     this.#deferred.retire(this.#records, this.#numberOf(record));
   }
 
-  /**
-   * Rebuilds the table, larger if it is full and not just littered, and publishes it. False: there
-   * is no place for it just now, or some key finds no slot in it, and all stays as it was.
-   */
+  /** Rebuilds the table, larger if it is full of records, and publishes it. False: no place for it; all stays. */
   #rebuild(): boolean {
     const old = this.#table;
     const full = this.#size * 16 >= (this.#mask + 1) * 5;
@@ -318,10 +306,7 @@ export class HashTableWriter {
   }
 }
 
-/**
- * The one writer of interfaces. Every change writes a new record, with a new run of addresses, and shows at
- * once; in `generation` it shows with `commit()`.
- */
+/** The one writer of interfaces. A change is a new record with a new run of addresses, which shows at once. */
 export class InterfaceWriter extends InterfaceReader {
   /** Counts changes that a packet can see. */
   changes = 0;
@@ -355,10 +340,7 @@ export class InterfaceWriter extends InterfaceReader {
     return this.put({ ...link, addresses: this.get(link.ifindex)?.addresses ?? [] });
   }
 
-  /**
-   * Adds or changes an address, at the place among the interface's where the kernel puts it. False: no
-   * such interface, or no room.
-   */
+  /** Adds or changes an address where the kernel puts it in order. False: no such interface, or no room. */
   setAddress(ifindex: number, address: InterfaceAddress): boolean {
     const entry = this.get(ifindex);
     return entry !== null &&
@@ -526,10 +508,7 @@ export class NeighborWriter {
     return this.#table.size;
   }
 
-  /**
-   * Adds or changes a neighbour, and clears "refresh wanted". False: it does not fit and is not in the
-   * table (not even as it was), counted in `full`; resync when there may be room again.
-   */
+  /** Adds or changes a neighbour; clears "refresh wanted". False: it does not fit, and is not there any more. */
   set(entry: Readonly<NeighborEntry>): boolean {
     const record = this.#table.find(entry.ifindex, entry.address);
     const state = (entry.state & STATE_MASK) | (entry.flags << FLAGS_SHIFT);
@@ -566,10 +545,7 @@ export class NeighborWriter {
     });
   }
 
-  /**
-   * Has the next net tile that uses this neighbour send a solicit. False: no such neighbour. Moves
-   * `generation`, as a tile that uses a cached header must see it too.
-   */
+  /** Has the next net tile that uses a neighbour solicit it, cached headers or not. False: no such neighbour. */
   wantRefresh(ifindex: number, address: number): boolean {
     const record = this.#table.find(ifindex, address);
     if (record < 0) return false;

@@ -184,10 +184,7 @@ export const Field = {
   /** End of the question that the pointers are made for, and the number of pointers. */
   questionEnd: 7,
   pointers: 8,
-  /**
-   * Offsets of the pointers in the records, without those to the whole name of the question; then the
-   * records.
-   */
+  /** Offsets of the pointers, without those to the whole name of the question; then the records. */
   lists: 9,
 } as const;
 
@@ -284,10 +281,7 @@ const POINTER = 0xc000;
 /** Pointers have 14 bits, and may be moved by the length of a name. */
 const LAST_PLACE = 0x3fff - 255;
 
-/**
- * Where a type has names in its data: bytes before them, and how many. Only types of RFC 1035, since a
- * resolver that does not know a later type, for example SRV, could not resolve a pointer in it (RFC 3597 §4).
- */
+/** Where types of RFC 1035 have names: bytes before them, and how many. Others get no pointers (RFC 3597 §4). */
 const NAMES: Readonly<Record<number, readonly [before: number, count: number]>> = {
   2: [0, 1], // NS
   5: [0, 1], // CNAME
@@ -406,10 +400,7 @@ function optRecord(...options: readonly number[]): Uint8Array {
 }
 const OPT = optRecord();
 
-/**
- * Writes answers: the header, the question as it was asked, the records that fit, and an OPT record if the
- * query has one (RFC 6891 §6.1.1). Its memory must not grow any more.
- */
+/** Writes answers, with an OPT record if the query has one (RFC 6891 §6.1.1). Its memory must not grow. */
 export class Writer {
   readonly #halves: Uint16Array;
   readonly #bytes: Uint8Array;
@@ -425,10 +416,7 @@ export class Writer {
     this.#named = nsid.length === 0 ? OPT : optRecord(0, 3, 0, nsid.length, ...nsid);
   }
 
-  /**
-   * Bytes of the answer at index `answer` of the halves to `question`, of which at most `most` are accepted.
-   * `isCut`: it is truncated even if it fits.
-   */
+  /** Bytes of an answer of which at most `most` are accepted. `isCut`: it is truncated even if it fits. */
   sizeOf(question: Question, answer: number, most: number, isCut: boolean): number {
     const fixed = question.end + (question.hasEdns ? this.#opt(question).length : 0);
     return fixed + this.#recordBytes(answer, Math.min(most, this.#most) - fixed, isCut);

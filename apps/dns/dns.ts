@@ -240,10 +240,7 @@ export class RateLimit {
     this.#slip = slip;
   }
 
-  /**
-   * Counts the answer with this number to `address` in `second` since 1970. Returns what to do with it, a
-   * {@linkcode Verdict}.
-   */
+  /** Counts an answer, by its number, in a second since 1970. Returns what to do with it, a {@linkcode Verdict}. */
   judge(address: Address, answer: number, second: number): number {
     const words = this.#words;
     const prefix = this.#prefix(address);

@@ -145,10 +145,7 @@ export class Names {
     }
   }
 
-  /**
-   * A list of the answers to questions about `asked`, after `more` types with theirs. Those that are not
-   * `prepared` come right after it in the memory.
-   */
+  /** A list of answers about `asked`, after `more` types. Those that are not `prepared` come right after it. */
   #list(
     { byType, others }: Replies,
     prepared: ReadonlyMap<Reply, number>,

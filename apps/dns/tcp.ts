@@ -132,10 +132,7 @@ class Streams {
     this.#ask();
   }
 
-  /**
-   * Ends all connections when their queries are answered, and resolves when all answers are sent. Waits for the
-   * first query of a connection until it has been open for so long.
-   */
+  /** Ends all connections when their queries are answered and sent, a young one after its first query. */
   async finish(firstQueryMillis: number): Promise<void> {
     const pause = (millis: number) => new Promise((resolve) => setTimeout(resolve, millis));
     await pause(LINGER_MILLIS);

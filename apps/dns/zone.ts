@@ -250,7 +250,7 @@ const UNITS: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_
 /** Reads the zone file `text`. Throws SyntaxError that names the line. */
 export function parseZoneFile(text: string): ZoneRecord[] {
   const state: State = { origin: null, ttl: null, lastTtl: null, owner: null };
-  return entries(text).flatMap((entry) => {
+  return [...entries(text)].flatMap((entry) => {
     try {
       return record(entry, state) ?? [];
     } catch (error) {
@@ -271,16 +271,11 @@ interface State {
 }
 
 /** Splits the file into entries. */
-function* tokens(text: string): Generator<Entry> {
+function* entries(text: string): Generator<Entry> {
   const pattern = /;[^\n]*|"((?:[^"\\]|\\[^])*)"|[()\n]|[^\S\n]+|((?:[^\s"();\\]|\\[^])+)|(.)/gy;
-  let [words, owned, depth, line, begun]: [Word[], boolean, number, number, number] = [
-    [],
-    true,
-    0,
-    1,
-    1,
-  ];
-  let fresh = true;
+  let words: Word[] = [];
+  let [depth, line, begun] = [0, 1, 1];
+  let [owned, fresh] = [true, true];
   for (const [token, quoted, plain, stray] of text.matchAll(pattern)) {
     if (stray !== undefined) throw new SyntaxError(`line ${line}: ${stray} has no end`);
     if (quoted !== undefined || plain !== undefined) {
@@ -298,10 +293,6 @@ function* tokens(text: string): Generator<Entry> {
   }
   if (depth !== 0) throw new SyntaxError(`line ${line}: a parenthesis is not closed`);
   if (words.length > 0) yield { words, owned, line: begun };
-}
-
-function entries(text: string): Entry[] {
-  return [...tokens(text)];
 }
 
 /** The record of an entry; null for a directive. */
@@ -570,17 +561,16 @@ const SERVICE_VALUES: Record<number, (value: ServiceValue) => Buffer> = {
   2: (value) => empty(value, "no-default-alpn"),
   3: (value) =>
     u16(Number(value.words((text) => /^\d+$/.test(text) && Number(text) <= 0xffff, "port")[0])),
-  4: (value) =>
-    Buffer.concat(
-      value.words(isIPv4, "IPv4 address").map((text) => packet.a.encode(text).subarray(2)),
-    ),
+  4: (value) => addresses(value.words(isIPv4, "IPv4 address"), packet.a),
   5: (value) => Buffer.from(`${value.bytes()}`, "base64"),
-  6: (value) =>
-    Buffer.concat(
-      value.words(isAddress6, "IPv6 address").map((text) => packet.aaaa.encode(text).subarray(2)),
-    ),
+  6: (value) => addresses(value.words(isAddress6, "IPv6 address"), packet.aaaa),
   8: (value) => empty(value, "ohttp"),
 };
+
+/** Addresses without the length that a record's data has in front. */
+function addresses(texts: readonly string[], codec: { encode(text: string): Buffer }): Buffer {
+  return Buffer.concat(texts.map((text) => codec.encode(text).subarray(2)));
+}
 
 function empty(value: ServiceValue, key: string): Buffer {
   const bytes = value.bytes();
@@ -633,33 +623,19 @@ const TYPES: Record<string, (fields: Fields) => unknown> = {
   }),
 };
 
+/** Reads numbers of so many bytes, and hexadecimal digits after them. */
+function digest(...sizes: readonly (1 | 2)[]): (fields: Fields) => Buffer {
+  return (fields) => {
+    const numbers = sizes.map((size) => u16(fields.number(2 ** (8 * size) - 1)).subarray(2 - size));
+    return Buffer.concat([...numbers, fields.hex()]);
+  };
+}
+
 /** Types whose data dns-packet does not know, or not whole: their code, and how their bytes are made. */
 const RAW_TYPES: Record<string, { code: number; read: (fields: Fields) => Buffer }> = {
-  // RFC 4034 §5.3
-  DS: {
-    code: 43,
-    read: (fields) =>
-      Buffer.concat([
-        u16(fields.number()),
-        Buffer.of(fields.number(255), fields.number(255)),
-        fields.hex(),
-      ]),
-  },
-  // RFC 4255 §3.2
-  SSHFP: {
-    code: 44,
-    read: (fields) =>
-      Buffer.concat([Buffer.of(fields.number(255), fields.number(255)), fields.hex()]),
-  },
-  // RFC 6698 §2.2
-  TLSA: {
-    code: 52,
-    read: (fields) =>
-      Buffer.concat([
-        Buffer.of(fields.number(255), fields.number(255), fields.number(255)),
-        fields.hex(),
-      ]),
-  },
+  DS: { code: 43, read: digest(2, 1, 1) }, // RFC 4034 §5.3
+  SSHFP: { code: 44, read: digest(1, 1) }, // RFC 4255 §3.2
+  TLSA: { code: 52, read: digest(1, 1, 1) }, // RFC 6698 §2.2
   SVCB: { code: 64, read: serviceBinding },
   HTTPS: { code: 65, read: serviceBinding },
 };

@@ -37,10 +37,7 @@ export class ClockMap {
     return entry;
   }
 
-  /**
-   * Gives an address and a word that have none an entry, which may have been another's, and returns it. What is
-   * kept under its number is to be made anew.
-   */
+  /** Gives an address and a word an entry, which may have been another's: what is kept under it is void. */
   insert(address: Address, word: number): number {
     const table = this.#table;
     let entry = this.#hand;

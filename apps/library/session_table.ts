@@ -169,10 +169,7 @@ export class SessionTable {
     this.#setChanging(0);
   }
 
-  /**
-   * Looks at `budget` sessions, from where the last call ended, and ends those that were last used before
-   * this second. `ended` is called for each.
-   */
+  /** Ends those of the next `budget` sessions that were last used before this second, and calls `ended` with each. */
   expire(before: number, budget: number, ended: (session: number) => void): void {
     for (let left = Math.min(budget, this.#sessions); left > 0; left--) {
       const session = this.#hand;

@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/**
- * Addresses and prefixes as apps have them: opaque values, of IPv4 today. All are four words, so that those
- * of IPv6 will be the same to an app.
- */
+/** Addresses and prefixes as apps have them: opaque values of four words, as IPv6 will need. */
 
 import { formatAddress, parseAddress } from "../../netbase/route.ts";
 import type * as contract from "./contract.ts";

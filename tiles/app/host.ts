@@ -167,10 +167,7 @@ function toApp(
 
 const AsyncFunction = (async () => {}).constructor;
 
-/**
- * The same app. TypeError: one of `names` is `async`. Its promise would never settle, and V8 and Deno
- * would keep memory for it with every call.
- */
+/** The same app. TypeError: one of `names` is `async`, so each call would leave a promise that never settles. */
 function synchronous<Made extends object>(made: Made, names: readonly (keyof Made)[]): Made {
   const name = names.find((each) => made[each] instanceof AsyncFunction);
   if (name !== undefined) throw asyncError(String(name));
@@ -376,10 +373,7 @@ export class Service {
     this.#app.begin?.();
   }
 
-  /**
-   * Gives it a burst, of which `next` has not gone to `left` datagrams yet. An error costs the datagram it
-   * is thrown at, and none after it.
-   */
+  /** Gives it a burst. An error costs the datagram it is thrown at, and none of the `left` ones after it. */
   receive(requests: Datagrams & { readonly left: number }, out: Answers): void {
     for (;;) {
       const before = requests.left;
@@ -472,10 +466,7 @@ const NEVER_GRANTED =
 const REFUSED =
   /(?:Permission denied|Operation not permitted) \(os error (?:1|13)\)(?:: (\w+) '(.*?)')?/;
 
-/**
- * Replaces Deno's and the system's words for what an app was denied by what an operator can do. `grant`
- * is that for a permission: $1 its kind, $2 what it is for.
- */
+/** Says for an operator what an app was denied. `grant` says it of a permission: $1 its kind, $2 what it is for. */
 export function explainDenials(text: string, grant: string): string {
   const explained = text
     .replace(NEVER_GRANTED, (_, kind, what) => {
@@ -547,10 +538,7 @@ export function noDatagram(call: "reply" | "reflect"): TypeError {
   );
 }
 
-/**
- * The well-known ports (RFC 6335 §6) except those of DNS and NTP, which clients of these use too. Echo,
- * chargen, quotd and the like answer from the others.
- */
+/** The well-known ports (RFC 6335 §6), which echo and the like answer from, but DNS and NTP, which clients use. */
 const WELL_KNOWN_PORTS: readonly PortRange[] = [[0, 52], [54, 122], [124, 1023]];
 
 /** Bits of a port. */
@@ -811,10 +799,7 @@ class Replies implements Answers {
     return (this.#link.pushed - this.#joined) >>> 0;
   }
 
-  /**
-   * Reads how far the net tile is. Once per batch. Throws Error if the cursors contradict each other: the net
-   * tile's is right, so the app has written over its own. A successor goes on with a right one.
-   */
+  /** Reads how far the net tile is, once per batch. Throws Error: the app has written over its own cursor. */
   refresh(): void {
     this.#link.refresh();
     if (this.#link.corrupt === 0) return;

@@ -42,10 +42,7 @@ export class MailboxEnd implements Mailbox {
   /** Where its queue was when it joined: what is older, a predecessor posted. */
   readonly #joined: number;
 
-  /**
-   * `own` is written by this side, `peer` by the other. What waits was posted to a predecessor, and is
-   * skipped. `sleeper`: the region with the other side's sleep word; `wake` wakes it.
-   */
+  /** What waits was posted to a predecessor, and is skipped. `sleeper` has the other side's sleep word; `wake` wakes it. */
   constructor(
     { own, peer, sleeper = peer }: { own: View; peer: View; sleeper?: View },
     wake: () => void,
@@ -90,10 +87,7 @@ export class MailboxEnd implements Mailbox {
     return this.#consumer.available() > 0;
   }
 
-  /**
-   * Gives what waits to `read`, as copies, at most `MOST_AT_ONCE`, and returns how many. Passes a mail also
-   * if `read` throws.
-   */
+  /** Gives copies of what waits to `read`, at most `MOST_AT_ONCE`; returns how many. One that throws is passed, too. */
   take(read: (bytes: Uint8Array<ArrayBuffer>) => void): number {
     const consumer = this.#consumer;
     const count = Math.min(consumer.available(), MOST_AT_ONCE);

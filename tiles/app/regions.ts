@@ -143,10 +143,7 @@ export class MetricsWriter {
     }
   }
 
-  /**
-   * Moves to the region at `view`, which a predecessor has left: counters and histograms are added to those
-   * there, gauges replace them.
-   */
+  /** Moves to a region that a predecessor has left: counters and histograms are added there, gauges replaced. */
   move(view: View): void {
     const early = [...this.#cells.values()];
     this.#cells.clear();
@@ -203,10 +200,7 @@ export class MetricsWriter {
   }
 }
 
-/**
- * All metrics as of now; of histograms that differ in their bounds alone the newest. Nothing that the app wrote
- * is trusted.
- */
+/** All metrics as of now; of histograms that differ in bounds alone the newest. The app may have written anything. */
 export function readMetrics(view: View): AppMetric[] {
   const metrics = readRecords(view).map(({ key, ...metric }) =>
     [`${metric.kind} ${key}`, metric] as const

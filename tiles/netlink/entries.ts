@@ -164,10 +164,7 @@ function addressEntry(each: InterfaceAddress): Entry {
   };
 }
 
-/**
- * A route of the tables local and main as `ip -j route show table all` has it. Field by field rather than by
- * spreading: a full table is a million of them.
- */
+/** A route as `ip -j route show table all` has it. Not by spreading: a full table is a million of them. */
 export function routeEntry(each: Route, nameOf: (ifindex: number) => string): Entry {
   const { type, hops, protocol } = each;
   const entry: Entry = {};
@@ -196,10 +193,7 @@ export function routeEntry(each: Route, nameOf: (ifindex: number) => string): En
   return entry;
 }
 
-/**
- * What netbase decides for a datagram, as `ip -j route get` names it: `dst`, `type`, and where they apply
- * `gateway`, `dev`, `prefsrc`, `mtu`, `nexthops`. Addresses in host order; `source` 0: none is given.
- */
+/** What netbase decides, named as by `ip -j route get`. Addresses in host order; `source` 0: none is given. */
 export function decisionEntry(reader: NetbaseReader, destination: number, source: number): Entry {
   const { nextHops, interfaces } = reader;
   const decision = emptyDecision();

@@ -31,10 +31,7 @@ import {
   TableBit,
 } from "./tables.ts";
 
-/**
- * Receive buffer of the monitor socket. An event takes about 830 bytes of it, so this holds some
- * 150,000 (the kernel doubles it) where SO_RCVBUFFORCE is allowed. It is used only when needed.
- */
+/** Receive buffer of the monitor socket, used only when needed: some 150,000 events of 830 bytes, as it is doubled. */
 const RECEIVE_BUFFER = 64 << 20;
 /** Datagrams received with one call. */
 const BURST = 64;
@@ -149,10 +146,7 @@ export class Mirror implements MessageHandler {
     this.#resync.markStale(TableBit.neighbors, now);
   }
 
-  /**
-   * Makes a second copy of the kernel's state in `writer`. Nothing is read yet. It shares this mirror's
-   * dumper, and gets its events by `watchEvents`.
-   */
+  /** Makes a second copy of the kernel's state, by the same dumper. Its events come by `watchEvents`. */
   copyInto(writer: NetbaseWriter): Resync {
     const tables = makeTables(writer, {
       notices: new Notices(() => {}),
@@ -407,10 +401,7 @@ export class Resync {
     return next === Infinity ? -1 : Math.max(0, Math.ceil(next - now));
   }
 
-  /**
-   * Begins the read that is due; the dumper's turns carry it on. Returns how much was done. What was
-   * read is in netbase's writer then, and not committed.
-   */
+  /** Begins the read that is due, which the dumper's turns carry on. Returns how much was done. */
   turn(now: number): number {
     if (this.#stale === 0 || this.#dumper.busy) return 0;
     const schedule = this.#schedules.find(({ table, due }) =>

@@ -137,10 +137,7 @@ const HURRIED_MILLIS = 200;
 /** Back-off after the first time without an answer, doubled each time, ± a quarter. */
 const FIRST_BACK_OFF_MILLIS = 1_000;
 const MOST_BACK_OFF_MILLIS = 60_000;
-/**
- * Solicits a second in the long run, and at once; one that is answered does not count. A kernel with
- * a table of the usual size, full of addresses that nobody has, sends as many by itself.
- */
+/** Solicits a second, and at once; answered ones do not count. The kernel sends as many with a full table. */
 const RATE = 1_000;
 const BURST = 256;
 /** Addresses that wait to be solicited. */
@@ -431,10 +428,7 @@ export class DemandCounter {
     this.#windowEnd = now + WINDOW_MILLIS;
   }
 
-  /**
-   * Counts a request, and returns the number of the last half to whole second, this one included. It
-   * is never too low, up to a cell's maximum, and too high when others share the cells.
-   */
+  /** Counts a request; returns how many there were lately. Never too low, up to a maximum; too high if cells are shared. */
   count(ifindex: number, address: number): number {
     const { add, first, second } = this.#key;
     const mixed = hash(ifindex, address, add, first, second);
@@ -461,10 +455,7 @@ export class DemandCounter {
 /** How long after a back-off the failures are remembered. */
 const REMEMBER_MILLIS = 10_000;
 
-/**
- * Neighbours that are not to be solicited before a certain time. When there are more than `most`, all are
- * forgotten, which costs no more than some solicits that come too early.
- */
+/** Neighbours not to be solicited before a time. Too many: all are forgotten, for some early solicits. */
 export class BackOff {
   readonly #entries: NeighborMap<{ readonly until: number; readonly failures: number }>;
   readonly #most: number;
@@ -547,10 +538,7 @@ type Times = Pick<nl.NeighborTableMessage, "reachableMillis" | "delayProbeMillis
 
 /** The kernel's defaults (net/ipv4/arp.c), until its settings are read. */
 const DEFAULT_TIMES: Times = { reachableMillis: 30_000, delayProbeMillis: 5_000 };
-/**
- * A use counts in the last DELAY_PROBE_TIME before a confirmation expires (neigh_timer_handler). The
- * mark comes when this part of that time is left.
- */
+/** A use counts in DELAY_PROBE_TIME before a confirmation expires; the mark comes when this part of it is left. */
 const LEAD = 0.6;
 /** Deadlines are rounded up to a multiple of this, so that one check serves many. */
 const GRID_MILLIS = 100;
@@ -639,10 +627,7 @@ export class NeighborAgeing {
 const BUSY_MILLIS = 500;
 const QUIET_MILLIS = 10_000;
 
-/**
- * Reads the kernel's neighbour table parameters with a dumper that others use and turn: begins a read when it is time.
- * `notify` gets the table, and the parameters of each interface.
- */
+/** Begins to read the neighbour table's parameters, by others' dumper, when it is time; `notify` gets each. */
 export function neighborTablePoll(
   dumper: nl.Dumper,
   notify: (table: nl.NeighborTableMessage) => void,

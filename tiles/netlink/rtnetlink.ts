@@ -222,10 +222,7 @@ function swap32(word: number): number {
   return (word << 24 | (word & 0xff00) << 8 | word >>> 8 & 0xff00 | word >>> 24) >>> 0;
 }
 
-/**
- * Iterates over the messages of one datagram. After `next()` the fields hold the header, and the
- * body, which begins with the family header, is from `bodyAt` to `end`.
- */
+/** Iterates over the messages of a datagram. The fields are the header's; the body is from `bodyAt` to `end`. */
 export class MessageCursor {
   readonly bytes: MessageBytes;
   type = 0;
@@ -413,10 +410,7 @@ class Attributes {
   }
 }
 
-/**
- * Writes one message at a time: `begin`, then the family header and the attributes in order, then
- * `finish`, which fills in the length. Throws RangeError when the message does not fit.
- */
+/** Writes a message: `begin`, the family header, the attributes, `finish`. RangeError: it does not fit. */
 export class MessageWriter {
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly #data: DataView;
@@ -477,10 +471,7 @@ export class MessageWriter {
   }
 }
 
-/**
- * Decodes RTM_NEWLINK or RTM_DELLINK. Null for a bridge's message about its port, which is in the
- * same group but not about the interface itself. Throws `MalformedMessage`.
- */
+/** Decodes RTM_NEWLINK or RTM_DELLINK; null: a bridge's, about its port. Throws `MalformedMessage`. */
 export function decodeLink(message: MessageCursor): InterfaceLink | null {
   const { bytes: { u8, u32 }, bodyAt } = message;
   const attributes = new Attributes().of(message, IFINFOMSG_BYTES);
@@ -544,10 +535,7 @@ export function decodeAddress(message: MessageCursor): AddressMessage | null {
   };
 }
 
-/**
- * Decodes RTM_NEWNETCONF or RTM_DELNETCONF: `ignore_routes_with_linkdown` of an interface, null when
- * the message does not have it. Throws `MalformedMessage`.
- */
+/** Decodes RTM_NEWNETCONF or RTM_DELNETCONF; null: `ignore_routes_with_linkdown` is not in it. */
 export function decodeSettings(
   message: MessageCursor,
 ): { ifindex: number; ignoreLinkdown: boolean | null } {
@@ -654,10 +642,7 @@ export function emptyNeighborMessage(): NeighborMessage {
   return { ...emptyNeighbor(), type: 0, hasMac: false, confirmedMillis: -1 };
 }
 
-/**
- * Decodes RTM_NEWNEIGH or RTM_DELNEIGH into `out`. Returns false for messages that do not count:
- * those of other families, without an address, or about proxy entries. Throws `MalformedMessage`.
- */
+/** Decodes RTM_NEWNEIGH or RTM_DELNEIGH. False: IPv6, a proxy, or without address. Throws `MalformedMessage`. */
 export function decodeNeighbor(message: MessageCursor, out: NeighborMessage): boolean {
   const { bytes: { u8, u16, u32 }, bodyAt } = message;
   attributes.of(message, NDMSG_BYTES);
@@ -690,10 +675,7 @@ export function decodeNeighborTable(message: MessageCursor) {
     ifindex: parameters.u32(NDTPA_IFINDEX),
     /** Number of entries at which the kernel refuses more (gc_thresh3); 0: unknown. */
     capacity: table.u32(NDTA_THRESH3),
-    /**
-     * Entries of all namespaces; -1: unknown. In struct ndt_config: two 16-bit sizes, then the number of
-     * entries.
-     */
+    /** Entries of all namespaces; -1: unknown. In struct ndt_config after two 16-bit sizes. */
     entries: table.has(NDTA_CONFIG) ? Math.floor(table.u64(NDTA_CONFIG) / 2 ** 32) : -1,
     /** How often the kernel has refused an entry for lack of room, modulo 2³²; -1: unknown. */
     refused: hasRefused ? message.bytes.u32[(stats.at + TABLE_FULLS_AT) >>> 2] : -1,
@@ -731,10 +713,7 @@ export function decodeNextHop(message: MessageCursor) {
   };
 }
 
-/**
- * The members of a group, ids of other objects with weights of 1 or more, from `struct nexthop_grp`s: id,
- * weight − 1 in two bytes (the high one since 6.12).
- */
+/** The members of a group, from `struct nexthop_grp`s: id, weight − 1 in two bytes. */
 function decodeMembers(bytes: Uint8Array) {
   if (bytes.length === 0 || bytes.length % NEXTHOP_GRP_BYTES !== 0) {
     throw new MalformedMessage(`a next-hop group of ${bytes.length} bytes`);
@@ -772,10 +751,7 @@ const UNSELECTIVE: readonly number[] = [
   ...[FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN],
 ];
 
-/**
- * What can be dumped: type and family of the request, and the size of its family header, which
- * NETLINK_GET_STRICT_CHK checks.
- */
+/** What can be dumped. NETLINK_GET_STRICT_CHK checks the size of the request's family header. */
 export const DUMPS = {
   links: { type: RTM_GETLINK, headerBytes: IFINFOMSG_BYTES, family: AF_UNSPEC },
   addresses: { type: RTM_GETADDR, headerBytes: IFADDRMSG_BYTES, family: AF_INET },
@@ -862,10 +838,7 @@ export function writeUseNeighbor(writer: MessageWriter, neighbor: NeighborKey): 
   return writeNeighbor(writer, neighbor, NTF_USE);
 }
 
-/**
- * Writes RTM_DELNEIGH; returns its length. For entries that exist only because Tegula solicited an
- * address that does not answer: all namespaces share the kernel's table.
- */
+/** Writes RTM_DELNEIGH, for what only a solicit of ours has put into the kernel's table; returns its length. */
 export function writeDeleteNeighbor(writer: MessageWriter, neighbor: NeighborKey): number {
   writer.begin({ type: RTM_DELNEIGH, flags: NLM_F_REQUEST });
   return writeNeighbor(writer, neighbor, 0);
@@ -887,10 +860,7 @@ function writeNeighbor(
  * `Dumper` makes requests, one at a time, on a socket of its own so that no event comes between.
  */
 
-/**
- * Room for one datagram: the kernel fills at most 32 KiB. The odd quarter of a KiB keeps slots from
- * sharing sets of the processor's first-level cache.
- */
+/** Room for a datagram of 32 KiB, and so much more that slots do not share sets of the first-level cache. */
 const SLOT_BYTES = 32_768 + 256;
 
 /** Result of `receive` when the kernel dropped events for lack of room; more may be queued. */
@@ -926,10 +896,7 @@ export class NetlinkSocket {
     this.#cursor = new MessageCursor(new MessageBytes(this.#buffer));
   }
 
-  /**
-   * Receives one burst and gives each message to `handler`. Returns the number of datagrams, fewer
-   * than `burst` when no more were queued, or OVERRUN. Throws SystemError.
-   */
+  /** Gives a burst's messages to `handler`. Returns how many datagrams, or OVERRUN. Throws SystemError. */
   receive(handler: MessageHandler): number {
     const count = this.#library.receive(this.fd, this.#buffer, this.#lengths, SLOT_BYTES);
     if (count === -ENOBUFS) return OVERRUN;
@@ -985,10 +952,7 @@ export type DumpEnd =
 export interface ReplyHandler {
   /** One reply; valid only during the call. */
   reply(message: MessageCursor): void;
-  /**
-   * No more replies come; another request may be made at once. `errno`, positive, tells why the
-   * kernel refused; `now` is the time of the turn.
-   */
+  /** No more replies come. `errno`, positive, tells why the kernel refused; `now` is the time of the turn. */
   done(end: DumpEnd, errno: number, now: number): void;
 }
 
@@ -1056,10 +1020,7 @@ export class Dumper implements MessageHandler {
     this.#handler = null;
   }
 
-  /**
-   * Takes one burst of replies; returns how much was done. The kernel writes the first datagram with
-   * the request and each other one when one is read, so an empty queue means that no more come.
-   */
+  /** Takes a burst of replies; returns how much was done. An empty queue means that no more come. */
   turn(now = performance.now()): number {
     if (!this.busy) return 0;
     const count = this.#socket.receive(this);

@@ -64,10 +64,7 @@ export interface Table {
   readonly optional?: boolean;
   /** An event says where among others its subject goes, so no event may come before a dump's end. */
   readonly ordered?: boolean;
-  /**
-   * Applies an event and returns the set of tables that may be stale as a result. `replayed`: a dump
-   * that may be newer than the event was applied before it.
-   */
+  /** Applies an event; returns the tables that may be stale now. `replayed`: a dump may be newer than the event. */
   event(message: nl.MessageCursor, replayed: boolean): number;
   /** Begins mark and sweep, or restarts it. */
   beginSync(): void;
@@ -238,10 +235,7 @@ export class InterfacesTable implements Table {
     return isKnown ? 0 : TableBit.routes;
   }
 
-  /**
-   * Each change makes a new copy of all addresses of an interface. The old one is freed when the net
-   * tiles have passed a commit, which takes microseconds. False: no room.
-   */
+  /** A change copies all addresses, and the old copy is freed after a commit, in microseconds. False: no room. */
   #store(write: () => boolean): boolean {
     for (let tries = 0; tries < MOST_COMMITS; tries++) {
       if (write()) return true;
@@ -338,10 +332,7 @@ export class NextHopsTable implements Table {
     return this.#updateRoutes(gone);
   }
 
-  /**
-   * An interface went down, lost its carrier or is gone: the kernel silently drops its objects, and
-   * the routes with them (`nexthop_flush_dev`).
-   */
+  /** An interface was lost: the kernel silently drops its objects, and their routes (`nexthop_flush_dev`). */
   deviceLost(ifindex: number): void {
     const lost = [...this.#objects.values()].filter((object) =>
       object.group === null && object.ifindex === ifindex
@@ -395,10 +386,7 @@ export class RoutesTable implements Table {
   readonly dumps = ["routes"] as const;
   readonly types = [nl.RTM_NEWROUTE, nl.RTM_DELROUTE];
   readonly ordered = true;
-  /**
-   * Gateways of routes since the last full read, which are resolved first. True: the route says that
-   * the gateway is on-link (RTNH_F_ONLINK), whatever the prefixes say.
-   */
+  /** Gateways of routes since the last full read. True: a route says that it is on-link (RTNH_F_ONLINK). */
   readonly gateways = new NeighborMap<boolean>();
   readonly #rib: Rib;
   readonly #nextHops: NextHopsTable;
@@ -491,18 +479,12 @@ export class RoutesTable implements Table {
     }
   }
 
-  /**
-   * An interface went down (`fib_sync_down_dev`): routes out of it go, a multipath route when its
-   * last hop is dead. Routes of host scope, which are the addresses themselves, stay unless `force`.
-   */
+  /** An interface went down (`fib_sync_down_dev`). The addresses' own routes, of host scope, stay unless `force`. */
   deviceDown(ifindex: number, { force }: { force: boolean }): void {
     this.#rib.rewrite((attributes) => withoutDevice(attributes, { ifindex, force }));
   }
 
-  /**
-   * An interface that ignores routes with linkdown lost its carrier: another route or hop takes over
-   * at once. Its addresses stay (`fib_sync_down_dev`, `fib_nexthop_info`).
-   */
+  /** An interface that ignores linkdown routes lost its carrier: others take over (`fib_sync_down_dev`). */
   carrierLost(ifindex: number): void {
     this.#rib.rewrite((attributes) => withoutCarrier(attributes, ifindex));
   }
@@ -556,10 +538,7 @@ export interface NeighborListener {
   neighborRemoved(ifindex: number, address: number): void;
 }
 
-/**
- * Neighbours of the interfaces that packets leave by. The multicast group also has neighbours of all other
- * interfaces, of bridges, of proxies and of IPv6, which are ignored.
- */
+/** Neighbours of the interfaces that packets leave by. The group has those of others, proxies and IPv6, too. */
 export class NeighborsTable implements Table {
   readonly bit = TableBit.neighbors;
   readonly dumps = ["neighbors"] as const;

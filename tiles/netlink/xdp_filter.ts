@@ -72,10 +72,7 @@ export class Filter {
     setBits(this.#vlans, ids);
   }
 
-  /**
-   * IPv4 address `address` (host order, not 0) is ours. False when there is no room for it: its
-   * datagrams go to the kernel then, and come in by the kernel's socket.
-   */
+  /** An address (host order, not 0) is ours. False: there is no room, so it comes in by the kernel's socket. */
   add(address: number): boolean {
     if (this.#find(address) >= 0) return true;
     const free = this.#probe(address, 0);
@@ -126,10 +123,7 @@ export interface InterfaceFilter {
 /** 127.0.0.0/8 */
 const LOOPBACK_NET = 127;
 
-/**
- * Returns what brings the filters up to date, and tells whether the interface table had changed. Entries of a
- * predecessor stay until they are known to be wrong.
- */
+/** Returns what updates the filters, and tells whether interfaces had changed. A predecessor's entries stay till then. */
 export function filterUpdater(
   filters: readonly InterfaceFilter[],
   { interfaces, ports, packetTimes, log }: {

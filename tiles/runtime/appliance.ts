@@ -296,10 +296,7 @@ class Appliance {
     for (const worker of this.#workers.values()) worker.expectEnd();
   }
 
-  /**
-   * Waits at most `millis` until all net tiles have stopped. Returns whether they have. A tile has stopped with its last
-   * store, which its successor waits for. Its thread may take longer to end.
-   */
+  /** Whether all net tiles stop within `millis`: by their last stores. Their threads may take longer to end. */
   async #netsStop(millis: number): Promise<boolean> {
     const { nets } = this.#wiring;
     for (const end = performance.now() + millis; performance.now() < end;) {
@@ -688,10 +685,7 @@ const REPORTS: Shapes<TileReport> = {
   failed: { message: isText, app: optional(isText) },
 };
 
-/**
- * Messages that a tile may post in a second. The tile itself limits lines of the log, for each of its apps
- * (`LINES_A_SECOND`).
- */
+/** Messages that a tile may post in a second. It limits the log lines of each app itself (`LINES_A_SECOND`). */
 const REPORTS_A_SECOND = 2000;
 
 /**

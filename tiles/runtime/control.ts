@@ -39,10 +39,7 @@ export const Ask = {
   audit: 2,
   /** To set the capture mode; argument: `CaptureMode`. The main isolate does it, not the netlink tile. */
   capture: 3,
-  /**
-   * For the master: reload the configuration; upgrade to the installed program.
-   * It answers with an `Outcome`, and does it once for each number, however often that is asked for.
-   */
+  /** For the master: reload the configuration, upgrade to the installed program; once for each number. */
   reload: 4,
   upgrade: 5,
   /** For the master, too: to have no new traffic, or to have it again. */
@@ -79,10 +76,7 @@ export class ControlWriter {
     this.pulse();
   }
 
-  /**
-   * Asks every tile to end after its current turn, without draining: a successor takes over. The caller
-   * wakes those that sleep.
-   */
+  /** Asks every tile to leave to a successor after its turn, without draining. The caller wakes sleeping ones. */
   leave(): void {
     Atomics.store(this.#words, LEAVE, 1);
     this.pulse();
@@ -156,10 +150,7 @@ export class ControlReader {
     return Atomics.load(this.#words, CHANGING) === 1;
   }
 
-  /**
-   * Changes when tiles should look at the clock, `stopping` and `leaving`. An ordered load, since
-   * those words are written before this one.
-   */
+  /** Changes when tiles should look at the clock and the words before this one. So the load is ordered. */
   get pulse(): number {
     return Atomics.load(this.#words, PULSE);
   }
@@ -228,10 +219,7 @@ export interface Told<Head> {
   readonly lines: string;
 }
 
-/**
- * Asks the netlink tile for an answer to a request of `kind` (`Ask`), after earlier requests have theirs. Rejects if
- * there is none in time.
- */
+/** Asks the netlink tile (`Ask`), after earlier requests have their answers. Rejects if there is none in time. */
 export type Question = <Head>(kind: number, ...words: readonly number[]) => Promise<Told<Head>>;
 
 /** The status tile's side: asks one question at a time. `ask` brings a request to main. */

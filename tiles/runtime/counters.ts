@@ -18,10 +18,7 @@ function table<const T extends Record<string, string>>(
   return { help, index: index as { [K in keyof T]: number } };
 }
 
-/**
- * Counters of a net tile. Each datagram that is dropped is counted once, in one that begins with `rx_drop_`
- * or `tx_drop_`; frames that the kernel drops in `xdp_rx_drop_…`. What follows is the reason.
- */
+/** Counters of a net tile. A dropped datagram counts once, in `rx_drop_…`, `tx_drop_…` or `xdp_rx_drop_…`. */
 export const NET = table({
   rx_frames: "Frames taken from AF_XDP receive rings.",
   rx_socket: "Datagrams received from kernel sockets.",

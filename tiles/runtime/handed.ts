@@ -175,10 +175,7 @@ export function isShaped(fields: Readonly<Record<string, Check>>): Check {
     );
 }
 
-/**
- * The message, if it has one of these shapes. Throws Error with what it is instead. The shapes are tables of our
- * own, because a schema library takes 11 MiB.
- */
+/** The message, if it has one of these shapes, else throws Error. A schema library would take 11 MiB. */
 export function checkedMessage<Message extends { readonly type: string }>(
   said: unknown,
   shapes: Shapes<Message>,
@@ -209,10 +206,7 @@ export function messagesBy<Sent, Received>(channel: Channel) {
       const bytes = encoder.encode(stringify(message));
       return bytes.length <= MESSAGE_BYTES && channel.send(bytes);
     },
-    /**
-     * The next message; null: none now; undefined: the other end is closed. Throws SyntaxError or TypeError if it
-     * cannot be read, and SystemError.
-     */
+    /** The next message; null: none now; undefined: the end. Throws SyntaxError, TypeError or SystemError. */
     receive(): Received | null | undefined {
       const bytes = channel.receive();
       // A `null` must not pass for "none now": it is a message of no known type.

@@ -115,10 +115,7 @@ export class HealthReader {
     this.#text = u8(slice(view, TEXT_AT, HEALTH_BYTES - TEXT_AT));
   }
 
-  /**
-   * Whether a report was written lately. To be called now and then, with a monotonic clock: the master's
-   * clock and this one may differ.
-   */
+  /** Whether a report was written lately, by a monotonic clock of this side. To be called now and then. */
   isFresh(nowMillis: number): boolean {
     const sequence = Atomics.load(this.#words, SEQUENCE);
     if (sequence !== this.#seen.sequence) this.#seen = { sequence, at: nowMillis };

@@ -48,10 +48,7 @@ export const Descriptor = {
   timeHigh: 7,
 } as const;
 
-/**
- * As the length of an answer: it is the request whose descriptor is the `offset`-th of the other link,
- * sent back as it came. Nothing else in such a descriptor counts.
- */
+/** As the length of an answer: it is the request with the `offset`-th descriptor, and nothing else counts. */
 export const REFLECTED = 0xffff_ffff;
 
 /** The word of the first descriptor, and log2 of a descriptor's words. */
@@ -74,10 +71,7 @@ const DESCRIPTORS_AT = FIRST_DESCRIPTOR * 4;
 /** Index of words that read as a descriptor of zeros, in either region. They are between both cursors. */
 export const NO_DESCRIPTOR = 8;
 
-/**
- * The memory of requests extends this many bytes beyond where the last payload can begin, so that a valid
- * offset alone keeps each payload inside.
- */
+/** The memory of requests goes on this far after the last valid offset, so no payload leaves it. */
 export const PAYLOAD_MARGIN = 65_536;
 
 /** Size of a link pair. All are powers of two; `depth` is at most 65,536. */
@@ -148,10 +142,7 @@ export class PayloadRing {
     this.#start = this.#head = (last + ((bytes + 7) & ~7)) | 0;
   }
 
-  /**
-   * Offset of `size` bytes in a row, or -1 when there are none now. `outstanding` of the `pushed`
-   * descriptors are on their way.
-   */
+  /** Offset of `size` bytes in a row; -1: none now. `outstanding` of the `pushed` descriptors are on their way. */
   reserve(size: number, pushed: number, outstanding: number): number {
     const mask = this.#mask;
     // With nothing on its way the ring begins at its start again, which keeps it in the cache.
@@ -166,10 +157,7 @@ export class PayloadRing {
     return at & mask;
   }
 
-  /**
-   * The `pushed`-th descriptor takes the first `bytes` of what was reserved last. Others may take the same
-   * after it.
-   */
+  /** The `pushed`-th descriptor takes `bytes` of what was reserved last. Later ones may take the same. */
   take(pushed: number, bytes: number): void {
     const starts = this.#starts;
     starts[pushed & (starts.length - 1)] = this.#start;
@@ -195,10 +183,7 @@ export class LinkProducer {
   #published: number;
   #passed: number;
 
-  /**
-   * `own` is written by this side, `peer` by the other. A restarted side carries on where it was. With `trusts`
-   * it goes on where the other one is if its own cursor cannot be true: its predecessor may have written over it.
-   */
+  /** A restarted side carries on where it was; with `trusts` where the other is if its own cursor cannot be true. */
   constructor(own: View, peer: View, shape: LinkShape, { trusts = false } = {}) {
     this.words = u32(own);
     this.#peer = u32(peer);
@@ -224,10 +209,7 @@ export class LinkProducer {
     return this.#head;
   }
 
-  /**
-   * Looks where the consumer is and returns how many descriptors are free. The peer's cursor is
-   * believed only between what it last was and what has been published.
-   */
+  /** Returns how many descriptors are free. The peer's cursor is believed between its last value and what is published. */
   refresh(): number {
     const seen = Atomics.load(this.#peer, CONSUMED);
     if (((this.#published - seen) >>> 0) <= ((this.#published - this.#passed) >>> 0)) {
@@ -292,10 +274,7 @@ export class LinkConsumer {
     Atomics.store(this.#own, CONSUMED, this.#tail);
   }
 
-  /**
-   * How many descriptors wait, at most `depth`. A cursor that claims more than that cannot be true
-   * and counts as nothing new.
-   */
+  /** How many descriptors wait. A cursor that claims more than `depth` cannot be true, and counts as nothing new. */
   available(): number {
     const waiting = (Atomics.load(this.words, PRODUCED) - this.#tail) >>> 0;
     if (waiting <= this.depth) return waiting;

@@ -13,10 +13,7 @@ import type { LinkShape } from "./link.ts";
 
 /** Bytes of a UMEM frame. Holds an MTU of 1,500 with tags and headroom; see `LARGEST_MTU`. */
 export const FRAME_BYTES = 2048;
-/**
- * Headroom in each frame, besides the kernel's 256 bytes. It aligns the IPv4 header to words. And headers and 20 bytes
- * of payload share one cache line, so only one line has to come from the processor that received the frame.
- */
+/** Headroom besides the kernel's: aligns the IPv4 header, and has headers and 20 bytes share a cache line. */
 export const HEADROOM_BYTES = 2;
 /** XDP_PACKET_HEADROOM (linux/bpf.h): the kernel's headroom. */
 const KERNEL_HEADROOM_BYTES = 256;

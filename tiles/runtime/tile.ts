@@ -151,10 +151,7 @@ export class TileRegion {
   readonly counters: Float64Array;
   readonly #words: Uint32Array;
 
-  /**
-   * The region at `view`, `TILE_REGION_BYTES` long; a restarted tile carries on its counts. Writes
-   * nothing yet: a predecessor may still have it.
-   */
+  /** Joins a region and carries on its counts. Writes nothing yet: a predecessor may still have it. */
   constructor(view: View) {
     this.#words = u32(view);
     this.counters = f64(slice(view, COUNTERS_AT, TILE_COUNTERS * 8));
@@ -277,10 +274,7 @@ const LONGEST_SLEEP_MILLIS = 1000;
 /** How long a stopping tile may take to hand over what it holds. */
 const DRAIN_MILLIS = 300;
 
-/**
- * Of so many turns one is timed, for the share of time that is busy: reading the clock costs as much as two
- * datagrams. A prime, so that it keeps step with nothing.
- */
+/** Of so many turns one is timed: the clock costs as much as two datagrams. A prime keeps step with nothing. */
 const TIMED_TURNS = 61;
 
 /** How often a successor polls whether its predecessor has ended: datagrams wait until it sees that. */
@@ -306,10 +300,7 @@ export function spinTurnsFor(busy: number, cores: number): number {
   return busy > cores ? CROWDED_SPIN_TURNS : SPIN_TURNS;
 }
 
-/**
- * Runs `tile` until it is asked to leave, or is asked to stop and has drained, or its time to drain is
- * over.
- */
+/** Runs `tile` until it is to leave, or is to stop and has drained, or may drain no longer. */
 export function runLoop({ tile, region, control, index, spinTurns }: {
   readonly tile: Tile;
   readonly region: TileRegion;
@@ -400,10 +391,7 @@ export function delay(millis: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, millis));
 }
 
-/**
- * Whether `promise` settles within `millis`, which may be Infinity. Throws what it rejects with by then; what
- * it rejects with later is lost.
- */
+/** Whether `promise` settles within `millis`; what it rejects with by then is thrown, later it is lost. */
 export async function within(promise: Promise<unknown>, millis: number): Promise<boolean> {
   const settled = promise.then(() => true);
   if (millis === Infinity) return await settled;

@@ -112,10 +112,7 @@ export interface ApplianceSetup {
   readonly listens: { readonly control: boolean; readonly metrics: boolean };
 }
 
-/**
- * The version of all regions that outlast an appliance. Raise it with each change of their layout or meaning. After an
- * upgrade they are taken over only if it is the same.
- */
+/** The version of all regions that outlast an appliance. After an upgrade only the same ones are taken over. */
 export const REGIONS_VERSION = 5;
 
 interface RegionPlan {
@@ -155,10 +152,7 @@ export function besideName(app: string): string {
   return `${app} beside`;
 }
 
-/**
- * The shape of an app's links. If there is only one app its payloads stay in the UMEM, where its instances may read those of
- * each other. Else each instance gets copies.
- */
+/** The shape of an app's links. A lone app's payloads stay in the UMEM; else each instance gets copies. */
 export function linkShape(
   { depth = LINK_DEPTH }: Pick<AppPlan, "depth">,
   apps: readonly AppPlan[],

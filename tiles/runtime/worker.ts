@@ -146,10 +146,7 @@ function openLibraries({ kind, clock }: BootMessage): Libraries {
   };
 }
 
-/**
- * Makes V8 read and remember the host's time zone while files can be read; else a confined tile would use UTC. A format
- * of Intl's would cost 5 MiB of tables.
- */
+/** Has V8 remember the host's time zone while files can be read. A format of Intl's would cost 5 MiB. */
 function lookUp(): void {
   new Date().getTimezoneOffset();
 }

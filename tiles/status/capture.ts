@@ -49,10 +49,7 @@ export interface CaptureFilter {
   readonly app?: string;
 }
 
-/**
- * Passes what is in `rings`, those of all net tiles, to captures. `mode.set` tells net tiles what to write
- * (`CaptureMode`), and `mode.get` returns what they were told last. Captures that a predecessor left open end.
- */
+/** Passes what is in the net tiles' rings to captures. Captures that a predecessor left open end. */
 export function captureStreams(
   rings: readonly View[],
   listen: readonly Listening[],
@@ -65,10 +62,7 @@ export function captureStreams(
   };
   mode.set(wantedMode());
 
-  /**
-   * Frames from now on, as lines of JSON, until the iterator is closed. `interfaceNames` returns the names
-   * by index as they are then. Throws Error if there are too many captures, or net tiles do not start.
-   */
+  /** Frames from now on as lines of JSON. Throws Error: too many captures, or net tiles do not start. */
   return async function* (
     filter: CaptureFilter,
     interfaceNames: () => (ifindex: number) => string,

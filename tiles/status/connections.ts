@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/**
- * Connections to the status tile. They are bounded in number and in time, so that idle connections neither
- * accumulate nor keep others out.
- */
+/** Connections to the status tile, bounded in number and time: idle ones neither pile up nor keep others out. */
 
 import { Buffer } from "node:buffer";
 import { on, once } from "node:events";
@@ -16,10 +13,7 @@ const LEAVE_MILLIS = 400;
 
 export type Listener = Awaited<ReturnType<typeof listenOn>>;
 
-/**
- * Accepts connections of a listening socket. Several can share the socket: each connection comes to one of
- * them. The caller keeps `fd`. Throws Error if it is not a listening socket.
- */
+/** Accepts connections of a listening socket, which others may share. The caller keeps `fd`. Throws Error. */
 export async function listenOn(fd: number, tile: Pick<TileLibrary, "duplicate" | "readable">) {
   const server = createServer({ allowHalfOpen: true });
   // The server emits "close" only after its last connection has ended.
@@ -39,10 +33,7 @@ export async function listenOn(fd: number, tile: Pick<TileLibrary, "duplicate" |
       server.close();
       server.emit("leave");
     },
-    /**
-     * Whether connections are waiting and none has been accepted since the last call. Deno stops accepting
-     * for good after it was refused a descriptor.
-     */
+    /** Whether connections wait and none was accepted since the last call: Deno stops when it is refused a descriptor. */
     isStuck() {
       const waits = server.listening && tile.readable(fd);
       const stuck = waits && before === accepted;
@@ -70,10 +61,7 @@ export class Connection {
     socket.on("error", () => {});
   }
 
-  /**
-   * The peer's network: an IPv4 /24, or 127/8. Empty for Unix sockets, whose peers cannot be told apart.
-   * One peer may have many addresses of a network.
-   */
+  /** The network that a peer may have many addresses of: an IPv4 /24, 127/8, or "" for all Unix sockets. */
   get peer(): string {
     const [first, ...rest] = (this.#socket.remoteAddress ?? "").split(".");
     return first === "127" ? first : [first, ...rest.slice(0, 2)].join(".");

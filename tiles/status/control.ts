@@ -208,10 +208,7 @@ function capture(
   return captureStream({ dropsOnly: drops, app }, names);
 }
 
-/**
- * A reload replaces this tile, so the answer may have to come from the successor. A client that asks it
- * again with the same number gets the outcome of the same change.
- */
+/** A reload replaces this tile. With the same number its successor gives the outcome of the same change. */
 function change(
   view: StatusView,
   kind: number,

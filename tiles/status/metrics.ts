@@ -146,10 +146,7 @@ function metrics(view: StatusView): Buffer {
   return response("200 OK", metricsText(view), { "content-type": type });
 }
 
-/**
- * Answers `/live` (does it make progress?) or `/ready` (is it to have traffic?). The answer names
- * everything that is wrong, in a line each.
- */
+/** Answers whether it makes progress (`/live`) or is to have traffic (`/ready`), with a line for all that is wrong. */
 function probe(path: "/live" | "/ready", { health }: Pick<StatusView, "health">): Buffer {
   const report = health.read();
   if (report === null || !health.isFresh(performance.now())) {

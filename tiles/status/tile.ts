@@ -33,10 +33,7 @@ const BEATS_TO_TRIM = 3;
 
 /** What the appliance gives the status tile. All views are read-only. */
 export interface StatusSetup {
-  /**
-   * Listening sockets; null: none. The caller keeps them. A predecessor may still serve them: then each
-   * connection comes to one of both.
-   */
+  /** Listening sockets; null: none. The caller keeps them, and a predecessor may accept connections of them, too. */
   readonly listeners: { readonly control: number | null; readonly metrics: number | null };
   readonly netbase: View;
   readonly control: View;

@@ -96,10 +96,7 @@ export interface Fact {
 /** Chooses samples and gives each the name of the row that it belongs to. */
 type Key = (labels: Labels) => string | undefined;
 
-/**
- * The value of `label`, if the other labels are as in `only`. Ports without a metric of their own go
- * by their app.
- */
+/** The value of `label`, if the others are as in `only`. Ports without a metric of their own go by their app. */
 function by(label: string, only: Labels = {}): Key {
   const wanted = Object.entries(only);
   return (labels) => {
@@ -188,10 +185,7 @@ export function quantile(
 /** What is shown. */
 export type Overview = ReturnType<typeof overview>;
 
-/**
- * What is to be shown of `now`, and of what has happened since `before`; rates are NaN without it.
- * `nowSeconds`: since 1970.
- */
+/** What is shown of `now`, and of the time since `before`; rates are NaN without it. `nowSeconds`: since 1970. */
 export function overview(
   before: Scrape | null,
   now: Scrape,
