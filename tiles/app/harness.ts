@@ -18,19 +18,7 @@ import { heapView, u8, type View } from "../../ffi/region.ts";
 import { formatAddress, parseAddress } from "../../netbase/route.ts";
 import { RECENT_PEERS_BYTES, RecentPeers } from "../net/app_port.ts";
 import { APP, readCounters } from "../runtime/counters.ts";
-import {
-  appLinkBytes,
-  Descriptor,
-  DESCRIPTOR_WORDS,
-  LinkConsumer,
-  LinkProducer,
-  type LinkShape,
-  linkWords,
-  netLinkBytes,
-  PAYLOAD_MARGIN,
-  payloadRing,
-  REFLECTED,
-} from "../runtime/link.ts";
+import * as link from "../runtime/link.ts";
 import { LINK_DEPTH, linkShapeOf } from "../runtime/plan.ts";
 import { TILE_REGION_BYTES } from "../runtime/tile.ts";
 import { Address, Prefix } from "./address.ts";
@@ -110,12 +98,12 @@ export class AppHarness {
   readonly #served: readonly number[];
   readonly #metrics = heapView(METRICS_BYTES);
   readonly #besideMetrics = heapView(METRICS_BYTES);
-  readonly #umem = heapView(UMEM_BYTES + PAYLOAD_MARGIN);
-  readonly #shape: LinkShape;
+  readonly #umem = heapView(UMEM_BYTES + link.PAYLOAD_MARGIN);
+  readonly #shape: link.LinkShape;
   readonly #counters = new Float64Array(Object.keys(APP.help).length);
   readonly #side: NetSide;
-  readonly #requests: LinkProducer;
-  readonly #answers: LinkConsumer;
+  readonly #requests: link.LinkProducer;
+  readonly #answers: link.LinkConsumer;
   readonly #ring: Uint8Array;
   readonly #heard = new RecentPeers(heapView(RECENT_PEERS_BYTES), 0);
   readonly #sendTo: readonly Prefix[];
@@ -138,15 +126,15 @@ export class AppHarness {
       return prefix;
     });
     const shape = this.#shape = linkShapeOf(options.depth ?? LINK_DEPTH, { isAlone: true });
-    const [net, own] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];
+    const [net, own] = [heapView(link.netLinkBytes(shape)), heapView(link.appLinkBytes(shape))];
     const tile = heapView(TILE_REGION_BYTES);
     this.#side = new NetSide(
       { own, peer: net, payloads: this.#umem, shape, tile, eventfd: -1 },
       { counters: this.#counters, firstPort: this.#served[0], wake() {} },
     );
-    this.#requests = new LinkProducer(net, own, shape);
-    this.#answers = new LinkConsumer(net, own, shape);
-    this.#ring = payloadRing(own, shape);
+    this.#requests = new link.LinkProducer(net, own, shape);
+    this.#answers = new link.LinkConsumer(net, own, shape);
+    this.#ring = link.payloadRing(own, shape);
     if (options.beside === undefined) return;
     const [here, there] = [heapView(MAILBOX_BYTES), heapView(MAILBOX_BYTES)];
     this.#mailbox = {
@@ -294,13 +282,13 @@ export class AppHarness {
     u8(this.#umem).set(bytes, offset);
     const { words } = this.#requests;
     const slot = this.#requests.slot();
-    words[slot + Descriptor.offset] = offset;
-    words[slot + Descriptor.length] = bytes.length | (tosTtlOf(asked) << 16);
-    words[slot + Descriptor.source] = source;
-    words[slot + Descriptor.destination] = destination;
-    words[slot + Descriptor.ports] = (sourcePort << 16) | port;
-    words[slot + Descriptor.timeLow] = receivedAt % 2 ** 32;
-    words[slot + Descriptor.timeHigh] = receivedAt / 2 ** 32;
+    words[slot + link.Descriptor.offset] = offset;
+    words[slot + link.Descriptor.length] = bytes.length | (tosTtlOf(asked) << 16);
+    words[slot + link.Descriptor.source] = source;
+    words[slot + link.Descriptor.destination] = destination;
+    words[slot + link.Descriptor.ports] = (sourcePort << 16) | port;
+    words[slot + link.Descriptor.timeLow] = receivedAt % 2 ** 32;
+    words[slot + link.Descriptor.timeHigh] = receivedAt / 2 ** 32;
     this.#requests.push();
     this.#heard.add(source | 0);
     return (bytes.length + 7) & ~7;
@@ -326,18 +314,21 @@ export class AppHarness {
   /** The answer whose descriptor begins at word `slot`. */
   #read(slot: number): Answered {
     const { words } = this.#answers;
-    const [offset, length] = [words[slot + Descriptor.offset], words[slot + Descriptor.length]];
-    if (length === REFLECTED) return this.#reflected(offset);
+    const [offset, length] = [
+      words[slot + link.Descriptor.offset],
+      words[slot + link.Descriptor.length],
+    ];
+    if (length === link.REFLECTED) return this.#reflected(offset);
     const payload = new Uint8Array(this.#ring.subarray(offset, offset + length));
-    const request = words[slot + Descriptor.request];
-    const fields = fieldsOf(words[slot + Descriptor.tosTtl]);
+    const request = words[slot + link.Descriptor.request];
+    const fields = fieldsOf(words[slot + link.Descriptor.tosTtl]);
     if (request !== 0) return { ...this.#reflected(request - 1), payload, ...fields };
-    const ports = words[slot + Descriptor.ports];
+    const ports = words[slot + link.Descriptor.ports];
     return {
       payload,
-      address: formatAddress(words[slot + Descriptor.destination]),
+      address: formatAddress(words[slot + link.Descriptor.destination]),
       port: ports & 0xffff,
-      sourceAddress: formatAddress(words[slot + Descriptor.source]),
+      sourceAddress: formatAddress(words[slot + link.Descriptor.source]),
       sourcePort: ports >>> 16,
       ...fields,
     };
@@ -356,14 +347,17 @@ export class AppHarness {
   /** The request of descriptor `place`, sent back unchanged. */
   #reflected(place: number): Answered {
     const { words } = this.#requests;
-    const slot = linkWords(this.#shape).base + place * DESCRIPTOR_WORDS;
-    const offset = words[slot + Descriptor.offset];
-    const ports = words[slot + Descriptor.ports];
+    const slot = link.linkWords(this.#shape).base + place * link.DESCRIPTOR_WORDS;
+    const offset = words[slot + link.Descriptor.offset];
+    const ports = words[slot + link.Descriptor.ports];
     return {
-      payload: u8(this.#umem).slice(offset, offset + (words[slot + Descriptor.length] & 0xffff)),
-      address: formatAddress(words[slot + Descriptor.source]),
+      payload: u8(this.#umem).slice(
+        offset,
+        offset + (words[slot + link.Descriptor.length] & 0xffff),
+      ),
+      address: formatAddress(words[slot + link.Descriptor.source]),
       port: ports >>> 16,
-      sourceAddress: formatAddress(words[slot + Descriptor.destination]),
+      sourceAddress: formatAddress(words[slot + link.Descriptor.destination]),
       sourcePort: ports & 0xffff,
       ...fieldsOf(0),
     };

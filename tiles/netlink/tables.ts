@@ -20,29 +20,7 @@ import {
 import { NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import type { Rib } from "../../netbase/rib.ts";
-import {
-  emptyRoute,
-  formatPrefix,
-  type Hop,
-  NLM_F_EXCL,
-  NLM_F_REPLACE,
-  type Route,
-  type RouteAttributes,
-  RT_SCOPE_HOST,
-  RT_TABLE_LOCAL,
-  RT_TABLE_MAIN,
-  RTN_BLACKHOLE,
-  RTN_BROADCAST,
-  RTN_MULTICAST,
-  RTN_PROHIBIT,
-  RTN_THROW,
-  RTN_UNICAST,
-  RTN_UNREACHABLE,
-  RTN_UNSPEC,
-  RTNH_F_DEAD,
-  RTNH_F_LINKDOWN,
-  RTNH_F_ONLINK,
-} from "../../netbase/route.ts";
+import * as rt from "../../netbase/route.ts";
 import { withAddress, withoutAddress } from "../../netbase/tables_writer.ts";
 import { once } from "../runtime/log.ts";
 import { NeighborMap } from "./neighbor_resolver.ts";
@@ -355,21 +333,23 @@ export class NextHopsTable implements Table {
   }
 
   /** Makes a route follow its object. A route that names an unknown one stays as it is. */
-  follow(route: Route | RouteAttributes): void {
+  follow(route: rt.Route | rt.RouteAttributes): void {
     const object = this.#objects.get(route.nextHopId);
     if (object === undefined) return;
     const hops = object.group?.flatMap(({ id, weight }) => this.#hop(id, weight)) ?? [];
     const only = object.group === null ? object : hops.length === 1 ? hops[0] : null;
     const members = object.group?.map(({ id }) => this.#objects.get(id)) ?? [object];
     route.unsupported = members.some((member) => member?.unsupported === true);
-    route.type = members.some((member) => member?.blackhole === true) ? RTN_BLACKHOLE : RTN_UNICAST;
+    route.type = members.some((member) => member?.blackhole === true)
+      ? rt.RTN_BLACKHOLE
+      : rt.RTN_UNICAST;
     route.gateway = only?.gateway ?? 0;
     route.ifindex = only?.ifindex ?? 0;
     route.flags = (route.flags & ~RTNH_FLAGS) | (only?.flags ?? 0) & RTNH_FLAGS;
     route.hops = only === null ? hops : null;
   }
 
-  #hop(id: number, weight: number): Hop[] {
+  #hop(id: number, weight: number): rt.Hop[] {
     const object = this.#objects.get(id);
     if (object === undefined) return [];
     const { gateway, ifindex, flags } = object;
@@ -391,14 +371,14 @@ export class RoutesTable implements Table {
   readonly #rib: Rib;
   readonly #nextHops: NextHopsTable;
   readonly #notices: Notices;
-  readonly #note: ((route: Readonly<Route>) => void) | undefined;
-  readonly #route = emptyRoute();
+  readonly #note: ((route: Readonly<rt.Route>) => void) | undefined;
+  readonly #route = rt.emptyRoute();
 
   /** `note` is called with each route of a message; it is valid only during the call. */
   constructor(rib: Rib, { nextHops, notices, note }: {
     readonly nextHops: NextHopsTable;
     readonly notices: Notices;
-    readonly note?: (route: Readonly<Route>) => void;
+    readonly note?: (route: Readonly<rt.Route>) => void;
   }) {
     this.#rib = rib;
     this.#nextHops = nextHops;
@@ -412,7 +392,7 @@ export class RoutesTable implements Table {
     if (message.type === nl.RTM_NEWROUTE) {
       this.#rib.add(route, message.flags);
       // If the dump had this route already, it may now be at another position among its equals.
-      const beside = (message.flags & (NLM_F_EXCL | NLM_F_REPLACE)) === 0;
+      const beside = (message.flags & (rt.NLM_F_EXCL | rt.NLM_F_REPLACE)) === 0;
       return replayed && beside ? TableBit.routes : 0;
     }
     // A route that is not here was missed, or is withdrawn already.
@@ -434,12 +414,12 @@ export class RoutesTable implements Table {
   }
 
   /** The route of a message as it is stored, valid until the next; null: not one of ours. */
-  #read(message: nl.MessageCursor): Readonly<Route> | null {
+  #read(message: nl.MessageCursor): Readonly<rt.Route> | null {
     const route = this.#route;
     if (!nl.decodeRoute(message, route)) return null;
     // An entry of the route cache says nothing about the tables.
     if ((route.flags & nl.RTM_F_CLONED) !== 0) return null;
-    if (route.table !== RT_TABLE_MAIN && route.table !== RT_TABLE_LOCAL) {
+    if (route.table !== rt.RT_TABLE_MAIN && route.table !== rt.RT_TABLE_LOCAL) {
       if (route.protocol === nl.RTPROT_TEGULA) return null; // a marker
       this.#notices.unsupportedThing(
         `routes in table ${route.table}; lookups go to local, then main`,
@@ -455,7 +435,7 @@ export class RoutesTable implements Table {
 
   #noticeUnsupported(): void {
     const { tos, destination, prefixLength } = this.#route;
-    const prefix = formatPrefix(destination, prefixLength);
+    const prefix = rt.formatPrefix(destination, prefixLength);
     this.#notices.unsupportedThing(
       tos !== 0
         ? `routes for one type of service only, such as ${prefix} tos ${tos}; they are never taken`
@@ -469,9 +449,9 @@ export class RoutesTable implements Table {
     else this.#noteGateway(this.#route);
   }
 
-  #noteGateway({ ifindex, gateway, flags }: Readonly<Hop | Route>): void {
+  #noteGateway({ ifindex, gateway, flags }: Readonly<rt.Hop | rt.Route>): void {
     if (gateway === 0) return;
-    const isOnLink = (flags & RTNH_F_ONLINK) !== 0;
+    const isOnLink = (flags & rt.RTNH_F_ONLINK) !== 0;
     const known = this.gateways.get(ifindex, gateway);
     // A full table has few gateways: usually it is one of them again.
     if (known === undefined ? this.gateways.size < MOST_GATEWAYS : isOnLink && !known) {
@@ -505,26 +485,31 @@ export class RoutesTable implements Table {
 }
 
 function withoutDevice(
-  attributes: Readonly<RouteAttributes>,
+  attributes: Readonly<rt.RouteAttributes>,
   { ifindex, force }: { ifindex: number; force: boolean },
-): RouteAttributes | null {
+): rt.RouteAttributes | null {
   // A route that follows an object goes with the object.
   if (attributes.nextHopId !== 0) return attributes;
   if (attributes.hops === null) {
-    const stays = attributes.ifindex !== ifindex || attributes.scope === RT_SCOPE_HOST && !force;
+    const stays = attributes.ifindex !== ifindex || attributes.scope === rt.RT_SCOPE_HOST && !force;
     return stays ? attributes : null;
   }
   if (!attributes.hops.some((hop) => hop.ifindex === ifindex)) return attributes;
   const hops = attributes.hops.map((hop) =>
-    hop.ifindex === ifindex ? { ...hop, flags: hop.flags | RTNH_F_DEAD } : hop
+    hop.ifindex === ifindex ? { ...hop, flags: hop.flags | rt.RTNH_F_DEAD } : hop
   );
-  return hops.every(({ flags }) => (flags & RTNH_F_DEAD) !== 0) ? null : { ...attributes, hops };
+  return hops.every(({ flags }) => (flags & rt.RTNH_F_DEAD) !== 0) ? null : { ...attributes, hops };
 }
 
-function withoutCarrier(attributes: Readonly<RouteAttributes>, ifindex: number): RouteAttributes {
-  if (attributes.nextHopId !== 0 || attributes.scope === RT_SCOPE_HOST) return attributes;
+function withoutCarrier(
+  attributes: Readonly<rt.RouteAttributes>,
+  ifindex: number,
+): rt.RouteAttributes {
+  if (attributes.nextHopId !== 0 || attributes.scope === rt.RT_SCOPE_HOST) return attributes;
   const after = <Way extends { ifindex: number; flags: number }>(way: Way): Way =>
-    way.ifindex === ifindex ? { ...way, flags: way.flags | RTNH_F_LINKDOWN | RTNH_F_DEAD } : way;
+    way.ifindex === ifindex
+      ? { ...way, flags: way.flags | rt.RTNH_F_LINKDOWN | rt.RTNH_F_DEAD }
+      : way;
   return attributes.hops === null
     ? after(attributes)
     : { ...attributes, hops: attributes.hops.map(after) };
@@ -568,7 +553,7 @@ export class NeighborsTable implements Table {
     if (this.interfaces?.has(ifindex) === false) return 0;
     // The kernel's own entries for broadcast and multicast have MACs that follow from the address,
     // and no event reports them. Entries that an administrator made in their place have other states.
-    if ((type === RTN_MULTICAST || type === RTN_BROADCAST) && state === NUD_NOARP) return 0;
+    if ((type === rt.RTN_MULTICAST || type === rt.RTN_BROADCAST) && state === NUD_NOARP) return 0;
     if (message.type === nl.RTM_DELNEIGH) {
       this.#netbase.neighbors.remove(ifindex, address);
       this.#listener?.neighborRemoved(ifindex, address);
@@ -671,7 +656,7 @@ const MOST_WIDE_LOCALS = 16;
 export class LookupOrder {
   readonly #rib: Rib;
   readonly #dumper: Dumper;
-  readonly #reply = emptyRoute();
+  readonly #reply = rt.emptyRoute();
   /** The order is final. */
   #known = false;
   /** Whether a route for which the order matters was seen and is not in netbase yet, and whether it is. */
@@ -703,7 +688,7 @@ export class LookupOrder {
   }
 
   /** Notes a route of a message. */
-  note(route: Readonly<Route>): void {
+  note(route: Readonly<rt.Route>): void {
     if (!this.#noted) this.#noted = this.#matters(route);
   }
 
@@ -714,10 +699,10 @@ export class LookupOrder {
   }
 
   /** Whether `route` is of `main` inside a prefix of `local`, or of `local` with room for such. */
-  #matters({ table, type, destination, prefixLength }: Readonly<Route>): boolean {
-    if (table === RT_TABLE_LOCAL) {
-      if (type === RTN_THROW) this.#throws = true;
-      if (prefixLength === 32) return type === RTN_THROW;
+  #matters({ table, type, destination, prefixLength }: Readonly<rt.Route>): boolean {
+    if (table === rt.RT_TABLE_LOCAL) {
+      if (type === rt.RTN_THROW) this.#throws = true;
+      if (prefixLength === 32) return type === rt.RTN_THROW;
       const mask = prefixLength === 0 ? 0 : -1 << (32 - prefixLength);
       const isKnown = this.#wideLocals.some((wide) =>
         wide.destination === destination && wide.mask === mask
@@ -766,16 +751,16 @@ export class LookupOrder {
 }
 
 /** The kernel's answer for a route: its table, or -errno. */
-function answerOf(route: Route | null): number {
-  switch (route?.type ?? RTN_UNSPEC) {
-    case RTN_BLACKHOLE:
+function answerOf(route: rt.Route | null): number {
+  switch (route?.type ?? rt.RTN_UNSPEC) {
+    case rt.RTN_BLACKHOLE:
       return -EINVAL;
-    case RTN_UNREACHABLE:
+    case rt.RTN_UNREACHABLE:
       return -EHOSTUNREACH;
-    case RTN_PROHIBIT:
+    case rt.RTN_PROHIBIT:
       return -EACCES;
-    case RTN_THROW:
-    case RTN_UNSPEC:
+    case rt.RTN_THROW:
+    case rt.RTN_UNSPEC:
       return -ENETUNREACH;
     default:
       return route!.table;
