@@ -2,21 +2,10 @@
 /**
  * A load balancer for UDP. A client's datagrams go to one backend as long as its session lasts, from a port
  * of ours that is the session's own at this backend, so that the backend's answers find the client. New
- * clients are spread by consistent hashing (Maglev), in proportion to weights.
+ * clients are spread by consistent hashing (Maglev), in proportion to weights. `docs/apps.md` has its options.
  *
- * Its own ports (`own_ports`) face the backends, the last one of each instance for probes. Options:
- *
- * - `addresses`: those of ours that face the backends, each with all of these ports. By default it is the one
- *   that the kernel chooses.
- * - `backends`: a list of `address:port`, or of tables with `address`, `weight` (1) and `drain` (false; true: no
- *   new sessions). The slow side (`balance_beside.ts`) may post another list.
- * - `idle_timeout` (60): the seconds without a datagram after which a session ends.
- * - `probe`: a payload in hexadecimal that a backend answers; `probe_seconds` (1); `probe_failures` (3): the
- *   unanswered probes after which a backend is down.
- * - `allow`: the clients that are served; `ratelimit` (0: none) and `burst` (100), datagrams a second of one
- *   client address.
- *
- * With `state`, sessions survive a reload, a crash and a kill.
+ * Its own ports (`own_ports`) face the backends, the last one of each instance for probes. With `state`,
+ * sessions survive a reload, a crash and a kill. The slow side (`balance_beside.ts`) may post other backends.
  */
 
 import { Buffer } from "node:buffer";

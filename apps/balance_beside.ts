@@ -1,16 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The slow side of `balance.ts`: where its backends come from, and whether they are well. Options:
- *
- * - `backends_file`: a file with the list of backends in JSON, in place of `backends`. It is read again when it
- *   has changed, which is looked for once a second.
- * - `resolve`: the seconds after which names among the backends are looked up again. Each address of a name is a
- *   backend.
- * - `check`: `tcp`, or the path of an HTTP request such as `/healthz`, which a backend answers with a status
- *   below 400. `check_port`: the port for it; by default the backend's own. It is made every `probe_seconds`,
- *   and after `probe_failures` failures a backend is down until one succeeds.
- *
- * What is wrong with a file or a name later on is logged, and the backends stay as they were.
+ * The slow side of `balance.ts`: reads backends from a file, looks up their names, and checks whether they are
+ * well (`backends_file`, `resolve` and `check` in `docs/apps.md`). What is wrong with a file or a name later on
+ * is logged, and the backends stay as they were.
  */
 
 import { lookup } from "node:dns/promises";

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * A time server (NTP, RFC 5905, server mode) that serves the kernel's clock, which chrony, ntpd or a
- * hardware clock synchronises. If the kernel reports that it is not synchronised, so do the answers. Options:
- * `stratum`, 3 by default, which is right if the host takes its time from a public server; `reference`, an
- * IPv4 address or, for stratum 1, up to four letters (RFC 5905 figure 12); `ratelimit`, requests a second of
- * one address, and `burst`, how many of them at once. Above, one request in four gets a kiss-o'-death packet
- * with the code RATE (RFC 5905 §7.4), and the others nothing. 0, the default, is no limit.
+ * hardware clock synchronises. If the kernel reports that it is not synchronised, so do the answers.
+ * `docs/apps.md` has the options.
  */
 
 import type { App, AppContext } from "../tiles/app/contract.ts";

@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * An authoritative name server (RFC 1035) for the zone files that its option `zone` names, one or a
- * list. Its slow side (`tcp.ts`) has TCP: it passes queries here, and answers back.
+ * An authoritative name server (RFC 1035) for zone files. Its slow side (`tcp.ts`) has TCP: it passes queries
+ * here, and answers back. `docs/apps.md` has the options.
  *
  * All answers are made by dns-packet when it starts. A question then costs a lookup (`names.ts`) and a copy.
- *
- * Answers to one network are limited. Options: `rrl_ratelimit`, answers of one kind a
- * second to a /24, 200 by default, 0 for no limit; `rrl_slip`, 2 by default: one in so many limited answers
- * is sent truncated, 0 for none.
- *
- * Options `nsid`, the text that identifies this server to a client that asks for it (RFC 5001), and
- * `version`, the text for `version.bind` and `version.server` of class CH. Without them it tells neither.
  */
 
 import { Buffer } from "node:buffer";

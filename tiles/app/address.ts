@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Addresses and prefixes as apps have them: opaque values of four words, as IPv6 will need. */
+/**
+ * Addresses and prefixes as apps have them: opaque values of four words, as IPv6 will need.
+ */
 
 import { formatAddress, parseAddress } from "../../netbase/route.ts";
 import type * as contract from "./contract.ts";

@@ -128,7 +128,7 @@ async function start(): Promise<() => void | Promise<void>> {
   if (beside !== undefined) return await startBeside(beside, { handed, log, library });
   const region = new TileRegion(handed.view(`tile ${name}`));
   const control = new ControlReader(handed.view(`control ${name}`));
-  const timers = watchTimers();
+  const nameUnsettled = watchTimers();
   const { counters } = region;
   const metricsView = handed.view(`metrics ${name}`);
   const eventfd = handed.fd(`eventfd ${name}`);
@@ -179,7 +179,7 @@ async function start(): Promise<() => void | Promise<void>> {
     for (const name of GIVEN_UP) revoke({ name });
   }
   report({ type: "running" });
-  nameUnsettled(log, timers);
+  nameUnsettled(log);
   return () => runLoop({ tile, region, control, index: APP.index, spinTurns });
 }
 
@@ -269,8 +269,9 @@ function lookUp(): void {
  * app is loaded.
  */
 
-/** Functions that start something without a promise. */
+/** Functions that start something without a promise, and those that end it. */
 const TIMERS = ["setTimeout", "setInterval", "setImmediate", "queueMicrotask"] as const;
+const ENDS = ["clearTimeout", "clearInterval", "clearImmediate"] as const;
 
 type Starter = (callback: (...given: unknown[]) => void, ...rest: unknown[]) => unknown;
 
@@ -281,22 +282,18 @@ const core = (Deno as unknown as Record<symbol, {
   };
 }>)[(Deno as unknown as { internal: symbol }).internal]?.core;
 
-/** Replaces the functions that start timers by functions that note them. */
-function watchTimers() {
+/** Notes timers that are started. What it returns logs from its call on what never ends: no event loop runs again. */
+function watchTimers(): (say: Log) => void {
   const scope = globalThis as unknown as Record<string, Starter & ((id: unknown) => void)>;
+  /** Where each timer was started that has neither fired nor been cleared. */
   const running = new Map<unknown, { name: string; at: Error }>();
   let frozen: ((name: string) => void) | undefined;
   for (const name of TIMERS) {
     const start = scope[name];
-    if (start === undefined) continue;
     const watched: Starter = (callback, ...rest) => {
-      if (frozen !== undefined) {
-        frozen(name);
-        return start(callback, ...rest);
-      }
-      if (name === "queueMicrotask" || typeof callback !== "function") {
-        return start(callback, ...rest);
-      }
+      frozen?.(name);
+      const isNoted = frozen === undefined && name !== "queueMicrotask";
+      if (!isNoted || typeof callback !== "function") return start(callback, ...rest);
       const id = start((...given) => {
         if (name !== "setInterval") running.delete(id);
         callback(...given);
@@ -306,50 +303,37 @@ function watchTimers() {
     };
     scope[name] = Object.assign(watched, start) as typeof start;
   }
-  for (const name of ["clearTimeout", "clearInterval", "clearImmediate"]) {
+  for (const name of ENDS) {
     const end = scope[name];
-    if (end === undefined) continue;
     scope[name] = ((id: unknown) => {
       running.delete(id);
       end(id);
     }) as typeof end;
   }
-  return {
-    /** Where each timer was started that has neither fired nor been cleared. */
-    pending: () =>
-      [...running.values()].map(({ name, at }) => `${name}${placeOf(at.stack ?? "").place}`),
-    /** From now on no timer fires: calls `notify` for each that is started. */
-    freeze: (notify: (name: string) => void) => frozen = notify,
+  return (say) => {
+    const log = (line: string) => say(line, Level.warning);
+    const [left] = running.values();
+    if (left !== undefined) {
+      const where = `${left.name}${placeOf(left.at.stack ?? "").place}`;
+      log(
+        `create() left a timer running (${where}), which never fires again: no event loop runs now`,
+      );
+    }
+    /** Logs the first time what a handler did, and that this is in vain. */
+    const inVain = (what: (call: string, place: string, name: unknown) => string) => {
+      let isSaid = false;
+      return (name: unknown) => {
+        if (isSaid) return;
+        isSaid = true;
+        const { handler, place, call } = here();
+        log(`${handler}() ${what(call, place, name)} there: no event loop runs in a handler`);
+      };
+    };
+    frozen = inVain((_, place, name) => `started a timer (${name}${place}), which never fires`);
+    core?.setPromiseHooks?.(
+      inVain((call, place) => `made a promise (${call}${place}), which never settles`),
+    );
   };
-}
-
-/** Logs what never ends, from now on: the event loop does not run again. */
-function nameUnsettled(say: Log, timers: ReturnType<typeof watchTimers>): void {
-  const log = (line: string) => say(line, Level.warning);
-  const [left] = timers.pending();
-  if (left !== undefined) {
-    log(`create() left a timer running (${left}), which never fires again: no event loop runs now`);
-  }
-  let saysTimer = true;
-  timers.freeze((name) => {
-    if (!saysTimer) return;
-    saysTimer = false;
-    const { handler, place } = here();
-    log(
-      `${handler}() started a timer (${name}${place}), which never fires there: ` +
-        "no event loop runs in a handler",
-    );
-  });
-  let saysPromise = true;
-  core?.setPromiseHooks?.(() => {
-    if (!saysPromise) return;
-    saysPromise = false;
-    const { handler, place, call } = here();
-    log(
-      `${handler}() made a promise (${call}${place}), which never settles there: ` +
-        "no event loop runs in a handler",
-    );
-  });
 }
 
 /** The running handler, and where it is. */

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Connections to the status tile, bounded in number and time: idle ones neither pile up nor keep others out. */
+/**
+ * Connections to the status tile, bounded in number and time: idle ones neither pile up nor keep others out.
+ */
 
 import { Buffer } from "node:buffer";
 import { on, once } from "node:events";
