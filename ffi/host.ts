@@ -24,7 +24,7 @@ const MASTER_CAPABILITIES: readonly number[] = [
   CAP_NET_BIND_SERVICE,
   CAP_NET_ADMIN,
   CAP_NET_RAW,
-  14, // CAP_IPC_LOCK: UMEMs beyond RLIMIT_MEMLOCK
+  CAP_IPC_LOCK, // UMEMs beyond RLIMIT_MEMLOCK
   CAP_SYS_ADMIN, // namespaces of a process; XDP before Linux 5.8
   24, // CAP_SYS_RESOURCE: limits of a process beyond the master's
   38, // CAP_PERFMON, with CAP_BPF: BPF calls that needed CAP_SYS_ADMIN before Linux 5.8

@@ -8,10 +8,10 @@
  * standard output and error comes by a pipe, and what it is refused by a listener: the observer
  * (`tile.ts`) has copies of both, and gives them the app's name.
  *
- * The child dies with the *thread* that started it: start processes from the main thread. A worker in an
- * app's process is under the same walls and does not confine itself: the filter forbids another. In the
- * appliance each tile does, and an observer in it counts what tiles are refused. Deno, its libraries and
- * what is in `read` have to be readable by the child's user; the folders above Deno may be closed to it.
+ * The child dies with the *thread* that started it, so processes are started from the main thread. Workers in an
+ * app's process have the same walls; its filter allows no further one. In the appliance each tile confines
+ * itself, and an observer there counts what tiles are refused. The child's user has to be able to read Deno, its
+ * libraries and what is in `read`, but need not be able to enter the folders above Deno.
  *
  *     observer.start(counters); // once in a process
  *     const child = processes.start({
@@ -26,7 +26,7 @@
  *     const channel = openChannel(child.channel);
  *     // From time to time: channel.receive(), child.wait(). At the end: kill(), wait(), close().
  *
- * `hear` comes at once after `start`: until then an app waits in the first call that it is refused.
+ * `hear` has to follow `start` at once: until then an app waits in the first call that is refused.
  * The child can change the count of an eventfd that it shares, but not whether it blocks.
  */
 
@@ -91,36 +91,6 @@ export const SIGNALS: Readonly<Record<number, { readonly name: string; readonly 
  * with Deno 2.9.6 as VmData less RssAnon, stacks of threads included: 531, 1,048 and 2,088 for 1, 2 and 4.
  */
 const RESERVED_MIB = 530;
-
-/** What it means that a wall is missing. */
-const WALLS: { readonly [wall in keyof typeof Wall]: string } = {
-  network: "it is in the host's network namespace",
-  processes: "it is in the host's PID namespace",
-  ipc: "it is in the host's IPC, UTS and cgroup namespaces",
-  user: "it has the user of the process that started it",
-  threads: "its threads are not limited",
-  files: "landlock does not bound its files",
-  tcp: "landlock does not keep it from TCP",
-  scopes: "landlock does not keep it from others' signals and abstract sockets",
-  observer: "nobody counts what it is refused",
-};
-
-/** What the child was doing when it failed. */
-const STEPS: { readonly [step in keyof typeof Step]: string } = {
-  prepare: "prepare pipes and sockets",
-  grant: "grant its files",
-  clone: "clone",
-  userNamespace: "map a user namespace",
-  descriptors: "put its descriptors in place",
-  limits: "set its limits",
-  user: "change to its user",
-  privileges: "give up privileges",
-  landlock: "restrict its files",
-  seal: "open the library that seals it",
-  filter: "install its filter",
-  exec: "execute Deno",
-  start: "see it execute Deno",
-};
 
 /** What a process is started with. */
 export interface ProcessOptions {
@@ -200,6 +170,11 @@ export interface KnownProcess {
   readonly missing: readonly string[];
 }
 
+/** The descriptors of a process that are open. */
+export function openOf({ pidfd, channel, words, listener }: KnownProcess): number[] {
+  return [pidfd, channel, words, listener].filter((fd) => fd >= 0);
+}
+
 /** A process that was started. */
 export interface ConfinedProcess extends KnownProcess {
   /** Looks whether it has ended, without waiting, and reaps it. Null when not. Throws SystemError. */
@@ -256,7 +231,7 @@ export function openProcesses(path = libraryPath()) {
   let own: ReturnType<typeof ownFiles> | undefined;
 
   const adopt = (known: KnownProcess): ConfinedProcess => {
-    const { name, pidfd, channel, words, listener } = known;
+    const { name, pidfd } = known;
     return {
       ...known,
       wait() {
@@ -269,7 +244,7 @@ export function openProcesses(path = libraryPath()) {
         if (error !== -ESRCH) checked(error, `end ${name}`);
       },
       close() {
-        for (const fd of [pidfd, channel, words, listener]) if (fd >= 0) symbols.close(fd);
+        for (const fd of openOf(known)) symbols.close(fd);
       },
     };
   };
@@ -344,11 +319,11 @@ export function openProcesses(path = libraryPath()) {
         Object.entries(Started).map(([word, at]) => [word, out[at]]),
       ) as { [word in keyof typeof Started]: number };
       if (error < 0) {
-        const step = Object.values(STEPS)[started.step];
-        throw new SystemError(`start the process of ${name} (${step})`, error);
+        const [, doing] = Object.values(Step)[started.step];
+        throw new SystemError(`start the process of ${name} (${doing})`, error);
       }
-      const missing = Object.entries(Wall).filter(([, bit]) => (started.missing & bit) !== 0)
-        .map(([wall]) => WALLS[wall as keyof typeof Wall]);
+      const missing = Object.values(Wall).filter(([bit]) => (started.missing & bit) !== 0)
+        .map(([, means]) => means);
       const { step: _, ...known } = started;
       return adopt({ name, ...known, missing });
     },

@@ -2,8 +2,8 @@
 /**
  * All that C and TypeScript share: structures, numbers of commands and results, sizes. It is declared here.
  * Run as a program, this module writes `build/shared.h`, from which the C files have it (`scripts/build.mk`):
- * a table becomes constants (`XskCursor.rxProducer` is XSK_CURSOR_RX_PRODUCER), and a table of words a
- * structure (`Order` is `struct order`).
+ * a table becomes constants (`XskCursor.rxProducer` is XSK_CURSOR_RX_PRODUCER; of a number and its meaning the
+ * number), and a table of words a structure (`Order` is `struct order`).
  */
 
 import * as shared from "./shared.ts";
@@ -126,34 +126,34 @@ export const Started = {
   step: 6,
 } as const;
 
-/** Walls that may be missing: bits. */
+/** Walls that may be missing: bits, and what it means that one is. */
 export const Wall = {
-  network: 1,
-  processes: 2,
-  ipc: 4,
-  user: 8,
-  threads: 16,
-  files: 32,
-  tcp: 64,
-  scopes: 128,
-  observer: 256,
+  network: [1, "it is in the host's network namespace"],
+  processes: [2, "it is in the host's PID namespace"],
+  ipc: [4, "it is in the host's IPC, UTS and cgroup namespaces"],
+  user: [8, "it has the user of the process that started it"],
+  threads: [16, "its threads are not limited"],
+  files: [32, "landlock does not bound its files"],
+  tcp: [64, "landlock does not keep it from TCP"],
+  scopes: [128, "landlock does not keep it from others' signals and abstract sockets"],
+  observer: [256, "nobody counts what it is refused"],
 } as const;
 
-/** Steps of a start that may fail. */
+/** Steps of a start that may fail, and what the child was doing then. */
 export const Step = {
-  prepare: 0,
-  grant: 1,
-  clone: 2,
-  userNamespace: 3,
-  descriptors: 4,
-  limits: 5,
-  user: 6,
-  privileges: 7,
-  landlock: 8,
-  seal: 9,
-  filter: 10,
-  exec: 11,
-  start: 12,
+  prepare: [0, "prepare pipes and sockets"],
+  grant: [1, "grant its files"],
+  clone: [2, "clone"],
+  userNamespace: [3, "map a user namespace"],
+  descriptors: [4, "put its descriptors in place"],
+  limits: [5, "set its limits"],
+  user: [6, "change to its user"],
+  privileges: [7, "give up privileges"],
+  landlock: [8, "restrict its files"],
+  seal: [9, "open the library that seals it"],
+  filter: [10, "install its filter"],
+  exec: [11, "execute Deno"],
+  start: [12, "see it execute Deno"],
 } as const;
 
 if (import.meta.main) {
@@ -161,7 +161,8 @@ if (import.meta.main) {
   const define = (name: string, value: number) =>
     console.log(`#define ${snake(name).toUpperCase()} ${value}${value > 0x7fffffff ? "u" : ""}`);
   const structures = { UdpDescriptor, Confinement, Order, Started };
-  for (const [name, value] of Object.entries<number | object>(shared)) {
+  type Table = Readonly<Record<string, number | readonly [number, string]>>;
+  for (const [name, value] of Object.entries<number | Table>(shared)) {
     if (typeof value === "number") define(name, value);
     else if (name in structures) {
       const fields = Object.keys(value).map((word) =>
@@ -172,7 +173,9 @@ if (import.meta.main) {
       if (value === Order) fields.push("int fds[]; ");
       console.log(`struct ${snake(name).toLowerCase()} { ${fields.join("")}};`);
     } else {
-      for (const [key, number] of Object.entries(value)) define(`${name}_${key}`, number);
+      for (const [key, found] of Object.entries(value)) {
+        define(`${name}_${key}`, typeof found === "number" ? found : found[0]);
+      }
     }
   }
 }
