@@ -601,18 +601,17 @@ export async function typeErrors(path: string): Promise<string | null> {
  */
 async function makeApps(
   apps: readonly AppPlan[],
-  { file, libraries: { host, regions, processes, tile, observer }, phase }: {
+  { file, libraries, phase }: {
     file: string | null;
     libraries: MainLibraries;
     phase: Phase;
   },
 ): Promise<void> {
-  observer.start(u32(heapView(SLOT_BYTES)));
+  const { host, processes, tile } = libraries;
+  libraries.observer.start(u32(heapView(SLOT_BYTES)));
   const files = new AppFiles({ host, processes, uid: UID });
   const shared = {
-    ...{ regions, host, observer, files, slot: 0, tileLibrary: tile },
-    processes,
-    watcher: new Watcher(host, tile),
+    ...{ libraries, files, slot: 0, watcher: new Watcher(host, tile) },
   };
   const served = portsServed(apps);
   try {
@@ -620,7 +619,7 @@ async function makeApps(
       const said: string[] = [];
       const { name, stateBytes } = plan;
       const service = servicePlan(plan, served);
-      const own = new Inventory({ regions, host });
+      const own = new Inventory(libraries);
       own.ensure(`tile ${name}`, TILE_REGION_BYTES);
       own.ensure(`metrics ${name}`, METRICS_BYTES);
       own.ensure(`metrics ${besideName(name)}`, METRICS_BYTES);

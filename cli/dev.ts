@@ -68,7 +68,7 @@ interface Project {
 /** How long a file stays as it is until it counts as saved: editors write in several steps. */
 const SETTLE_MILLIS = 50;
 /** Lines of the run that this program says in its own words, or that do not matter while an app is written. */
-const HIDDEN = /^(lo: kernel sockets|ready: |reloaded: |reload failed|\w+: not all walls)/;
+const HIDDEN = /^(lo: kernel sockets|ready: |reloaded: |reload failed|\w+: some walls)/;
 
 async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Promise<number> {
   if (file === undefined) {

@@ -124,78 +124,76 @@ export class Markers {
 }
 
 /** Keeps the markers as the configuration and the state of the service want them. */
-export class Announcer {
-  #kernel?: Markers;
-  #isReady = false;
-  #configured: readonly Marker[] = [];
+export function announcer() {
+  let kernel: Markers | undefined;
+  let isReady = false;
+  let configured: readonly Marker[] = [];
   /** Those of earlier configurations that have yet to be removed. */
-  #stale: readonly Marker[] = [];
+  let stale: readonly Marker[] = [];
   /** What is announced, and what keeps the rest from being announced, as last logged. */
-  #announced: readonly string[] = [];
-  #complaints: readonly string[] = [];
-
-  /** Removes the markers that an earlier run left. Throws SystemError. */
-  start(announce: Announce | undefined): void {
-    if (announce === undefined) return;
-    const left = (this.#kernel ??= new Markers()).clear(announce.table).map(markerText);
-    if (left.length > 0) {
-      log(`announce: removed what an earlier run left: ${left.join(", ")}`);
-    }
-  }
-
-  /** Continues with another configuration. Prefixes that both name stay announced all the time. */
-  configure(announce: Announce | undefined): void {
-    const next = announce?.addresses.map((prefix) => ({ table: announce.table, ...prefix })) ?? [];
-    const names = next.map(markerText);
-    this.#stale = [...this.#stale, ...this.#configured]
-      .filter((each) => !names.includes(markerText(each)));
-    this.#configured = next;
-    this.update();
-  }
-
-  set(isReady: boolean): void {
-    this.#isReady = isReady;
-    this.update();
-  }
+  let announced: readonly string[] = [];
+  let complaints: readonly string[] = [];
 
   /**
    * Adds and removes markers until they are as configured, also if others changed them. A prefix in which the
    * host has no address is not announced, since its packets would be lost here. To be called now and then.
    */
-  update(): void {
-    if (this.#configured.length + this.#stale.length === 0) return;
-    const missing = missingAddresses(this.#configured);
-    const complaints = missing.map((prefix) =>
+  function update(): void {
+    if (configured.length + stale.length === 0) return;
+    const missing = missingAddresses(configured);
+    const lines = missing.map((prefix) =>
       `${prefixText(prefix)} waits until this host has an address in it: ${addressFix(prefix)}`
     );
     const attempt = (work: (kernel: Markers) => unknown) => {
       try {
-        work(this.#kernel ??= new Markers());
+        work(kernel ??= new Markers());
         return true;
       } catch (error) {
-        complaints.push(messageOf(error));
+        lines.push(messageOf(error));
         return false;
       }
     };
-    const isWanted = (marker: Marker) => this.#isReady && !missing.includes(marker);
-    const announced = this.#configured.filter(isWanted).filter((marker) =>
+    const isWanted = (marker: Marker) => isReady && !missing.includes(marker);
+    const present = configured.filter(isWanted).filter((marker) =>
       attempt((kernel) => {
         const text = markerText(marker);
-        if (!kernel.add(marker) || !this.#announced.includes(text)) return;
+        if (!kernel.add(marker) || !announced.includes(text)) return;
         log(`announce: somebody removed the route ${text}; it is back`);
       })
     ).map(markerText);
-    for (const marker of this.#configured) {
+    for (const marker of configured) {
       if (!isWanted(marker)) attempt((kernel) => kernel.remove(marker));
     }
-    this.#stale = this.#stale.filter((marker) => !attempt((kernel) => kernel.remove(marker)));
-    for (const line of complaints) {
-      if (!this.#complaints.includes(line)) log(`announce: ${line}`);
+    stale = stale.filter((marker) => !attempt((kernel) => kernel.remove(marker)));
+    for (const line of lines) if (!complaints.includes(line)) log(`announce: ${line}`);
+    if (`${present}` !== `${announced}`) {
+      log(`announce: ${present.length === 0 ? "withdrawn" : present.join(", ")}`);
     }
-    this.#complaints = complaints;
-    if (`${announced}` !== `${this.#announced}`) {
-      log(`announce: ${announced.length === 0 ? "withdrawn" : announced.join(", ")}`);
-    }
-    this.#announced = announced;
+    [complaints, announced] = [lines, present];
   }
+
+  return {
+    update,
+    /** Removes the markers that an earlier run left. Throws SystemError. */
+    start(announce: Announce | undefined): void {
+      if (announce === undefined) return;
+      const left = (kernel ??= new Markers()).clear(announce.table).map(markerText);
+      if (left.length > 0) {
+        log(`announce: removed what an earlier run left: ${left.join(", ")}`);
+      }
+    },
+    /** Continues with another configuration. Prefixes that both name stay announced all the time. */
+    configure(announce: Announce | undefined): void {
+      const next = announce?.addresses.map((prefix) => ({ table: announce.table, ...prefix })) ??
+        [];
+      const names = next.map(markerText);
+      stale = [...stale, ...configured].filter((each) => !names.includes(markerText(each)));
+      configured = next;
+      update();
+    },
+    set(ready: boolean): void {
+      isReady = ready;
+      update();
+    },
+  };
 }

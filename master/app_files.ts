@@ -18,7 +18,6 @@ import { libraryPath, PROGRAM, programModule, ROOT } from "../ffi/library.ts";
 import type { Processes } from "../ffi/process.ts";
 import type { Grants } from "../tiles/runtime/plan.ts";
 import { AppError } from "../tiles/runtime/log.ts";
-import type { AppProcessPlan } from "./app_process.ts";
 
 /** An app whose process can be started. */
 export interface StagedApp {
@@ -85,9 +84,9 @@ export class AppFiles {
   #lock = -1;
 
   /**
-   * `uid`: of a process that has to read the program, any that is not the master's. `folder`: one that
-   * is there, such as a predecessor's `folder` with its `lock`; left out, one is made when it is needed,
-   * and those of masters that were killed are removed. `millis`: how long Deno may take for a module.
+   * `uid`: any user but the master's, whose processes have to read the program. `folder`: that of a predecessor,
+   * with its `lock`; by default one is made on demand, and those of killed masters are removed. `millis`: how
+   * long Deno may take for a module.
    */
   constructor(
     { host, processes, uid, folder, lock, millis = DENO_MILLIS }: {
@@ -134,14 +133,12 @@ export class AppFiles {
    * Makes what the process of `plan` is started from. What an app imports is in the folder of its module,
    * or granted to it by `read` (an app inside net tiles has its grants in `service`). Throws AppError.
    */
-  async stage(
-    plan: Pick<AppProcessPlan, "name" | "uid"> & {
-      readonly service: Pick<AppProcessPlan["service"], "module"> & {
-        readonly grants?: Pick<Grants, "read">;
-      };
-      readonly grants?: Pick<Grants, "read">;
-    },
-  ): Promise<StagedApp> {
+  async stage(plan: {
+    readonly name: string;
+    readonly uid: number;
+    readonly service: { readonly module: string; readonly grants?: Pick<Grants, "read"> };
+    readonly grants?: Pick<Grants, "read">;
+  }): Promise<StagedApp> {
     const { name, service, uid, grants = service.grants } = plan;
     const { module } = service;
     const granted = grants?.read ?? [];
@@ -158,15 +155,72 @@ export class AppFiles {
     const folder = Deno.makeTempDirSync({ dir: this.folder, prefix });
     try {
       const path = fileURLToPath(module);
-      return await placeIn(folder, {
+      return await this.#placeIn(folder, {
         ...{ name, path, uid, granted },
         stampOf: (sources) => stampOf(plan, [...sources, ...granted]),
-        ...{ processes: this.#processes, millis: this.#millis },
       });
     } catch (error) {
       rmSync(folder, { recursive: true, force: true });
       throw error;
     }
+  }
+
+  /** Puts what the app of the module at `path` needs into `folder`, and removes the folder if that is nothing. */
+  async #placeIn(
+    folder: string,
+    { name, path, uid, granted, stampOf }: {
+      name: string;
+      path: string;
+      uid: number;
+      granted: readonly string[];
+      /** The stamp of an app that was made from these files. */
+      stampOf: (sources: readonly string[]) => string;
+    },
+  ): Promise<StagedApp> {
+    const denoDir = `${folder}/cache`;
+    const millis = this.#millis;
+    const run = (args: string[], module: string) => deno(args, { name, module, denoDir, millis });
+    const graph: Graph = JSON.parse(await run(["info", "--json"], path));
+    const wrong = wrongImports(path, graph);
+    if (wrong) throw new AppError(name, wrong);
+    // The process itself reports what else is wrong, and where.
+    const known = imported(graph).filter(({ local }) =>
+      local !== undefined && !local.startsWith(PROGRAM)
+    );
+    const { files, absent } = filesIn(path, graph);
+    // A change from here on counts for the next reload. A change since Deno looked cannot bring in a
+    // file that is not part of the stamp: that file is not copied, and the process may not read it.
+    const sources = [...files, ...absent];
+    const stamp = stampOf(sources);
+    const checked = checkFiles(name, files, granted);
+    const isCompiled = known.some(({ mediaType }) => !/JavaScript|Mjs|Json/.test(mediaType ?? ""));
+    const needsCopy = files.some((file) => !this.#processes.readableBy(file, uid));
+    const copied = (file: string) => folder + file;
+    const module = needsCopy ? copied(path) : path;
+    if (!isCompiled && !needsCopy) {
+      rmSync(folder, { recursive: true, force: true });
+      return { module: pathToFileURL(module).href, read: files, absent, sources, stamp };
+    }
+    if (needsCopy) {
+      const owner = ownerOf(path);
+      for (const file of checked) await copyOf(name, file, { to: copied(file.path), owner });
+    }
+    if (isCompiled) {
+      // The process itself reports errors in it, with their place.
+      await run(["cache", "--quiet", "--no-check", "--cached-only"], module).catch((error) => {
+        if (error instanceof AppError) throw error;
+      });
+    }
+    giveTo(folder, uid);
+    return {
+      module: pathToFileURL(module).href,
+      ...(needsCopy
+        ? { read: files.map(copied), absent: absent.map(copied) }
+        : { read: files, absent }),
+      ...{ sources, stamp },
+      ...(isCompiled && { denoDir }),
+      folder,
+    };
   }
 
   /** Removes the files made for an app that is not started any more. */
@@ -179,68 +233,6 @@ export class AppFiles {
     if (this.#lock >= 0) this.#host.close(this.#lock);
     [this.#folder, this.#lock] = [undefined, -1];
   }
-}
-
-/**
- * Puts what the app of the module at `path` needs into `folder`, and removes the folder if that is
- * nothing.
- */
-async function placeIn(
-  folder: string,
-  { name, path, uid, granted, stampOf, processes, millis }: {
-    name: string;
-    path: string;
-    uid: number;
-    granted: readonly string[];
-    /** The stamp of an app that was made from these files. */
-    stampOf: (sources: readonly string[]) => string;
-    processes: Pick<Processes, "readableBy">;
-    millis: number;
-  },
-): Promise<StagedApp> {
-  const denoDir = `${folder}/cache`;
-  const run = (args: string[], module: string) => deno(args, { name, module, denoDir, millis });
-  const graph: Graph = JSON.parse(await run(["info", "--json"], path));
-  const wrong = wrongImports(path, graph);
-  if (wrong) throw new AppError(name, wrong);
-  // The process itself reports what else is wrong, and where.
-  const known = imported(graph).filter(({ local }) =>
-    local !== undefined && !local.startsWith(PROGRAM)
-  );
-  const { files, absent } = filesIn(path, graph);
-  // A change from here on counts for the next reload. A change since Deno looked cannot bring in a
-  // file that is not part of the stamp: that file is not copied, and the process may not read it.
-  const sources = [...files, ...absent];
-  const stamp = stampOf(sources);
-  const checked = checkFiles(name, files, granted);
-  const isCompiled = known.some(({ mediaType }) => !/JavaScript|Mjs|Json/.test(mediaType ?? ""));
-  const needsCopy = files.some((file) => !processes.readableBy(file, uid));
-  const copied = (file: string) => folder + file;
-  const module = needsCopy ? copied(path) : path;
-  if (!isCompiled && !needsCopy) {
-    rmSync(folder, { recursive: true, force: true });
-    return { module: pathToFileURL(module).href, read: files, absent, sources, stamp };
-  }
-  if (needsCopy) {
-    const owner = ownerOf(path);
-    for (const file of checked) await copyOf(name, file, { to: copied(file.path), owner });
-  }
-  if (isCompiled) {
-    // The process itself reports errors in it, with their place.
-    await run(["cache", "--quiet", "--no-check", "--cached-only"], module).catch((error) => {
-      if (error instanceof AppError) throw error;
-    });
-  }
-  giveTo(folder, uid);
-  return {
-    module: pathToFileURL(module).href,
-    ...(needsCopy
-      ? { read: files.map(copied), absent: absent.map(copied) }
-      : { read: files, absent }),
-    ...{ sources, stamp },
-    ...(isCompiled && { denoDir }),
-    folder,
-  };
 }
 
 /** The file at `path`, and those that it imports: present ones, and those that are not there. */

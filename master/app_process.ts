@@ -14,19 +14,17 @@
  * it ends by itself it is restarted alone, as no datagram needs it.
  */
 
-import { exists, type Host, type Watcher } from "../ffi/host.ts";
+import { exists, type Watcher } from "../ffi/host.ts";
 import { E2BIG, libraryPath, programModule, SystemError } from "../ffi/library.ts";
 import {
   type ConfinedProcess,
   type Ending,
   type KnownProcess,
-  type Processes,
+  openOf,
   RUN_FLAGS,
   SIGNALS,
   V8_FLAGS,
 } from "../ffi/process.ts";
-import type { Regions, SharedRegion } from "../ffi/region.ts";
-import type { Observer, TileLibrary } from "../ffi/tile.ts";
 import type { BesideSetup } from "../tiles/app/beside.ts";
 import { MAILBOX_BYTES } from "../tiles/app/mailbox.ts";
 import type { AppOrder, AppReport, ProcessSetup } from "../tiles/app/process.ts";
@@ -48,7 +46,8 @@ import { RestartPause, type TileReader } from "../tiles/runtime/tile.ts";
 import { besideName } from "../tiles/runtime/wiring.ts";
 import { type AppFiles, type StagedApp, stampOf } from "./app_files.ts";
 import { Child } from "./child.ts";
-import { type Handing, handing, type Order, orderOf } from "./inventory.ts";
+import type { MainLibraries } from "./confinement.ts";
+import { type Handing, handing, Inventory, type InventoryState, orderOf } from "./inventory.ts";
 import { prefix } from "./log.ts";
 import { residentMib, ticks } from "./proc.ts";
 
@@ -73,13 +72,9 @@ interface Staged extends StagedApp {
 
 /** The environment of an app's process. */
 export interface AppProcessParts {
-  readonly processes: Processes;
-  readonly regions: Pick<Regions, "createShared" | "mapShared" | "close">;
-  readonly host: Pick<Host, "eventfd">;
-  readonly observer: Pick<Observer, "hear">;
+  readonly libraries: Pick<MainLibraries, "processes" | "regions" | "host" | "observer" | "tile">;
   /** Its slot of the observer's counters. */
   readonly slot: number;
-  readonly tileLibrary: Pick<TileLibrary, "wake">;
   readonly watcher: Pick<Watcher, "watch" | "forget">;
   readonly files: Pick<AppFiles, "stage" | "discard" | "root">;
   /**
@@ -140,35 +135,30 @@ export interface KnownApp {
   readonly plan: AppProcessPlan;
   readonly staged: Staged;
   readonly process: KnownProcess;
-  /** The writable descriptor of its control region. */
-  readonly control: number;
-  readonly beside?: { readonly process: KnownProcess; readonly mailbox: MailboxDescriptors };
+  /** What has its control region. */
+  readonly own: InventoryState;
+  readonly beside?: { readonly process: KnownProcess; readonly mailbox: InventoryState };
 }
 
 /** The regions between an app's tile and its slow side, by who writes them, and the eventfd of the latter. */
-interface MailboxDescriptors {
-  readonly tile: SharedRegion;
-  readonly beside: SharedRegion;
-  readonly eventfd: number;
-}
-
-function descriptorsOf({ tile, beside, eventfd }: MailboxDescriptors): number[] {
-  return [tile.writable, tile.readOnly, beside.writable, beside.readOnly, eventfd];
+function makeMailbox(app: string, parts: AppProcessParts): Inventory {
+  const mailbox = new Inventory(parts.libraries);
+  try {
+    for (const writer of [app, besideName(app)]) mailbox.ensure(`mail ${writer}`, MAILBOX_BYTES);
+    mailbox.eventfd(besideName(app));
+    return mailbox;
+  } catch (error) {
+    mailbox.close();
+    throw error;
+  }
 }
 
 /** What either side gets of them. */
-function handingsOf(
-  name: string,
-  { tile, beside, eventfd }: MailboxDescriptors,
-  isBeside: boolean,
-): Handing[] {
-  const region = (name: string, { writable, readOnly }: SharedRegion, isOwn: boolean) => (
-    { name, fd: isOwn ? writable : readOnly, bytes: MAILBOX_BYTES, readOnly: !isOwn }
-  );
+function mailHandings(app: string, mailbox: Inventory, isBeside: boolean): Handing[] {
   return [
-    region(`mail ${name}`, tile, !isBeside),
-    region(`mail ${name} beside`, beside, isBeside),
-    handing(`eventfd ${name} beside`, eventfd),
+    mailbox.region(`mail ${app}`, { writable: !isBeside }),
+    mailbox.region(`mail ${besideName(app)}`, { writable: isBeside }),
+    mailbox.eventfd(besideName(app)),
   ];
 }
 
@@ -180,7 +170,7 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
   /** What the log calls it. */
   readonly #name: string;
   /** Where its copies are, if it was started from any: its messages name the files that they are of. */
-  folder = "";
+  readonly #folder: string;
   readonly #log: (level: number | undefined, line: string) => void;
   /** The app's error, when it has ended. */
   failure?: AppError;
@@ -203,20 +193,31 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
 
   /** Takes a process that has been started. */
   constructor(
-    { name, plan, process }: { name: string; plan: AppProcessPlan; process: ConfinedProcess },
+    { name, plan, process, staged }: {
+      name: string;
+      plan: AppProcessPlan;
+      process: ConfinedProcess;
+      staged: StagedApp;
+    },
     stage: Stage,
     parts: AppProcessParts,
   ) {
-    const { observer, watcher, log } = parts;
+    const { libraries, watcher, log } = parts;
     super(process, watcher, REPORTS);
     this.#name = name;
+    this.#folder = staged.folder ?? "";
     this.plan = plan;
     this.stage = stage;
     this.parts = parts;
     this.#log = bounded((line, level) => log(inName(name, line), level));
     const { listener, words } = process;
     // Its standard error has only last words of V8 or libc.
-    observer.hear({ name: `${prefix(Level.error)}${name}`, slot: parts.slot, listener, words });
+    libraries.observer.hear({
+      name: `${prefix(Level.error)}${name}`,
+      slot: parts.slot,
+      listener,
+      words,
+    });
   }
 
   /** Walls that the system cannot build around it, a clause for each. */
@@ -226,9 +227,6 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
 
   /** Tells it to end after its turn. */
   abstract leave(): void;
-
-  /** What has happened to it, as the app's error. */
-  protected abstract inApp(what: string): string;
 
   /** A number that changes while its loop runs. */
   protected abstract get progress(): number;
@@ -253,7 +251,7 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
     const { type } = report;
     if (type === "log") return this.#log(report.level, report.line);
     if (type === "failed") {
-      this.#reason ??= firstLine(report.message).replaceAll(`${this.folder}/`, "/");
+      this.#reason ??= firstLine(report.message).replaceAll(`${this.#folder}/`, "/");
       return;
     }
     this.heard++;
@@ -274,7 +272,9 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
     this.#reason ??= failure;
     this.isKilledByOthers = ending.signal === SIGKILL && !this.#isKilled;
     const how = this.#sentence(ending);
-    this.failure = new AppError(this.plan.name, this.inApp(this.#reason ?? how));
+    const { name } = this.plan;
+    const whose = this.#name === name ? "" : "its slow side: ";
+    this.failure = new AppError(name, whose + (this.#reason ?? how));
     return { how, error: this.failure };
   }
 
@@ -315,7 +315,7 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
 /** The process of an app's tile. */
 class TileChild extends AppChild {
   readonly slow?: SlowSide;
-  readonly #controlFd: number;
+  readonly #own: Inventory;
   readonly #control: ControlWriter;
   readonly #eventfd: number;
   /** The tile's requests when it was told to go; -1 if that was before this program. */
@@ -323,75 +323,70 @@ class TileChild extends AppChild {
 
   /** Starts one, and its slow side. Throws SystemError, AppError. */
   static start(plan: AppProcessPlan, staged: Staged, parts: AppProcessParts): TileChild {
-    const { regions } = parts;
     const { name, beside } = plan;
-    const control = regions.createShared(`control ${name}`, CONTROL_BYTES);
+    const own = new Inventory(parts.libraries);
     let slow: SlowSide | undefined;
     try {
+      own.ensure(`control ${name}`, CONTROL_BYTES);
       if (beside && staged.beside) {
-        slow = SlowSide.create({ plan, beside, staged: staged.beside }, parts);
+        const mailbox = makeMailbox(name, parts);
+        slow = new SlowSide({ plan, beside, staged: staged.beside }, mailbox, parts);
+        slow.start();
       }
-      slow?.start();
       const process = startProcess(plan, staged, {
         parts,
         grants: beside === undefined ? plan.grants : { ...plan.grants, net: [], write: [] },
         handings: [
-          {
-            name: `control ${name}`,
-            fd: control.readOnly,
-            bytes: CONTROL_BYTES,
-            readOnly: true,
-          },
+          own.region(`control ${name}`),
           ...namesOf(plan).map(([each, readOnly, bytes]) => (
             { ...parts.descriptor(each, readOnly, bytes), name: each, readOnly }
           )),
-          ...(slow === undefined ? [] : handingsOf(name, slow.mailbox, false)),
+          ...(slow === undefined ? [] : mailHandings(name, slow.mailbox, false)),
         ],
       });
-      const taken = { plan, process, control: control.writable, slow };
-      const child = new TileChild(taken, "loading", parts);
-      child.folder = staged.folder ?? "";
-      return child;
+      return new TileChild({ plan, staged, process, own, slow }, "loading", parts);
     } catch (error) {
-      regions.close(control.writable);
-      slow?.kill();
+      own.close();
+      slow?.leave({ atOnce: true });
       throw error;
-    } finally {
-      regions.close(control.readOnly);
     }
   }
 
   /** Takes a process that has been started. */
   constructor(
-    { plan, process, control, slow }: {
+    { plan, staged, process, own, slow }: {
       plan: AppProcessPlan;
+      staged: StagedApp;
       process: ConfinedProcess;
-      control: number;
+      /** What has its control region. */
+      own: Inventory;
       slow?: SlowSide;
     },
     stage: Stage,
     parts: AppProcessParts,
   ) {
-    const { regions } = parts;
-    super({ name: plan.name, plan, process }, stage, parts);
+    super({ name: plan.name, plan, staged, process }, stage, parts);
     this.slow = slow;
-    this.#controlFd = control;
+    this.#own = own;
     this.#eventfd = parts.descriptor(`eventfd ${plan.name}`, false).fd;
-    this.#control = new ControlWriter(regions.mapShared(control, CONTROL_BYTES));
+    this.#control = new ControlWriter(own.view(`control ${plan.name}`, { writable: true }));
     this.ended.then(() => {
-      regions.close(control);
+      own.close();
       slow?.leave();
     });
   }
 
-  /** Its state for the program that the master becomes; null: its slow side is being restarted. */
-  known(staged: Staged): KnownApp | null {
+  /**
+   * Its state for the program that the master becomes, and the descriptors to keep open; null: its slow side is
+   * being restarted.
+   */
+  known(staged: Staged) {
     const beside = this.slow?.known;
     if (beside === null) return null;
-    return {
-      ...{ plan: this.plan, staged, process: this.knownProcess, control: this.#controlFd },
-      ...(beside && { beside }),
-    };
+    const process = this.knownProcess;
+    const known: KnownApp = { plan: this.plan, staged, process, own: this.#own.state, beside };
+    const ofSlow = beside ? [...openOf(beside.process), ...this.slow!.mailbox.descriptors] : [];
+    return { known, descriptors: [...openOf(process), ...this.#own.descriptors, ...ofSlow] };
   }
 
   /** Whether it hung, or ended after `go` without a burst; and if so, whether by itself. */
@@ -412,10 +407,6 @@ class TileChild extends AppChild {
     return tile.burst + tile.sleepSequence + tile.counters[APP.index.answers];
   }
 
-  protected override inApp(what: string): string {
-    return what;
-  }
-
   override go(handedOver: boolean): void {
     this.#doneBefore = this.#done;
     super.go(handedOver);
@@ -424,7 +415,7 @@ class TileChild extends AppChild {
   override leave(): void {
     this.isLeaving = true;
     this.#control.leave();
-    this.parts.tileLibrary.wake(this.#eventfd);
+    this.parts.libraries.tile.wake(this.#eventfd);
     this.slow?.leave();
   }
 
@@ -450,10 +441,6 @@ class BesideChild extends AppChild {
     return this.heard;
   }
 
-  protected override inApp(what: string): string {
-    return `its slow side: ${what}`;
-  }
-
   override leave(): void {
     this.isLeaving = true;
     if (this.stage === "running") this.send({ type: "leave" });
@@ -466,7 +453,7 @@ class BesideChild extends AppChild {
  * moment that it may go. It has its mailbox for as long.
  */
 class SlowSide {
-  readonly mailbox: MailboxDescriptors;
+  readonly mailbox: Inventory;
   readonly #parts: AppProcessParts;
   readonly #what: SlowSidePlan;
   readonly #name: string;
@@ -477,30 +464,8 @@ class SlowSide {
   #child?: BesideChild;
   #mayGo = false;
   #isLeaving = false;
-  #isClosed = false;
   /** How it ended before it could go, and the app's error for that. */
   #early?: { readonly how: string; readonly error?: AppError };
-
-  /** Makes the mailbox of one that is not started yet. Throws SystemError. */
-  static create(what: SlowSidePlan, parts: AppProcessParts): SlowSide {
-    const { regions, host } = parts;
-    const { name } = what.plan;
-    const made: SharedRegion[] = [];
-    const make = (called: string) => {
-      made.push(regions.createShared(called, MAILBOX_BYTES));
-      return made.at(-1)!;
-    };
-    try {
-      const [tile, beside] = [make(`mail ${name}`), make(`mail ${name} beside`)];
-      return new SlowSide(what, { tile, beside, eventfd: host.eventfd() }, parts);
-    } catch (error) {
-      for (const { readOnly, writable } of made) {
-        regions.close(readOnly);
-        regions.close(writable);
-      }
-      throw error;
-    }
-  }
 
   /** Takes one that the program before this one has started. */
   static adopt(
@@ -508,25 +473,15 @@ class SlowSide {
     { process, mailbox }: NonNullable<KnownApp["beside"]>,
     parts: AppProcessParts,
   ): SlowSide {
-    const slow = new SlowSide(what, mailbox, parts);
-    const name = slow.#name;
+    const slow = new SlowSide(what, new Inventory(parts.libraries, { before: mailbox }), parts);
     slow.#mayGo = true;
     slow.#turn.resolve();
-    slow.#keep(
-      new BesideChild(
-        { name, plan: what.plan, process: parts.processes.adopt(process) },
-        "running",
-        parts,
-      ),
-    );
+    slow.#keep(parts.libraries.processes.adopt(process), "running");
     return slow;
   }
 
-  private constructor(
-    what: SlowSidePlan,
-    mailbox: MailboxDescriptors,
-    parts: AppProcessParts,
-  ) {
+  /** One that is not started yet. It closes its `mailbox` at its end. */
+  constructor(what: SlowSidePlan, mailbox: Inventory, parts: AppProcessParts) {
     this.#what = what;
     this.#name = besideName(what.plan.name);
     this.mailbox = mailbox;
@@ -536,7 +491,7 @@ class SlowSide {
   /** Its state for the next program; null: it does not run just now, or is to end. */
   get known(): NonNullable<KnownApp["beside"]> | null {
     if (this.#isLeaving || this.#child?.stage !== "running") return null;
-    return { process: this.#child.knownProcess, mailbox: this.mailbox };
+    return { process: this.#child.knownProcess, mailbox: this.mailbox.state };
   }
 
   /** The PID of its process, or 0. */
@@ -553,16 +508,14 @@ class SlowSide {
     return this.#early?.error;
   }
 
-  /** As of a process. Those of its present one. */
+  /** As of a process: that which was just started. */
   get ready(): Promise<void> {
-    return this.#child?.ready ?? this.#gone;
+    return this.#child!.ready;
   }
 
+  /** Likewise: of the present one. */
   get running(): Promise<void> {
-    return this.#child?.running ?? this.#gone;
-  }
-
-  get #gone(): Promise<never> {
+    if (this.#child !== undefined) return this.#child.running;
     const ended = new AppError(this.#what.plan.name, "its slow side ended");
     const gone = Promise.reject(this.early ?? ended);
     // It may be awaited later, or not at all.
@@ -584,7 +537,7 @@ class SlowSide {
       grants: plan.grants,
       beside: { ...beside, module: staged.module },
       handings: [
-        ...handingsOf(plan.name, this.mailbox, true),
+        ...mailHandings(plan.name, this.mailbox, true),
         ...[`tile ${plan.name}`, `eventfd ${plan.name}`, `metrics ${this.#name}`].map((name, i) => (
           { ...parts.descriptor(name, i === 0), name, readOnly: i === 0 }
         )),
@@ -594,9 +547,7 @@ class SlowSide {
         }),
       ],
     });
-    const child = new BesideChild({ name: this.#name, plan, process }, "loading", parts);
-    child.folder = staged.folder ?? "";
-    this.#keep(child);
+    this.#keep(process, "loading");
   }
 
   /** Lets it begin when it is ready and `before` has settled: its predecessor has ended. */
@@ -606,13 +557,15 @@ class SlowSide {
     if (this.#early !== undefined) this.#failed(this.#early.how);
   }
 
-  async #keep(child: BesideChild): Promise<void> {
-    this.#child = child;
+  #keep(process: ConfinedProcess, stage: Stage): void {
+    const { plan, staged } = this.#what;
+    const about = { name: this.#name, plan, staged, process };
+    const child = this.#child = new BesideChild(about, stage, this.#parts);
     this.#restartPause.started();
-    if (child.stage === "loading") {
+    if (stage === "loading") {
       Promise.all([child.ready, this.#turn.promise]).then(() => child.go(true), () => {});
     }
-    this.#failed(await child.ended, child.failure);
+    child.ended.then((how) => this.#failed(how, child.failure));
   }
 
   #failed(how: string, error?: AppError): void {
@@ -635,25 +588,21 @@ class SlowSide {
     }, pause);
   }
 
-  /** Tells it to end, kills it if it takes too long, and does not restart it. */
-  leave(): void {
-    if (this.#isLeaving) return;
+  /** Tells it to end, kills it if it takes too long or `atOnce`, and does not restart it. */
+  leave({ atOnce = false } = {}): void {
+    if (this.#isLeaving && !atOnce) return;
     this.#isLeaving = true;
     clearTimeout(this.#pause);
     const child = this.#child;
     if (child === undefined) return this.#end();
+    if (atOnce) return child.kill();
     child.leave();
     const late = setTimeout(() => child.kill("it did not end in time"), LEAVE_MILLIS);
     child.ended.then(() => clearTimeout(late));
   }
 
-  /** Kills its process for this reason; without one, for good. */
-  kill(reason?: string): void {
-    if (reason === undefined) {
-      this.#isLeaving = true;
-      clearTimeout(this.#pause);
-      if (this.#child === undefined) return this.#end();
-    }
+  /** Kills its process for this reason. It is started again. */
+  kill(reason: string): void {
     this.#child?.kill(reason);
   }
 
@@ -664,9 +613,7 @@ class SlowSide {
   /** Closes the mailbox. The app's process has its own descriptors. */
   #end(): void {
     this.#restartPause.ended();
-    if (this.#isClosed) return;
-    this.#isClosed = true;
-    for (const fd of descriptorsOf(this.mailbox)) this.#parts.regions.close(fd);
+    this.mailbox.close();
     this.#ended.resolve();
   }
 }
@@ -681,7 +628,7 @@ interface SlowSidePlan {
 /** Starts a process of an app. Throws SystemError, AppError. */
 function startProcess(
   plan: AppProcessPlan,
-  staged: StagedApp,
+  { module, read: own, absent = [], denoDir }: StagedApp,
   { parts, grants, beside, handings }: {
     parts: AppProcessParts;
     grants: Grants;
@@ -689,36 +636,58 @@ function startProcess(
     handings: readonly Handing[];
   },
 ): ConfinedProcess {
-  const { regions, processes, files: { root } } = parts;
-  const { name, service, shape, nets, spinTurns } = plan;
-  const { clock, keep } = grants;
-  let order: Order | undefined;
+  const { libraries: { regions, processes }, files: { root } } = parts;
+  const { service, shape, nets, spinTurns, memoryMib, uid } = plan;
+  const { read, write, net, env, clock, keep } = grants;
+  const name = beside === undefined ? plan.name : besideName(plan.name);
+  const [program, library] = [programModule("", root), libraryPath(root)];
+  const variables = env.map((each) => [each, Deno.env.get(each)] as const)
+    .filter((pair): pair is [string, string] => pair[1] !== undefined);
+  const files = [program, ...own, ...absent, ...read];
+  const permissions = { read: files, ffi: [library], write, net, env };
+  const heap = Math.max(memoryMib - BESIDE_HEAP_MIB, memoryMib >> 1);
+  const margin = Math.max(LEAST_MARGIN_MIB, memoryMib >> 2);
+  // Until a region is mapped its place is memory of the process's own (`reserve` in ffi/region.ts).
+  const largest = Math.max(...handings.map(({ bytes }) => bytes));
+  const order = orderOf<ProcessSetup>(regions, handings, {
+    ...{ name: plan.name, shape, nets, spinTurns, clock, keep, beside },
+    service: { ...service, module: beside?.module ?? module },
+  });
   try {
-    order = orderOf<ProcessSetup>(regions, handings, {
-      ...{ name, shape, nets, spinTurns, clock, keep, beside },
-      service: { ...service, module: beside?.module ?? staged.module },
-    });
-    const granted = { ...plan, grants, name: beside === undefined ? name : besideName(name) };
-    const options = optionsOf(granted, staged, root);
-    const largest = Math.max(...handings.map(({ bytes }) => bytes));
     return processes.start({
-      ...options,
-      // Until a region is mapped its place is memory of the process's own (`reserve` in ffi/region.ts).
-      memoryMib: options.memoryMib + Math.ceil(largest / 2 ** 20),
+      ...{ name, write, clock, uid, net: net.length > 0, ports: portsOf(net) },
+      env: {
+        TZ: new Intl.DateTimeFormat().resolvedOptions().timeZone,
+        ...Object.fromEntries(variables),
+        ...(denoDir !== undefined && { DENO_DIR: denoDir }),
+      },
+      read: [
+        ...[program, library, ...own, ...denoDir === undefined ? [] : [denoDir]],
+        ...[...read, ...write, ...net.length > 0 ? NAME_FILES.filter(exists) : []],
+      ],
+      memoryMib: memoryMib + margin + Math.ceil(largest / 2 ** 20),
       accept: (beside?.tcp ?? []).length > 0,
-      watch: beside !== undefined && grants.read.length + grants.write.length > 0,
-      ...(beside && { spareDescriptors: BESIDE_DESCRIPTORS }),
-      args: argumentsOf(granted, staged, { root, setupBytes: order.bytes }),
+      watch: beside !== undefined && read.length + write.length > 0,
+      spareDescriptors: beside && BESIDE_DESCRIPTORS,
+      args: [
+        ...RUN_FLAGS,
+        `${V8_FLAGS},--expose-gc,--max-old-space-size=${heap}`,
+        ...permissionFlags(permissions, (sentence) => new AppError(plan.name, sentence)),
+        `--import-map=${programModule("imports.json", root)}`,
+        programModule("tiles/app/process.ts", root),
+        String(order.bytes),
+        name,
+      ],
       descriptors: order.descriptors,
     });
   } catch (error) {
     if (!(error instanceof SystemError && error.errno === E2BIG)) throw error;
     throw new AppError(
-      name,
+      plan.name,
       "what [apps] grants it by name is more than a command line holds; grant the folder",
     );
   } finally {
-    order?.close();
+    order.close();
   }
 }
 
@@ -736,68 +705,11 @@ function namesOf({ name, nets, shape, stateBytes }: AppProcessPlan) {
   return all;
 }
 
-function optionsOf(
-  { name, grants, memoryMib, uid }: AppProcessPlan,
-  staged: StagedApp,
-  root: string,
-) {
-  const { read, write, net, env, clock } = grants;
-  const variables = env.map((each) => [each, Deno.env.get(each)] as const)
-    .filter((pair): pair is [string, string] => pair[1] !== undefined);
-  return {
-    name,
-    env: {
-      TZ: new Intl.DateTimeFormat().resolvedOptions().timeZone,
-      ...Object.fromEntries(variables),
-      ...(staged.denoDir !== undefined && { DENO_DIR: staged.denoDir }),
-    },
-    read: [
-      ...[programModule("", root), libraryPath(root)],
-      ...staged.read,
-      ...(staged.denoDir === undefined ? [] : [staged.denoDir]),
-      ...read,
-      ...write,
-      ...(net.length > 0 ? NAME_FILES.filter(exists) : []),
-    ],
-    write,
-    net: net.length > 0,
-    ports: portsOf(net),
-    clock,
-    uid,
-    memoryMib: memoryMib + Math.max(LEAST_MARGIN_MIB, memoryMib >> 2),
-  };
-}
-
 /** Ports of `HOST:PORT`, as TCP is bounded to them; none if a host is granted with all of its ports. */
 function portsOf(net: readonly string[]): number[] {
   const ports = net.map((each) => Number(/:(\d+)$/.exec(each.replace(/^\[.*\]/, ""))?.[1] ?? 0));
   // Names are also looked up by TCP.
   return ports.includes(0) || ports.length === 0 ? [] : [...new Set([...ports, DOMAIN_PORT])];
-}
-
-function argumentsOf(
-  { name, grants, memoryMib }: AppProcessPlan,
-  staged: StagedApp,
-  { root, setupBytes }: { root: string; setupBytes: number },
-): string[] {
-  const { read, write, net, env } = grants;
-  const permissions = {
-    read: [programModule("", root), ...staged.read, ...staged.absent ?? [], ...read],
-    ffi: [libraryPath(root)],
-    write,
-    net,
-    env,
-  };
-  const heap = Math.max(memoryMib - BESIDE_HEAP_MIB, memoryMib >> 1);
-  return [
-    ...RUN_FLAGS,
-    `${V8_FLAGS},--expose-gc,--max-old-space-size=${heap}`,
-    ...permissionFlags(permissions, (sentence) => new AppError(name, sentence)),
-    `--import-map=${programModule("imports.json", root)}`,
-    programModule("tiles/app/process.ts", root),
-    String(setupBytes),
-    name,
-  ];
 }
 
 /** An instance of an app, kept running. */
@@ -829,14 +741,15 @@ export class AppProcess {
 
   /** Takes a running process that the program before this one has started. */
   static adopt(known: KnownApp, parts: AppProcessParts): AppProcess {
-    const { plan, staged, control, beside } = known;
+    const { plan, staged, own, beside } = known;
     const app = new AppProcess(plan, parts);
     // The program before it had staged its files.
     app.#staged = { ...staged, stamp: "" };
-    const process = parts.processes.adopt(known.process);
+    const process = parts.libraries.processes.adopt(known.process);
     const slow = beside && plan.beside && staged.beside &&
       SlowSide.adopt({ plan, beside: plan.beside, staged: staged.beside }, beside, parts);
-    app.#current = new TileChild({ plan, process, control, slow }, "running", parts);
+    const regions = new Inventory(parts.libraries, { before: own });
+    app.#current = new TileChild({ plan, staged, process, own: regions, slow }, "running", parts);
     app.#slowBefore = slow?.ended ?? Promise.resolve();
     app.#watchOver();
     app.#keep(app.#current);
@@ -847,22 +760,11 @@ export class AppProcess {
    * The state for `adopt` in the next program, and the descriptors to keep open; null if no process
    * runs. A successor that was being started is given up.
    */
-  known(): { readonly known: KnownApp; readonly descriptors: readonly number[] } | null {
+  known(): ReturnType<TileChild["known"]> {
     this.abandon();
     const child = this.#current;
     if (child?.stage !== "running" || this.#staged === undefined) return null;
-    const known = child.known(this.#staged);
-    if (known === null) return null;
-    const { process, beside } = known;
-    const ofProcess = ({ pidfd, channel, words, listener }: KnownProcess) =>
-      [pidfd, channel, words, listener].filter((fd) => fd >= 0);
-    return {
-      known,
-      descriptors: [
-        ...[known.control, ...ofProcess(process)],
-        ...(beside ? [...ofProcess(beside.process), ...descriptorsOf(beside.mailbox)] : []),
-      ],
-    };
+    return child.known(this.#staged);
   }
 
   get name(): string {
@@ -901,17 +803,9 @@ export class AppProcess {
   }
 
   /**
-   * Starts it for the first time. Resolves when its loop runs. Throws AppError for an error of the app, and SystemError
-   * for one of the system.
-   */
-  async start(): Promise<void> {
-    await this.prepare();
-    await this.go();
-  }
-
-  /**
-   * Starts a successor beside the running process, from the app's present files. Resolves when it waits for its turn.
-   * Throws as `start`, also if it is given up meanwhile; then nothing has changed.
+   * Starts a process beside the running one, if there is any, from the app's present files. Resolves when it waits for
+   * its turn. Throws AppError for an error of the app, also if it is given up meanwhile, and SystemError for one of the
+   * system; then nothing has changed.
    */
   async prepare(plan: AppProcessPlan = this.#plan): Promise<void> {
     let generation = this.#generation;
@@ -939,7 +833,7 @@ export class AppProcess {
     } catch (error) {
       if (this.#successor?.child === child) this.#successor = undefined;
       child?.kill();
-      child?.slow?.kill();
+      child?.slow?.leave({ atOnce: true });
       this.#discard(staged);
       throw error;
     }
@@ -970,7 +864,7 @@ export class AppProcess {
       throw new AppError(name, `there is no ${missing}, which [apps] grants it`);
     }
     if (Deno.uid() !== 0) return;
-    const closed = read.find((path) => !this.#parts.processes.readableBy(path, uid));
+    const closed = read.find((path) => !this.#parts.libraries.processes.readableBy(path, uid));
     if (closed === undefined) return;
     throw new AppError(
       name,
@@ -986,7 +880,7 @@ export class AppProcess {
     const { child, staged } = this.#successor;
     this.#successor = undefined;
     child.kill();
-    child.slow?.kill();
+    child.slow?.leave({ atOnce: true });
     Promise.all([child.ended, child.slow?.ended]).then(() => this.#discard(staged));
   }
 
@@ -1016,10 +910,10 @@ export class AppProcess {
   }
 
   /**
-   * Starts the successor after the old process has left. Resolves when its loop runs. `handedOver`: it answers what
-   * waits in the links. Throws as `start`.
+   * Lets the successor go, since the old process has left. Resolves when its loop runs. `handedOver`: it answers what
+   * waits in the links. Throws as `prepare`.
    */
-  async go(handedOver = true): Promise<void> {
+  async #go(handedOver: boolean): Promise<void> {
     const { child, staged } = this.#successor!;
     this.#successor = undefined;
     this.#plan = child.plan;
@@ -1052,7 +946,7 @@ export class AppProcess {
     if (early !== undefined) throw early;
   }
 
-  /** Replaces the running process by its successor. */
+  /** Replaces the running process, if there is any, by its successor. Resolves when its loop runs. Throws as `prepare`. */
   async takeOver(): Promise<void> {
     if (this.#successor === undefined) throw new Error(`${this.name} has no successor`);
     const leaving = this.#leaveInTurn();
@@ -1060,7 +954,7 @@ export class AppProcess {
     // If it had to be killed, what waits may be the reason.
     const handedOver = await leaving;
     this.#turn = undefined;
-    await this.go(handedOver);
+    await this.#go(handedOver);
   }
 
   /** Ends its slow side first, while the tile still answers its mail. Returns as `leave`. */

@@ -381,15 +381,6 @@ type Watched = Pick<
   "name" | "ifindex" | "sockets" | "redirected" | "detach"
 >;
 
-interface WatchParts {
-  readonly xskSetup: Pick<XskSetup, "statistics">;
-  /** Whether an interface has this index. */
-  exists(ifindex: number): boolean;
-  /** An interface was deleted. It has been detached and is not watched any more. */
-  gone(attachment: Watched): void;
-  log(line: string): void;
-}
-
 const POLL_MILLIS = 1000;
 /** Polls in a row with redirected frames and without a received one, until an interface is detached. */
 const POLLS = 3;
@@ -402,63 +393,56 @@ interface Seen {
   bad: number;
 }
 
-export class RingWatch {
-  readonly #parts: WatchParts;
-  #present: readonly Watched[];
+/**
+ * Polls these every second until `stop`. The timer does not keep the process alive. `exists`: whether an interface has
+ * this index. `gone` is called for an interface that was deleted: it has been detached and is not watched any more.
+ */
+export function watchRings(
+  attachments: readonly Watched[],
+  { xskSetup, exists, gone, log }: {
+    xskSetup: Pick<XskSetup, "statistics">;
+    exists(ifindex: number): boolean;
+    gone(attachment: Watched): void;
+    log(line: string): void;
+  },
+) {
+  let present = attachments;
   /** By descriptor. */
-  readonly #seen = new Map<number, Seen>();
-  #timer?: ReturnType<typeof setInterval>;
-  readonly #statistics = new BigUint64Array(XSK_STATISTICS);
+  const seenBefore = new Map<number, Seen>();
+  const statistics = new BigUint64Array(XSK_STATISTICS);
 
-  constructor(attachments: readonly Watched[], parts: WatchParts) {
-    this.#parts = parts;
-    this.#present = attachments;
+  /** Polls one socket. Returns whether its frames do not arrive. */
+  function lies(attachment: Watched, fd: number, queue: number): boolean {
+    if (xskSetup.statistics(fd, statistics) < 0) return false;
+    const redirected = attachment.redirected(queue);
+    const { received, rxDropped, rxRingFull } = XskStatistic;
+    // The socket's drops have arrived, too.
+    const arrived = Number(statistics[received] + statistics[rxDropped] + statistics[rxRingFull]);
+    const seen = seenBefore.getOrInsert(fd, { redirected: 0, arrived: 0, bad: 0 });
+    if (arrived !== seen.arrived) seen.bad = 0;
+    // Without redirected frames nothing is known.
+    else if (redirected > seen.redirected) seen.bad++;
+    [seen.redirected, seen.arrived] = [redirected, arrived];
+    if (seen.bad < POLLS) return false;
+    seen.bad = 0;
+    return true;
   }
 
-  /** Starts polling. The timer does not keep the process alive. */
-  start(): void {
-    this.#timer = setInterval(() => this.poll(), POLL_MILLIS);
-    Deno.unrefTimer(this.#timer);
-  }
-
-  stop(): void {
-    clearInterval(this.#timer);
-  }
-
-  poll(): void {
-    const { exists, gone } = this.#parts;
-    this.#present = this.#present.filter((attachment) => {
+  function poll(): void {
+    present = present.filter((attachment) => {
       if (exists(attachment.ifindex)) return true;
       attachment.detach();
       gone(attachment);
       return false;
     });
-    for (const attachment of this.#present) {
-      if (!attachment.sockets.some(({ fd, queue }) => this.#lies(attachment, fd, queue))) continue;
+    for (const attachment of present) {
+      if (!attachment.sockets.some(({ fd, queue }) => lies(attachment, fd, queue))) continue;
       attachment.detach();
-      this.#parts.log(
-        `${attachment.name}: frames are redirected but do not arrive; the kernel has them again`,
-      );
+      log(`${attachment.name}: frames are redirected but do not arrive; the kernel has them again`);
     }
   }
 
-  /** Polls one socket. Returns whether its frames do not arrive. */
-  #lies(attachment: Watched, fd: number, queue: number): boolean {
-    if (this.#parts.xskSetup.statistics(fd, this.#statistics) < 0) return false;
-    const redirected = attachment.redirected(queue);
-    const { received, rxDropped, rxRingFull } = XskStatistic;
-    const all = this.#statistics;
-    // The socket's drops have arrived, too.
-    const arrived = Number(all[received] + all[rxDropped] + all[rxRingFull]);
-    const seen = this.#seen.get(fd) ?? { redirected: 0, arrived: 0, bad: 0 };
-    this.#seen.set(fd, seen);
-    if (arrived !== seen.arrived) seen.bad = 0;
-    // Without redirected frames nothing is known.
-    else if (redirected > seen.redirected) seen.bad++;
-    seen.redirected = redirected;
-    seen.arrived = arrived;
-    if (seen.bad < POLLS) return false;
-    seen.bad = 0;
-    return true;
-  }
+  const timer = setInterval(poll, POLL_MILLIS);
+  Deno.unrefTimer(timer);
+  return { poll, stop: () => clearInterval(timer) };
 }

@@ -30,7 +30,7 @@ export interface Handing extends HandedDescriptor {
 }
 
 /** The descriptors and setup of a new process. */
-export interface Order {
+interface Order {
   /** The descriptors, the memfd with the JSON first (`SETUP_DESCRIPTOR`). */
   readonly descriptors: readonly number[];
   /** Bytes of that JSON: the process's last argument. */
@@ -84,10 +84,11 @@ export class Inventory {
   }
 
   get descriptors(): number[] {
-    const regions = [...this.#held.values()].flatMap((
-      { writable, readOnly },
-    ) => [writable, readOnly]);
-    return [...regions, ...this.#eventfds.values()];
+    const held = [...this.#held.values()];
+    return [
+      ...held.flatMap(({ writable, readOnly }) => [writable, readOnly]),
+      ...this.#eventfds.values(),
+    ];
   }
 
   /** Creates the region of this name, in place of one with another size. Throws SystemError. */
@@ -202,8 +203,7 @@ export function stateName(app: string, bytes: number): string {
 /** Holdings as plain data: for the program that the master becomes. */
 export interface HoldingsState {
   readonly own: InventoryState;
-  readonly udp: readonly (readonly [port: number, fd: number])[];
-  readonly listening: readonly (readonly [address: string, fd: number])[];
+  readonly sockets: readonly (readonly [name: string, fd: number])[];
   readonly slots: readonly (readonly [name: string, slot: number])[];
   readonly past: readonly (readonly [tile: string, counters: readonly number[]])[];
 }
@@ -214,10 +214,8 @@ export class Holdings {
   readonly own: Inventory;
   readonly #libraries: MainLibraries;
   readonly #firstUid: number;
-  /** Kernel sockets of served ports. */
-  readonly #udp: Map<number, number>;
-  /** Listening sockets of the status tile, by address. */
-  readonly #listening: Map<string, number>;
+  /** Kernel sockets of served ports, those that the status tile listens on by their addresses, and those of slow sides. */
+  readonly #sockets: Map<string, number>;
   /** By app: the slot in which its refused calls are counted, and by which it has its user. */
   readonly #slots: Map<string, number>;
   /** The counts of tiles whose regions were replaced. */
@@ -231,8 +229,7 @@ export class Holdings {
     this.#libraries = libraries;
     this.#firstUid = user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS;
     this.own = new Inventory(libraries, { before: before?.own });
-    this.#udp = new Map(before?.udp);
-    this.#listening = new Map(before?.listening);
+    this.#sockets = new Map(before?.sockets);
     this.#slots = new Map(before?.slots);
     this.#past = new Map(before?.past.map(([name, past]) => [name, Float64Array.from(past)]));
   }
@@ -240,15 +237,14 @@ export class Holdings {
   get state(): HoldingsState {
     return {
       own: this.own.state,
-      udp: [...this.#udp],
-      listening: [...this.#listening],
+      sockets: [...this.#sockets],
       slots: [...this.#slots],
       past: [...this.#past].map(([name, past]) => [name, [...past]]),
     };
   }
 
   get descriptors(): number[] {
-    return [...this.own.descriptors, ...this.#udp.values(), ...this.#listening.values()];
+    return [...this.own.descriptors, ...this.#sockets.values()];
   }
 
   /** The user of the appliance (0) or of the app with slot `n - 1`. Apps share users if there are too few. */
@@ -279,20 +275,21 @@ export class Holdings {
    * descriptors are a range, to which tiles can be confined. Returns the ports that have one.
    */
   takePorts(wanted: readonly number[]): number[] {
-    const missing = wanted.filter((port) => !this.#udp.has(port));
+    const isOpen = (port: number) => this.#sockets.has(`udp ${port}`);
+    const missing = wanted.filter((port) => !isOpen(port));
     for (const port of missing) {
       const fd = this.#libraries.udpSetup.open(port, missing.length);
-      if (fd >= 0) this.#udp.set(port, fd);
+      if (fd >= 0) this.#sockets.set(`udp ${port}`, fd);
     }
-    return wanted.filter((port) => this.#udp.has(port));
+    return wanted.filter(isOpen);
   }
 
   /** The kernel sockets of `ports`. Those of `timed` note when they receive each datagram. */
   sockets(ports: readonly number[], timed: ReadonlySet<number>): Handing[] {
     return ports.map((port) => {
-      const fd = this.#udp.get(port)!;
-      this.#libraries.udpSetup.setTimes(fd, timed.has(port));
-      return handing(`udp ${port}`, fd);
+      const socket = this.#socket(`udp ${port}`);
+      this.#libraries.udpSetup.setTimes(socket.fd, timed.has(port));
+      return socket;
     });
   }
 
@@ -314,8 +311,8 @@ export class Holdings {
   /** The socket that is called `name`, which `make` makes on demand. Throws UserError, where it `is`. */
   #listen(name: string, is: string, make: () => number): number {
     try {
-      const fd = this.#listening.get(name) ?? make();
-      this.#listening.set(name, fd);
+      const fd = this.#sockets.get(name) ?? make();
+      this.#sockets.set(name, fd);
       return fd;
     } catch (error) {
       throw new UserError(`cannot listen at ${is}: ${reasonOf(error)}`, Exit.port);
@@ -332,7 +329,11 @@ export class Holdings {
 
   /** The listening socket at `ADDRESS:PORT`. */
   accepting(place: string): Handing {
-    return handing(`tcp ${place}`, this.#listening.get(`tcp ${place}`)!);
+    return this.#socket(`tcp ${place}`);
+  }
+
+  #socket(name: string): Handing {
+    return handing(name, this.#sockets.get(name)!);
   }
 
   /** Adds what a tile has counted, before its region is replaced. */
@@ -352,12 +353,17 @@ export class Holdings {
    */
   release(used?: Pick<Serving, "run" | "setup" | "apps">): string[] {
     const { control = null, metrics = null } = used?.run.addresses ?? {};
-    const places = new Set(tcpPlaces(used?.setup.apps ?? []).map((place) => `tcp ${place}`));
-    for (const [address, fd] of this.#listening) {
-      if (address === control || address === metrics || places.has(address)) continue;
+    const sockets = new Set([
+      ...[control, metrics],
+      ...tcpPlaces(used?.setup.apps ?? []).map((place) => `tcp ${place}`),
+      ...(used?.setup.sockets ?? []).map((port) => `udp ${port}`),
+    ]);
+    for (const [name, fd] of this.#sockets) {
+      if (sockets.has(name)) continue;
       this.#libraries.host.close(fd);
-      this.#listening.delete(address);
-      if (address.includes("/")) rmSync(address, { force: true });
+      this.#sockets.delete(name);
+      // That of the control socket.
+      if (name.startsWith("/")) rmSync(name, { force: true });
     }
     const states = new Set(
       used?.setup.apps.map(({ name, stateBytes }) =>
@@ -366,12 +372,6 @@ export class Holdings {
     );
     for (const [name] of this.own.state.regions) {
       if (name.startsWith("state ") && !states.has(name)) this.own.drop(name);
-    }
-    const served = new Set(used?.setup.sockets);
-    for (const [port, fd] of this.#udp) {
-      if (served.has(port)) continue;
-      this.#libraries.udpSetup.close(fd);
-      this.#udp.delete(port);
     }
     const gone = [...this.#slots.keys()].filter((name) => !used?.apps.has(name));
     for (const name of gone) this.#slots.delete(name);

@@ -14,7 +14,7 @@ import { runInNewContext } from "node:vm";
 import { Exit, messageOf, selfCommand, UserError, VERSION } from "../cli/command.ts";
 import { Watcher } from "../ffi/host.ts";
 import { describeErrno, SystemError } from "../ffi/library.ts";
-import type { KnownProcess } from "../ffi/process.ts";
+import { type KnownProcess, openOf } from "../ffi/process.ts";
 import { u32 } from "../ffi/region.ts";
 import { randomSeed } from "../netbase/hash.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
@@ -30,7 +30,7 @@ import {
   REGIONS_VERSION,
   regionsOf,
 } from "../tiles/runtime/wiring.ts";
-import { Announcer } from "./announcer.ts";
+import { announcer } from "./announcer.ts";
 import { AppFiles, type StagedApp } from "./app_files.ts";
 import type { KnownApp } from "./app_process.ts";
 import { ApplianceError } from "./appliance_process.ts";
@@ -39,15 +39,15 @@ import {
   type Attachment,
   type AttachmentState,
   descriptorsOf,
-  RingWatch,
   socketsOf,
+  watchRings,
 } from "./attachment.ts";
 import { leave, type MainLibraries } from "./confinement.ts";
 import { isAnnounced } from "./health.ts";
 import { Holdings, type HoldingsState, type InventoryState } from "./inventory.ts";
 import { log, logBy } from "./log.ts";
 import * as preflight from "./preflight.ts";
-import { Report, type ReportState } from "./report.ts";
+import { openReport, type Report, type ReportState } from "./report.ts";
 import { discard, type Handover, Retry, type Run, type Serving, Successors } from "./successor.ts";
 
 /** The state that a master passes to the program that it becomes. Plain data. */
@@ -83,7 +83,7 @@ const STOP_MILLIS = 1500;
 const READY_MILLIS = 60_000;
 /** How often recreated interfaces are polled for, and the longest pause after failures. */
 const POLL_MILLIS = 1000;
-/** From a start or handover until what it needed is given back: predecessors have ended by then. */
+/** Time from a start or handover until free memory is given back. Predecessors have ended by then. */
 const TRIM_MILLIS = 6000;
 const LONGEST_POLL_MILLIS = 300_000;
 
@@ -134,7 +134,7 @@ class Master {
   #serving?: Serving;
   /** The successor while it starts. */
   #starting?: Serving;
-  #ringWatch?: RingWatch;
+  #ringWatch?: ReturnType<typeof watchRings>;
   /** The attachments whose frames go to the net tiles. */
   #served?: readonly Attachment[];
   #booted = false;
@@ -143,7 +143,7 @@ class Master {
   readonly #report: Report;
   readonly #successors: Successors;
   readonly #changes = new Changes();
-  readonly #announcer = new Announcer();
+  readonly #announcer = announcer();
   /** Whether a signal has asked for a reload that has not begun. */
   #hungUp = false;
   /** Rejects when nothing serves and no retry is left. */
@@ -176,7 +176,7 @@ class Master {
     const { own } = this.#holdings;
     for (const [name, bytes] of KEPT_REGIONS) own.ensure(name, bytes);
     libraries.observer.start(u32(own.view(APP_REFUSALS, { writable: true })));
-    this.#report = new Report(libraries, this.#holdings, {
+    this.#report = openReport(libraries, this.#holdings, {
       before: carried?.health,
       changed: (health) => this.#announcer.set(isAnnounced(health)),
     });
@@ -320,7 +320,6 @@ class Master {
       const what = absent === undefined ? "the appliance or an interface" : `the app ${absent[0]}`;
       throw new UserError(`${what} is being replaced just now; try again`);
     }
-    const { pidfd, channel, words, listener } = appliance.knownProcess;
     const { folder, lock } = this.#files;
     return {
       regionsVersion: REGIONS_VERSION,
@@ -339,7 +338,8 @@ class Master {
         ...inventory.descriptors,
         ...fresh.descriptors,
         ...states.flatMap(({ state }) => descriptorsOf(state!)),
-        ...[pidfd, channel, words, listener, lock].filter((fd) => fd >= 0),
+        ...openOf(appliance.knownProcess),
+        ...lock >= 0 ? [lock] : [],
         ...known.flatMap(([, app]) => app!.descriptors),
       ],
     };
@@ -631,7 +631,7 @@ class Master {
       // The reason for the kernel's sockets has been logged.
       if (!(error instanceof Retry && error.changes.isSocketsOnly)) {
         log(
-          `AF_XDP cannot be had again, the kernel's sockets serve: ${messageOf(error)}`,
+          `AF_XDP cannot be opened again, the kernel's sockets serve: ${messageOf(error)}`,
           Level.error,
         );
       }
@@ -736,7 +736,7 @@ class Master {
   #watchRings(attachments: readonly Attachment[]): void {
     const { xskSetup, host } = this.#libraries;
     this.#ringWatch?.stop();
-    this.#ringWatch = new RingWatch(attachments, {
+    this.#ringWatch = watchRings(attachments, {
       xskSetup,
       exists: host.exists,
       gone: ({ name }) => {
@@ -751,7 +751,6 @@ class Master {
         this.#notifyAttached();
       },
     });
-    this.#ringWatch.start();
   }
 
   counters(): Record<string, Record<string, number>> {

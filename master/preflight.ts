@@ -51,17 +51,15 @@ export const NOT_NATIVE: Readonly<Record<string, string>> = {
  */
 const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
 /**
- * Descriptors of the master, counted and rounded up: for each net tile (regions, eventfd), app's process
- * (the same, channel, pidfd), pair of net tile and app (links), interface (program, maps, link) and queue,
- * and the rest. Up to three of each are open at once: during a handover, and while a new process moves the
- * descriptors that it was handed into place.
+ * Descriptors that the master needs, rounded up: for each net tile (regions, eventfd), each app's process (also
+ * channel and pidfd), each pair of these (links), each interface (program, maps, link), each queue, and the rest.
+ * Up to three times as many are open at once: in a handover, and while a new process moves its own into place.
  */
 const FILES = { net: 18, app: 11, pair: 8, interface: 8, queue: 2, rest: 40, spare: 32, times: 3 };
 /**
- * Threads, counted while everything starts at once on two cores, and rounded up: for each tile of the
- * appliance and each app's process. Most belong to thread pools of Deno that load files, and end ten seconds
- * later. The first start needs enough for a later handover, too. In a handover, a lack of threads only fails
- * the change.
+ * Threads that run while everything starts at once, counted on two cores and rounded up: for each tile of the
+ * appliance and each app's process. Most load files for Deno, and end ten seconds later. The first start asks for
+ * enough for a later handover, too. A handover without enough threads fails and changes nothing.
  */
 const THREADS = {
   first: { tile: 20, app: 32, spare: 64 },
@@ -583,10 +581,10 @@ async function controlPath(
   if (asked !== undefined) {
     const path = resolve(asked);
     if (path === ours) return path;
-    const why = await isServed(path) ? "another tegula is asked there" : whyNotAt(host, path);
+    const why = await isServed(path) ? "another tegula listens there" : whyNotAt(host, path);
     if (why === null) return path;
     throw new UserError(
-      `cannot be asked at ${path}: ${why}; give --control another path, or ${NO_CONTROL}`,
+      `cannot listen at ${path}: ${why}; give --control another path, or ${NO_CONTROL}`,
     );
   }
   const path = `${CONTROL_FOLDER}/${interfaces[0]}.sock`;

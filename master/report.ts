@@ -7,7 +7,6 @@
 import { createHash } from "node:crypto";
 import { VERSION } from "../cli/command.ts";
 import type { ConfinedProcess } from "../ffi/process.ts";
-import type { View } from "../ffi/region.ts";
 import { refusedCalls } from "../ffi/tile.ts";
 import { ControlReader } from "../tiles/runtime/control.ts";
 import { APP, NETLINK } from "../tiles/runtime/counters.ts";
@@ -38,111 +37,61 @@ export interface ReportState {
   /** Interfaces that had AF_XDP and should have it. */
   readonly hadXdp: readonly string[];
   readonly loaded: LoadedConfig;
+  /** By app; null: the appliance. */
   readonly restarts: readonly (readonly [app: string | null, count: number])[];
 }
 
-export class Report {
-  readonly #libraries: MainLibraries;
-  readonly #holdings: Holdings;
-  readonly #monitor: HealthMonitor;
-  readonly #changed: (health: Health) => void;
-  readonly #health: View;
-  readonly #statusLine = new StatusLine();
-  readonly #netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
-  readonly #started: number;
-  #hadXdp: readonly string[];
-  #loaded: LoadedConfig;
-  /** By app; null: the appliance. */
-  readonly #restarts: Map<string | null, number>;
-  /** By PID, as of the last `measure`. */
-  #values: ReadonlyMap<number, ProcessValues | undefined> = new Map();
-  #wasUnwell = false;
-  #isStopping = false;
-  readonly logOnce = once((line, level = Level.warning) => log(line, level));
+/** What reports. */
+export type Report = ReturnType<typeof openReport>;
 
-  /** `changed` is called when the state or its reasons change. */
-  constructor(
-    libraries: MainLibraries,
-    holdings: Holdings,
-    { before, changed }: { before?: ReportState; changed(health: Health): void },
-  ) {
-    const { own } = holdings;
-    this.#libraries = libraries;
-    this.#holdings = holdings;
-    this.#health = own.view(HEALTH, { writable: true });
-    this.#started = before?.started ?? now();
-    this.#hadXdp = before?.hadXdp ?? [];
-    this.#loaded = before?.loaded ?? { hash: 0, at: 0, isGood: false };
-    this.#restarts = new Map(before?.restarts);
-    this.#monitor = new HealthMonitor(now(), before);
-    this.#changed = changed;
-  }
+/** `before`: its `state` in the program before this one. `changed` is called when the state or its reasons change. */
+export function openReport(
+  { host, tile }: Pick<MainLibraries, "host" | "tile">,
+  { own, slots }: Pick<Holdings, "own" | "slots">,
+  { before, changed }: { before?: ReportState; changed(health: Health): void },
+) {
+  const region = own.view(HEALTH, { writable: true });
+  const monitor = new HealthMonitor(now(), before);
+  const statusLine = new StatusLine();
+  const netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
+  const started = before?.started ?? now();
+  let hadXdp = before?.hadXdp ?? [];
+  let loaded = before?.loaded ?? { hash: 0, at: 0, isGood: false };
+  const restarts = new Map(before?.restarts);
+  const restartsOf = (app: string | null) => restarts.get(app) ?? 0;
+  /** What each process uses by its PID, as of the last `measure`. */
+  let values: ReadonlyMap<number, ProcessValues | undefined> = new Map();
+  let wasUnwell = false;
+  let isStopping = false;
+  const logOnce = once((line, level = Level.warning) => log(line, level));
 
-  get state(): ReportState {
-    const { state, since } = this.#monitor.health;
-    return {
-      ...{ started: this.#started, state, since, hadXdp: this.#hadXdp },
-      ...{ loaded: this.#loaded, restarts: [...this.#restarts] },
-    };
-  }
-
-  /** Begins or ends draining: it serves, but is reported not to be ready. */
-  drain(isDraining: boolean): void {
-    this.#monitor.setDraining(isDraining);
-  }
-
-  /** It is about to end: reports that as draining, and logs nothing about it. */
-  stop(): void {
-    this.#isStopping = true;
-    this.drain(true);
-  }
-
-  #logHealth({ state, reasons }: Health): void {
+  function logHealth({ state, reasons }: Health): void {
     if (reasons.length > 0) {
       log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`, Level.error);
-    } else if (state === "ready" && this.#wasUnwell) log("well again", Level.notice);
-    this.#wasUnwell = reasons.length > 0;
+    } else if (state === "ready" && wasUnwell) log("well again", Level.notice);
+    wasUnwell = reasons.length > 0;
   }
 
-  /** Evaluates the health, and reports it to the status tile and to systemd. */
-  check(serving: Serving | undefined, { isStarting }: { isStarting: boolean }): void {
-    const at = now();
-    const before = this.#monitor.health;
-    const health = this.#monitor.evaluate(at, this.#observe(serving, isStarting));
-    if (health !== before) {
-      if (!this.#isStopping) this.#logHealth(health);
-      this.#changed(health);
-    }
-    const line = this.#statusLine.next(at, health, serving?.tiles ?? []);
-    if (line !== null) this.#libraries.host.notify(`STATUS=${line}`);
-    const { appliance } = serving ?? {};
-    writeHealth(this.#health, {
-      ...{ ...health, at, version: VERSION, started: this.#started, netns: this.#netns },
-      ...{ config: serving?.run.config.file ?? null, loaded: this.#loaded },
-      processes: [
-        { name: "master", pid: Deno.pid, restarts: 0 },
-        {
-          name: "appliance",
-          pid: appliance?.over === false ? appliance.pid : 0,
-          restarts: this.#restarts.get(null) ?? 0,
-        },
-        ...processesOf(serving).map(({ name, pid }) => (
-          { name, pid, restarts: this.#restarts.get(name) ?? 0 }
-        )),
-      ].map((process) => ({ ...process, values: this.#values.get(process.pid) })),
-    });
-  }
-
-  #observe(serving: Serving | undefined, starting: boolean): Observed {
+  function observe(serving: Serving | undefined, starting: boolean): Observed {
     const hasAppliance = serving !== undefined && !serving.appliance.over;
-    const { tiles = [], apps, attachments = [], run } = serving ?? {};
+    const { tiles = [], apps, attachments = [], run, fresh } = serving ?? {};
     const isReady = ({ name, inline }: AppPlan) => inline || apps?.get(name)?.isReady === true;
     const keyOf = ({ app, inline }: { app: string; inline: boolean }) => `${inline} ${app}`;
     const instances = Map.groupBy(run?.apps ?? [], keyOf);
     const netlink = tiles.find(({ kind }) => kind === "netlink")?.reader.counters;
+    const control = fresh && new ControlReader(fresh.view("control"));
     return {
       ...{ starting, hasAppliance },
-      restarts: this.#restartsOf(serving),
+      restarts: [
+        { name: "appliance", count: restartsOf(null) },
+        ...processesOf(serving).map(({ name }) => ({ name, count: restartsOf(name) })),
+        // Those that are started again in place.
+        ...tiles.flatMap(({ kind, name }, slot) =>
+          control !== undefined && (kind === "netlink" || kind === "status")
+            ? [{ name, count: control.restarts(slot) }]
+            : []
+        ),
+      ],
       // Inline apps have no loop of their own.
       tiles: tiles.filter(({ kind, name }) =>
         kind === "app" ? apps?.get(name)?.isReady === true : hasAppliance
@@ -155,7 +104,7 @@ export class Report {
         ...{ name: rangeText(one.ports), apps: one.app },
         ready: instances.get(keyOf(one))!.slice(0, one.instances).some(isReady),
       })),
-      lostXdp: this.#hadXdp.filter((name) =>
+      lostXdp: hadXdp.filter((name) =>
         !attachments.some((each) => each.name === name && each.attached)
       ),
       unsyncedSeconds: netlink?.[NETLINK.index.unsynced_seconds] ?? 0,
@@ -163,75 +112,93 @@ export class Report {
     };
   }
 
-  /** The number of restarts of each process, and of each tile that is restarted in place. */
-  #restartsOf(serving: Serving | undefined): Observed["restarts"] {
-    const { fresh, tiles = [] } = serving ?? {};
-    const control = fresh && new ControlReader(fresh.view("control"));
-    return [
-      { name: "appliance", count: this.#restarts.get(null) ?? 0 },
-      ...processesOf(serving).map(({ name }) => (
-        { name, count: this.#restarts.get(name) ?? 0 }
-      )),
-      ...tiles.flatMap(({ kind, name }, slot) =>
-        control !== undefined && (kind === "netlink" || kind === "status")
-          ? [{ name, count: control.restarts(slot) }]
-          : []
-      ),
-    ];
-  }
-
-  /** Remembers which interfaces have AF_XDP, so that its loss is noticed. */
-  rememberXdp({ run: { config }, attachments }: Serving): void {
-    const attached = attachments.filter((each) => each.attached).map(({ name }) => name);
-    this.#hadXdp = config.provider === "socket"
-      ? []
-      : config.interfaces.filter((name) => attached.includes(name) || this.#hadXdp.includes(name));
-  }
-
-  /** Notes that a process was started again after a failure: an app or a slow side, or with null the appliance. */
-  restarted(app: string | null): void {
-    this.#restarts.set(app, (this.#restarts.get(app) ?? 0) + 1);
-  }
-
-  /** Forgets an app that has no process any more. */
-  forget(app: string): void {
-    for (const name of [app, besideName(app)]) this.#restarts.delete(name);
-  }
-
-  loaded({ config }: Run): void {
-    const digest = createHash("sha256").update(JSON.stringify(config)).digest();
-    this.#loaded = { hash: digest.readUIntBE(0, 6), at: Date.now() / 1000, isGood: true };
-  }
-
-  /** Notes that a configuration was to be served and could not be. */
-  refused(): void {
-    this.#loaded = { ...this.#loaded, isGood: false };
-  }
-
-  /** Reads what each process uses. */
-  measure(serving: Serving | undefined): void {
-    const processes = processesOf(serving);
-    const pids = [Deno.pid, serving?.appliance.pid ?? 0, ...processes.map(({ pid }) => pid)]
-      .filter((pid) => pid !== 0);
-    this.#values = new Map(pids.map((pid) => [pid, processValues(pid)]));
-  }
-
-  /** Logs each system call that was refused to an app's process, once. */
-  nameRefusedCalls(): void {
-    const { own, slots } = this.#holdings;
-    for (const [name, slot] of slots) {
-      for (const { call } of refusedCalls(own.view(APP_REFUSALS), slot)) {
-        const callName = this.#libraries.tile.callName(call);
-        this.logOnce(`${name}: refused system call ${call} (${callName})`);
+  return {
+    logOnce,
+    get state(): ReportState {
+      const { state, since } = monitor.health;
+      return { started, state, since, hadXdp, loaded, restarts: [...restarts] };
+    },
+    /** Begins or ends draining: it serves, but is reported not to be ready. */
+    drain(isDraining: boolean): void {
+      monitor.setDraining(isDraining);
+    },
+    /** It is about to end: reports that as draining, and logs nothing about it. */
+    stop(): void {
+      isStopping = true;
+      monitor.setDraining(true);
+    },
+    /** Evaluates the health, and reports it to the status tile and to systemd. */
+    check(serving: Serving | undefined, { isStarting }: { isStarting: boolean }): void {
+      const at = now();
+      const last = monitor.health;
+      const health = monitor.evaluate(at, observe(serving, isStarting));
+      if (health !== last) {
+        if (!isStopping) logHealth(health);
+        changed(health);
       }
-    }
-  }
-
-  /** Logs the walls that this system cannot build, once. */
-  lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
-    const line = `${whose}: not all walls are to be had here: ${missing.join("; ")}`;
-    if (missing.length > 0) this.logOnce(line);
-  }
+      const line = statusLine.next(at, health, serving?.tiles ?? []);
+      if (line !== null) host.notify(`STATUS=${line}`);
+      const { appliance } = serving ?? {};
+      const pid = appliance?.over === false ? appliance.pid : 0;
+      writeHealth(region, {
+        ...{ ...health, at, version: VERSION, started, netns, loaded },
+        config: serving?.run.config.file ?? null,
+        processes: [
+          { name: "master", pid: Deno.pid, restarts: 0 },
+          { name: "appliance", pid, restarts: restartsOf(null) },
+          ...processesOf(serving).map(({ name, pid }) => ({
+            name,
+            pid,
+            restarts: restartsOf(name),
+          })),
+        ].map((process) => ({ ...process, values: values.get(process.pid) })),
+      });
+    },
+    /** Remembers which interfaces have AF_XDP, so that its loss is noticed. */
+    rememberXdp({ run: { config }, attachments }: Serving): void {
+      const attached = attachments.filter((each) => each.attached).map(({ name }) => name);
+      hadXdp = config.provider === "socket"
+        ? []
+        : config.interfaces.filter((name) => attached.includes(name) || hadXdp.includes(name));
+    },
+    /** Notes that a process was started again after a failure: an app or a slow side, or with null the appliance. */
+    restarted(app: string | null): void {
+      restarts.set(app, restartsOf(app) + 1);
+    },
+    /** Forgets an app that has no process any more. */
+    forget(app: string): void {
+      for (const name of [app, besideName(app)]) restarts.delete(name);
+    },
+    /** Notes the configuration that is served. */
+    loaded({ config }: Run): void {
+      const digest = createHash("sha256").update(JSON.stringify(config)).digest();
+      loaded = { hash: digest.readUIntBE(0, 6), at: Date.now() / 1000, isGood: true };
+    },
+    /** Notes that a configuration was to be served and could not be. */
+    refused(): void {
+      loaded = { ...loaded, isGood: false };
+    },
+    /** Reads what each process uses. */
+    measure(serving: Serving | undefined): void {
+      const processes = processesOf(serving);
+      const pids = [Deno.pid, serving?.appliance.pid ?? 0, ...processes.map(({ pid }) => pid)]
+        .filter((pid) => pid !== 0);
+      values = new Map(pids.map((pid) => [pid, processValues(pid)]));
+    },
+    /** Logs each system call that was refused to an app's process, once. */
+    nameRefusedCalls(): void {
+      for (const [name, slot] of slots) {
+        for (const { call } of refusedCalls(own.view(APP_REFUSALS), slot)) {
+          logOnce(`${name}: refused system call ${call} (${tile.callName(call)})`);
+        }
+      }
+    },
+    /** Logs the walls that this system cannot build, once. */
+    lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
+      const line = `${whose}: some walls cannot be built here: ${missing.join("; ")}`;
+      if (missing.length > 0) logOnce(line);
+    },
+  };
 }
 
 /** Milliseconds since the epoch, by a monotonic clock. */

@@ -419,15 +419,13 @@ export class Successors {
   }
 
   #appParts(name: string, inventory: Inventory): AppProcessParts {
-    const { processes, regions, host, observer, tile } = this.#parts.libraries;
     return {
-      ...{ processes, regions, host, observer, log },
+      ...{ libraries: this.#parts.libraries, log },
       slot: this.#parts.holdings.slot(name),
       changed: (what, whose = name) => {
         if (what === "restarts") this.#parts.report.restarted(whose);
         this.#parts.changed();
       },
-      tileLibrary: tile,
       watcher: this.#parts.watcher,
       files: this.#parts.files,
       descriptor: (each, readOnly, bytes) => {

@@ -70,6 +70,12 @@ export function refusedCalls(): Uint32Array {
   return refused.slice();
 }
 
+/** Starts an app. Resolves when its loop runs. */
+export async function start(app: AppProcess): Promise<void> {
+  await app.prepare();
+  await app.takeOver();
+}
+
 /** The net side of one echo, and the regions and eventfds that join both. */
 export class EchoLink {
   /** Requests that were sent, those that were answered, and answers to what was answered before. */
@@ -164,7 +170,8 @@ export class EchoLink {
     root = files.root,
   ): AppProcess {
     return new AppProcess(plan, {
-      ...{ processes, regions, host, observer, tileLibrary, watcher, log },
+      libraries: { processes, regions, host, observer, tile: tileLibrary },
+      ...{ watcher, log },
       files: {
         root,
         stage: (plan) => files.stage(plan),

@@ -9,7 +9,7 @@ import { libraryPath, ROOT } from "../../../ffi/library.ts";
 import type { AppProcessPlan } from "../../../master/app_process.ts";
 import { NO_GRANTS } from "../../no_grants.ts";
 import { eventually } from "../../eventually.ts";
-import { closeFiles, EchoLink, refusedCalls, takeOver } from "./echo_link.ts";
+import { closeFiles, EchoLink, refusedCalls, start, takeOver } from "./echo_link.ts";
 
 const HOSTILE = `file://${ROOT}tests/fixtures/app/hostile.ts`;
 /** Signals of the kernel are what ends a process here, under load from elsewhere, too. */
@@ -30,7 +30,7 @@ async function beside(
   const lines: string[] = [];
   const app = link.process(link.plan(module, changes), (line) => lines.push(line));
   const echo = other.process(other.plan(), (line) => lines.push(line));
-  await Promise.all([app.start(), echo.start()]);
+  await Promise.all([start(app), start(echo)]);
   const { pid } = echo;
   const load = setInterval(() => {
     other.send(4);
@@ -180,11 +180,11 @@ for (const [does, program, failure] of PROGRAMS) {
     );
     const echo = new EchoLink();
     const other = echo.process();
-    await other.start();
+    await start(other);
     const { pid } = other;
     const link = new EchoLink("hostile");
     const app = link.process(link.plan(), () => {}, `${root}/`);
-    await assert.rejects(app.start(), (error: Error) => {
+    await assert.rejects(start(app), (error: Error) => {
       assert.match(error.message, failure);
       return true;
     });
@@ -235,7 +235,7 @@ function honest(module: string, changes: Partial<AppProcessPlan> = {}, options =
 
 Deno.test("an app in TypeScript has an event loop as it starts, also late, and its own place", async () => {
   const { link, lines, app } = honest(HONEST, {}, { lateMillis: 12_000 });
-  await app.start();
+  await start(app);
   assert.deepEqual(lines.filter((line) => !line.includes("has not ended")), [
     "honest: digest 186",
     "honest: file 7",
@@ -247,7 +247,7 @@ Deno.test("an app in TypeScript has an event loop as it starts, also late, and i
 
 Deno.test("what never ends in a handler is named once, with its place", async () => {
   const { link, lines, app, file } = honest(HONEST);
-  await app.start();
+  await start(app);
   for (const word of ["timer", "timer", "fetch", "fetch", "file", "thrown"]) link.send(1, word);
   await eventually("lines", () => Promise.resolve(lines.length >= 7 || undefined), {
     timeoutMs: PATIENCE_MS,
@@ -274,7 +274,7 @@ Deno.test("an app whose files its user cannot read is started from a copy", asyn
     Deno.copyFileSync(`${ROOT}tests/fixtures/app/${name}`, `${folder}/${name}`);
   }
   const { link, lines, app } = honest(`file://${folder}/honest.ts`);
-  await app.start();
+  await start(app);
   assert.match(lines.at(-1)!, new RegExp(`^honest: here file:///.+${folder}/honest.ts$`));
   await app.stop();
   link.close();
@@ -282,7 +282,7 @@ Deno.test("an app whose files its user cannot read is started from a copy", asyn
 
 Deno.test("what an app is not granted is an error of its start that names the grant", async () => {
   const { link, app, file } = honest(HONEST, { grants: NO_GRANTS });
-  await assert.rejects(app.start(), {
+  await assert.rejects(start(app), {
     message: `it has no read access to "${file}": [apps] grants it, read = ["${file}"]`,
   });
   await app.stop();
@@ -313,10 +313,10 @@ Deno.test("a program that is closed to the app's user is copied, and the app is 
   }
   Deno.writeTextFileSync(
     `${folder}/start.ts`,
-    `import { closeFiles, EchoLink } from "./tests/netns/app/echo_link.ts";
+    `import { closeFiles, EchoLink, start } from "./tests/netns/app/echo_link.ts";
     const link = new EchoLink();
     const app = link.process();
-    await app.start();
+    await start(app);
     link.send(1);
     await link.settle(${PATIENCE_MS / 1000});
     console.log("answered", link.answered);
@@ -336,7 +336,7 @@ Deno.test("a granted file that the app's user cannot read is an error that says 
   const { link, app, file } = honest(HONEST);
   Deno.chmodSync(file, 0o600);
   await assert.rejects(
-    app.start(),
+    start(app),
     new RegExp(`its user \\(\\d+\\) may not read ${file}, which \\[apps\\] grants it: chmod a\\+r`),
   );
   await app.stop();
@@ -345,7 +345,7 @@ Deno.test("a granted file that the app's user cannot read is an error that says 
 
 Deno.test("a folder of an app's files goes when nothing is started from it any more", async () => {
   const { link, app } = honest(HONEST);
-  await app.start();
+  await start(app);
   const place = runtimeFolders();
   assert.equal(place.length, 1);
   for (let i = 0; i < 3; i++) {
@@ -371,7 +371,7 @@ function runtimeFolders(): string[] {
 
 Deno.test("a successor that cannot start changes nothing", async () => {
   const { link, lines, app } = honest(HONEST);
-  await app.start();
+  await start(app);
   const { pid } = app;
   const broken = Deno.makeTempFileSync({ suffix: ".ts" });
   Deno.writeTextFileSync(broken, "export default () => { throw new Error('broken'); };");
@@ -387,7 +387,7 @@ Deno.test("a successor that takes over is not given up for a newer one", async (
   const link = new EchoLink();
   const lines: string[] = [];
   const app = link.process(undefined, (line) => lines.push(line));
-  await app.start();
+  await start(app);
   await app.prepare();
   // It is slow to leave, and meanwhile the next one is asked for, which cannot start.
   Deno.kill(app.pid, "SIGSTOP");
@@ -447,7 +447,7 @@ const GIVEN_UP = { name: "Error", message: "it is given up" };
 
 Deno.test("a successor whose files are late is given up for a newer one", async () => {
   const { link, lines, app } = honest(HONEST);
-  await app.start();
+  await start(app);
   const { module, release } = await heldUp();
   const late = assert.rejects(app.prepare(link.plan(module)), GIVEN_UP);
   await app.prepare();
@@ -462,7 +462,7 @@ Deno.test("a successor whose files are late is given up for a newer one", async 
 for (const how of ["abandon", "stop"] as const) {
   Deno.test(`no process is started of files that are late for ${how}()`, async () => {
     const { link, lines, app } = honest(HONEST);
-    await app.start();
+    await start(app);
     const { module, release } = await heldUp();
     const late = assert.rejects(app.prepare(link.plan(module)), GIVEN_UP);
     await app[how]();
@@ -491,14 +491,14 @@ Deno.test("what an app imports from elsewhere is an error of its start, unless i
   const lines: string[] = [];
   const plan = link.plan(`file://${folder}/own/own.js`);
   const app = link.process(plan, (line) => lines.push(line));
-  await assert.rejects(app.start(), {
+  await assert.rejects(start(app), {
     message:
       `its module imports ${folder}/text, which is outside of its folder: [apps] grants it, ` +
       `read = ["${folder}/text"]`,
   });
   Deno.chmodSync(folder, 0o755);
   await app.prepare({ ...plan, grants: { ...NO_GRANTS, read: [`${folder}/text`] } });
-  await app.go();
+  await app.takeOver();
   assert.deepEqual(lines, ["own: from elsewhere"]);
   await app.stop();
   link.close();
@@ -526,7 +526,7 @@ Deno.test("state outlives its process, killed or handed over, and is its predece
     link.plan(`file://${module}`, { stateBytes: 65_536 }),
     (line) => lines.push(line),
   );
-  await app.start();
+  await start(app);
   await app.prepare();
   await app.takeOver();
   Deno.kill(app.pid, "SIGKILL");
@@ -546,7 +546,7 @@ Deno.test("a restart answers all that waited in the link as an app's process was
   const before = refusedCalls();
   for (let i = 0; i < 3; i++) {
     const app = link.process(undefined, () => {});
-    await app.start();
+    await start(app);
     const { waited, lost } = await takeOver(link, app, "kill");
     assert.equal(lost, 0);
     assert.ok(waited > 0);
@@ -560,7 +560,7 @@ Deno.test("of forty handovers none loses a request or a descriptor, or has one a
   const link = new EchoLink();
   const app = link.process();
   const [before, descriptors]: [Uint32Array, number[]] = [refusedCalls(), []];
-  await app.start();
+  await start(app);
   for (let i = 0; i < 40; i++) {
     link.send(1);
     await link.settle();

@@ -8,7 +8,7 @@
 import { deepEqual, equal, fail, ok } from "node:assert/strict";
 import { openRegions } from "../../../ffi/region.ts";
 import { openXsk, openXskSetup, type XskSetup } from "../../../ffi/xsk.ts";
-import { Attachment, RingWatch } from "../../../master/attachment.ts";
+import { Attachment, watchRings } from "../../../master/attachment.ts";
 import { Filter } from "../../../tiles/netlink/xdp_filter.ts";
 import { FRAME_BYTES, RING_ENTRIES } from "../../../tiles/runtime/plan.ts";
 import { carries, frame, PacketSocket, Wire } from "../wire.ts";
@@ -53,7 +53,7 @@ function watch(
   { receives }: { receives: boolean },
 ): string[] {
   const said: string[] = [];
-  const rings = new RingWatch([attachment], { ...PARTS, log: (line) => said.push(line) });
+  const rings = watchRings([attachment], { ...PARTS, log: (line) => said.push(line) });
   using far = wire.farSocket();
   for (let i = 0; i < LOOKS && said.length === 0; i++) {
     far.send(ours(wire, `look ${i}`));
@@ -64,6 +64,7 @@ function watch(
     // Traffic may be light.
     rings.poll();
   }
+  rings.stop();
   return said;
 }
 
@@ -100,7 +101,7 @@ Deno.test("an interface that is deleted is missed, once, and no other is", () =>
   const attachments = all.map(({ attachment }) => attachment);
   const there = new Set(attachments.map(({ ifindex }) => ifindex));
   const gone: string[] = [];
-  const rings = new RingWatch(attachments, {
+  const rings = watchRings(attachments, {
     xskSetup: setup,
     exists: (ifindex) => there.has(ifindex),
     gone: ({ name }) => gone.push(name),
@@ -114,6 +115,7 @@ Deno.test("an interface that is deleted is missed, once, and no other is", () =>
   deepEqual(gone, ["gone"]);
   equal(setup.attached(other.near.ifindex), null);
   equal(setup.attached(wire.near.ifindex)?.name, "tegula");
+  rings.stop();
   all.forEach(letGo);
 });
 

@@ -174,7 +174,7 @@ labTest(
     const rival = ["--interface", "eth0", "--listen", "9=discard", "--provider", "socket"];
     const refused = Appliance.launch(client, [...rival, "--control", control]);
     assert.equal((await refused.process.ended()).code, 2);
-    assert.match(refused.process.stderr.all.join("\n"), /another tegula is asked there/);
+    assert.match(refused.process.stderr.all.join("\n"), /another tegula listens there/);
     assert.equal((await converse(control, ['{"do":"status"}'])).length, 1);
     await first.stop("SIGKILL");
     assert.ok(Deno.lstatSync(control).isSocket);
