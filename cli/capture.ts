@@ -111,9 +111,9 @@ function reasonText(counter: string): string {
 /** Returns a function that writes frames to a pcapng file. Throws UserError if it cannot be created. */
 function fileWriter(path: string): (frame: CapturedFrame) => void {
   const place = path === "-" ? {} : { to: create(path), name: path };
-  const pcapng = new CaptureFile((bytes) => write(bytes, place), `tegula ${VERSION}`);
+  const packet = beginCapture((bytes) => write(bytes, place), `tegula ${VERSION}`);
   return (frame) =>
-    pcapng.packet(frame, frame.dropped === null ? "" : `dropped: ${reasonText(frame.dropped)}`);
+    packet(frame, frame.dropped === null ? "" : `dropped: ${reasonText(frame.dropped)}`);
 }
 
 function create(path: string): Deno.FsFile {
@@ -140,28 +140,27 @@ const LINK_TYPES = { ethernet: 1, ipv4: 228 } as const;
 const DIRECTIONS = { in: 1, out: 2 } as const;
 
 /**
- * Writes a pcapng file: a section header, an interface block for each interface and link type when it is
- * first seen, and an enhanced packet block for each frame. Lengths are multiples of four. The byte order is
- * the writer's, which is little-endian on every machine this runs on.
+ * Begins a pcapng file of version 1.0 and unknown length, created by `application`: a section header, an interface
+ * block for each interface and link type when it is first seen, and an enhanced packet block for each frame. Lengths
+ * are multiples of four. The byte order is the writer's, which is little-endian on every machine this runs on.
+ *
+ * Returns a function that writes a frame, with a comment unless it is "".
  */
-export class CaptureFile {
-  readonly #write: (bytes: Uint8Array) => void;
-  readonly #interfaces = new Map<string, number>();
-
-  /** Begins a section of version 1.0 and unknown length. `application` names its creator. */
-  constructor(write: (bytes: Uint8Array) => void, application: string) {
-    this.#write = write;
-    const fields = words(BYTE_ORDER_MAGIC, 1, 0xffffffff, 0xffffffff);
-    write(block(SECTION_HEADER, fields, option(SHB_USERAPPL, Buffer.from(application)), END));
-  }
-
-  /** Writes a frame, with a comment unless it is "". */
-  packet({ time, link, direction, size, ...captured }: CapturedFrame, comment: string): void {
-    const number = this.#interface(captured.interface ?? "unknown", link);
+export function beginCapture(write: (bytes: Uint8Array) => void, application: string) {
+  const fields = words(BYTE_ORDER_MAGIC, 1, 0xffffffff, 0xffffffff);
+  write(block(SECTION_HEADER, fields, option(SHB_USERAPPL, Buffer.from(application)), END));
+  const interfaces = new Map<string, number>();
+  return ({ time, link, direction, size, ...captured }: CapturedFrame, comment: string) => {
+    const name = captured.interface ?? "unknown";
+    const number = interfaces.getOrInsertComputed(`${name} ${link}`, () => {
+      const named = option(IF_NAME, Buffer.from(name));
+      write(block(INTERFACE_DESCRIPTION, words(LINK_TYPES[link], 0), named, END));
+      return interfaces.size;
+    });
     const micros = BigInt(time.replace(".", ""));
     const [high, low] = [Number(micros >> 32n), Number(micros & 0xffffffffn)];
     const bytes = Uint8Array.fromHex(captured.frame);
-    this.#write(block(
+    write(block(
       ENHANCED_PACKET,
       words(number, high, low, bytes.length, size),
       padded(bytes),
@@ -169,18 +168,7 @@ export class CaptureFile {
       option(EPB_FLAGS, words(DIRECTIONS[direction])),
       END,
     ));
-  }
-
-  /** Returns the number of an interface in this section. Writes its block on first use. */
-  #interface(name: string, link: keyof typeof LINK_TYPES): number {
-    const key = `${name} ${link}`;
-    const known = this.#interfaces.get(key);
-    if (known !== undefined) return known;
-    const named = option(IF_NAME, Buffer.from(name));
-    this.#write(block(INTERFACE_DESCRIPTION, words(LINK_TYPES[link], 0), named, END));
-    this.#interfaces.set(key, this.#interfaces.size);
-    return this.#interfaces.size - 1;
-  }
+  };
 }
 
 function words(...values: readonly number[]): Uint8Array {

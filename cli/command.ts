@@ -7,9 +7,7 @@
 import project from "../deno.json" with { type: "json" };
 import { parseArgs } from "node:util";
 import { inWords, ROOT } from "../ffi/library.ts";
-import { prefix } from "../master/log.ts";
 import { parseAddress } from "../netbase/route.ts";
-import { Level } from "../tiles/runtime/log.ts";
 
 /** An option, as parseArgs takes it, with what the help says of it. */
 interface Option {
@@ -215,39 +213,26 @@ export function write(
 // Errors that the operator can fix: one sentence and an exit status. Everything else that is thrown is a
 // defect, and is printed with its stack.
 
-/** Exit statuses of `tegula`, as `docs/operating/incidents.md` lists them. */
-export const Exit = {
-  ok: 0,
-  failure: 1,
-  usage: 2,
-  privilege: 3,
-  interface: 4,
-  port: 5,
-  xdp: 6,
-  system: 7,
-  warning: 8,
-  starting: 9,
-  draining: 10,
-  unwell: 11,
-  notRunning: 12,
+/** Exit statuses of `tegula` from 0 on, and what they mean. `docs/operating/incidents.md` lists them, too. */
+export const EXIT_STATUSES = {
+  ok: "it ended as requested",
+  failure: "any other reason, for example that the running tegula does not answer",
+  usage: "wrong usage or configuration, or no tegula runs that could be asked",
+  privilege: "a privilege is missing",
+  interface: "an interface: none has that name, or its MTU does not fit",
+  port: "a port: another program has it",
+  xdp: "XDP or AF_XDP: another XDP program is attached, or the kernel has no AF_XDP",
+  system: "the system lacks something: a library, /proc, memory, or a limit is too low",
+  warning: "tegula check has found warnings, and no failure",
+  starting: "tegula status: it is starting",
+  draining: "tegula status: it is draining",
+  unwell: "tegula status: it is unwell",
+  notRunning: "tegula status: no tegula runs here",
 } as const;
 
-/** What they mean, in their order. */
-export const EXIT_STATUSES = [
-  "it ended as requested",
-  "any other reason, for example that the running tegula does not answer",
-  "wrong usage or configuration, or no tegula runs that could be asked",
-  "a privilege is missing",
-  "an interface: none has that name, or its MTU does not fit",
-  "a port: another program has it",
-  "XDP or AF_XDP: another XDP program is attached, or the kernel has no AF_XDP",
-  "the system lacks something: a library, /proc, memory, or a limit is too low",
-  "tegula check has found warnings, and no failure",
-  "tegula status: it is starting",
-  "tegula status: it is draining",
-  "tegula status: it is unwell",
-  "tegula status: no tegula runs here",
-] as const;
+export const Exit = Object.fromEntries(
+  Object.keys(EXIT_STATUSES).map((name, status) => [name, status]),
+) as { readonly [name in keyof typeof EXIT_STATUSES]: number };
 
 export function messageOf(error: unknown): string {
   return error instanceof Error ? inWords(error.message) : String(error);
@@ -273,21 +258,6 @@ export async function configText(path: string): Promise<string> {
   if (!isFile && !isDirectory) throw new Error(`${path}: it is not a file`);
   if (size > LONGEST_CONFIG) throw new Error(`${path}: it is longer than ${LONGEST_CONFIG} bytes`);
   return await Deno.readTextFile(path);
-}
-
-/** Runs `work` and returns its exit status, or prints the UserError that it throws and returns that one's. */
-export async function statusOf(work: () => Promise<number>): Promise<number> {
-  try {
-    return await work();
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    try {
-      console.error(`${prefix(Level.error)}tegula: ${error.message}`);
-    } catch {
-      // Standard error cannot be written. The status remains.
-    }
-    return error.status;
-  }
 }
 
 /** The most characters of a value that an error shows. */

@@ -280,7 +280,7 @@ export function locate(text: string, folder: string): string {
   return /^\.\.?\//.test(text) ? resolve(folder, text) : text;
 }
 
-/** Does so for every text in a value, however deep. Values that JSON does not have become text. */
+/** Does the same for every text in a value, at any depth. Values that JSON lacks become text. */
 export function locateAll(value: unknown, folder: string): unknown {
   if (typeof value === "string") return locate(value, folder);
   if (Array.isArray(value)) return value.map((each) => locateAll(each, folder));

@@ -310,16 +310,14 @@ function headerStep(
   }
   if (result < 0) return dropStep(dropCounter(result), destination, nameOf(decision.ifindex));
   const begin = (result >>> 16) & 0x1f;
-  const link = Array.from({ length: LINK_BYTES - begin }, (_, i) => {
-    return cache.view.getUint8(((at + layout.Route.link) << 2) + begin + i).toString(16).padStart(
-      2,
-      "0",
-    );
-  });
-  const [to, from, rest] = [link.slice(0, 6), link.slice(6, 12), link.slice(12)];
+  const { buffer, byteOffset } = cache.view;
+  const offset = byteOffset + ((at + layout.Route.link) << 2) + begin;
+  const link = new Uint8Array(buffer, offset, LINK_BYTES - begin).toHex();
+  const [, to, from, rest] = /^(.{12})(.{12})(.*)$/.exec(link)!;
   const ip = `IPv4 ${formatAddress(decision.source)} > ${formatAddress(destination)}`;
   const udp = `UDP ${ports >>> 16} > ${ports & 0xffff}`;
-  const says = `${from.join(":")} > ${to.join(":")} ${rest.join("")}, ${ip}, ${udp}, ` +
+  const mac = (hex: string) => hex.match(/../g)!.join(":");
+  const says = `${mac(from)} > ${mac(to)} ${rest}, ${ip}, ${udp}, ` +
     `at most ${result & 0xffff} bytes`;
   return { about, says };
 }

@@ -10,10 +10,11 @@ import {
   Exit,
   listText,
   say,
-  statusOf,
   UserError,
   VERSION,
 } from "./command.ts";
+import { prefix } from "../master/log.ts";
+import { Level } from "../tiles/runtime/log.ts";
 
 /** The commands, each with its line of help, and its module, which is loaded when the command is run. */
 export const COMMANDS: Record<string, [summary: string, load: () => Promise<object>]> = {
@@ -90,9 +91,19 @@ function help(): string {
   ].join("\n\n");
 }
 
-/** Runs the command that `args` name and returns the exit status. */
-export function main(args: string[]): Promise<number> {
-  return statusOf(() => run(args));
+/** Runs the command that `args` name. Returns the exit status; that of a UserError, when it has printed that. */
+export async function main(args: string[]): Promise<number> {
+  try {
+    return await run(args);
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    try {
+      console.error(`${prefix(Level.error)}tegula: ${error.message}`);
+    } catch {
+      // Standard error cannot be written. The status remains.
+    }
+    return error.status;
+  }
 }
 
 async function run([given, ...rest]: string[]): Promise<number> {

@@ -5,10 +5,7 @@
  */
 
 import { pollSet } from "../ffi/library.ts";
-import type { InterfaceEntry } from "../netbase/interfaces.ts";
-import type { NeighborEntry } from "../netbase/neighbors.ts";
 import type { Change, ChangeListener } from "../netbase/netbase_writer.ts";
-import type { Route } from "../netbase/route.ts";
 import {
   type Entry,
   interfaceEntry,
@@ -58,13 +55,13 @@ function run({ values, positionals }: Given<typeof OPTIONS>): never {
   const topics = one === undefined ? TOPICS : [word(one, { command: "monitor", allowed: TOPICS })];
   const live = openMirror();
   const { library, mirror } = live;
-  const changes = new Changes(live, topics);
+  const changes = changesOf(live, topics);
   const polled = pollSet(mirror.descriptors);
   const text = values.json ? JSON.stringify : textOf;
   for (;;) {
     const now = performance.now();
     const work = mirror.turn(now);
-    for (const entry of changes.turn(now)) say(text(entry));
+    for (const entry of changes(now)) say(text(entry));
     if (work > 0) continue;
     const due = mirror.nextDue(now);
     library.wait(polled, due < 0 ? LONGEST_WAIT_MILLIS : Math.min(due, LONGEST_WAIT_MILLIS));
@@ -77,74 +74,56 @@ function textOf({ topic, change, time, latencyMicros, ...entry }: Entry): string
   return `[${time} +${latencyMicros}us] [${String(topic).toUpperCase()}] ${deleted}${text}`;
 }
 
-/** Collects the changes of a mirror, and yields each as an object once netbase shows it. */
-class Changes implements ChangeListener {
-  readonly #live: Snapshot;
-  readonly #topics: readonly Topic[];
+/**
+ * Collects the changes of a mirror. Returns a function to be called after each turn of the mirror, with when that began:
+ * it yields the changes that netbase shows by then.
+ */
+function changesOf({ mirror, reader, writer }: Snapshot, topics: readonly Topic[]) {
+  const { interfaces } = reader;
   /** Names of interfaces seen so far, including those that are gone. */
-  readonly #names = new Map<number, string>();
-  #state: number;
+  const names = new Map<number, string>();
+  const nameOf = (ifindex: number) =>
+    names.getOrInsertComputed(ifindex, () => {
+      const record = interfaces.find(ifindex);
+      return record < 0 ? `if${ifindex}` : interfaces.name(record);
+    });
+  let state = reader.syncState;
   /** Changes that netbase does not show yet, and when work on the first of them began. */
-  #unshown: { topic: Topic; change: Change; entry: () => Entry }[] = [];
-  #since = -1;
+  const unshown: { topic: Topic; change: Change; entry: () => Entry }[] = [];
+  let since = -1;
+  const note = (topic: Topic, change: Change, entry: () => Entry) => {
+    if (topics.includes(topic)) unshown.push({ topic, change, entry });
+  };
+  const listener: ChangeListener = {
+    interface(change, link) {
+      names.set(link.ifindex, link.name);
+      const entry = interfaceEntry(link, { nameOf, interfaces });
+      note("interfaces", change, () => entry);
+    },
+    route: (change, route) => note("routes", change, () => routeEntry(route, nameOf)),
+    neighbor(change, neighbor) {
+      const entry = neighborEntry(neighbor, nameOf);
+      note("neighbors", change, () => entry);
+    },
+  };
+  writer.listeners.current = listener;
 
-  constructor(live: Snapshot, topics: readonly Topic[]) {
-    this.#live = live;
-    this.#topics = topics;
-    this.#state = live.reader.syncState;
-    live.writer.listeners.current = this;
-  }
-
-  /** Called after each turn of the mirror, which began at `began`. Yields the changes that are shown now. */
-  *turn(began: number): Generator<Entry> {
-    this.#noteState();
-    if (this.#unshown.length === 0) return;
-    if (this.#since < 0) this.#since = began;
-    if (!this.#live.mirror.shown) return;
+  return function* (began: number): Generator<Entry> {
+    if (state !== reader.syncState) {
+      state = reader.syncState;
+      const { syncCounts: { resyncs }, overruns } = mirror;
+      const entry = { state: SYNC_STATES[state], resyncs, overruns };
+      note("sync", "changed", () => entry);
+    }
+    if (unshown.length === 0) return;
+    if (since < 0) since = began;
+    if (!mirror.shown) return;
     const time = new Date().toISOString();
-    const latencyMicros = Math.round((performance.now() - this.#since) * 1000);
-    this.#since = -1;
+    const latencyMicros = Math.round((performance.now() - since) * 1000);
+    since = -1;
     // All routes may go at once. Each is printed before the text of the next is made.
-    for (const { topic, change, entry } of this.#unshown.splice(0)) {
+    for (const { topic, change, entry } of unshown.splice(0)) {
       yield { topic, change, time, latencyMicros, ...entry() };
     }
-  }
-
-  interface(change: Change, link: InterfaceEntry): void {
-    this.#names.set(link.ifindex, link.name);
-    const { interfaces } = this.#live.reader;
-    const entry = interfaceEntry(link, { nameOf: this.#nameOf, interfaces });
-    this.#note("interfaces", change, () => entry);
-  }
-
-  route(change: Change, route: Route): void {
-    this.#note("routes", change, () => routeEntry(route, this.#nameOf));
-  }
-
-  neighbor(change: Change, neighbor: Readonly<NeighborEntry>): void {
-    const entry = neighborEntry(neighbor, this.#nameOf);
-    this.#note("neighbors", change, () => entry);
-  }
-
-  #note(topic: Topic, change: Change, entry: () => Entry): void {
-    if (this.#topics.includes(topic)) this.#unshown.push({ topic, change, entry });
-  }
-
-  #noteState(): void {
-    const { syncState } = this.#live.reader;
-    if (this.#state === syncState) return;
-    this.#state = syncState;
-    const { syncCounts: { resyncs }, overruns } = this.#live.mirror;
-    this.#note("sync", "changed", () => ({ state: SYNC_STATES[syncState], resyncs, overruns }));
-  }
-
-  #nameOf = (ifindex: number): string => {
-    const known = this.#names.get(ifindex);
-    if (known !== undefined) return known;
-    const { interfaces } = this.#live.reader;
-    const record = interfaces.find(ifindex);
-    const name = record < 0 ? `if${ifindex}` : interfaces.name(record);
-    this.#names.set(ifindex, name);
-    return name;
   };
 }

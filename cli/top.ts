@@ -59,49 +59,36 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const first = await source.scrape();
   if (count < Infinity || !Deno.stdout.isTerminal()) {
     await printBlocks(source, { first, sort, count });
-  } else await new Screen(source, first, sort).run();
+  } else await showScreen(source, first, sort);
   return Exit.ok;
 }
 
 /** Where the metrics come from: the status tile, or after a reload its successor. */
 export class Source {
-  /** The path of its socket; undefined: the only one. */
-  #path: string | undefined;
-  #control: Control | null = null;
+  /** The path of its socket; undefined: the only one, until it was asked. */
+  path: string | undefined;
+  #control?: Control;
   #isConnected = false;
 
   constructor(path: string | undefined) {
-    this.#path = path;
-  }
-
-  /** The path of the socket, once it was asked. */
-  get path(): string | undefined {
-    return this.#path;
+    this.path = path;
   }
 
   /** The metrics now. Throws UserError if the tegula has ended. */
   async scrape(): Promise<Scrape> {
     for (let ended = 0;; ended++) {
       try {
-        this.#control ??= await this.#connect();
-        const { text } = await this.#control.one({ do: "metrics" });
+        const control = this.#control ??= await Control.connect(this.path);
+        [this.path, this.#isConnected] = [control.path, true];
+        const { text } = await control.one({ do: "metrics" });
         return new Scrape(String(text), performance.now());
       } catch (error) {
-        this.#control = null;
+        if (this.#isConnected && this.#control === undefined) {
+          throw new UserError("the tegula has ended", Exit.failure);
+        }
+        this.#control = undefined;
         if (!(error instanceof EndedError) || ended === MOST_ENDED) throw error;
       }
-    }
-  }
-
-  async #connect(): Promise<Control> {
-    try {
-      const control = await Control.connect(this.#path);
-      this.#path = control.path;
-      this.#isConnected = true;
-      return control;
-    } catch (error) {
-      if (!this.#isConnected) throw error;
-      throw new UserError("the tegula has ended", Exit.failure);
     }
   }
 }
@@ -122,90 +109,76 @@ async function printBlocks(
   }
 }
 
-class Screen {
-  readonly #source: Source;
-  #before: Scrape | null = null;
-  #now: Scrape;
-  #sort: Sort;
-  #paused = false;
-  #ended = Promise.withResolvers<void>();
+/** Shows it on the whole screen until the user ends it. Throws UserError when the tegula ends. */
+async function showScreen(source: Source, first: Scrape, sort: Sort): Promise<void> {
+  let before: Scrape | null = null;
+  let now = first;
+  let isPaused = false;
 
-  constructor(source: Source, first: Scrape, sort: Sort) {
-    this.#source = source;
-    this.#now = first;
-    this.#sort = sort;
-  }
-
-  /** Shows it until the user ends it. Throws UserError when the tegula ends. */
-  async run(): Promise<void> {
-    // Deno.exit dispatches this too, so the terminal is restored however this ends.
-    globalThis.addEventListener("unload", leaveScreen);
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-      Deno.addSignalListener(signal, () => this.#ended.resolve());
-    }
-    Deno.addSignalListener("SIGWINCH", () => this.#draw());
-    // Ctrl-Z.
-    Deno.addSignalListener("SIGTSTP", () => {
-      leaveScreen();
-      Deno.kill(Deno.pid, "SIGSTOP");
-    });
-    Deno.addSignalListener("SIGCONT", () => {
-      enterScreen();
-      this.#draw();
-    });
-    enterScreen();
-    this.#draw();
-    try {
-      await Promise.race([this.#ended.promise, this.#refresh(), this.#readKeys()]);
-    } finally {
-      globalThis.removeEventListener("unload", leaveScreen);
-      leaveScreen();
-    }
-  }
-
-  async #refresh(): Promise<never> {
-    for (;;) {
-      await delay(Math.max(0, this.#now.atMillis + PERIOD_MILLIS - performance.now()));
-      const now = await this.#source.scrape();
-      if (this.#paused) {
-        await delay(PERIOD_MILLIS);
-        continue;
-      }
-      [this.#before, this.#now] = [this.#now, now];
-      this.#draw();
-    }
-  }
-
-  /** Resolves at q. Without a terminal there are no keys. */
-  async #readKeys(): Promise<void> {
-    if (Deno.stdin.isTerminal()) {
-      const buffer = new Uint8Array(64);
-      for (let n = await Deno.stdin.read(buffer); n !== null; n = await Deno.stdin.read(buffer)) {
-        const keys = new TextDecoder().decode(buffer.subarray(0, n));
-        if (keys.includes("q")) return;
-        if (keys.includes("s")) {
-          this.#sort = SORTS[(SORTS.indexOf(this.#sort) + 1) % SORTS.length];
-        }
-        if (keys.includes("p")) this.#paused = !this.#paused;
-        this.#draw();
-      }
-    }
-    return await new Promise(() => {});
-  }
-
-  #draw(): void {
+  function draw(): void {
     const size = Deno.consoleSize();
     // A serial line has no size.
     const [columns, rows] = [size.columns || 80, size.rows || 24];
-    const nowSeconds = Date.now() / 1000;
-    const shown = overview(this.#before, this.#now, { nowSeconds, sort: this.#sort });
-    const keys = `q ends, s sorts (by ${this.#sort}), p ${this.#paused ? "goes on" : "pauses"}`;
+    const shown = overview(before, now, { nowSeconds: Date.now() / 1000, sort });
+    const keys = `q ends, s sorts (by ${sort}), p ${isPaused ? "goes on" : "pauses"}`;
     const head = headLines(shown, columns);
     const counts = rowCounts(shown.tables, rows - head.length - 1);
     const lines = [...head, ...tableLines(shown.tables, counts, columns)].slice(0, rows - 1);
     while (lines.length < rows - 1) lines.push({ text: "" });
-    lines.push({ text: keys, style: this.#paused ? BOLD : DIM });
+    lines.push({ text: keys, style: isPaused ? BOLD : DIM });
     write(encoder.encode(HOME + lines.map((line) => styled(line, columns)).join("\r\n")));
+  }
+
+  async function refresh(): Promise<never> {
+    for (;;) {
+      await delay(Math.max(0, now.atMillis + PERIOD_MILLIS - performance.now()));
+      const next = await source.scrape();
+      if (isPaused) {
+        await delay(PERIOD_MILLIS);
+        continue;
+      }
+      [before, now] = [now, next];
+      draw();
+    }
+  }
+
+  /** Resolves at q. Without a terminal there are no keys. */
+  async function readKeys(): Promise<void> {
+    const buffer = new Uint8Array(64);
+    const read = () => Deno.stdin.isTerminal() ? Deno.stdin.read(buffer) : null;
+    for (let n = await read(); n !== null; n = await read()) {
+      const keys = new TextDecoder().decode(buffer.subarray(0, n));
+      if (keys.includes("q")) return;
+      if (keys.includes("s")) sort = SORTS[(SORTS.indexOf(sort) + 1) % SORTS.length];
+      if (keys.includes("p")) isPaused = !isPaused;
+      draw();
+    }
+    await new Promise(() => {});
+  }
+
+  const ended = Promise.withResolvers<void>();
+  // Deno.exit dispatches this too, so the terminal is restored however this ends.
+  globalThis.addEventListener("unload", leaveScreen);
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    Deno.addSignalListener(signal, () => ended.resolve());
+  }
+  Deno.addSignalListener("SIGWINCH", draw);
+  // Ctrl-Z.
+  Deno.addSignalListener("SIGTSTP", () => {
+    leaveScreen();
+    Deno.kill(Deno.pid, "SIGSTOP");
+  });
+  Deno.addSignalListener("SIGCONT", () => {
+    enterScreen();
+    draw();
+  });
+  enterScreen();
+  draw();
+  try {
+    await Promise.race([ended.promise, refresh(), readKeys()]);
+  } finally {
+    globalThis.removeEventListener("unload", leaveScreen);
+    leaveScreen();
   }
 }
 

@@ -102,7 +102,10 @@ function programPage(commands: readonly Named[]): string {
         ...Object.entries(OTHER_COMMANDS),
       ]),
     ],
-    ["EXIT STATUS", list(EXIT_STATUSES.map((means, status) => [`${status}`, means]))],
+    [
+      "EXIT STATUS",
+      list(Object.values(EXIT_STATUSES).map((means, status) => [`${status}`, means])),
+    ],
     [
       "FILES",
       list([

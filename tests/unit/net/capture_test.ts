@@ -2,7 +2,7 @@
 /** What a net tile shows of what passes: the ring, its content, and the file that is made of it. */
 
 import assert from "node:assert/strict";
-import { CaptureFile } from "../../../cli/capture.ts";
+import { beginCapture } from "../../../cli/capture.ts";
 import { heapView } from "../../../ffi/region.ts";
 import {
   CAPTURE_BYTES,
@@ -224,7 +224,7 @@ Deno.test("parseUdp() takes any bytes", () => {
 Deno.test("blocks of a pcapng file say their length twice, and are multiples of four", () => {
   fc.assert(fc.property(fc.array(fc.uint8Array({ maxLength: 70 }), { maxLength: 5 }), (frames) => {
     const written: number[] = [];
-    const file = new CaptureFile((bytes) => written.push(...bytes), "test");
+    const packet = beginCapture((bytes) => written.push(...bytes), "test");
     for (const bytes of frames) {
       const what = {
         time: "0.000001",
@@ -233,7 +233,7 @@ Deno.test("blocks of a pcapng file say their length twice, and are multiples of 
         direction: "in",
       } as const;
       const frame = { ...what, dropped: null, size: bytes.length, frame: bytes.toHex() };
-      file.packet(frame, "why");
+      packet(frame, "why");
     }
     const view = new DataView(Uint8Array.from(written).buffer);
     const types: number[] = [];
