@@ -455,7 +455,6 @@ function checkQueues({ host, netTiles: asked, again }: Facts, names: string[]): 
   });
 }
 
-/** Names the interfaces on which a running tegula has lost AF_XDP. */
 async function checkRunning({ control, interfaces: names }: RunConfig): Promise<Finding[]> {
   const { interfaces = [], xdp = [] } = await askRunning(control) ?? {};
   const lost = interfaces.filter((name) => !xdp.includes(name));

@@ -22,7 +22,6 @@ interface Option {
 export type Options = Readonly<Record<string, Option>>;
 type Config<T extends Options> = { options: T; allowPositionals: true; strict: true };
 
-/** The parsed arguments of a command with options `T`. */
 export type Given<T extends Options> = ReturnType<typeof parseArgs<Config<T>>>;
 
 /** A command. Its help, its man page and the shells' completions are made from this. */
@@ -248,7 +247,6 @@ export function fileTrouble(error: unknown): string {
   return `${messageOf(error)}${next}`;
 }
 
-/** The longest configuration file, in bytes. */
 const LONGEST_CONFIG = 16 * 2 ** 20;
 
 /** Reads a configuration file. Throws an error that `fileTrouble` explains. */

@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The text that `ip` prints for entries, made from their JSON, so that both say the same.
+ * The text that `ip address`, `ip route` and `ip neighbour` print for entries, made from their JSON, so that both
+ * say the same.
  */
 
 import type { Entry } from "../tiles/netlink/entries.ts";
 
-/** A field that is printed as a keyword and its value. */
-type Keyword = readonly [field: string, keyword: string];
+/** Fields whose keyword is not their name. */
+const KEYWORDS: Readonly<Record<string, string>> = {
+  gateway: "via",
+  protocol: "proto",
+  prefsrc: "src",
+};
+const ROUTE = "tos nhid gateway dev table protocol scope prefsrc metric".split(" ");
 
-const ROUTE: readonly Keyword[] = [
-  ...[["tos", "tos"], ["nhid", "nhid"], ["gateway", "via"], ["dev", "dev"]] as const,
-  ...[["table", "table"], ["protocol", "proto"], ["scope", "scope"]] as const,
-  ...[["prefsrc", "src"], ["metric", "metric"]] as const,
-];
-
-/** Formats an interface as `ip address` does. */
 export function interfaceText(entry: Entry): string {
   const { ifindex, ifname, link, flags, mtu, master, operstate } = entry;
   const name = link === undefined ? ifname : `${ifname}@${link}`;
@@ -42,7 +41,6 @@ function addressText(entry: Entry): string {
   return `inet ${local}${peer}/${prefixlen}${brd} scope ${scope}${marks}`;
 }
 
-/** Formats a route as `ip route` does. */
 export function routeText(entry: Entry): string {
   const metrics = (entry.metrics as { mtu: number }[] | undefined) ?? [];
   const words = [
@@ -60,22 +58,20 @@ export function routeText(entry: Entry): string {
 /** Formats a next hop of a multipath route, without the word `nexthop`. */
 function hopText(hop: Entry): string {
   const flags = (hop.flags as string[] | undefined) ?? [];
-  return [...keywords(hop, [["gateway", "via"], ["dev", "dev"], ["weight", "weight"]]), ...flags]
-    .join(" ");
+  return [...keywords(hop, ["gateway", "dev", "weight"]), ...flags].join(" ");
 }
 
-/** Formats a neighbour as `ip neighbour` does. */
 export function neighborText(entry: Entry): string {
   return [
     entry.dst,
-    ...keywords(entry, [["dev", "dev"], ["lladdr", "lladdr"]]),
+    ...keywords(entry, ["dev", "lladdr"]),
     ...Object.keys(entry).filter((field) => entry[field] === null),
     ...entry.state as string[],
   ].join(" ");
 }
 
-/** Formats the fields that the entry has. */
-function keywords(entry: Entry, fields: readonly Keyword[]): string[] {
-  return fields.filter(([field]) => entry[field] !== undefined)
-    .map(([field, keyword]) => `${keyword} ${entry[field]}`);
+/** Those of the fields that the entry has, each behind its keyword. */
+function keywords(entry: Entry, fields: readonly string[]): string[] {
+  return fields.filter((field) => entry[field] !== undefined)
+    .map((field) => `${KEYWORDS[field] ?? field} ${entry[field]}`);
 }

@@ -48,7 +48,6 @@ interface StageOptions {
   readonly onLine?: (line: string) => void;
 }
 
-/** A change in a scene. */
 interface Step {
   /** When, as a fraction of the scene's duration, not counting the time that steps take. */
   readonly at: number;
@@ -346,7 +345,6 @@ function judge(
   return { ...observed, recoveredMillis, failures };
 }
 
-/** Names the drops that the appliance counted. */
 function drops({ counted }: Observation): string {
   const found = [...counted].filter(([name]) => /(rx|tx)_drop_/.test(name));
   return `the appliance counted ${found.map(([name, by]) => `${name} ${by}`).join(", ") || "none"}`;

@@ -50,7 +50,6 @@ export class Traffic {
   // Two buffers, because an answer may be checked while a datagram is being sent.
   readonly #outgoing = Buffer.alloc(LARGEST_BYTES);
   readonly #expected = Buffer.alloc(LARGEST_BYTES);
-  /** Send times by sequence number. */
   readonly #sentAt: number[] = [];
   /** Round trip times by sequence number, 0 where there was no answer. */
   readonly #rttMillis: number[] = [];

@@ -4,7 +4,7 @@
  * driver says of itself, the word to systemd, and descriptors that the event loop waits for.
  */
 
-import { checked, ENOENT, int, libraryPath, pollSet } from "./library.ts";
+import { checked, cString, ENOENT, int, libraryPath, pollSet, textOf } from "./library.ts";
 import { Confinement } from "./shared.ts";
 import type { TileLibrary } from "./tile.ts";
 
@@ -112,11 +112,6 @@ export function stringLists(...lists: readonly (readonly string[])[]): Uint8Arra
   );
 }
 
-/** `text` as C has it. */
-function cString(text: string): Uint8Array<ArrayBuffer> {
-  return new TextEncoder().encode(text + "\0");
-}
-
 export function openHost(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_host_ask: int("u32", "buffer", "buffer"),
@@ -218,7 +213,7 @@ export function openHost(path = libraryPath()) {
     driver(ifname: string): string {
       const info = askDriver(ifname, ETHTOOL_GDRVINFO, DRVINFO_BYTES);
       if (info === null) return "";
-      return new TextDecoder().decode(new Uint8Array(info.buffer, 4, 32)).replace(/\0.*/s, "");
+      return textOf(new Uint8Array(info.buffer, 4, 32));
     },
     /** Whether VLAN tags of frames that `ifname` receives are handed over beside them (rx-vlan-offload). */
     stripsTags(ifname: string): boolean {

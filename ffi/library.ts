@@ -147,6 +147,19 @@ export function nothing<const Parameters extends readonly Deno.NativeType[]>(
   return { parameters, result: "void" } as const;
 }
 
+/** Taken before an app's code runs, which may put another in its place. */
+const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
+
+/** `text` as C has it. */
+export function cString(text: string): Uint8Array<ArrayBuffer> {
+  return encode(`${text}\0`);
+}
+
+/** The text at the beginning of `bytes` that C has written. */
+export function textOf(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes).replace(/\0.*/s, "");
+}
+
 /** Events of poll(2). */
 export const [POLLIN, POLLOUT] = [1, 4];
 

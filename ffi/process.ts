@@ -92,7 +92,6 @@ export const SIGNALS: Readonly<Record<number, { readonly name: string; readonly 
  */
 const RESERVED_MIB = 530;
 
-/** What a process is started with. */
 export interface ProcessOptions {
   /**
    * What it is. The appliance stays in the caller's network namespace; its filter lets tiles start in
@@ -185,7 +184,6 @@ export interface ConfinedProcess extends KnownProcess {
   close(): void;
 }
 
-/** Starts processes. */
 export type Processes = ReturnType<typeof openProcesses>;
 
 /** An end of a channel: whole messages, in order, of at most `MESSAGE_BYTES`. */

@@ -5,12 +5,9 @@
  */
 
 import type { Clock } from "../tiles/app/contract.ts";
-import { checked, EMFILE, int, libraryPath, nothing, POLLIN } from "./library.ts";
+import { checked, cString, EMFILE, int, libraryPath, nothing, POLLIN, textOf } from "./library.ts";
 import { u32, type View } from "./region.ts";
 import { Confined, Keep, OBSERVED_CALLS, Role as RoleNumber } from "./shared.ts";
-
-/** Taken before an app's code runs, which may put another in its place. */
-const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
 
 /** What kind of tile confines itself; decides which system calls remain. */
 export type Role = keyof typeof RoleNumber;
@@ -36,7 +33,6 @@ export interface Confinement {
   readonly keepClock?: boolean;
 }
 
-/** What every tile may do. */
 export type TileLibrary = ReturnType<typeof openTile>;
 
 /** Receives refused system calls, in the master and in the appliance. */
@@ -86,7 +82,7 @@ export function openTile(path = libraryPath()) {
     callName(number: number): string {
       const name = new Uint8Array(64);
       symbols.tegula_tile_call_name(number, name, name.length);
-      return new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
+      return textOf(name);
     },
     /**
      * The number of the calling thread as `/proc` has it, also where the process has a PID namespace of its
@@ -102,8 +98,7 @@ export function openTile(path = libraryPath()) {
     trim: () => void symbols.malloc_trim(0n),
     /** Names the calling thread, for ps, top and perf: 15 bytes of what follows the last slash. */
     nameThread(name: string): void {
-      const text = encode(`${name.replace(/.*\//, "")}\0`);
-      symbols.prctl(PR_SET_NAME, text, 0n, 0n, 0n);
+      symbols.prctl(PR_SET_NAME, cString(name.replace(/.*\//, "")), 0n, 0n, 0n);
     },
     /**
      * Gives up, for this thread and for good: signals, capabilities, new privileges, files (landlock,
@@ -116,7 +111,7 @@ export function openTile(path = libraryPath()) {
       { name, slot, role, fds, keepNetAdmin = false, keepClock = false }: Confinement,
     ): { readonly landlock: boolean; readonly observed: boolean } {
       const keep = (keepNetAdmin ? Keep.netAdmin : 0) | (keepClock ? Keep.clock : 0);
-      const label = encode(`${name}\0`);
+      const label = cString(name);
       const done = checked(
         symbols.tegula_tile_confine(RoleNumber[role], fds, fds.length, keep, label, slot),
         `confine the ${role} tile`,
@@ -132,7 +127,6 @@ export function openTile(path = libraryPath()) {
 /** Where the observer writes until this process ends: not to be collected. */
 let observed: Uint32Array<SharedArrayBuffer>;
 
-/** Opens the observer's part of the library at `path`. */
 export function openObserver(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_tile_observe: int("buffer", "i32"),
@@ -156,7 +150,7 @@ export function openObserver(path = libraryPath()) {
       readonly listener: number;
       readonly words: number;
     }): void {
-      const label = new TextEncoder().encode(`${name}\0`);
+      const label = cString(name);
       checked(
         symbols.tegula_tile_observe_process(slot, label, verbatim ? 1 : 0, listener, words),
         `observe the process of ${name}`,

@@ -15,7 +15,17 @@
  * bound (EBUSY). A successor adopts, waits for the end of its predecessor, and resumes.
  */
 
-import { checked, EBADF, EBUSY, EEXIST, ENOBUFS, int, libraryPath, nothing } from "./library.ts";
+import {
+  checked,
+  EBADF,
+  EBUSY,
+  EEXIST,
+  ENOBUFS,
+  int,
+  libraryPath,
+  nothing,
+  textOf,
+} from "./library.ts";
 import { u8, type View } from "./region.ts";
 import { SETSOCKOPT, sizeBuffers } from "./sockets.ts";
 
@@ -104,7 +114,6 @@ export interface Xsk {
    */
   wait(pollSet: Int32Array, count: number, timeoutMs: number): number;
 
-  /** Releases the rings and the slot. */
   release(slot: number): void;
   /**
    * A slot with rings in plain memory, for the same calls without a socket: `inject` does the kernel's
@@ -262,7 +271,7 @@ export function openXskSetup(path = libraryPath()) {
       const name = new Uint8Array(NAME_BYTES);
       const id = symbols.tegula_xsk_attached(ifindex, name);
       if (id === 0) return null;
-      return { id, name: new TextDecoder().decode(name.subarray(0, name.indexOf(0))) };
+      return { id, name: textOf(name) };
     },
     /**
      * Makes a socket with four rings of its own and `memory` (page-aligned, as the inside of a region is) as

@@ -51,7 +51,6 @@ import { type Handing, handing, Inventory, type InventoryState, orderOf } from "
 import { prefix } from "./log.ts";
 import { residentMib, ticks } from "./proc.ts";
 
-/** The plan of an instance of an app. */
 export interface AppProcessPlan
   extends Pick<ProcessSetup, "name" | "service" | "shape" | "nets" | "spinTurns"> {
   readonly grants: Grants;
@@ -70,7 +69,6 @@ interface Staged extends StagedApp {
   readonly beside?: StagedApp;
 }
 
-/** The environment of an app's process. */
 export interface AppProcessParts {
   readonly libraries: Pick<MainLibraries, "processes" | "regions" | "host" | "observer" | "tile">;
   /** Its slot of the observer's counters. */
@@ -312,7 +310,6 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
   }
 }
 
-/** The process of an app's tile. */
 class TileChild extends AppChild {
   readonly slow?: SlowSide;
   readonly #own: Inventory;
@@ -618,7 +615,6 @@ class SlowSide {
   }
 }
 
-/** What a slow side is started from. */
 interface SlowSidePlan {
   readonly plan: AppProcessPlan;
   readonly beside: BesideSetup;

@@ -49,7 +49,6 @@ export class ApplianceError extends Error {
   }
 }
 
-/** Does what an operator asks for, with a number. */
 export type Ask = (what: Request, number: number) => Outcome | Promise<Outcome>;
 
 const REPORTS: Shapes<ApplianceReport> = {

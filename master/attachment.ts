@@ -40,7 +40,6 @@ interface Share {
   readonly umem: View;
 }
 
-/** The outcome of `open`. */
 export interface Opened {
   readonly attach: "native" | "generic";
   /** Why it is not native; empty if it is. */
@@ -93,13 +92,10 @@ export class Attachment {
   readonly #program: XdpProgram;
   /** Frames handed to the socket of each queue, counted by the program. */
   readonly #redirected: BigUint64Array;
-  /** The shares of `prepare`. */
   #shares: readonly Share[] = [];
   /** Prepared sockets, of which not all are bound. */
   #prepared: QueueSocket[] = [];
-  /** How many of `#prepared` are bound. */
   #bound = 0;
-  /** Bound sockets, and how they are bound. */
   #sockets: readonly QueueSocket[] = [];
   #binding: Binding = "copy";
   /** How the program is attached, and its link, or null if a dispatcher runs it. */

@@ -34,7 +34,6 @@ export function isAnnounced({ state, reasons }: Health): boolean {
     (state === "unwell" && reasons.every(({ reason }) => reason === "neighbor_table_full"));
 }
 
-/** What the master sees. */
 export interface Observed {
   /** Whether nothing has served yet. */
   readonly starting: boolean;

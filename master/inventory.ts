@@ -24,12 +24,10 @@ interface HeldRegion extends SharedRegion {
   reader?: View;
 }
 
-/** A descriptor to be handed over. */
 export interface Handing extends HandedDescriptor {
   readonly fd: number;
 }
 
-/** The descriptors and setup of a new process. */
 interface Order {
   /** The descriptors, the memfd with the JSON first (`SETUP_DESCRIPTOR`). */
   readonly descriptors: readonly number[];

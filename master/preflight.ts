@@ -266,7 +266,6 @@ export function scarcity(
   };
 }
 
-/** Throws UserError if `scarcity` finds something. */
 function checkLimits(host: Host, size: Size): void {
   const trouble = scarcity(host, size);
   if (trouble !== null) throw new UserError(`${trouble.says}: ${trouble.fix}`, Exit.system);
@@ -538,7 +537,6 @@ export function pollBusily(attachments: readonly Attachment[], xskSetup: XskSetu
 
 /** Who may connect to the control socket: the user that Tegula runs as, and the socket's group. */
 const CONTROL_MODE = 0o660;
-/** The value of `control` that means no control socket. */
 const NO_CONTROL = "none";
 
 /** The addresses of the status tile's sockets; null for none. */

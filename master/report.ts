@@ -41,7 +41,6 @@ export interface ReportState {
   readonly restarts: readonly (readonly [app: string | null, count: number])[];
 }
 
-/** What reports. */
 export type Report = ReturnType<typeof openReport>;
 
 /** `before`: its `state` in the program before this one. `changed` is called when the state or its reasons change. */

@@ -93,7 +93,6 @@ function extents(source: string, indent: number, pattern: string): Extent[] {
   });
 }
 
-/** The result of a mutant's tests. */
 type End = "killed" | "timed out" | "lived";
 
 /** A copy of the tree to mutate. */
@@ -121,7 +120,6 @@ class Copy implements Disposable {
     return success ? "" : new TextDecoder().decode(stderr);
   }
 
-  /** Runs the tests that `words` select. */
   async test(words: readonly string[]): Promise<{ end: End; output: string }> {
     const signal = AbortSignal.timeout(LIMIT_SECONDS * 1000);
     const child = this.#child = new Deno.Command(Deno.execPath(), {
