@@ -69,25 +69,19 @@ interface SpawnOptions {
 export class LabProcess {
   readonly stdout: Lines;
   readonly stderr: Lines;
+  readonly pid: number;
+  /** Its exit status; null while it runs. */
+  status: Deno.CommandStatus | null = null;
   readonly #child: Deno.ChildProcess;
   readonly #input: WritableStreamDefaultWriter<Uint8Array> | null;
-  #status: Deno.CommandStatus | null = null;
 
   constructor(child: Deno.ChildProcess, options: SpawnOptions = {}) {
     this.#child = child;
+    this.pid = child.pid;
     this.stdout = new Lines(child.stdout);
     this.stderr = new Lines(child.stderr, options.onLine);
     this.#input = options.stdin === "piped" ? child.stdin.getWriter() : null;
-    child.status.then((status) => this.#status = status);
-  }
-
-  get pid(): number {
-    return this.#child.pid;
-  }
-
-  /** Its exit status; null while it runs. */
-  get status(): Deno.CommandStatus | null {
-    return this.#status;
+    child.status.then((status) => this.status = status);
   }
 
   /** Resolves when the process has ended and all its output has been read. */
@@ -169,12 +163,8 @@ interface LinkEnd {
 /** Makes namespaces and joins them. Use with `await using`. */
 export class Lab implements AsyncDisposable {
   readonly #namespaces: Namespace[] = [];
-  readonly #processes: LabProcess[] = [];
-
   /** All processes that were started in the namespaces, ended or not. */
-  get processes(): readonly LabProcess[] {
-    return this.#processes;
-  }
+  readonly processes: LabProcess[] = [];
 
   /** Makes a namespace with its loopback device up. */
   namespace(name: string): Promise<Namespace> {
@@ -188,7 +178,7 @@ export class Lab implements AsyncDisposable {
 
   async #name(name: string, verb: string, ...process: string[]): Promise<Namespace> {
     await execute(["ip", "netns", verb, name, ...process]);
-    const namespace = new Namespace(name, this.#processes);
+    const namespace = new Namespace(name, this.processes);
     this.#namespaces.push(namespace);
     await namespace.ip("link set lo up");
     return namespace;
@@ -219,8 +209,8 @@ export class Lab implements AsyncDisposable {
 
   /** Kills the processes in the namespaces, waits for their end, and deletes the namespaces. */
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const process of this.#processes) process.kill("SIGKILL");
-    await Promise.all(this.#processes.map((process) => process.ended()));
+    for (const process of this.processes) process.kill("SIGKILL");
+    await Promise.all(this.processes.map((process) => process.ended()));
     for (const { name } of this.#namespaces.splice(0)) {
       await execute(["ip", "netns", "delete", name]);
     }
@@ -331,26 +321,20 @@ export function badEnd({ code, signal }: Deno.CommandStatus, when: string): User
 export class Lines {
   readonly all: string[] = [];
   readonly closed: Promise<void>;
-  readonly #onLine: (line: string) => void;
-  #ended = false;
+  ended = false;
   #changed = Promise.withResolvers<void>();
 
-  constructor(stream: ReadableStream<Uint8Array>, onLine: (line: string) => void = () => {}) {
-    this.#onLine = onLine;
-    this.closed = this.#read(stream);
+  constructor(stream: ReadableStream<Uint8Array>, onLine?: (line: string) => void) {
+    this.closed = this.#read(stream, onLine);
   }
 
-  get ended(): boolean {
-    return this.#ended;
-  }
-
-  async #read(stream: ReadableStream<Uint8Array>): Promise<void> {
+  async #read(stream: ReadableStream<Uint8Array>, onLine?: (line: string) => void): Promise<void> {
     for await (const line of linesOf(stream)) {
       this.all.push(line);
-      this.#onLine(line);
+      onLine?.(line);
       this.#wake();
     }
-    this.#ended = true;
+    this.ended = true;
     this.#wake();
   }
 
@@ -368,7 +352,7 @@ export class Lines {
     for (let at = from;; at++) {
       while (at >= this.all.length) {
         const left = deadline - performance.now();
-        if (this.#ended || left <= 0) throw new Error(this.#missing(prefix));
+        if (this.ended || left <= 0) throw new Error(this.#missing(prefix));
         await within(this.#changed.promise, left);
       }
       if (this.all[at].startsWith(prefix)) return this.all[at];
@@ -376,7 +360,7 @@ export class Lines {
   }
 
   #missing(prefix: string): string {
-    const why = this.#ended ? "the process ended" : "it timed out";
+    const why = this.ended ? "the process ended" : "it timed out";
     return `no line "${prefix}…": ${why}; the last lines were:\n${this.all.slice(-12).join("\n")}`;
   }
 }
