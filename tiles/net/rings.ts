@@ -178,6 +178,11 @@ export function swap16(word: number): number {
   return ((word & 0xff) << 8) | (word >>> 8);
 }
 
+/** A word with the bytes of both its 16-bit halves swapped. */
+export function swapHalves(word: number): number {
+  return ((word & 0x00ff00ff) << 8) | ((word >>> 8) & 0x00ff00ff);
+}
+
 /** Sum of the two 16-bit halves of a word. */
 export function halves(word: number): number {
   return (word & 0xffff) + (word >>> 16);
@@ -191,9 +196,15 @@ export function sumWords(words: Int32Array, at: number, length: number): number 
   const end = at + (length >>> 2);
   // As signed words, so that V8 does not check each sum for an overflow.
   let sum = 0;
-  for (; at < end; at++) sum = (sum + halves(words[at])) | 0;
+  for (; at < end; at++) {
+    const word = words[at];
+    sum = (sum + (word & 0xffff) + (word >>> 16)) | 0;
+  }
   const rest = length & 3;
-  if (rest !== 0) sum = (sum + halves(words[at] & ((1 << (rest << 3)) - 1))) | 0;
+  if (rest !== 0) {
+    const word = words[at] & ((1 << (rest << 3)) - 1);
+    sum = (sum + (word & 0xffff) + (word >>> 16)) | 0;
+  }
   return sum;
 }
 

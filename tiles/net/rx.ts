@@ -36,7 +36,7 @@ const { BATCH, CHECKSUM_PARTIAL, COUNT_BITS, SocketCell, CHECKSUM_VALID, Packet,
 const { ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETHERNET_BYTES, MOST_TAGS, TAG_BYTES } = frame;
 const { IP_DESTINATION, IP_PROTOCOL, IP_SOURCE, IPPROTO_UDP, IPV4_BYTES, VERSION_WORD } = frame;
 const { PACKET_HEADER_BYTES, PAYLOAD, UDP_BYTES, UDP_CONSTANT_SUM, UDP_PORTS } = frame;
-const { flowHash, fold, halves, isPeer, MOST_BYTES, sumWords, swap16 } = frame;
+const { flowHash, fold, halves, isPeer, MOST_BYTES, sumWords, swap16, swapHalves } = frame;
 const COUNT = NET.index;
 const BATCHES = HISTOGRAMS.rx_batch;
 
@@ -348,7 +348,6 @@ export class Receiver {
   #passOrdinary(count: number, ifindex: number, partialChecksums: boolean): number {
     const { frames, packets } = this.#batch;
     const words = this.#words;
-    const view = this.#view;
     const routes = this.#cache.words;
     const dispatch = this.#dispatch;
     // As numbers in constants, since V8 checks the type of a parameter or a field at every use.
@@ -381,12 +380,14 @@ export class Receiver {
         (udpLength + IPV4_BYTES) ^ total |
         ((length - ETHERNET_BYTES - total) | (udpLength - UDP_BYTES)) >>> 31;
       if (wrong !== 0) continue;
-      const ports = view.getInt32(ip + UDP_PORTS);
+      const portsBe = words[w + PORTS_WORD];
+      const portsSwapped = swapHalves(portsBe);
+      const ports = (portsSwapped << 16) | (portsSwapped >>> 16);
       const app = dispatch.app(packets[p + Packet.peer], ports);
       if (app < 0) continue;
       const pseudo = addresses + UDP_CONSTANT_SUM + (udp & 0xffff);
       const checksum = udp >>> 16;
-      let rest = pseudo + halves(words[w + PORTS_WORD]) + halves(udp);
+      let rest = pseudo + halves(portsBe) + halves(udp);
       if (checksum === 0) rest = CHECKSUM_VALID;
       else if (mayBePartial !== 0) {
         if (isTrusted !== 0 || fold(pseudo) === checksum) rest = CHECKSUM_PARTIAL;

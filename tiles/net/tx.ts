@@ -35,7 +35,7 @@ const { BATCH, CHECKSUM_PARTIAL, COUNT_BITS, LOOK_UP } = frame;
 const { Packet, PACKET_SHIFT, PACKET_WORDS, PACKETS_BITS } = frame;
 const { REFUSED, UNROUTED, PAYLOAD_AT, MOST_BYTES } = frame;
 const { ETHERNET_BYTES, PACKET_HEADER_BYTES, UDP_BYTES } = frame;
-const { fold, halves, sumWords, swap16 } = frame;
+const { fold, halves, sumWords, swap16, swapHalves } = frame;
 const { FRAGMENT_WORD, PROTOCOL_WORD, USUAL_TOS_TTL, VERSION_WORD } = frame;
 const COUNT = NET.index;
 
@@ -679,7 +679,7 @@ function writeHeaders(
   writePacketHeader(frames, routes, w, r, length, packets[p + Packet.tosTtl]);
 
   // The peer's port is the higher half, and comes second in memory. In each, the higher byte comes first.
-  const portsBe = ((ports & 0x00ff00ff) << 8) | ((ports >>> 8) & 0x00ff00ff);
+  const portsBe = swapHalves(ports);
   const udpLength = swap16(length + UDP_BYTES);
   // The length counts twice, in the pseudo header and in the UDP header itself.
   const sum = (routes[r + Route.sums] & 0xffff) + 2 * udpLength + halves(portsBe) +
