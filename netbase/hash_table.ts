@@ -81,7 +81,7 @@ export class HashTableReader {
   /** The whole region; `find` returns an index into this. */
   declare readonly words: Uint32Array;
   declare private readonly publishedAt: number;
-  declare private readonly shape: HashTableShape;
+  declare protected readonly shape: HashTableShape;
   /** Where the record would be that a slot of 0 names. */
   declare private readonly recordsAt: number;
   /** The publishing word as last seen, and what follows from it. */
@@ -121,7 +121,7 @@ export class HashTableReader {
     return -1;
   }
 
-  /** Calls `visit` with the index of each record, in no order. */
+  /** Calls `visit` with the index of each record, in no order; a writer's may remove that one. */
   forEachRecord(visit: (record: number) => void): void {
     this.join(this.words[this.publishedAt] | 0);
     for (let i = 0; i <= this.mask; i++) {

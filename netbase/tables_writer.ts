@@ -56,11 +56,8 @@ const PLACE_MASK = 0x3f;
 /** Smallest table, log2 of its slots. */
 const SMALLEST_LOG2 = 6;
 
-export class HashTableWriter {
-  /** The whole region; `allocate` and `find` return indices into this. */
-  readonly words: Uint32Array;
-  readonly #reader: HashTableReader;
-  readonly #shape: HashTableShape;
+/** The one writer of a table. `allocate` and `find` return indices into `words`. */
+class HashTableWriter extends HashTableReader {
   /** Index in `words` of the first record. */
   readonly #recordsAt: number;
   readonly #deferred: DeferredFree;
@@ -84,9 +81,7 @@ export class HashTableWriter {
     shape: HashTableShape,
     { deferred, slots, seed }: { deferred: DeferredFree; slots: number; seed: number },
   ) {
-    this.#reader = new HashTableReader(view, shape);
-    this.words = this.#reader.words;
-    this.#shape = shape;
+    super(view, shape);
     this.#recordsAt = shape.recordsAt / 4;
     this.#deferred = deferred;
     this.#records = new IdPool(0, shape.records);
@@ -105,11 +100,6 @@ export class HashTableWriter {
     return this.#size;
   }
 
-  /** Index of the record of key (`a`, `b`), or -1. */
-  find(a: number, b: number): number {
-    return this.#reader.find(a, b);
-  }
-
   /** Index of a record to fill in and then `put`, or -1 when all are in use or wait for readers. */
   allocate(): number {
     let number = this.#records.allocate();
@@ -117,7 +107,7 @@ export class HashTableWriter {
       this.#deferred.reclaim();
       number = this.#records.allocate();
     }
-    return number < 0 ? -1 : this.#recordsAt + number * this.#shape.recordWords;
+    return number < 0 ? -1 : this.#recordsAt + number * this.shape.recordWords;
   }
 
   /** Publishes a filled record, in place of one with its key. False: there is no room, and the record is freed. */
@@ -155,20 +145,14 @@ export class HashTableWriter {
     this.#marks[this.#numberOf(record)] = this.#sync;
   }
 
-  /** Calls `visit` with the index of each record; `visit` may remove the one it is given. */
-  forEach(visit: (record: number) => void): void {
-    this.#reader.forEachRecord(visit);
-  }
-
   beginSync(): void {
     this.#sync = (this.#sync + 1) & 0xffff;
   }
 
-  /** Removes every record that was neither `put` nor marked since `beginSync`, after `leaving` is called with it. */
-  endSync(leaving: (record: number) => void): void {
-    this.forEach((record) => {
+  /** Removes every record that was neither `put` nor marked since `beginSync`. */
+  endSync(): void {
+    this.forEachRecord((record) => {
       if (this.#marks[this.#numberOf(record)] === this.#sync) return;
-      leaving(record);
       this.remove(this.words[record], this.words[record + 1]);
     });
   }
@@ -189,7 +173,7 @@ export class HashTableWriter {
 
   /** Slot for a key that is not there, having made room if need be; -1: none. */
   #freeSlot(a: number, b: number): number {
-    if (this.#size >= this.#shape.records >>> 1) return -1;
+    if (this.#size >= this.shape.records >>> 1) return -1;
     if ((this.#size + this.#tombstones) * 8 >= (this.#mask + 1) * 5) this.#rebuild();
     const slot = this.#probeFree(a, b);
     if (slot >= 0) return slot;
@@ -222,7 +206,7 @@ export class HashTableWriter {
   }
 
   #numberOf(record: number): number {
-    return (record - this.#recordsAt) / this.#shape.recordWords;
+    return (record - this.#recordsAt) / this.shape.recordWords;
   }
 
   /** Makes `slot` a tombstone, or empty together with the tombstones before it where that is safe. */
@@ -249,10 +233,10 @@ export class HashTableWriter {
   #rebuild(): boolean {
     const old = this.#table;
     const full = this.#size * 16 >= (this.#mask + 1) * 5;
-    const log2 = Math.min(slotsLog2Of(old) + (full ? 1 : 0), this.#shape.slotsLog2);
+    const log2 = Math.min(slotsLog2Of(old) + (full ? 1 : 0), this.shape.slotsLog2);
     if (!this.#claim(log2, Math.imul((old >>> 6) + 1, 0x9e3779b1))) return false;
     const records: number[] = [];
-    this.forEach((record) => records.push(record));
+    this.forEachRecord((record) => records.push(record));
     const fits = records.every((record) => {
       const [a, b] = [this.words[record], this.words[record + 1]];
       const slot = this.#probeFree(a, b);
@@ -284,12 +268,12 @@ export class HashTableWriter {
 
   #turnTo(table: number): void {
     this.#table = table;
-    this.#base = slotsBaseOf(table, this.#shape);
+    this.#base = slotsBaseOf(table, this.shape);
     this.#mask = (1 << slotsLog2Of(table)) - 1;
   }
 
   #publish(): void {
-    Atomics.store(this.words, this.#shape.publishedAt, this.#table);
+    Atomics.store(this.words, this.shape.publishedAt, this.#table);
   }
 
   /** Continues with a predecessor's table. Records and places that it does not name are free. */
@@ -486,36 +470,29 @@ function putText(text: string, words: Uint32Array<ArrayBuffer>, at: number): voi
 }
 
 /** The one writer of neighbours: readers see each change whole. */
-export class NeighborWriter {
+export class NeighborWriter extends HashTableWriter {
   /** How many have been refused for lack of room. */
   full = 0;
   /** Counts changes that a packet can see. */
   changes = 0;
-  readonly #table: HashTableWriter;
-  readonly #words: Uint32Array;
   readonly #listeners: ListenerSlot;
 
   constructor(
     view: View,
     options: { deferred: DeferredFree; slots: number; seed: number; listeners: ListenerSlot },
   ) {
-    this.#table = new HashTableWriter(view, NEIGHBOR_TABLE, options);
-    this.#words = this.#table.words;
+    super(view, NEIGHBOR_TABLE, options);
     this.#listeners = options.listeners;
-  }
-
-  get size(): number {
-    return this.#table.size;
   }
 
   /** Adds or changes a neighbour; clears "refresh wanted". False: it does not fit, and is not there any more. */
   set(entry: Readonly<NeighborEntry>): boolean {
-    const record = this.#table.find(entry.ifindex, entry.address);
+    const record = this.find(entry.ifindex, entry.address);
     const state = (entry.state & STATE_MASK) | (entry.flags << FLAGS_SHIFT);
     if (record >= 0 && this.#hasMac(record, entry)) {
-      const before = this.#words[record + Neighbor.state];
-      if (before !== state) Atomics.store(this.#words, record + Neighbor.state, state);
-      this.#table.mark(record);
+      const before = this.words[record + Neighbor.state];
+      if (before !== state) Atomics.store(this.words, record + Neighbor.state, state);
+      this.mark(record);
       const isSame = isUsable(before) === isUsable(state);
       if (!isSame) this.changes++;
       if ((before & ~REFRESH_WANTED) !== state) this.#notify(isSame ? "aged" : "changed", entry);
@@ -532,69 +509,54 @@ export class NeighborWriter {
   }
 
   /** Removes a neighbour. False: it is not there. */
-  remove(ifindex: number, address: number): boolean {
-    if (this.#listeners.current !== null) this.#notifyRemoved(this.#table.find(ifindex, address));
-    if (!this.#table.remove(ifindex, address)) return false;
+  override remove(ifindex: number, address: number): boolean {
+    const record = this.#listeners.current === null ? -1 : this.find(ifindex, address);
+    if (record >= 0) this.#notify("removed", readEntry(this.words, record, emptyNeighbor()));
+    if (!super.remove(ifindex, address)) return false;
     this.changes++;
     return true;
   }
 
   removeInterface(ifindex: number): void {
-    this.#table.forEach((record) => {
-      if (this.#words[record] === ifindex) this.remove(ifindex, this.#words[record + 1]);
+    this.forEachRecord((record) => {
+      if (this.words[record] === ifindex) this.remove(ifindex, this.words[record + 1]);
     });
   }
 
   /** Has the next net tile that uses a neighbour solicit it, cached headers or not. False: no such neighbour. */
   wantRefresh(ifindex: number, address: number): boolean {
-    const record = this.#table.find(ifindex, address);
+    const record = this.find(ifindex, address);
     if (record < 0) return false;
     const at = record + Neighbor.state;
-    Atomics.store(this.#words, at, this.#words[at] | REFRESH_WANTED);
+    Atomics.store(this.words, at, this.words[at] | REFRESH_WANTED);
     this.changes++;
     return true;
-  }
-
-  /** Begins a mark and sweep, before a dump. */
-  beginSync(): void {
-    this.#table.beginSync();
-  }
-
-  /** Removes the neighbours that were not `set` since `beginSync`. */
-  endSync(): void {
-    this.#table.endSync((record) => this.#notifyRemoved(record));
-    this.changes++;
   }
 
   /** Calls `visit` for each, in no order, with one object that is reused. */
   forEach(visit: (entry: NeighborEntry) => void): void {
     const entry = emptyNeighbor();
-    this.#table.forEach((record) => visit(readEntry(this.#words, record, entry)));
+    this.forEachRecord((record) => visit(readEntry(this.words, record, entry)));
   }
 
   #notify(change: Change, entry: Readonly<NeighborEntry>): void {
     this.#listeners.current?.neighbor(change, entry);
   }
 
-  #notifyRemoved(record: number): void {
-    if (record < 0 || this.#listeners.current === null) return;
-    this.#notify("removed", readEntry(this.#words, record, emptyNeighbor()));
-  }
-
   #hasMac(record: number, entry: NeighborEntry): boolean {
-    return this.#words[record + Neighbor.macHead] === entry.macHead >>> 0 &&
-      this.#words[record + Neighbor.macTail] === entry.macTail >>> 0;
+    return this.words[record + Neighbor.macHead] === entry.macHead >>> 0 &&
+      this.words[record + Neighbor.macTail] === entry.macTail >>> 0;
   }
 
   #put(entry: NeighborEntry, state: number): boolean {
-    const record = this.#table.allocate();
+    const record = this.allocate();
     if (record < 0) return false;
-    this.#words[record + Neighbor.ifindex] = entry.ifindex;
-    this.#words[record + Neighbor.address] = entry.address;
-    this.#words[record + Neighbor.macHead] = entry.macHead;
-    this.#words[record + Neighbor.macTail] = entry.macTail;
-    this.#words[record + Neighbor.state] = state;
-    if (!this.#table.put(record)) return false;
+    this.words[record + Neighbor.ifindex] = entry.ifindex;
+    this.words[record + Neighbor.address] = entry.address;
+    this.words[record + Neighbor.macHead] = entry.macHead;
+    this.words[record + Neighbor.macTail] = entry.macTail;
+    this.words[record + Neighbor.state] = state;
+    if (!this.put(record)) return false;
     this.changes++;
     return true;
   }

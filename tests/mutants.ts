@@ -387,8 +387,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "neighbours: a MAC that has changed is not written",
       in: "NeighborWriter.#hasMac",
-      from: "this.#words[record + Neighbor.macHead] === entry.macHead >>> 0 &&\n" +
-        "      this.#words[record + Neighbor.macTail] === entry.macTail >>> 0",
+      from: "this.words[record + Neighbor.macHead] === entry.macHead >>> 0 &&\n" +
+        "      this.words[record + Neighbor.macTail] === entry.macTail >>> 0",
       to: "record >= 0",
     },
     {
