@@ -186,17 +186,14 @@ class Balancer implements App {
       this.#placed.fill(0, BACKEND_WORDS * slot, BACKEND_WORDS * (slot + 1));
       this.#backends[slot] = null;
     }
+    const slots = this.#backends.length;
     for (const configured of backends) {
       const before = this.#backends.findIndex(isSame(configured));
       const slot = before < 0 ? this.#backends.indexOf(null) : before;
       if (slot >= 0) this.#place(slot, configured);
-      else this.#leaveOut(configured);
+      else this.#context.log(`${configured.name} is left out: there is room for ${slots} backends`);
     }
     this.#spread();
-  }
-
-  #leaveOut({ name }: Configured): void {
-    this.#context.log(`${name} is left out: there is room for ${this.#backends.length} backends`);
   }
 
   /** Puts a backend into a slot that is free, or has it. */

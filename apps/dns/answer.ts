@@ -302,92 +302,55 @@ interface Compressed {
 
 /** Compresses the records of `message`, which has one question and no pointers. */
 function compress(message: Uint8Array): Compressed {
-  return new Compressor(message).run();
-}
-
-class Compressor {
-  readonly #from: Uint8Array;
-  readonly #to: Uint8Array;
+  const to = new Uint8Array(message.length);
   /** Read and write positions. */
-  #at = 0;
-  #size = 0;
-  /** Names and their suffixes: read position, length, and write position. */
-  readonly #places: { from: number; bytes: number; to: number }[] = [];
-  readonly #pointers: number[] = [];
-
-  constructor(message: Uint8Array) {
-    this.#from = message;
-    this.#to = new Uint8Array(message.length);
-  }
-
-  run(): Compressed {
-    this.#copy(HEADER_BYTES);
-    this.#name();
-    this.#copy(TYPE_AND_CLASS_BYTES);
-    const questionEnd = this.#size;
-    const ends: number[] = [];
-    while (this.#at < this.#from.length) {
-      this.#record();
-      ends.push(this.#size - questionEnd);
-    }
-    const pointers = this.#pointers.map((at) => at - questionEnd);
-    return { questionEnd, records: this.#to.subarray(questionEnd, this.#size), ends, pointers };
-  }
-
-  #record(): void {
-    this.#name();
-    const [type, length] = [this.#word(this.#at), this.#word(this.#at + FIXED_BYTES - 2)];
-    this.#copy(FIXED_BYTES);
-    const [end, begin] = [this.#at + length, this.#size];
-    const [before, count] = NAMES[type] ?? [length, 0];
-    this.#copy(before);
-    for (let i = 0; i < count; i++) this.#name();
-    this.#copy(end - this.#at);
-    this.#put(begin - 2, this.#size - begin);
-  }
-
+  let [at, size] = [0, 0];
+  /** Where names and their suffixes were written, by their bytes in lower case. */
+  const places = new Map<string, number>();
+  const pointers: number[] = [];
+  const copy = (bytes: number) => {
+    to.set(message.subarray(at, at + bytes), size);
+    at += bytes;
+    size += bytes;
+  };
   /** Writes a name. A suffix that was written before becomes a pointer. */
-  #name(): void {
-    let end = this.#at;
-    while (this.#from[end] !== 0) end += this.#from[end] + 1;
-    for (; this.#at < end; this.#copy(this.#from[this.#at] + 1)) {
-      const bytes = end - this.#at;
-      const place = this.#places.find((place) => place.bytes === bytes && this.#isHere(place));
+  const copyName = () => {
+    let end = at;
+    while (message[end] !== 0) end += message[end] + 1;
+    for (; at < end; copy(message[at] + 1)) {
+      const suffix = String.fromCharCode(...message.subarray(at, end).map((octet) => LOWER[octet]));
+      const place = places.get(suffix);
       if (place !== undefined) {
-        if (place.to !== HEADER_BYTES) this.#pointers.push(this.#size);
-        this.#put(this.#size, POINTER | place.to);
-        this.#size += 2;
-        this.#at = end + 1;
+        if (place !== HEADER_BYTES) pointers.push(size);
+        putWord(to, size, POINTER | place);
+        size += 2;
+        at = end + 1;
         return;
       }
-      if (this.#size <= LAST_PLACE) {
-        this.#places.push({ from: this.#at, bytes, to: this.#size });
-      }
+      if (size <= LAST_PLACE) places.set(suffix, size);
     }
-    this.#copy(1);
+    copy(1);
+  };
+  copy(HEADER_BYTES);
+  copyName();
+  copy(TYPE_AND_CLASS_BYTES);
+  const questionEnd = size;
+  const ends: number[] = [];
+  while (at < message.length) {
+    copyName();
+    const type = wordAt(message, at);
+    const length = wordAt(message, at + FIXED_BYTES - 2);
+    copy(FIXED_BYTES);
+    const [end, begin] = [at + length, size];
+    const [before, count] = NAMES[type] ?? [length, 0];
+    copy(before);
+    for (let i = 0; i < count; i++) copyName();
+    copy(end - at);
+    putWord(to, begin - 2, size - begin);
+    ends.push(size - questionEnd);
   }
-
-  /** Whether the name at the read position equals an earlier one, ignoring case. */
-  #isHere({ from, bytes }: { from: number; bytes: number }): boolean {
-    for (let i = 0; i < bytes; i++) {
-      if (LOWER[this.#from[from + i]] !== LOWER[this.#from[this.#at + i]]) return false;
-    }
-    return true;
-  }
-
-  #copy(bytes: number): void {
-    this.#to.set(this.#from.subarray(this.#at, this.#at + bytes), this.#size);
-    this.#at += bytes;
-    this.#size += bytes;
-  }
-
-  #word(at: number): number {
-    return this.#from[at] << 8 | this.#from[at + 1];
-  }
-  #put(at: number, word: number): void {
-    this.#to[at] = word >>> 8;
-    this.#to[at + 1] = word & 0xff;
-  }
+  const records = to.subarray(questionEnd, size);
+  return { questionEnd, records, ends, pointers: pointers.map((at) => at - questionEnd) };
 }
 
 /** Offsets in an OPT record: the upper bits of the response code, and the flags. */
@@ -496,4 +459,8 @@ function copy(from: Uint8Array, at: number, to: Uint8Array, toAt: number, count:
 function putWord(bytes: Uint8Array, at: number, word: number): void {
   bytes[at] = word >>> 8;
   bytes[at + 1] = word & 0xff;
+}
+
+function wordAt(bytes: Uint8Array, at: number): number {
+  return bytes[at] << 8 | bytes[at + 1];
 }

@@ -122,7 +122,10 @@ export class Zone {
             : this.#positive([...links, ...signers]);
           byType.set(DS, reply);
         }
-        return { byType, others: this.#referral(links, delegation) };
+        const authoritative = links.length > 0;
+        const referral = { authoritative, answers: links, authorities: delegation } as const;
+        const additionals = this.#addresses(delegation);
+        return { byType, others: { rcode: "NOERROR", ...referral, additionals } };
       }
       if (node === null) return { byType, others: after(links, this.missing) };
       const alias = node.get("CNAME")?.[0];
@@ -159,11 +162,6 @@ export class Zone {
   #positive(answers: readonly ZoneRecord[]): Reply {
     const additionals = this.#addresses(answers);
     return { rcode: "NOERROR", authoritative: true, answers, authorities: [], additionals };
-  }
-
-  #referral(answers: readonly ZoneRecord[], authorities: readonly ZoneRecord[]): Reply {
-    const [authoritative, additionals] = [answers.length > 0, this.#addresses(authorities)];
-    return { rcode: "NOERROR", authoritative, answers, authorities, additionals };
   }
 
   /** Addresses that the zone has of the hosts that `records` name. */
@@ -496,7 +494,9 @@ function unknownForm(type: string, fields: Fields): unknown {
 
 /** Reads a service binding (RFC 9460 §2.1): priority, target and parameters in the order of their keys. */
 function serviceBinding(fields: Fields): Buffer {
-  const head = [u16(fields.number()), wireName(fields.name())];
+  const [priority, target] = [u16(fields.number()), packet.name.encode(fields.name())];
+  // dns-packet leaves a byte too many after the root.
+  const head = [priority, target.subarray(0, packet.name.encode.bytes)];
   const parameters = new Map<number, Buffer>();
   while (!fields.isEmpty) {
     const { key, value } = fields.parameter();
@@ -576,11 +576,6 @@ function empty(value: ServiceValue, key: string): Buffer {
   const bytes = value.bytes();
   if (bytes.length > 0) throw new Error(`${key} takes no value`);
   return bytes;
-}
-
-/** A name in wire format. dns-packet leaves a byte too many after the root. */
-function wireName(name: string): Buffer {
-  return packet.name.encode(name).subarray(0, packet.name.encode.bytes);
 }
 
 /** Whether `text` is an IPv6 address without a zone. */

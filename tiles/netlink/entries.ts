@@ -120,6 +120,8 @@ export function interfaceEntry(
   const other = link === 0 ? -1 : interfaces.find(link);
   const otherDown = other >= 0 && (interfaces.flags(other) & IFF_UP) === 0;
   const noCarrier = (flags & IFF_UP) !== 0 && (flags & IFF_RUNNING) === 0;
+  const { vlanId: id, vlanProtocol } = each;
+  const protocol = vlanProtocol === 0x88a8 ? "802.1ad" : "802.1Q";
   const isEthernet = macHead !== 0 || macTail !== 0;
   const isLoopback = (flags & IFF_LOOPBACK) !== 0;
   return {
@@ -139,15 +141,9 @@ export function interfaceEntry(
       address: formatMac(each),
       broadcast: formatMac({ macHead: broadcastHead, macTail: broadcastTail }),
     }),
-    ...vlanInfo(each),
+    ...(vlanProtocol !== 0 && { linkinfo: { info_kind: "vlan", info_data: { protocol, id } } }),
     addr_info: each.addresses.map(addressEntry),
   };
-}
-
-function vlanInfo({ vlanId: id, vlanProtocol }: InterfaceEntry): Entry {
-  if (vlanProtocol === 0) return {};
-  const protocol = vlanProtocol === 0x88a8 ? "802.1ad" : "802.1Q";
-  return { linkinfo: { info_kind: "vlan", info_data: { protocol, id } } };
 }
 
 function addressEntry(each: InterfaceAddress): Entry {

@@ -428,7 +428,8 @@ export class RoutesTable implements Table {
     }
     if (route.nextHopId !== 0) this.#nextHops.follow(route);
     if (route.unsupported || route.tos !== 0) this.#noticeUnsupported();
-    this.#noteGateways();
+    if (route.hops === null) this.#noteGateway(route);
+    else route.hops.forEach((hop) => this.#noteGateway(hop));
     this.#note?.(route);
     return route;
   }
@@ -441,12 +442,6 @@ export class RoutesTable implements Table {
         ? `routes for one type of service only, such as ${prefix} tos ${tos}; they are never taken`
         : `next hops by IPv6 or by a tunnel, such as that of ${prefix}; it counts as unreachable`,
     );
-  }
-
-  #noteGateways(): void {
-    const { hops } = this.#route;
-    if (hops !== null) hops.forEach((hop) => this.#noteGateway(hop));
-    else this.#noteGateway(this.#route);
   }
 
   #noteGateway({ ifindex, gateway, flags }: Readonly<rt.Hop | rt.Route>): void {
