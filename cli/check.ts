@@ -4,12 +4,13 @@
  * and the command that fixes it. With --config it first goes through a start.
  */
 
+import { resolve } from "node:path";
 import { type Host, openHost, Watcher } from "../ffi/host.ts";
 import { ROOT, SystemError } from "../ffi/library.ts";
 import { heapView, u32 } from "../ffi/region.ts";
 import { SLOT_BYTES } from "../ffi/tile.ts";
 import { openXskSetup, type XskSetup } from "../ffi/xsk.ts";
-import { AppFiles } from "../master/app_files.ts";
+import { openAppFiles } from "../master/app_files.ts";
 import { AppProcess } from "../master/app_process.ts";
 import { DISPATCHER } from "../master/attachment.ts";
 import { load, type MainLibraries, openLibraries } from "../master/confinement.ts";
@@ -424,11 +425,11 @@ function checkProgram(
   if (program.name === OUR_PROGRAM) return ok(name, `${which}: that of a running tegula`);
   const joins = program.name === DISPATCHER;
   if (joins && dispatcher) return ok(name, `${which}: ours is to join it`);
-  const { holder, fix } = whoOccupies(name, program.id);
+  const { holder, command, note } = whoOccupies(name, program.id);
   return fail(
     name,
     `${which}, is attached already${holder === null ? "" : `, held by ${holder}`}`,
-    joins ? again("run", { dispatcher: true }) : fix,
+    joins ? again("run", { dispatcher: true }) : `${command}${note && `   # ${note}`}`,
   );
 }
 
@@ -479,7 +480,7 @@ async function askRunning(path: string | undefined): Promise<Served | null> {
       readonly listen: readonly { readonly port: number; readonly last?: number }[];
     };
     const ports = portsOf(listen.map(({ port, last = port }) => [port, last]));
-    return { control: running.path, interfaces, xdp, ports };
+    return { control: resolve(running.path), interfaces, xdp, ports };
   } catch (error) {
     if (error instanceof UserError) return null;
     throw error;
@@ -608,7 +609,7 @@ async function makeApps(
 ): Promise<void> {
   const { host, processes, tile } = libraries;
   libraries.observer.start(u32(heapView(SLOT_BYTES)));
-  const files = new AppFiles({ host, processes, uid: UID });
+  const files = openAppFiles({ host, processes, uid: UID });
   const shared = {
     ...{ libraries, files, slot: 0, watcher: new Watcher(host, tile) },
   };

@@ -6,7 +6,7 @@
 
 import project from "../deno.json" with { type: "json" };
 import { parseArgs } from "node:util";
-import { inWords, ROOT } from "../ffi/library.ts";
+import { attempt, inWords, ROOT } from "../ffi/library.ts";
 import { parseAddress } from "../netbase/route.ts";
 
 /** An option, as parseArgs takes it, with what the help says of it. */
@@ -284,13 +284,7 @@ export class UserError extends Error {
 export const VERSION: string = project.version;
 
 /** The commit that it was built from; "" if that is not known. */
-export const COMMIT: string = (() => {
-  try {
-    return Deno.readTextFileSync(`${ROOT}build/commit`).trim();
-  } catch {
-    return "";
-  }
-})();
+export const COMMIT = attempt(() => Deno.readTextFileSync(`${ROOT}build/commit`).trim(), "");
 
 /**
  * The flags that the program needs of Deno. `scripts/run` and the launcher use the same. Without

@@ -779,8 +779,8 @@ function appModule(app: string): string {
   return moduleAt(app);
 }
 
-/** The URL of the module at `path`. Throws UserError. */
-function moduleAt(path: string): string {
+/** The URL of the module at `path`, without symbolic links. Throws UserError. */
+export function moduleAt(path: string): string {
   try {
     const real = Deno.realPathSync(path);
     if (Deno.statSync(real).isFile) return pathToFileURL(real).href;

@@ -8,6 +8,7 @@ import type { AuditReport } from "../tiles/netlink/audit.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import type { Request } from "../tiles/runtime/handed.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
+import { attempt } from "../ffi/library.ts";
 import { command, Exit, JSON_OPTION, lineBatches, messageOf, say, UserError } from "./command.ts";
 import { within } from "../tiles/runtime/tile.ts";
 
@@ -245,32 +246,20 @@ const LISTENING = /^\S+ \S+ \S+ 00010000 .* (\/.*)$/gm;
  * of the reader's own namespace, and connections from there. Returns false if it cannot be read.
  */
 function isElsewhere(path: string): boolean {
-  try {
+  // Others were removed, or are in folders that this process does not see.
+  const isAt = (path: string, real: string) =>
+    attempt(() => Deno.realPathSync(path), undefined) === real;
+  return attempt(() => {
     const [real, name] = [Deno.realPathSync(path), path.replace(/.*\//, "")];
     const bound = Deno.readTextFileSync("/proc/net/unix").matchAll(LISTENING);
     return !Array.from(bound, ([, each]) => each)
       .some((each) => each.endsWith(`/${name}`) && isAt(each, real));
-  } catch {
-    return false;
-  }
-}
-
-function isAt(path: string, real: string): boolean {
-  try {
-    return Deno.realPathSync(path) === real;
-  } catch {
-    // It was removed, or is in a folder that this process does not see.
-    return false;
-  }
+  }, false);
 }
 
 function socketsIn(folder: string): string[] {
-  try {
-    return [...Deno.readDirSync(folder)].map(({ name }) => `${folder}/${name}`)
-      .filter((path) => path.endsWith(".sock")).sort();
-  } catch {
-    return [];
-  }
+  return attempt(() => [...Deno.readDirSync(folder)], []).map(({ name }) => `${folder}/${name}`)
+    .filter((path) => path.endsWith(".sock")).sort();
 }
 
 // Commands that only ask a running tegula.

@@ -6,8 +6,10 @@
  */
 
 import { basename, dirname, relative, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
 import { stringify } from "smol-toml";
 import { exists } from "../ffi/host.ts";
+import { attempt } from "../ffi/library.ts";
 import { importsOf, stampOf } from "../master/app_files.ts";
 import { parseRange, type PortRange, rangeText } from "../tiles/runtime/plan.ts";
 import { delay } from "../tiles/runtime/tile.ts";
@@ -16,14 +18,13 @@ import {
   command,
   excerpt,
   Exit,
-  fileTrouble,
   type Given,
   linesOf,
   messageOf,
   selfCommand,
   UserError,
 } from "./command.ts";
-import { locate, locateAll, readConfig, readFile, TILE_NAME } from "./config.ts";
+import { locate, locateAll, moduleAt, readConfig, readFile, TILE_NAME } from "./config.ts";
 import { askForChange } from "./control.ts";
 
 const OPTIONS = {
@@ -74,17 +75,11 @@ async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Pr
   if (file === undefined) {
     throw new UserError("dev takes the app's module, for example ./hello.ts");
   }
-  let module: string;
-  try {
-    module = Deno.realPathSync(file);
-    if (!Deno.statSync(module).isFile) throw new Error(`${file}: it is not a file`);
-  } catch (error) {
-    throw new UserError(`cannot read the app module ${fileTrouble(error)}`);
-  }
+  const module = fileURLToPath(moduleAt(file));
   const ended = Promise.withResolvers<"ended">();
-  const end = () => ended.resolve("ended");
-  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-  for (const signal of signals) Deno.addSignalListener(signal, end);
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    Deno.addSignalListener(signal, () => ended.resolve("ended"));
+  }
   const folder = Deno.makeTempDirSync({ prefix: "tegula-dev-" });
   const plain = basename(module).replace(/\..*$/, "").replaceAll(/[^\w-]/g, "_");
   const name = plain === "" || TILE_NAME.test(plain) ? `${plain}app` : plain;
@@ -104,7 +99,6 @@ async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Pr
   } finally {
     await run.stop();
     Deno.removeSync(folder, { recursive: true });
-    for (const signal of signals) Deno.removeSignalListener(signal, end);
   }
 }
 
@@ -241,11 +235,7 @@ class Running {
   async stop(): Promise<void> {
     this.#isStopping = true;
     const child = this.#child;
-    try {
-      child?.kill("SIGTERM");
-    } catch {
-      // It has ended.
-    }
+    attempt(() => child?.kill("SIGTERM"));
     await child?.status;
   }
 

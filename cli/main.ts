@@ -13,6 +13,7 @@ import {
   UserError,
   VERSION,
 } from "./command.ts";
+import { attempt } from "../ffi/library.ts";
 import { prefix } from "../master/log.ts";
 import { Level } from "../tiles/runtime/log.ts";
 
@@ -97,11 +98,8 @@ export async function main(args: string[]): Promise<number> {
     return await run(args);
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    try {
-      console.error(`${prefix(Level.error)}tegula: ${error.message}`);
-    } catch {
-      // Standard error cannot be written. The status remains.
-    }
+    // Where standard error cannot be written the status remains.
+    attempt(() => console.error(`${prefix(Level.error)}tegula: ${error.message}`));
     return error.status;
   }
 }
@@ -141,10 +139,8 @@ function nameOf(given: string): string {
  * it, and Deno panics without it, some of its modules while they are loaded.
  */
 function checkProc(): void {
-  let self: string;
-  try {
-    self = Deno.readLinkSync("/proc/self");
-  } catch {
+  const self = attempt(() => Deno.readLinkSync("/proc/self"));
+  if (self === undefined) {
     throw new UserError("/proc is missing; 'mount -t proc proc /proc' mounts it", Exit.system);
   }
   if (self === `${Deno.pid}`) return;

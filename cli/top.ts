@@ -14,6 +14,7 @@ import {
   SORTS,
   type Table,
 } from "../tiles/status/page/overview.ts";
+import { attempt } from "../ffi/library.ts";
 import { delay } from "../tiles/runtime/tile.ts";
 import { Control, CONTROL_OPTION, EndedError } from "./control.ts";
 import { command, Exit, type Given, oneOf, say, UserError, wholeNumber, write } from "./command.ts";
@@ -197,12 +198,11 @@ function enterScreen(): void {
 }
 
 function leaveScreen(): void {
-  try {
+  // The terminal may be gone.
+  attempt(() => {
     if (Deno.stdin.isTerminal()) Deno.stdin.setRaw(false);
     Deno.stdout.writeSync(encoder.encode(LEAVE));
-  } catch {
-    // The terminal is gone.
-  }
+  });
 }
 
 /** A line, in which names may have any character, and a control sequence for how it looks. */

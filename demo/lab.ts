@@ -7,6 +7,7 @@
  */
 
 import { Exit, linesOf, selfCommand, UserError } from "../cli/command.ts";
+import { attempt } from "../ffi/library.ts";
 import { within } from "../tiles/runtime/tile.ts";
 
 /** Set in the environment of the process that runs inside. */
@@ -93,11 +94,7 @@ export class LabProcess {
 
   /** Sends a signal, unless the process has ended. */
   kill(signal: Deno.Signal): void {
-    try {
-      this.#child.kill(signal);
-    } catch {
-      // It has ended.
-    }
+    attempt(() => this.#child.kill(signal));
   }
 
   async write(line: string): Promise<void> {

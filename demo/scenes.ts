@@ -6,7 +6,7 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import { Appliance, type Counters, type Lab } from "./lab.ts";
-import { flood, nowMillis, Traffic } from "./traffic.ts";
+import { flood, nowMillis, startTraffic } from "./traffic.ts";
 
 // The network: three namespaces, of which the client's is this process's own.
 //
@@ -83,7 +83,7 @@ async function observe(
   const flows = sources.map((source) => ({ source, target: HOST_ADDRESS, port: ECHO_PORT }));
   const before = await stage.appliance.counters();
   const routed = await throughRouter(stage);
-  const traffic = await Traffic.start({ flows, rate: RATE });
+  const traffic = await startTraffic({ flows, rate: RATE });
   const began = [];
   let sentBefore = 0;
   let at = 0;

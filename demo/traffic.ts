@@ -42,127 +42,107 @@ export function nowMillis(): number {
   return performance.timeOrigin + performance.now();
 }
 
-export class Traffic {
-  readonly #options: TrafficOptions;
-  readonly #sockets: Socket[];
-  readonly #mark = crypto.getRandomValues(new Uint32Array(1))[0];
-  readonly #noise = crypto.getRandomValues(new Uint8Array(LARGEST_BYTES * 2));
+export type Traffic = Awaited<ReturnType<typeof startTraffic>>;
+
+/** Binds a socket for each flow and begins to send. Throws if an address is not local. */
+export async function startTraffic({ flows, rate }: TrafficOptions) {
+  const sockets = await Promise.all(flows.map(({ source }) => bind(source)));
+  widenBuffers();
+  const mark = crypto.getRandomValues(new Uint32Array(1))[0];
+  const noise = crypto.getRandomValues(new Uint8Array(LARGEST_BYTES * 2));
   // Two buffers, because an answer may be checked while a datagram is being sent.
-  readonly #outgoing = Buffer.alloc(LARGEST_BYTES);
-  readonly #expected = Buffer.alloc(LARGEST_BYTES);
-  readonly #sentAt: number[] = [];
-  /** Round trip times by sequence number, 0 where there was no answer. */
-  readonly #rttMillis: number[] = [];
-  #answered = 0;
-  #mismatched = 0;
-  #stopping = false;
-  readonly #sender: Promise<void>;
+  const [outgoing, expected] = [Buffer.alloc(LARGEST_BYTES), Buffer.alloc(LARGEST_BYTES)];
+  /** By sequence number, as the round trip times, which are 0 where there was no answer. */
+  const sentAt: number[] = [];
+  const rttMillis: number[] = [];
+  let [answered, mismatched] = [0, 0];
+  let isStopping = false;
 
-  private constructor(options: TrafficOptions, sockets: Socket[]) {
-    this.#options = options;
-    this.#sockets = sockets;
-    options.flows.forEach((flow, i) => {
-      sockets[i].on("message", (payload, from) => this.#receive(payload, from, flow));
-    });
-    this.#sender = this.#send();
+  /** Writes the payload with this number into `buffer`. */
+  function payloadIn(buffer: Buffer, sequence: number): Buffer {
+    const size = HEADER_BYTES + (sequence * 37) % (LARGEST_BYTES - HEADER_BYTES + 1);
+    const from = sequence % LARGEST_BYTES;
+    buffer.set(noise.subarray(from, from + size));
+    buffer.writeUInt32BE(mark, 0);
+    buffer.writeUInt32BE(sequence, 4);
+    return buffer.subarray(0, size);
   }
 
-  /** Binds a socket for each flow and begins to send. Throws if an address is not local. */
-  static async start(options: TrafficOptions): Promise<Traffic> {
-    const sockets = await Promise.all(options.flows.map(({ source }) => bind(source)));
-    widenBuffers();
-    return new Traffic(options, sockets);
+  async function sendNext(): Promise<void> {
+    const sequence = sentAt.length;
+    const turn = sequence % sockets.length;
+    const payload = payloadIn(outgoing, sequence);
+    sentAt.push(nowMillis());
+    rttMillis.push(0);
+    // What the kernel refuses to send, for lack of a route, counts as lost.
+    await send(sockets[turn], payload, flows[turn]).catch(() => {});
   }
 
-  progress(): { sent: number; answered: number } {
-    return { sent: this.#sentAt.length, answered: this.#answered };
-  }
-
-  /** Whether any datagram from number `first` on has been answered. */
-  isAnsweredFrom(first: number): boolean {
-    for (let i = first; i < this.#rttMillis.length; i++) if (this.#rttMillis[i] > 0) return true;
-    return false;
-  }
-
-  /** Stops sending, waits up to `lingerMillis` for late answers, and returns the result. */
-  async stop({ lingerMillis }: { lingerMillis: number }) {
-    this.#stopping = true;
-    await this.#sender;
-    const deadline = performance.now() + lingerMillis;
-    while (this.#answered < this.#sentAt.length && performance.now() < deadline) {
-      await delay(TICK_MILLIS);
-    }
-    for (const socket of this.#sockets) socket.close();
-    const rtts = this.#rttMillis;
-    const [first, last] = [rtts.indexOf(0), rtts.lastIndexOf(0)];
-    return {
-      ...this.progress(),
-      /** Answers that differ from what was sent, came from elsewhere, or came twice. */
-      mismatched: this.#mismatched,
-      rttMicros: rtts.filter((rtt) => rtt > 0).map((rtt) => Math.round(rtt * 1000)),
-      /**
-       * The unanswered datagrams: number and send time of the first, and the send time of the first one
-       * after the last. Null if there are none.
-       */
-      gap: first < 0 ? null : {
-        first,
-        fromMillis: this.#sentAt[first],
-        untilMillis: this.#sentAt[last + 1] ?? null,
-      },
-    };
-  }
-
-  async #send(): Promise<void> {
+  async function sendUntilStopped(): Promise<void> {
     let begin = performance.now();
     let paced = 0;
-    while (!this.#stopping) {
-      let due = Math.floor((performance.now() - begin) * this.#options.rate / 1000) - paced;
+    while (!isStopping) {
+      let due = Math.floor((performance.now() - begin) * rate / 1000) - paced;
       if (due > LARGEST_BURST) {
         begin = performance.now();
         paced = 0;
         due = LARGEST_BURST;
       }
       paced += due;
-      for (; due > 0; due--) await this.#sendNext();
+      for (; due > 0; due--) await sendNext();
       await delay(TICK_MILLIS);
     }
   }
 
-  async #sendNext(): Promise<void> {
-    const sequence = this.#sentAt.length;
-    const turn = sequence % this.#sockets.length;
-    const payload = this.#write(sequence, this.#outgoing);
-    this.#sentAt.push(nowMillis());
-    this.#rttMillis.push(0);
-    // What the kernel refuses to send, for lack of a route, counts as lost.
-    await send(this.#sockets[turn], payload, this.#options.flows[turn]).catch(() => {});
-  }
-
-  /** Writes the payload with this number into `buffer`. */
-  #write(sequence: number, buffer: Buffer): Buffer {
-    const size = HEADER_BYTES + (sequence * 37) % (LARGEST_BYTES - HEADER_BYTES + 1);
-    const from = sequence % LARGEST_BYTES;
-    buffer.set(this.#noise.subarray(from, from + size));
-    buffer.writeUInt32BE(this.#mark, 0);
-    buffer.writeUInt32BE(sequence, 4);
-    return buffer.subarray(0, size);
-  }
-
   /** Counts an answer, as mismatched if it is a duplicate or differs from the request. */
-  #receive(payload: Buffer, from: RemoteInfo, flow: Flow): void {
+  function receive(payload: Buffer, from: RemoteInfo, flow: Flow): void {
     const now = nowMillis();
     const sequence = payload.length < HEADER_BYTES ? Infinity : payload.readUInt32BE(4);
     if (
-      sequence >= this.#sentAt.length || this.#rttMillis[sequence] !== 0 ||
-      !this.#write(sequence, this.#expected).equals(payload)
+      sequence >= sentAt.length || rttMillis[sequence] !== 0 ||
+      !payloadIn(expected, sequence).equals(payload)
     ) {
-      this.#mismatched++;
+      mismatched++;
       return;
     }
-    this.#rttMillis[sequence] = Math.max(now - this.#sentAt[sequence], 0.001);
-    this.#answered++;
-    if (from.address !== flow.target || from.port !== flow.port) this.#mismatched++;
+    rttMillis[sequence] = Math.max(now - sentAt[sequence], 0.001);
+    answered++;
+    if (from.address !== flow.target || from.port !== flow.port) mismatched++;
   }
+
+  for (const [i, flow] of flows.entries()) {
+    sockets[i].on("message", (payload, from) => receive(payload, from, flow));
+  }
+  const sender = sendUntilStopped();
+  const progress = () => ({ sent: sentAt.length, answered });
+
+  return {
+    progress,
+    /** Whether any datagram from number `first` on has been answered. */
+    isAnsweredFrom: (first: number): boolean => rttMillis.slice(first).some((rtt) => rtt > 0),
+    /** Stops sending, waits up to `lingerMillis` for late answers, and returns the result. */
+    async stop({ lingerMillis }: { lingerMillis: number }) {
+      isStopping = true;
+      await sender;
+      const deadline = performance.now() + lingerMillis;
+      while (answered < sentAt.length && performance.now() < deadline) await delay(TICK_MILLIS);
+      for (const socket of sockets) socket.close();
+      const [first, last] = [rttMillis.indexOf(0), rttMillis.lastIndexOf(0)];
+      return {
+        ...progress(),
+        /** Answers that differ from what was sent, came from elsewhere, or came twice. */
+        mismatched,
+        rttMicros: rttMillis.filter((rtt) => rtt > 0).map((rtt) => Math.round(rtt * 1000)),
+        /**
+         * The unanswered datagrams: number and send time of the first, and the send time of the first one
+         * after the last. Null if there are none.
+         */
+        gap: first < 0
+          ? null
+          : { first, fromMillis: sentAt[first], untilMillis: sentAt[last + 1] ?? null },
+      };
+    },
+  };
 }
 
 /** The sources of a flood: `sources` addresses from `first` on, all of which must be local. */

@@ -4,7 +4,7 @@
  * driver says of itself, the word to systemd, and descriptors that the event loop waits for.
  */
 
-import { checked, cString, ENOENT, int, libraryPath, pollSet, textOf } from "./library.ts";
+import { attempt, checked, cString, ENOENT, int, libraryPath, pollSet, textOf } from "./library.ts";
 import { Confinement } from "./shared.ts";
 import type { TileLibrary } from "./tile.ts";
 
@@ -85,12 +85,7 @@ export function hasCapability(set: number, capability: number): boolean {
 
 /** Whether there is anything at `path`. */
 export function exists(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false;
-  }
+  return attempt(() => Deno.statSync(path), null) !== null;
 }
 
 /** A limit of a process, by its name in /proc/PID/limits. */
@@ -167,11 +162,6 @@ export function openHost(path = libraryPath()) {
     },
     /** How many of `count` more threads, at most 1024, this process can have at once. */
     threads: symbols.tegula_host_threads,
-    /** Descriptors that are open, and how many may be (RLIMIT_NOFILE, which Deno raises at its start). */
-    files(): { readonly open: number; readonly most: number } {
-      const open = [...Deno.readDirSync("/proc/self/fd")].length;
-      return { open, most: softLimit("Max open files") };
-    },
     /** Whether the thread with this number (`TileLibrary.thread`) still runs. */
     isRunning: (thread: number): boolean =>
       symbols.tegula_host_read_thread(thread, cString("stat"), page, 1) > 0,

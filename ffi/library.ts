@@ -122,6 +122,15 @@ export function inWords(message: string): string {
     message.slice(found.index + all.length);
 }
 
+/** What `work` returns, or `otherwise` if it throws: for what may be missing, or ended, or another user's. */
+export function attempt<T, U = undefined>(work: () => T, otherwise?: U): T | U {
+  try {
+    return work();
+  } catch {
+    return otherwise as U;
+  }
+}
+
 /** A native call that failed where failing is not expected: what was tried, and the system's word. */
 export class SystemError extends Error {
   override readonly name = "SystemError";

@@ -14,7 +14,7 @@ import { basename, dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { fileTrouble } from "../cli/command.ts";
 import { exists, type Host } from "../ffi/host.ts";
-import { libraryPath, PROGRAM, programModule, ROOT } from "../ffi/library.ts";
+import { attempt, libraryPath, PROGRAM, programModule, ROOT } from "../ffi/library.ts";
 import type { Processes } from "../ffi/process.ts";
 import type { Grants } from "../tiles/runtime/plan.ts";
 import { AppError } from "../tiles/runtime/log.ts";
@@ -37,6 +37,14 @@ export interface StagedApp {
   readonly denoDir?: string;
   /** Where its copies and its cache are, if it has any: for `discard`. */
   readonly folder?: string;
+}
+
+/** Of the plan of an app, what its files depend on. One inside net tiles has its grants in `service`. */
+interface StagePlan {
+  readonly name: string;
+  readonly uid: number;
+  readonly service: { readonly module: string; readonly grants?: Pick<Grants, "read"> };
+  readonly grants?: Pick<Grants, "read">;
 }
 
 /** What of an app's name is no part of the name of its folder, and the most of it that is. */
@@ -74,111 +82,72 @@ interface Graph {
 }
 
 /** The files that this program makes for its apps' processes, in a folder that is removed at the end. */
-export class AppFiles {
-  /** The folder that the program is read from by every app's process, as `ROOT`. */
-  readonly root: string;
-  readonly #host: Pick<Host, "lockFolder" | "close">;
-  readonly #processes: Pick<Processes, "readableBy">;
-  readonly #millis: number;
-  #folder?: string;
-  #lock = -1;
+export type AppFiles = ReturnType<typeof openAppFiles>;
 
-  /**
-   * `uid`: any user but the master's, whose processes have to read the program. `folder`: that of a predecessor,
-   * with its `lock`; by default one is made on demand, and those of killed masters are removed. `millis`: how
-   * long Deno may take for a module.
-   */
-  constructor(
-    { host, processes, uid, folder, lock, millis = DENO_MILLIS }: {
-      host: Pick<Host, "lockFolder" | "close">;
-      processes: Pick<Processes, "readableBy">;
-      uid: number;
-      folder?: string;
-      lock?: number;
-      millis?: number;
-    },
-  ) {
-    this.#host = host;
-    this.#processes = processes;
-    this.#millis = millis;
-    this.#folder = folder;
-    if (folder === undefined) removeLeft(host);
-    // A predecessor of an older version had no lock.
-    else this.#lock = lock ?? host.lockFolder(folder);
-    // The appliance reads the same files as apps.
-    if ([PROGRAM, libraryPath()].every((path) => processes.readableBy(path, uid))) {
-      this.root = ROOT;
-      return;
-    }
-    this.root = `${this.folder}/program/`;
-    copy(PROGRAM, programModule("", this.root).slice(0, -1));
-    copy(libraryPath(), libraryPath(this.root));
-  }
-
-  /** The folder; made where it is not there. */
-  get folder(): string {
-    if (this.#folder === undefined) {
-      const { folder, lock } = makeRuntimeFolder(this.#host);
-      [this.#folder, this.#lock] = [folder, lock];
-    }
-    return this.#folder;
-  }
-
-  /** The descriptor that keeps other masters from removing the folder; below 0: there is none. */
-  get lock(): number {
-    return this.#lock;
+/**
+ * `uid`: any user but the master's, whose processes have to read the program. `folder`: that of a predecessor,
+ * with its `lock`; by default one is made on demand, and those of killed masters are removed. `millis`: how
+ * long Deno may take for a module.
+ */
+export function openAppFiles(
+  { host, processes, uid, millis = DENO_MILLIS, ...before }: {
+    host: Pick<Host, "lockFolder" | "close">;
+    processes: Pick<Processes, "readableBy">;
+    uid: number;
+    folder?: string;
+    lock?: number;
+    millis?: number;
+  },
+) {
+  let { folder: made, lock = -1 } = before;
+  if (made === undefined) removeLeft(host);
+  else if (lock < 0) lock = host.lockFolder(made);
+  /** The folder; made if it is not there. */
+  const place = (): string => {
+    if (made === undefined) ({ folder: made, lock } = makeRuntimeFolder(host));
+    return made;
+  };
+  // The appliance reads the same files as apps.
+  const isReadable = [PROGRAM, libraryPath()].every((path) => processes.readableBy(path, uid));
+  const root = isReadable ? ROOT : `${place()}/program/`;
+  if (!isReadable) {
+    copy(PROGRAM, programModule("", root).slice(0, -1));
+    copy(libraryPath(), libraryPath(root));
   }
 
   /**
    * Makes what the process of `plan` is started from. What an app imports is in the folder of its module,
-   * or granted to it by `read` (an app inside net tiles has its grants in `service`). Throws AppError.
+   * or granted to it by `read`. Throws AppError.
    */
-  async stage(plan: {
-    readonly name: string;
-    readonly uid: number;
-    readonly service: { readonly module: string; readonly grants?: Pick<Grants, "read"> };
-    readonly grants?: Pick<Grants, "read">;
-  }): Promise<StagedApp> {
-    const { name, service, uid, grants = service.grants } = plan;
-    const { module } = service;
+  async function stage(plan: StagePlan): Promise<StagedApp> {
+    const { name, service: { module }, grants = plan.service.grants } = plan;
     const granted = grants?.read ?? [];
     if (module.startsWith(`file://${ROOT}apps/`)) {
       const source = decodeURI(module).slice(`file://${ROOT}`.length);
       return {
-        module: pathToFileURL(programModule(source, this.root)).href,
-        read: [],
-        sources: [],
-        stamp: stampOf(plan, granted),
+        module: pathToFileURL(programModule(source, root)).href,
+        ...{ read: [], sources: [], stamp: stampOf(plan, granted) },
       };
     }
     const prefix = `${name.replace(UNLIKE_FILES, "_").slice(-LONGEST_PREFIX)}-`;
-    const folder = Deno.makeTempDirSync({ dir: this.folder, prefix });
+    const folder = Deno.makeTempDirSync({ dir: place(), prefix });
     try {
-      const path = fileURLToPath(module);
-      return await this.#placeIn(folder, {
-        ...{ name, path, uid, granted },
-        stampOf: (sources) => stampOf(plan, [...sources, ...granted]),
-      });
+      return await placeIn(folder, plan, granted);
     } catch (error) {
       rmSync(folder, { recursive: true, force: true });
       throw error;
     }
   }
 
-  /** Puts what the app of the module at `path` needs into `folder`, and removes the folder if that is nothing. */
-  async #placeIn(
+  /** Puts what an app needs into `folder`, and removes the folder if that is nothing. */
+  async function placeIn(
     folder: string,
-    { name, path, uid, granted, stampOf }: {
-      name: string;
-      path: string;
-      uid: number;
-      granted: readonly string[];
-      /** The stamp of an app that was made from these files. */
-      stampOf: (sources: readonly string[]) => string;
-    },
+    plan: StagePlan,
+    granted: readonly string[],
   ): Promise<StagedApp> {
+    const { name, uid } = plan;
+    const path = fileURLToPath(plan.service.module);
     const denoDir = `${folder}/cache`;
-    const millis = this.#millis;
     const run = (args: string[], module: string) => deno(args, { name, module, denoDir, millis });
     const graph: Graph = JSON.parse(await run(["info", "--json"], path));
     const wrong = wrongImports(path, graph);
@@ -191,48 +160,54 @@ export class AppFiles {
     // A change from here on counts for the next reload. A change since Deno looked cannot bring in a
     // file that is not part of the stamp: that file is not copied, and the process may not read it.
     const sources = [...files, ...absent];
-    const stamp = stampOf(sources);
+    const stamp = stampOf(plan, [...sources, ...granted]);
     const checked = checkFiles(name, files, granted);
     const isCompiled = known.some(({ mediaType }) => !/JavaScript|Mjs|Json/.test(mediaType ?? ""));
-    const needsCopy = files.some((file) => !this.#processes.readableBy(file, uid));
-    const copied = (file: string) => folder + file;
-    const module = needsCopy ? copied(path) : path;
-    if (!isCompiled && !needsCopy) {
-      rmSync(folder, { recursive: true, force: true });
-      return { module: pathToFileURL(module).href, read: files, absent, sources, stamp };
-    }
+    const needsCopy = files.some((file) => !processes.readableBy(file, uid));
+    const placed = (file: string) => needsCopy ? folder + file : file;
     if (needsCopy) {
       const owner = ownerOf(path);
-      for (const file of checked) await copyOf(name, file, { to: copied(file.path), owner });
+      for (const file of checked) await copyOf(name, file, { to: placed(file.path), owner });
     }
     if (isCompiled) {
       // The process itself reports errors in it, with their place.
-      await run(["cache", "--quiet", "--no-check", "--cached-only"], module).catch((error) => {
+      const cache = ["cache", "--quiet", "--no-check", "--cached-only"];
+      await run(cache, placed(path)).catch((error) => {
         if (error instanceof AppError) throw error;
       });
     }
-    giveTo(folder, uid);
+    const isNeeded = isCompiled || needsCopy;
+    if (isNeeded) giveTo(folder, uid);
+    else rmSync(folder, { recursive: true, force: true });
     return {
-      module: pathToFileURL(module).href,
-      ...(needsCopy
-        ? { read: files.map(copied), absent: absent.map(copied) }
-        : { read: files, absent }),
-      ...{ sources, stamp },
+      module: pathToFileURL(placed(path)).href,
+      ...{ read: files.map(placed), absent: absent.map(placed), sources, stamp },
       ...(isCompiled && { denoDir }),
-      folder,
+      ...(isNeeded && { folder }),
     };
   }
 
-  /** Removes the files made for an app that is not started any more. */
-  discard({ folder }: StagedApp): void {
-    if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
-  }
-
-  close(): void {
-    if (this.#folder !== undefined) rmSync(this.#folder, { recursive: true, force: true });
-    if (this.#lock >= 0) this.#host.close(this.#lock);
-    [this.#folder, this.#lock] = [undefined, -1];
-  }
+  return {
+    /** The folder that the program is read from by every app's process, as `ROOT`. */
+    root,
+    get folder(): string {
+      return place();
+    },
+    /** The descriptor that keeps other masters from removing the folder; below 0: there is none. */
+    get lock(): number {
+      return lock;
+    },
+    stage,
+    /** Removes the files made for an app that is not started any more. */
+    discard({ folder }: StagedApp): void {
+      if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
+    },
+    close(): void {
+      if (made !== undefined) rmSync(made, { recursive: true, force: true });
+      if (lock >= 0) host.close(lock);
+      [made, lock] = [undefined, -1];
+    },
+  };
 }
 
 /** The file at `path`, and those that it imports: present ones, and those that are not there. */
@@ -388,11 +363,7 @@ function checkFiles(
 
 /** The path without symbolic links; undefined where nothing is there. */
 function realPath(path: string): string | undefined {
-  try {
-    return Deno.realPathSync(path);
-  } catch {
-    return undefined;
-  }
+  return attempt(() => Deno.realPathSync(path));
 }
 
 function isBelow(path: string, folders: readonly string[]): boolean {
@@ -403,11 +374,7 @@ function isBelow(path: string, folders: readonly string[]): boolean {
 
 /** The owner of an app's module: behind a symbolic link of root's that of the file, else that of the link. */
 function ownerOf(path: string): number | null {
-  try {
-    return Deno.lstatSync(path).uid || Deno.statSync(path).uid;
-  } catch {
-    return null;
-  }
+  return attempt(() => Deno.lstatSync(path).uid || Deno.statSync(path).uid, null);
 }
 
 /** Copies one of an app's files that its user cannot read, if `owner` can read it. Throws AppError. */
@@ -449,16 +416,12 @@ function makeRuntimeFolder(
 ): { folder: string; lock: number } {
   const [first, last] = runtimePlaces();
   const options = { prefix: `tegula-${Deno.pid}-`, suffix: ".files" };
-  for (let attempt = 0;; attempt++) {
-    let folder: string;
-    try {
-      folder = Deno.makeTempDirSync({ dir: first, ...options });
-    } catch {
-      folder = Deno.makeTempDirSync({ dir: last, ...options });
-    }
+  for (let tries = 1;; tries++) {
+    const folder = attempt(() => Deno.makeTempDirSync({ dir: first, ...options })) ??
+      Deno.makeTempDirSync({ dir: last, ...options });
     const lock = lockFolder(folder);
     // Before it was locked another master may have taken it for one that was left.
-    if ((lock < 0 || !exists(folder)) && attempt < 3) {
+    if ((lock < 0 || !exists(folder)) && tries <= 3) {
       if (lock >= 0) close(lock);
       rmSync(folder, { recursive: true, force: true });
       continue;
@@ -477,29 +440,23 @@ function removeLeft({ lockFolder, close }: Pick<Host, "lockFolder" | "close">): 
     for (const path of foldersLeftIn(place)) {
       const lock = lockFolder(path);
       if (lock < 0) continue;
-      try {
-        rmSync(path, { recursive: true, force: true });
-      } catch {
-        // It only takes space.
-      } finally {
-        close(lock);
-      }
+      // Where it stays it only takes space.
+      attempt(() => rmSync(path, { recursive: true, force: true }));
+      close(lock);
     }
   }
 }
 
 /** Paths of what may be such folders; none where others could put something else in their place. */
 function foldersLeftIn(place: string): string[] {
-  try {
+  return attempt(() => {
     const { uid, mode } = Deno.statSync(place);
     const isSticky = (mode! & 0o1000) !== 0;
     if (![0, Deno.uid()].includes(uid!) || (mode! & 0o022) !== 0 && !isSticky) return [];
     return [...Deno.readDirSync(place)]
       .filter(({ name, isDirectory }) => isDirectory && RUNTIME_FOLDER.test(name))
       .map(({ name }) => `${place}/${name}`);
-  } catch {
-    return [];
-  }
+  }, []);
 }
 
 /** Runs Deno on a module, with the program's packages in reach; returns what it says. */

@@ -50,72 +50,56 @@ export interface Observed {
   readonly neighborsFull: boolean;
 }
 
-export class HealthMonitor {
-  readonly #progress = new Map<string, { value: number; since: number }>();
+/**
+ * Evaluates what the master sees. `carried`: what a master leaves to the program that it becomes, as the program before
+ * has evaluated it. The state counts as changed then.
+ */
+export function healthMonitor(begin: number, carried?: Pick<Health, "state" | "since">) {
+  const progressOf = new Map<string, { value: number; since: number }>();
   /** Since when each condition has held, by reason and what it is about. */
-  #held = new Map<string, number>();
+  let held = new Map<string, number>();
   /** How often each thing was started again, and when last. */
-  readonly #restarts = new Map<string, { count: number; recent: number[] }>();
-  #isDraining: boolean;
-  #health: Health;
-  /** As the program before this one has evaluated it. */
-  #carried?: Pick<Health, "state" | "since">;
+  const restartsOf = new Map<string, { count: number; recent: number[] }>();
+  let isDraining = carried?.state === "draining";
+  let health: Health = { state: "starting", since: begin, reasons: [] };
 
-  /** `carried`: what a master leaves to the program that it becomes. The state counts as changed then. */
-  constructor(now: number, carried?: Pick<Health, "state" | "since">) {
-    this.#carried = carried;
-    this.#isDraining = carried?.state === "draining";
-    this.#health = { state: "starting", since: now, reasons: [] };
+  /** When `name` was last started again, which has been done `count` times in all. */
+  function restartsLately(name: string, count: number, now: number): number[] {
+    // The first count of a thing says nothing about when its restarts were.
+    const { count: before, recent } = restartsOf.get(name) ?? { count, recent: [] };
+    for (let i = before; i < count; i++) recent.push(now);
+    const last = recent.slice(-RESTARTS);
+    restartsOf.set(name, { count, recent: last });
+    return last;
   }
 
-  /** As it was evaluated last. */
-  get health(): Health {
-    return this.#health;
+  /** When the tile was last seen to have moved. */
+  function movedAt(name: string, value: number, now: number): number {
+    const seen = progressOf.get(name);
+    if (seen !== undefined && seen.value === value) return seen.since;
+    progressOf.set(name, { value, since: now });
+    return now;
   }
 
-  /** Whether it is to be without new traffic, although it serves. */
-  setDraining(isDraining: boolean): void {
-    this.#isDraining = isDraining;
-  }
-
-  /** Evaluates what is seen at `now`, milliseconds since the epoch. Returns the same object until something changes. */
-  evaluate(now: number, observed: Observed): Health {
-    const before = this.#health;
-    const reasons = observed.starting ? [] : this.#reasons(now, observed);
-    const state: HealthState = observed.starting
-      ? "starting"
-      : this.#isDraining
-      ? "draining"
-      : reasons.length > 0
-      ? "unwell"
-      : "ready";
-    const isSame = state === before.state &&
-      JSON.stringify(reasons) === JSON.stringify(before.reasons);
-    if (isSame) return before;
-    const since = [before, this.#carried].find((each) => each?.state === state)?.since ?? now;
-    this.#carried = undefined;
-    return this.#health = { state, since, reasons };
-  }
-
-  #reasons(now: number, seen: Observed): Reason[] {
-    const held = new Map<string, number>();
+  function reasonsFor(now: number, seen: Observed): Reason[] {
+    const holding = new Map<string, number>();
     const reasons: Reason[] = [];
     // What is killed because it hung is not well again until its successor is ready.
-    const grace = this.#health.reasons.length > 0 ? 0 : GRACE_MILLIS;
+    const grace = health.reasons.length > 0 ? 0 : GRACE_MILLIS;
     /** Adds a reason once it has held for `millis`. */
     const add = (reason: keyof typeof UNWELL, about: string, text: string, millis = 0) => {
       const key = `${reason} ${about}`;
-      const since = this.#held.get(key) ?? now;
-      held.set(key, since);
+      const since = held.get(key) ?? now;
+      holding.set(key, since);
       if (now - since >= millis) reasons.push({ reason, about, text });
     };
     if (!seen.hasAppliance) add("no_appliance", "appliance", "no appliance runs", grace);
     for (const { kind, name, progress } of seen.tiles) {
-      if (now - this.#movedAt(name, progress, now) < STALLED_MILLIS[kind]) continue;
+      if (now - movedAt(name, progress, now) < STALLED_MILLIS[kind]) continue;
       add("no_progress", name, `${name} makes no progress`);
     }
     for (const { name, count } of seen.restarts) {
-      const recent = this.#restartsLately(name, count, now);
+      const recent = restartsLately(name, count, now);
       if (recent.length < RESTARTS || now - recent[0] >= RESTARTS_MILLIS) continue;
       add("restarts", name, `${name} was started again ${RESTARTS} times within a minute`);
     }
@@ -132,29 +116,39 @@ export class HealthMonitor {
       if (ready) continue;
       add("no_ready_app", name, `no app is ready for port ${name} (${apps})`, grace);
     }
-    this.#held = held;
+    held = holding;
     const names = new Set(seen.tiles.map(({ name }) => name));
-    for (const name of this.#progress.keys()) if (!names.has(name)) this.#progress.delete(name);
+    for (const name of progressOf.keys()) if (!names.has(name)) progressOf.delete(name);
     return reasons.slice(0, MOST_REASONS);
   }
 
-  /** When `name` was last started again, which has been done `count` times in all. */
-  #restartsLately(name: string, count: number, now: number): number[] {
-    // The first count of a thing says nothing about when its restarts were.
-    const { count: before, recent } = this.#restarts.get(name) ?? { count, recent: [] };
-    for (let i = before; i < count; i++) recent.push(now);
-    const last = recent.slice(-RESTARTS);
-    this.#restarts.set(name, { count, recent: last });
-    return last;
-  }
-
-  /** When the tile was last seen to have moved. */
-  #movedAt(name: string, value: number, now: number): number {
-    const seen = this.#progress.get(name);
-    if (seen !== undefined && seen.value === value) return seen.since;
-    this.#progress.set(name, { value, since: now });
-    return now;
-  }
+  return {
+    /** As it was evaluated last. */
+    get health(): Health {
+      return health;
+    },
+    /** Whether it is to be without new traffic, although it serves. */
+    setDraining(wanted: boolean): void {
+      isDraining = wanted;
+    },
+    /** Evaluates what is seen at `now`, milliseconds since the epoch. Returns the same object until something changes. */
+    evaluate(now: number, observed: Observed): Health {
+      const reasons = observed.starting ? [] : reasonsFor(now, observed);
+      const state: HealthState = observed.starting
+        ? "starting"
+        : isDraining
+        ? "draining"
+        : reasons.length > 0
+        ? "unwell"
+        : "ready";
+      const isSame = state === health.state &&
+        JSON.stringify(reasons) === JSON.stringify(health.reasons);
+      if (isSame) return health;
+      const since = [health, carried].find((each) => each?.state === state)?.since ?? now;
+      carried = undefined;
+      return health = { state, since, reasons };
+    },
+  };
 }
 
 /** How often rates are told while nothing else changes. */
@@ -166,35 +160,36 @@ const RATES = {
   dropped: /^(xdp_)?[rt]x_drop_/,
 } as const;
 
-/** A line for `systemctl status`: the state, what is wrong, and rates. */
-export class StatusLine {
-  #state = "";
-  #line = "";
+/**
+ * Makes lines for `systemctl status`: the state, what is wrong, and rates. Returns a function that makes the line as of
+ * now; null: what was told last is good enough.
+ */
+export function statusLines() {
+  let [toldState, toldLine] = ["", ""];
   /** When rates were told last, and the counts then. */
-  #at = -Infinity;
-  #counts: readonly number[] = [];
-
-  /** The line as of now; null: what was told last is good enough. */
-  next(
+  let at = -Infinity;
+  let counts: readonly number[] = [];
+  return (
     now: number,
     { state, reasons }: Health,
     tiles: readonly Omit<CountedTile, "name">[],
-  ): string | null {
+  ): string | null => {
     const words = [state, ...reasons.map(({ text }) => text)].join(": ");
-    if (words === this.#state && now - this.#at < RATES_MILLIS) return null;
-    const seconds = (now - this.#at) / 1000;
-    const counts = Object.values(RATES).map((pattern) => sum(tiles, pattern));
+    if (words === toldState && now - at < RATES_MILLIS) return null;
+    const seconds = (now - at) / 1000;
+    const present = Object.values(RATES).map((pattern) => sum(tiles, pattern));
     const rates = Object.keys(RATES).map((name, i) =>
-      `${Math.round((counts[i] - this.#counts[i]) / seconds)}/s ${name}`
+      `${Math.round((present[i] - counts[i]) / seconds)}/s ${name}`
     );
     // Between two changes that are close to each other there is nothing to measure.
-    const isMeasured = this.#counts.length > 0 && seconds >= 1;
-    if (isMeasured || this.#counts.length === 0) [this.#at, this.#counts] = [now, counts];
+    const isFirst = counts.length === 0;
+    const isMeasured = !isFirst && seconds >= 1;
+    if (isMeasured || isFirst) [at, counts] = [now, present];
     const line = isMeasured && tiles.length > 0 ? `${words}; ${rates.join(", ")}` : words;
-    const isSame = line === this.#line;
-    [this.#state, this.#line] = [words, line];
+    const isSame = line === toldLine;
+    [toldState, toldLine] = [words, line];
     return isSame ? null : line;
-  }
+  };
 }
 
 /** The sum of the counters of net tiles and apps whose names match. */

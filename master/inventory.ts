@@ -207,174 +207,146 @@ export interface HoldingsState {
 }
 
 /** What outlasts an appliance. */
-export class Holdings {
-  /** Regions that the master writes, and the states of apps. */
-  readonly own: Inventory;
-  readonly #libraries: MainLibraries;
-  readonly #firstUid: number;
+export type Holdings = ReturnType<typeof openHoldings>;
+
+/** `user`: the first user, if the configuration names it. `before`: what `state` was in this process before. */
+export function openHoldings(
+  libraries: MainLibraries,
+  { user, before }: { user?: number; before?: HoldingsState },
+) {
+  const { host, udpSetup } = libraries;
+  const firstUid = user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS;
+  const own = new Inventory(libraries, { before: before?.own });
   /** Kernel sockets of served ports, those that the status tile listens on by their addresses, and those of slow sides. */
-  readonly #sockets: Map<string, number>;
+  const sockets = new Map(before?.sockets);
   /** By app: the slot in which its refused calls are counted, and by which it has its user. */
-  readonly #slots: Map<string, number>;
+  const slots = new Map(before?.slots);
   /** The counts of tiles whose regions were replaced. */
-  readonly #past: Map<string, Float64Array>;
-
-  /** `user`: the first user, if the configuration names it. `before`: what `state` was in this process before. */
-  constructor(
-    libraries: MainLibraries,
-    { user, before }: { user?: number; before?: HoldingsState },
-  ) {
-    this.#libraries = libraries;
-    this.#firstUid = user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS;
-    this.own = new Inventory(libraries, { before: before?.own });
-    this.#sockets = new Map(before?.sockets);
-    this.#slots = new Map(before?.slots);
-    this.#past = new Map(before?.past.map(([name, past]) => [name, Float64Array.from(past)]));
-  }
-
-  get state(): HoldingsState {
-    return {
-      own: this.own.state,
-      sockets: [...this.#sockets],
-      slots: [...this.#slots],
-      past: [...this.#past].map(([name, past]) => [name, [...past]]),
-    };
-  }
-
-  get descriptors(): number[] {
-    return [...this.own.descriptors, ...this.#sockets.values()];
-  }
-
-  /** The user of the appliance (0) or of the app with slot `n - 1`. Apps share users if there are too few. */
-  uid(n: number): number {
-    return this.#firstUid + (n === 0 ? 0 : 1 + (n - 1) % (USERS - 1));
-  }
-
-  get slots(): ReadonlyMap<string, number> {
-    return this.#slots;
-  }
-
-  /** The slot of an app, which it gets with its first call. Throws UserError. */
-  slot(name: string): number {
-    const known = this.#slots.get(name);
-    if (known !== undefined) return known;
-    const taken = new Set(this.#slots.values());
-    let slot = 0;
-    while (taken.has(slot)) slot++;
-    if (slot >= APPLIANCE_SLOT) {
-      throw new UserError(`more than ${slot} instances of apps are too many`);
-    }
-    this.#slots.set(name, slot);
-    return slot;
-  }
-
-  /**
-   * Binds kernel sockets to those of the `wanted` ports that no other program holds, all at once, so that their
-   * descriptors are a range, to which tiles can be confined. Returns the ports that have one.
-   */
-  takePorts(wanted: readonly number[]): number[] {
-    const isOpen = (port: number) => this.#sockets.has(`udp ${port}`);
-    const missing = wanted.filter((port) => !isOpen(port));
-    for (const port of missing) {
-      const fd = this.#libraries.udpSetup.open(port, missing.length);
-      if (fd >= 0) this.#sockets.set(`udp ${port}`, fd);
-    }
-    return wanted.filter(isOpen);
-  }
-
-  /** The kernel sockets of `ports`. Those of `timed` note when they receive each datagram. */
-  sockets(ports: readonly number[], timed: ReadonlySet<number>): Handing[] {
-    return ports.map((port) => {
-      const socket = this.#socket(`udp ${port}`);
-      this.#libraries.udpSetup.setTimes(socket.fd, timed.has(port));
-      return socket;
-    });
-  }
-
-  /** The listening sockets at these addresses. Throws UserError. */
-  listeners({ control, metrics }: StatusAddresses): Handing[] {
-    const { host } = this.#libraries;
-    const addresses = [
-      // Last, because the control socket has to be removed at the end.
-      ["metrics", metrics, () => listenAt(host, metrics!)],
-      ["control", control, () => listenControl(host, control!)],
-    ] as const;
-    return addresses.flatMap(([name, address, make]) =>
-      address === null
-        ? []
-        : [handing(`listen ${name}`, this.#listen(address, `${address} (--${name})`, make))]
-    );
-  }
+  const past = new Map(before?.past.map(([name, past]) => [name, Float64Array.from(past)]));
 
   /** The socket that is called `name`, which `make` makes on demand. Throws UserError, where it `is`. */
-  #listen(name: string, is: string, make: () => number): number {
+  function listen(name: string, is: string, make: () => number): number {
     try {
-      const fd = this.#sockets.get(name) ?? make();
-      this.#sockets.set(name, fd);
+      const fd = sockets.get(name) ?? make();
+      sockets.set(name, fd);
       return fd;
     } catch (error) {
       throw new UserError(`cannot listen at ${is}: ${reasonOf(error)}`, Exit.port);
     }
   }
 
-  /** Opens what slow sides accept connections by. Throws UserError. */
-  takeTcp(apps: readonly AppPlan[]): void {
-    const { host } = this.#libraries;
-    for (const place of tcpPlaces(apps)) {
-      this.#listen(`tcp ${place}`, `TCP ${place} ([apps] tcp)`, () => listenAt(host, place));
-    }
+  function socket(name: string): Handing {
+    return handing(name, sockets.get(name)!);
   }
 
-  /** The listening socket at `ADDRESS:PORT`. */
-  accepting(place: string): Handing {
-    return this.#socket(`tcp ${place}`);
-  }
-
-  #socket(name: string): Handing {
-    return handing(name, this.#sockets.get(name)!);
-  }
-
-  /** Adds what a tile has counted, before its region is replaced. */
-  keepCounters(tile: string, counters: Float64Array): void {
-    const past = this.#past.get(tile) ?? new Float64Array(counters.length);
-    this.#past.set(tile, past.map((count, i) => count + counters[i]));
-  }
-
-  /** What a tile counted in regions before the present one. */
-  pastCounters(tile: string): ArrayLike<number> {
-    return this.#past.get(tile) ?? [];
-  }
-
-  /**
-   * Closes and forgets what `used` does not need; without `used`, everything. Returns the apps that
-   * have no slot any more.
-   */
-  release(used?: Pick<Serving, "run" | "setup" | "apps">): string[] {
-    const { control = null, metrics = null } = used?.run.addresses ?? {};
-    const sockets = new Set([
-      ...[control, metrics],
-      ...tcpPlaces(used?.setup.apps ?? []).map((place) => `tcp ${place}`),
-      ...(used?.setup.sockets ?? []).map((port) => `udp ${port}`),
-    ]);
-    for (const [name, fd] of this.#sockets) {
-      if (sockets.has(name)) continue;
-      this.#libraries.host.close(fd);
-      this.#sockets.delete(name);
-      // That of the control socket.
-      if (name.startsWith("/")) rmSync(name, { force: true });
-    }
-    const states = new Set(
-      used?.setup.apps.map(({ name, stateBytes }) =>
-        stateName(name, stateBytes === undefined ? 0 : stateRegionBytes(stateBytes))
-      ),
-    );
-    for (const [name] of this.own.state.regions) {
-      if (name.startsWith("state ") && !states.has(name)) this.own.drop(name);
-    }
-    const gone = [...this.#slots.keys()].filter((name) => !used?.apps.has(name));
-    for (const name of gone) this.#slots.delete(name);
-    return gone;
-  }
+  return {
+    /** Regions that the master writes, and the states of apps. */
+    own,
+    slots: slots as ReadonlyMap<string, number>,
+    get state(): HoldingsState {
+      return {
+        own: own.state,
+        ...{ sockets: [...sockets], slots: [...slots] },
+        past: [...past].map(([name, past]) => [name, [...past]]),
+      };
+    },
+    get descriptors(): number[] {
+      return [...own.descriptors, ...sockets.values()];
+    },
+    /** The user of the appliance (0) or of the app with slot `n - 1`. Apps share users if there are too few. */
+    uid: (n: number): number => firstUid + (n === 0 ? 0 : 1 + (n - 1) % (USERS - 1)),
+    /** The slot of an app, which it gets with its first call. Throws UserError. */
+    slot(name: string): number {
+      const known = slots.get(name);
+      if (known !== undefined) return known;
+      const taken = new Set(slots.values());
+      let slot = 0;
+      while (taken.has(slot)) slot++;
+      if (slot >= APPLIANCE_SLOT) {
+        throw new UserError(`more than ${slot} instances of apps are too many`);
+      }
+      slots.set(name, slot);
+      return slot;
+    },
+    /**
+     * Binds kernel sockets to those of the `wanted` ports that no other program holds, all at once, so that their
+     * descriptors are a range, to which tiles can be confined. Returns the ports that have one.
+     */
+    takePorts(wanted: readonly number[]): number[] {
+      const isOpen = (port: number) => sockets.has(`udp ${port}`);
+      const missing = wanted.filter((port) => !isOpen(port));
+      for (const port of missing) {
+        const fd = udpSetup.open(port, missing.length);
+        if (fd >= 0) sockets.set(`udp ${port}`, fd);
+      }
+      return wanted.filter(isOpen);
+    },
+    /** The kernel sockets of `ports`. Those of `timed` note when they receive each datagram. */
+    sockets: (ports: readonly number[], timed: ReadonlySet<number>): Handing[] =>
+      ports.map((port) => {
+        const taken = socket(`udp ${port}`);
+        udpSetup.setTimes(taken.fd, timed.has(port));
+        return taken;
+      }),
+    /** The listening sockets at these addresses. Throws UserError. */
+    listeners({ control, metrics }: StatusAddresses): Handing[] {
+      const addresses = [
+        // Last, because the control socket has to be removed at the end.
+        ["metrics", metrics, () => listenAt(host, metrics!)],
+        ["control", control, () => listenControl(host, control!)],
+      ] as const;
+      return addresses.flatMap(([name, address, make]) =>
+        address === null
+          ? []
+          : [handing(`listen ${name}`, listen(address, `${address} (--${name})`, make))]
+      );
+    },
+    /** Opens what slow sides accept connections by. Throws UserError. */
+    takeTcp(apps: readonly AppPlan[]): void {
+      for (const place of tcpPlaces(apps)) {
+        listen(`tcp ${place}`, `TCP ${place} ([apps] tcp)`, () => listenAt(host, place));
+      }
+    },
+    /** The listening socket at `ADDRESS:PORT`. */
+    accepting: (place: string): Handing => socket(`tcp ${place}`),
+    /** Adds what a tile has counted, before its region is replaced. */
+    keepCounters(tile: string, counters: Float64Array): void {
+      const before = past.get(tile) ?? new Float64Array(counters.length);
+      past.set(tile, before.map((count, i) => count + counters[i]));
+    },
+    /** What a tile counted in regions before the present one. */
+    pastCounters: (tile: string): ArrayLike<number> => past.get(tile) ?? [],
+    /**
+     * Closes and forgets what `used` does not need; without `used`, everything. Returns the apps that
+     * have no slot any more.
+     */
+    release(used?: Pick<Serving, "run" | "setup" | "apps">): string[] {
+      const { control = null, metrics = null } = used?.run.addresses ?? {};
+      const needed = new Set([
+        ...[control, metrics],
+        ...tcpPlaces(used?.setup.apps ?? []).map((place) => `tcp ${place}`),
+        ...(used?.setup.sockets ?? []).map((port) => `udp ${port}`),
+      ]);
+      for (const [name, fd] of sockets) {
+        if (needed.has(name)) continue;
+        host.close(fd);
+        sockets.delete(name);
+        // That of the control socket.
+        if (name.startsWith("/")) rmSync(name, { force: true });
+      }
+      const states = new Set(
+        used?.setup.apps.map(({ name, stateBytes }) =>
+          stateName(name, stateBytes === undefined ? 0 : stateRegionBytes(stateBytes))
+        ),
+      );
+      for (const [name] of own.state.regions) {
+        if (name.startsWith("state ") && !states.has(name)) own.drop(name);
+      }
+      const gone = [...slots.keys()].filter((name) => !used?.apps.has(name));
+      for (const name of gone) slots.delete(name);
+      return gone;
+    },
+  };
 }
 
 /** Where slow sides accept connections, each place once. */

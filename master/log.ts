@@ -4,6 +4,7 @@
  * its level, as sd-daemon(3) says; anywhere else with nothing.
  */
 
+import { attempt } from "../ffi/library.ts";
 import { Level } from "../tiles/runtime/log.ts";
 
 /** How a line is written; false where it is lost. */
@@ -33,13 +34,7 @@ export function prefix(level: number): string {
 }
 
 /** Whether standard error is the stream that systemd has opened to the journal (systemd.exec(5)). */
-const isJournal = (() => {
-  const stream = Deno.env.get("JOURNAL_STREAM");
-  if (stream === undefined) return false;
-  try {
-    const { dev, ino } = Deno.statSync("/proc/self/fd/2");
-    return stream === `${dev}:${ino}`;
-  } catch {
-    return false;
-  }
-})();
+const isJournal = attempt(() => {
+  const { dev, ino } = Deno.statSync("/proc/self/fd/2");
+  return Deno.env.get("JOURNAL_STREAM") === `${dev}:${ino}`;
+}, false);

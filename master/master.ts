@@ -31,7 +31,7 @@ import {
   regionsOf,
 } from "../tiles/runtime/wiring.ts";
 import { announcer } from "./announcer.ts";
-import { AppFiles, type StagedApp } from "./app_files.ts";
+import { type AppFiles, openAppFiles, type StagedApp } from "./app_files.ts";
 import type { KnownApp } from "./app_process.ts";
 import { ApplianceError } from "./appliance_process.ts";
 import {
@@ -44,7 +44,12 @@ import {
 } from "./attachment.ts";
 import { leave, type MainLibraries } from "./confinement.ts";
 import { isAnnounced } from "./health.ts";
-import { Holdings, type HoldingsState, type InventoryState } from "./inventory.ts";
+import {
+  type Holdings,
+  type HoldingsState,
+  type InventoryState,
+  openHoldings,
+} from "./inventory.ts";
 import { log, logBy } from "./log.ts";
 import * as preflight from "./preflight.ts";
 import { openReport, type Report, type ReportState } from "./report.ts";
@@ -167,8 +172,8 @@ class Master {
     this.#libraries = libraries;
     this.#plan = plan;
     this.#args = args;
-    this.#holdings = new Holdings(libraries, { user, before: carried });
-    this.#files = new AppFiles({
+    this.#holdings = openHoldings(libraries, { user, before: carried });
+    this.#files = openAppFiles({
       ...{ host: libraries.host, processes: libraries.processes },
       uid: this.#holdings.uid(0),
       ...(carried?.folder && { folder: carried.folder, lock: carried.lock }),

@@ -10,7 +10,7 @@ import { Exit, UserError } from "../cli/command.ts";
 import { placeOf, rangesServed, type RunConfig } from "../cli/config.ts";
 import { CONTROL_FOLDER, isServed } from "../cli/control.ts";
 import * as native from "../ffi/host.ts";
-import { describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/library.ts";
+import { attempt, describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/library.ts";
 import type { XskSetup } from "../ffi/xsk.ts";
 import { type AppError, Level, type Log } from "../tiles/runtime/log.ts";
 import {
@@ -181,11 +181,7 @@ function checkPrivileges(
 
 /** A kernel parameter below net.; null if it does not exist. */
 export function sysctl(name: string): number | null {
-  try {
-    return Number(Deno.readTextFileSync(`/proc/sys/net/${name}`));
-  } catch {
-    return null;
-  }
+  return attempt(() => Number(Deno.readTextFileSync(`/proc/sys/net/${name}`)), null);
 }
 
 /** Throws UserError for a name that no interface has. */
@@ -228,7 +224,9 @@ export function scarcity(
   const tiles = inside + processes;
   const ports = portsServed(apps).length;
   const what = `${ports} ${ports === 1 ? "port" : "ports"} and ${tiles} tiles`;
-  const { open, most } = host.files();
+  const open = [...Deno.readDirSync("/proc/self/fd")].length;
+  // RLIMIT_NOFILE, which Deno has raised at its start.
+  const most = native.softLimit("Max open files");
   const held = FILES.rest + FILES.net * netTiles + FILES.app * processes +
     FILES.pair * netTiles * apps.length + FILES.interface * every.length +
     FILES.queue * shares.length +
@@ -323,9 +321,12 @@ function checkPorts(
   });
   if (held.length === 0) return;
   const holders = portHolders();
-  const byHolder = Map.groupBy(held.toSorted((a, b) => a - b), (port) => holders.get(port));
+  const byHolder = Map.groupBy(
+    held.toSorted((a, b) => a - b),
+    (port) => holders.get(port) ?? "another program",
+  );
   for (const [holder, ports] of byHolder) {
-    const says = `${portsText(ports)} held by ${describeHolder(holder)}`;
+    const says = `${portsText(ports)} held by ${holder}`;
     if (provider === "socket") {
       throw new UserError(`UDP ${says}; stop it or take another port`, Exit.port);
     }
@@ -337,9 +338,9 @@ function checkPorts(
   }
 }
 
-/** The holders of UDP ports, as `NAME PID`, from `ss` of iproute2. */
+/** The holders of UDP ports, from `ss` of iproute2. */
 function portHolders(): Map<number, string> {
-  try {
+  return attempt(() => {
     const { stdout } = new Deno.Command("ss", { args: ["-Huanp"] }).outputSync();
     const lines = new TextDecoder().decode(stdout)
       .matchAll(/^\S+\s+\d+\s+\d+\s+\S*:(\d+)\s.*?\((\(".*)\)/gm);
@@ -347,17 +348,13 @@ function portHolders(): Map<number, string> {
       const holders = [...users.matchAll(/\("(.*?)",pid=(\d+)/g)];
       // The processes of a tegula share its sockets. Only its master's command line shows what it is.
       const [, name, pid] = holders.find(([, , pid]) => asTegula(pid) !== null) ?? holders[0];
-      return [Number(port), `${name} ${pid}`];
+      return [Number(port), describeHolder(name, pid)];
     }));
-  } catch {
-    // ss is missing, or may not be run.
-    return new Map();
-  }
+  }, new Map());
 }
 
-function describeHolder(holder?: string): string {
-  const [, name, pid] = /^(.*) (\d+)$/.exec(holder ?? "") ?? [];
-  return pid === undefined ? "another program" : asTegula(pid) ?? `${name} (pid ${pid})`;
+function describeHolder(name: string, pid: string): string {
+  return asTegula(pid) ?? `${name} (pid ${pid})`;
 }
 
 /**
@@ -374,38 +371,32 @@ function linkOf(program: number): { readonly id: string; readonly holder: string
         const info = Deno.readTextFileSync(`/proc/${pid}/fdinfo/${fd}`);
         if (Number(/^prog_id:\s*(\d+)/m.exec(info)?.[1]) !== program) continue;
         const name = Deno.readTextFileSync(`/proc/${pid}/comm`).trimEnd();
-        return { id: /^link_id:\s*(\d+)/m.exec(info)![1], holder: `${name} ${pid}` };
+        const [, id] = /^link_id:\s*(\d+)/m.exec(info)!;
+        return { id, holder: describeHolder(name, pid) };
       }
     } catch {
       // It has ended, or is another user's.
     }
   }
-  try {
+  return attempt(() => {
     const { stdout } = new Deno.Command("bpftool", { args: ["--json", "link"] }).outputSync();
     const links = JSON.parse(new TextDecoder().decode(stdout)) as { id: number; prog_id: number }[];
     const link = links.find(({ prog_id }) => prog_id === program);
     return link === undefined ? null : { id: `${link.id}`, holder: null };
-  } catch {
-    // bpftool is missing, or may not be run.
-    return null;
-  }
+  }, null);
 }
 
-/** Who holds an XDP program on `name`, if that can be seen, and the command that detaches it. */
-export function whoOccupies(
-  name: string,
-  program: number,
-): { readonly holder: string | null; readonly fix: string } {
+/** Who holds an XDP program on `name`, if that can be seen, and the command that detaches it, with a note or "". */
+export function whoOccupies(name: string, program: number) {
   const link = linkOf(program);
   if (link === null) {
-    const fix = `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off`;
+    const command = `ip link set ${name} xdp off; ip link set ${name} xdpgeneric off`;
     const note = "ip cannot detach a bpf_link: 'bpftool link' lists them; or stop its holder";
-    return { holder: null, fix: `${fix}   # ${note}` };
+    return { holder: null, command, note };
   }
-  const fix = `bpftool link detach id ${link.id}`;
-  return link.holder === null
-    ? { holder: null, fix }
-    : { holder: describeHolder(link.holder), fix: `${fix}   # or stop its holder` };
+  const { id, holder } = link;
+  const note = holder === null ? "" : "or stop its holder";
+  return { holder, command: `bpftool link detach id ${id}`, note };
 }
 
 /** Throws UserError if another XDP program is attached to one of the interfaces. */
@@ -423,15 +414,11 @@ function checkOccupants(
 
 /** Describes another tegula by its command line, since its program is called deno. Null for others. */
 function asTegula(pid: string): string | null {
-  try {
-    const args = Deno.readTextFileSync(`/proc/${pid}/cmdline`).split("\0").slice(0, -1);
-    const main = args.findIndex((arg, i) => arg.endsWith("/main.ts") && args[i + 1] === "run");
-    if (main < 0) return null;
-    return `another tegula (pid ${pid}: tegula ${args.slice(main + 1).join(" ")})`;
-  } catch {
-    // It has ended, or may not be seen.
-    return null;
-  }
+  const line = attempt(() => Deno.readTextFileSync(`/proc/${pid}/cmdline`), "");
+  const args = line.split("\0").slice(0, -1);
+  const main = args.findIndex((arg, i) => arg.endsWith("/main.ts") && args[i + 1] === "run");
+  if (main < 0) return null;
+  return `another tegula (pid ${pid}: tegula ${args.slice(main + 1).join(" ")})`;
 }
 
 /** Throws UserError if only the kernel's sockets serve, and another program holds a port. */
@@ -490,8 +477,7 @@ export function fallBack(
 }
 
 function occupied({ interface: name, program }: OccupiedError): UserError {
-  const { holder, fix } = whoOccupies(name, program.id);
-  const [command, note] = fix.split(/ +# /);
+  const { holder, command, note } = whoOccupies(name, program.id);
   const also = holder !== null
     ? `, held by ${holder}`
     : program.name === OUR_PROGRAM
@@ -602,11 +588,9 @@ function whyNotAt(host: Host, path: string): string | null {
 }
 
 function isWritable(folder: string): boolean {
-  try {
+  return attempt(() => {
     Deno.mkdirSync(folder, { recursive: true, mode: 0o755 });
     accessSync(folder, constants.W_OK);
     return true;
-  } catch {
-    return false;
-  }
+  }, false);
 }

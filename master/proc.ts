@@ -2,6 +2,7 @@
 /** What the kernel says of a process (proc(5)). */
 
 import { softLimit } from "../ffi/host.ts";
+import { attempt } from "../ffi/library.ts";
 import type { ProcessValues } from "../tiles/runtime/health.ts";
 
 /** Clock ticks a second, which Linux has fixed for user space (USER_HZ). */
@@ -23,27 +24,19 @@ function statOf(pid: number): number[] {
 
 /** Processor time of a process, in ticks; 0 when it has ended. */
 export function ticks(pid: number): number {
-  try {
-    const fields = statOf(pid);
-    return fields[11] + fields[12];
-  } catch {
-    return 0;
-  }
+  const fields = attempt(() => statOf(pid), null);
+  return fields === null ? 0 : fields[11] + fields[12];
 }
 
 /** Memory of a process's own that it uses (RssAnon of proc_pid_status(5)), in MiB; 0 when it has ended. */
 export function residentMib(pid: number): number {
-  try {
-    const status = Deno.readTextFileSync(`/proc/${pid}/status`);
-    return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
-  } catch {
-    return 0;
-  }
+  const status = attempt(() => Deno.readTextFileSync(`/proc/${pid}/status`), "");
+  return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
 }
 
 /** What the metrics tell of a process; undefined when it has ended. */
 export function processValues(pid: number): ProcessValues | undefined {
-  try {
+  return attempt(() => {
     const fields = statOf(pid);
     return {
       process_start_time_seconds: bootedAt + fields[19] / TICKS,
@@ -55,7 +48,5 @@ export function processValues(pid: number): ProcessValues | undefined {
       process_max_fds: softLimit("Max open files", pid),
       process_threads: fields[17],
     };
-  } catch {
-    return undefined;
-  }
+  }, undefined);
 }

@@ -22,7 +22,7 @@ import { Level, once } from "../tiles/runtime/log.ts";
 import { rangeText } from "../tiles/runtime/plan.ts";
 import { APP_REFUSALS, type AppPlan, besideName } from "../tiles/runtime/wiring.ts";
 import type { MainLibraries } from "./confinement.ts";
-import { HealthMonitor, type Observed, StatusLine } from "./health.ts";
+import { healthMonitor, type Observed, statusLines } from "./health.ts";
 import type { Holdings } from "./inventory.ts";
 import { log } from "./log.ts";
 import { processValues } from "./proc.ts";
@@ -50,8 +50,8 @@ export function openReport(
   { before, changed }: { before?: ReportState; changed(health: Health): void },
 ) {
   const region = own.view(HEALTH, { writable: true });
-  const monitor = new HealthMonitor(now(), before);
-  const statusLine = new StatusLine();
+  const monitor = healthMonitor(now(), before);
+  const statusLine = statusLines();
   const netns = Deno.statSync("/proc/self/ns/net").ino ?? 0;
   const started = before?.started ?? now();
   let hadXdp = before?.hadXdp ?? [];
@@ -135,7 +135,7 @@ export function openReport(
         if (!isStopping) logHealth(health);
         changed(health);
       }
-      const line = statusLine.next(at, health, serving?.tiles ?? []);
+      const line = statusLine(at, health, serving?.tiles ?? []);
       if (line !== null) host.notify(`STATUS=${line}`);
       const { appliance } = serving ?? {};
       const pid = appliance?.over === false ? appliance.pid : 0;

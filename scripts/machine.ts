@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The machine, as far as results depend on it: the CPU, the clock source, the kernel, Deno. */
 
+import { attempt } from "../ffi/library.ts";
+
 /** This machine. What cannot be found out is "unknown". */
 export function machine() {
   const cpuinfo = read("/proc/cpuinfo");
@@ -29,7 +31,7 @@ export function pku(cpuinfo: string): "yes" | "no" | "unknown" {
 export function landlock(): string {
   // landlock_create_ruleset(2), the same number on all architectures, with the flag that asks.
   const [SYS_LANDLOCK_CREATE_RULESET, LANDLOCK_CREATE_RULESET_VERSION] = [444n, 1];
-  try {
+  return attempt(() => {
     const libc = Deno.dlopen("libc.so.6", {
       syscall: { parameters: ["i64", "pointer", "usize", "u32"], result: "i64" },
     });
@@ -41,16 +43,10 @@ export function landlock(): string {
     );
     libc.close();
     return version > 0n ? `${version}` : "none";
-  } catch {
-    return "unknown";
-  }
+  }, "unknown");
 }
 
 /** The text of a file, or "" if it cannot be read. */
 function read(path: string): string {
-  try {
-    return Deno.readTextFileSync(path).trim();
-  } catch {
-    return "";
-  }
+  return attempt(() => Deno.readTextFileSync(path).trim(), "");
 }

@@ -1426,13 +1426,13 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("master/health.ts", ["unit/master/health"], [
     {
       name: "health: what is interrupted goes on",
-      in: "HealthMonitor.#reasons",
-      from: "this.#held = held;",
-      to: "for (const [key, since] of held) this.#held.set(key, since);",
+      in: "healthMonitor",
+      from: "held = holding;",
+      to: "for (const [key, since] of holding) held.set(key, since);",
     },
     {
       name: "health: what was counted before it is looked at has just happened",
-      in: "HealthMonitor.#restartsLately",
+      in: "healthMonitor",
       from: "{ count, recent: [] }",
       to: "{ count: 0, recent: [] }",
     },

@@ -11,7 +11,8 @@ import {
   flood,
   type FloodOptions,
   send,
-  Traffic,
+  startTraffic,
+  type Traffic,
   type TrafficOptions,
   type TrafficResult,
 } from "../../demo/traffic.ts";
@@ -97,7 +98,7 @@ let traffic: Traffic | null = null;
 async function run(command: Command): Promise<object> {
   switch (command.do) {
     case "start":
-      traffic = await Traffic.start(command);
+      traffic = await startTraffic(command);
       return {};
     case "progress":
       return running().progress();

@@ -13,7 +13,7 @@ import { ROOT } from "../../../ffi/library.ts";
 import { openProcesses } from "../../../ffi/process.ts";
 import { openRegions, type SharedRegion, u32, u8, type View } from "../../../ffi/region.ts";
 import { openObserver, openTile, SLOT_BYTES } from "../../../ffi/tile.ts";
-import { AppFiles } from "../../../master/app_files.ts";
+import { openAppFiles } from "../../../master/app_files.ts";
 import { AppProcess, type AppProcessPlan } from "../../../master/app_process.ts";
 import type { ServiceSetup } from "../../../tiles/app/host.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
@@ -57,7 +57,7 @@ const regions = openRegions();
 const tileLibrary = openTile();
 const processes = openProcesses();
 const watcher = new Watcher(host, tileLibrary);
-const files = new AppFiles({ host, processes, uid: UID });
+const files = openAppFiles({ host, processes, uid: UID });
 
 const ECHO = `file://${ROOT}apps/echo.ts`;
 

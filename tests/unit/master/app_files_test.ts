@@ -7,7 +7,7 @@
 import { strict as assert } from "node:assert";
 import { openHost } from "../../../ffi/host.ts";
 import { ROOT } from "../../../ffi/library.ts";
-import { AppFiles, bundleCommand, type StagedApp } from "../../../master/app_files.ts";
+import { bundleCommand, openAppFiles, type StagedApp } from "../../../master/app_files.ts";
 
 /** A user who can read nothing of these tests. */
 const UID = 64_321;
@@ -33,7 +33,7 @@ async function staged(
   }
   const made = Deno.makeTempDirSync();
   const processes = { readableBy: (path: string) => !path.startsWith(folder) };
-  const all = new AppFiles({ host: HOST, processes, uid: UID, folder: made, millis });
+  const all = openAppFiles({ host: HOST, processes, uid: UID, folder: made, millis });
   const apps: StagedApp[] = [];
   try {
     await act(folder, async (read = []) => {
@@ -200,7 +200,7 @@ Deno.test("an import from beside an app's folder has to be granted", async () =>
 
 Deno.test("the program's own modules are an app's without a grant", async () => {
   const folder = Deno.realPathSync(Deno.makeTempDirSync());
-  const files = new AppFiles({
+  const files = openAppFiles({
     host: HOST,
     processes: { readableBy: () => true },
     uid: UID,
@@ -216,7 +216,7 @@ Deno.test("the program's own modules are an app's without a grant", async () => 
 Deno.test("an app may have any name", async () => {
   const folder = Deno.makeTempDirSync();
   Deno.writeTextFileSync(`${folder}/app.ts`, "export const answer = () => 'it';");
-  const files = new AppFiles({ host: HOST, processes: { readableBy: () => true }, uid: UID });
+  const files = openAppFiles({ host: HOST, processes: { readableBy: () => true }, uid: UID });
   try {
     for (const name of ['a"b\n*?', "..", "x".repeat(400), `/${"ü".repeat(200)}/app.ts`]) {
       const service = { module: `file://${folder}/app.ts` };
@@ -232,7 +232,7 @@ Deno.test("an app may have any name", async () => {
 
 Deno.test("an app inside net tiles has its grants with its module", async () => {
   const folder = Deno.realPathSync(Deno.makeTempDirSync());
-  const files = new AppFiles({
+  const files = openAppFiles({
     host: HOST,
     processes: { readableBy: () => true },
     uid: UID,
@@ -309,7 +309,7 @@ function withPlace(act: (place: string) => void): void {
 }
 
 const startFiles = () =>
-  new AppFiles({ host: HOST, processes: { readableBy: () => true }, uid: UID });
+  openAppFiles({ host: HOST, processes: { readableBy: () => true }, uid: UID });
 
 /** Makes such a folder, or what looks like one, as a killed master leaves it. */
 function leave(path: string, mode = 0o755): string {
@@ -337,7 +337,7 @@ Deno.test("a master removes the folders of those that were killed, and of none t
 Deno.test("a master that goes on with the folder of one without a lock locks it", () => {
   withPlace((place) => {
     const folder = leave(`${place}/tegula-${Deno.pid}-0123.files`);
-    const files = new AppFiles({
+    const files = openAppFiles({
       ...{ host: HOST, processes: { readableBy: () => true }, uid: UID, folder },
     });
     startFiles().close();

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { APP, NET } from "../../../tiles/runtime/counters.ts";
 import { TILE_COUNTERS, TileReader } from "../../../tiles/runtime/tile.ts";
 import { heapView } from "../../../ffi/region.ts";
-import { HealthMonitor, isAnnounced, type Observed, StatusLine } from "../../../master/health.ts";
+import { healthMonitor, isAnnounced, type Observed, statusLines } from "../../../master/health.ts";
 import {
   HEALTH_BYTES,
   HealthReader,
@@ -31,7 +31,7 @@ function allWell(moves: number): Observed {
 
 /** A monitor that is looked at every second, and what it has said at each change. */
 function watched() {
-  const monitor = new HealthMonitor(BEGIN);
+  const monitor = healthMonitor(BEGIN);
   const changes: string[] = [];
   let seconds = 0;
   const look = (seen: Partial<Observed> = {}) => {
@@ -78,7 +78,7 @@ Deno.test("it is starting, then ready, and draining for as long as it is told to
 
 Deno.test("the program that a master becomes goes on with its state, which counts as a change", () => {
   for (const state of ["ready", "draining"] as const) {
-    const monitor = new HealthMonitor(BEGIN, { state, since: BEGIN - 500 });
+    const monitor = healthMonitor(BEGIN, { state, since: BEGIN - 500 });
     const before = monitor.health;
     const health = monitor.evaluate(BEGIN, allWell(0));
     assert.notEqual(health, before);
@@ -88,7 +88,7 @@ Deno.test("the program that a master becomes goes on with its state, which count
     monitor.evaluate(BEGIN + 1, { ...allWell(0), neighborsFull: true });
     assert.equal(monitor.evaluate(BEGIN + 2, allWell(0)).since, BEGIN + 2);
   }
-  const unwell = new HealthMonitor(BEGIN, { state: "unwell", since: BEGIN - 500 });
+  const unwell = healthMonitor(BEGIN, { state: "unwell", since: BEGIN - 500 });
   assert.equal(unwell.evaluate(BEGIN, allWell(0)).since, BEGIN);
 });
 
@@ -228,23 +228,23 @@ Deno.test("systemd is told each change at once, and rates every ten seconds", ()
     { kind: "net", reader, past },
     { kind: "app", reader: app, past },
   ] as const;
-  const line = new StatusLine();
+  const line = statusLines();
   const lost = { reason: "af_xdp_lost", about: "eth0", text: "AF_XDP is lost on eth0" } as const;
   const health = { state: "ready", since: 0, reasons: [] } as const;
   const unwell = { state: "unwell", since: 0, reasons: [lost] } as const;
-  assert.equal(line.next(0, health, tiles), "ready");
+  assert.equal(line(0, health, tiles), "ready");
   for (let second = 1; second < 10; second++) {
     reader.counters[NET.index.rx_frames] += 1000;
     reader.counters[NET.index.rx_socket] += 10;
     reader.counters[NET.index.tx_frames] += 900;
     app.counters[APP.index.rx_drop_rate_limited] += 100;
-    assert.equal(line.next(1000 * second, health, tiles), null);
+    assert.equal(line(1000 * second, health, tiles), null);
   }
   assert.equal(
-    line.next(9500, unwell, tiles),
+    line(9500, unwell, tiles),
     "unwell: AF_XDP is lost on eth0; 957/s in, 853/s out, 95/s dropped",
   );
-  assert.equal(line.next(9600, health, tiles), "ready");
-  assert.equal(line.next(19_600, health, tiles), "ready; 0/s in, 0/s out, 0/s dropped");
-  assert.equal(line.next(29_600, health, tiles), null);
+  assert.equal(line(9600, health, tiles), "ready");
+  assert.equal(line(19_600, health, tiles), "ready; 0/s in, 0/s out, 0/s dropped");
+  assert.equal(line(29_600, health, tiles), null);
 });
