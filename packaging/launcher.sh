@@ -4,7 +4,8 @@
 # binary for `deno compile` is not available. A tar archive follows this script: the stock deno, the program,
 # its npm modules and its native libraries. It needs what every Debian has: sh, coreutils, tar and flock. The
 # first start unpacks the archive into a private folder that is named after the archive's hash. Later starts
-# only execute deno from there. scripts/compile.ts replaces the words between @.
+# only execute deno from there. scripts/compile.ts replaces the words between @,
+# and puts limits.sh in.
 #
 # Environment variables that change what deno does are unset.
 #
@@ -73,24 +74,7 @@ unpack() {
   exec 8<&-
 }
 
-# Below these limits deno panics at its start; `tegula run` checks what it needs beyond them. Deno raises the
-# soft limit of open files to the hard limit, and root's processes are not limited. This starts no other
-# program, since few processes may be allowed.
-[ -r /proc/self/status ] || fail "/proc is missing; 'mount -t proc proc /proc' mounts it"
-while read -r key uid _; do
-  [ "$key" != Uid: ] || break
-done </proc/self/status
-while read -r one two three four five _; do
-  case "$one $two $three" in
-    "Max open files")
-      [ "$five" = unlimited ] || [ "$five" -ge 32 ] ||
-        fail "only $five open files are allowed, and it takes 32 to start: raise it with 'ulimit -n'" ;;
-    "Max processes "*)
-      [ "$uid" -eq 0 ] || [ "$three" = unlimited ] || [ "$three" -ge 16 ] ||
-        fail "only $three processes are allowed, and it takes 16 to start: raise it with 'ulimit -u'" ;;
-  esac
-done </proc/self/limits
-
+@LIMITS@
 case "$0" in
   /*) self=$0 ;;
   *) self=$PWD/$0 ;;

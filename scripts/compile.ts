@@ -73,6 +73,7 @@ function pack(): void {
     archive(`${folder}/archive.tar`, folder);
     const payload = Deno.readFileSync(`${folder}/archive.tar`);
     const launcher = Deno.readTextFileSync(`${ROOT}packaging/launcher.sh`)
+      .replace("@LIMITS@", () => Deno.readTextFileSync(`${ROOT}packaging/limits.sh`))
       .replace("@VERSION@", createHash("sha256").update(payload).digest("hex"))
       .replace("@BYTES@", String(payload.length))
       .replace("@FLAGS@", DENO_FLAGS.join(" "));
