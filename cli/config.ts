@@ -148,7 +148,7 @@ function isHost(text: string): boolean {
   return Number(port) >= 1 && Number(port) <= 65_535;
 }
 
-/** A text from which `parse` makes a value, or null: then it is not what is `wanted`. */
+/** A text that `parse` converts; null: it is not what is `wanted`. */
 function parsed<T>(
   wanted: ReturnType<typeof wants>,
   parse: (text: string) => T | null,
@@ -546,7 +546,7 @@ export function checkListen(ranges: readonly PortRange[], placeOf = (_range: num
   );
 }
 
-/** Names the place in the file of what it gives twice. Throws UserError. */
+/** Throws UserError for what the file gives twice, with its place. */
 function checkRepeated(
   file: string,
   { interfaces, listen, apps }: Pick<

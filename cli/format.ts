@@ -14,7 +14,7 @@ const KEYWORDS: Readonly<Record<string, string>> = {
 };
 const ROUTE = "tos nhid gateway dev table protocol scope prefsrc metric".split(" ");
 
-export function interfaceText(entry: Entry): string {
+function interfaceText(entry: Entry): string {
   const { ifindex, ifname, link, flags, mtu, master, operstate } = entry;
   const name = link === undefined ? ifname : `${ifname}@${link}`;
   const state = `mtu ${mtu}${master === undefined ? "" : ` master ${master}`} state ${operstate}`;
@@ -75,3 +75,8 @@ function keywords(entry: Entry, fields: readonly string[]): string[] {
   return fields.filter((field) => entry[field] !== undefined)
     .map((field) => `${KEYWORDS[field] ?? field} ${entry[field]}`);
 }
+
+/** How an entry of each kind is printed. */
+export const TEXTS = {
+  ...{ interfaces: interfaceText, routes: routeText, neighbors: neighborText },
+} as const;

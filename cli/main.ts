@@ -17,6 +17,8 @@ import { attempt } from "../ffi/library.ts";
 import { prefix } from "../master/log.ts";
 import { Level } from "../tiles/runtime/log.ts";
 
+const control = () => import("./control.ts");
+const show = () => import("./show.ts");
 /** The commands, each with its line of help, and its module, which is loaded when the command is run. */
 export const COMMANDS: Record<string, [summary: string, load: () => Promise<object>]> = {
   run: ["answer UDP on interfaces of this host", () => import("./run.ts")],
@@ -25,23 +27,17 @@ export const COMMANDS: Record<string, [summary: string, load: () => Promise<obje
     () => import("../demo/demo.ts"),
   ],
   dev: ["run an app on the loopback device while you write it", () => import("./dev.ts")],
-  show: ["print the interfaces, routes or neighbours that Tegula uses", () => import("./show.ts")],
-  route: ["print the route of a packet to an address", () => import("./show.ts")],
+  show: ["print the interfaces, routes or neighbours that Tegula uses", show],
+  route: ["print the route of a packet to an address", show],
   explain: [
     "explain what happens to a packet to an address, and why",
     () => import("./explain.ts"),
   ],
   status: ["print how a running tegula is, and what it does", () => import("./status.ts")],
-  drain: ["have a running tegula be not ready, and serve on", () => import("./control.ts")],
-  undrain: ["have a drained tegula be ready again", () => import("./control.ts")],
-  reload: [
-    "load the configuration and apps of a running tegula anew",
-    () => import("./control.ts"),
-  ],
-  upgrade: [
-    "switch a running tegula to the program that is installed now",
-    () => import("./control.ts"),
-  ],
+  drain: ["have a running tegula be not ready, and serve on", control],
+  undrain: ["have a drained tegula be ready again", control],
+  reload: ["load the configuration and apps of a running tegula anew", control],
+  upgrade: ["switch a running tegula to the program that is installed now", control],
   withdraw: [
     "remove the markers of a tegula that was killed (the unit does)",
     () => import("./withdraw.ts"),
@@ -54,7 +50,7 @@ export const COMMANDS: Record<string, [summary: string, load: () => Promise<obje
     "print changes of the kernel's network state as they happen",
     () => import("./monitor.ts"),
   ],
-  audit: ["compare the mirror of a running tegula with the kernel", () => import("./control.ts")],
+  audit: ["compare the mirror of a running tegula with the kernel", control],
   top: ["watch the rates, drops and load of a running tegula", () => import("./top.ts")],
   capture: [
     "show the frames that a running tegula receives, sends and drops",

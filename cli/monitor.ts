@@ -14,20 +14,18 @@ import {
   SYNC_STATES,
 } from "../tiles/netlink/entries.ts";
 import { command, type Given, JSON_OPTION, say, word } from "./command.ts";
-import { interfaceText, neighborText, routeText } from "./format.ts";
+import { TEXTS } from "./format.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
 
 const OPTIONS = { json: { ...JSON_OPTION, help: "print one JSON object a line" } } as const;
 
 /** The topics, and how each is printed. */
-const TEXTS = {
-  interfaces: interfaceText,
-  routes: routeText,
-  neighbors: neighborText,
+const TOPIC_TEXTS = {
+  ...TEXTS,
   sync: ({ state, resyncs, overruns }: Entry) => `${state} resyncs ${resyncs} overruns ${overruns}`,
 } as const;
-type Topic = keyof typeof TEXTS;
-const TOPICS = Object.keys(TEXTS) as Topic[];
+type Topic = keyof typeof TOPIC_TEXTS;
+const TOPICS = Object.keys(TOPIC_TEXTS) as Topic[];
 
 /** The longest wait; Ctrl-C ends the process in the middle of one. */
 const LONGEST_WAIT_MILLIS = 1000;
@@ -70,7 +68,7 @@ function run({ values, positionals }: Given<typeof OPTIONS>): never {
 
 function textOf({ topic, change, time, latencyMicros, ...entry }: Entry): string {
   const deleted = change === "removed" ? "Deleted " : "";
-  const text = TEXTS[topic as Topic](entry);
+  const text = TOPIC_TEXTS[topic as Topic](entry);
   return `[${time} +${latencyMicros}us] [${String(topic).toUpperCase()}] ${deleted}${text}`;
 }
 

@@ -15,22 +15,16 @@ import {
 } from "../tiles/netlink/entries.ts";
 import { address, command, Exit, type Given, JSON_OPTION, linesOf, say, word } from "./command.ts";
 import { type Control, LIVE_OPTIONS, liveControl } from "./control.ts";
-import { interfaceText, neighborText, routeText } from "./format.ts";
+import { routeText, TEXTS } from "./format.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
 
 const SHOW_OPTIONS = { json: JSON_OPTION, ...LIVE_OPTIONS } as const;
 
-const OBJECTS = {
-  interfaces: {
-    entries: ({ reader }: Snapshot): Iterable<Entry> => interfaceEntries(reader),
-    text: interfaceText,
-  },
-  routes: { entries: routeEntries, text: routeText },
-  neighbors: {
-    entries: ({ reader }: Snapshot): Iterable<Entry> => neighborEntries(reader),
-    text: neighborText,
-  },
-} as const;
+const ENTRIES: Record<keyof typeof TEXTS, (mirror: Snapshot) => Iterable<Entry>> = {
+  interfaces: ({ reader }) => interfaceEntries(reader),
+  routes: routeEntries,
+  neighbors: ({ reader }) => neighborEntries(reader),
+};
 
 /** How many entries are written by one call. */
 const BATCH = 4096;
@@ -54,14 +48,14 @@ export const show = command({
 async function runShow({ values, positionals }: Given<typeof SHOW_OPTIONS>): Promise<number> {
   const allowed = ["interfaces", "routes", "neighbors"] as const;
   const what = word(positionals[0], { command: "show", allowed });
-  const { entries, text } = OBJECTS[what];
+  const text = TEXTS[what];
   const json = values.json === true;
   const control = await liveControl(values);
   if (control !== null) {
     const asText = (line: string) => text(JSON.parse(line));
     await print(control.lists({ do: "show", what }), json, json ? (line) => line : asText);
   } else {
-    await print(batches(entries(openMirror())), json, json ? JSON.stringify : text);
+    await print(batches(ENTRIES[what](openMirror())), json, json ? JSON.stringify : text);
   }
   return Exit.ok;
 }

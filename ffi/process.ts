@@ -260,17 +260,12 @@ export function openProcesses(path = libraryPath()) {
     readableBy: (path: string, uid: number, gid = uid): boolean =>
       symbols.tegula_process_readable(stringLists([path]), uid, gid) === 0,
     /** Returns when the process executes Deno. Throws SystemError, with the step that failed. */
-    start(
-      { name, args, env = {}, descriptors = [], read = [], write = [], ...options }: ProcessOptions,
-    ): ConfinedProcess {
+    start({ name, args, descriptors = [], read = [], write = [], ...options }: ProcessOptions) {
       own ??= ownFiles();
       for (const granted of [...read, ...write]) {
         if (!exists(granted)) throw new SystemError(`grant ${name} ${granted}`, ENOENT);
       }
-      const { role = "app", net = false, clock = false, netAdmin = false } = options;
-      const { accept = false, watch = false } = options;
-      const { uid = 65534, memoryMib, ports = [] } = options;
-      const { spareDescriptors = SPARE_DESCRIPTORS[role] } = options;
+      const { role = "app", net, uid = 65534, memoryMib, ports = [] } = options;
       const variables = {
         NO_COLOR: "1",
         // Else Deno asks its makers for a newer one, half a second after the start.
@@ -278,7 +273,7 @@ export function openProcesses(path = libraryPath()) {
         // Each arena keeps what the compiler had at its most (mallopt(3)).
         MALLOC_ARENA_MAX: "2",
         DENO_DIR: "/nonexistent",
-        ...env,
+        ...options.env,
         HOME: "/nonexistent",
         PATH: "",
         // By its descriptor, which the child's user can open whatever folder it lies in.
@@ -294,22 +289,22 @@ export function openProcesses(path = libraryPath()) {
         write,
         ports.map(String),
       );
-      const grants = (net ? Grant.net : 0) | (clock ? Grant.clock : 0) |
-        (write.length > 0 ? Grant.write : 0) | (accept ? Grant.accept : 0) |
-        (watch ? Grant.watch : 0) |
-        (role === "appliance" && netAdmin ? Grant.netAdmin : 0);
+      const granted: { readonly [grant in keyof typeof Grant]?: boolean } = {
+        ...options,
+        write: write.length > 0,
+        netAdmin: role === "appliance" && options.netAdmin,
+      };
+      const grants = Object.entries(Grant).filter(([name]) => granted[name as keyof typeof Grant]);
       const words: { readonly [word in keyof typeof Order]: number } = {
-        ...{
-          process: Process[role],
-          grants,
-          uid,
-          threads: MOST_THREADS[role],
-          spare: spareDescriptors,
-        },
+        process: Process[role],
+        grants: grants.reduce((bits, [, bit]) => bits | bit, 0),
+        uid,
+        threads: MOST_THREADS[role],
+        spare: options.spareDescriptors ?? SPARE_DESCRIPTORS[role],
         dataMib: memoryMib === undefined ? 0 : memoryMib + RESERVED_MIB,
         count: descriptors.length,
       };
-      const head = Object.entries(Order).map(([word]) => words[word as keyof typeof Order]);
+      const head = Object.keys(Order).map((word) => words[word as keyof typeof Order]);
       const order = Int32Array.of(...head, ...descriptors);
       const out = new Int32Array(Object.keys(Started).length);
       const error = symbols.tegula_process_start(strings, strings.length, seal, order, out);
