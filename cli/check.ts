@@ -16,20 +16,7 @@ import { DISPATCHER } from "../master/attachment.ts";
 import { load, type MainLibraries, openLibraries } from "../master/confinement.ts";
 import { Inventory } from "../master/inventory.ts";
 import { addressFix, missingAddresses, prefixText } from "../master/announcer.ts";
-import {
-  appTrouble,
-  checkInterfaces,
-  checkStart,
-  missingCapabilities,
-  OUR_PROGRAM,
-  type Phase,
-  queues,
-  scarcity,
-  type Served,
-  sysctl,
-  transmitQueues,
-  whoOccupies,
-} from "../master/preflight.ts";
+import * as preflight from "../master/preflight.ts";
 import type { InterfaceReader } from "../netbase/interfaces.ts";
 import type { NetbaseReader } from "../netbase/netbase.ts";
 import type { Route } from "../netbase/route.ts";
@@ -181,7 +168,7 @@ function checkHost(config: RunConfig, again: Again): Finding[] {
   const notices: string[] = [];
   const live = openMirror({ log: (line) => notices.push(line) });
   const { reader: { interfaces, neighbors }, writer } = live;
-  checkInterfaces(host, names);
+  preflight.checkInterfaces(host, names);
   const wanted = interfaces.records().filter((record) =>
     names.length > 0
       ? names.includes(interfaces.name(record))
@@ -206,8 +193,8 @@ function checkHost(config: RunConfig, again: Again): Finding[] {
 }
 
 function privilegeFindings({ host, dispatcher }: Facts): Finding[] {
-  const missing = missingCapabilities(host, { xdp: true });
-  const also = missingCapabilities(host, { dispatcher });
+  const missing = preflight.missingCapabilities(host, { xdp: true });
+  const also = preflight.missingCapabilities(host, { dispatcher });
   return [
     missing.length === 0 ? ok("privileges", "all that AF_XDP takes") : fail(
       "privileges",
@@ -224,7 +211,7 @@ function privilegeFindings({ host, dispatcher }: Facts): Finding[] {
 
 function checkNeighborTable(neighbors: NetbaseReader["neighbors"]): Finding {
   const subject = "neighbour table";
-  const most = sysctl("ipv4/neigh/default/gc_thresh3");
+  const most = preflight.sysctl("ipv4/neigh/default/gc_thresh3");
   let count = 0;
   neighbors.forEach(() => count++);
   const wanted = Math.max(LEAST_NEIGHBORS, 2 ** Math.ceil(Math.log2(count * 2 + 1)));
@@ -240,8 +227,8 @@ function checkNeighborTable(neighbors: NetbaseReader["neighbors"]): Finding {
 
 function checkReceiveBuffers(host: Host): Finding {
   const subject = "receive buffers";
-  const most = sysctl("core/rmem_max");
-  const mayForce = !missingCapabilities(host, { xdp: true }).includes("CAP_NET_ADMIN");
+  const most = preflight.sysctl("core/rmem_max");
+  const mayForce = !preflight.missingCapabilities(host, { xdp: true }).includes("CAP_NET_ADMIN");
   if (mayForce || most === null) return ok(subject, "as large as needed");
   if (most >= LEAST_RMEM) return ok(subject, `up to ${most} bytes`);
   return warn(
@@ -254,7 +241,7 @@ function checkReceiveBuffers(host: Host): Finding {
 /** Whether this process may have the descriptors, locked memory and threads that a run needs. */
 function checkSize(host: Host, config: RunConfig): Finding {
   const apps = planApps(config);
-  const trouble = scarcity(host, { ...config, apps, hasStatus: true });
+  const trouble = preflight.scarcity(host, { ...config, apps, hasStatus: true });
   const subject = "open files, threads";
   return trouble === null ? ok(subject, "enough") : fail(subject, trouble.says, trouble.fix);
 }
@@ -282,7 +269,7 @@ function checkMultipath(routes: Iterable<Route>): Finding[] {
     if (hops !== null) kinds[nextHopId === 0 ? "hops" : "objects"] = true;
   }
   const findings: Finding[] = [];
-  const policy = sysctl("ipv4/fib_multipath_hash_policy");
+  const policy = preflight.sysctl("ipv4/fib_multipath_hash_policy");
   if ((kinds.hops || kinds.objects) && policy !== BY_PORTS) {
     findings.push(warn(
       "multipath",
@@ -290,7 +277,7 @@ function checkMultipath(routes: Iterable<Route>): Finding[] {
       `sysctl -w net.ipv4.fib_multipath_hash_policy=${BY_PORTS}`,
     ));
   }
-  if (kinds.hops && sysctl("ipv4/fib_multipath_use_neigh")) {
+  if (kinds.hops && preflight.sysctl("ipv4/fib_multipath_use_neigh")) {
     findings.push(warn(
       "multipath",
       "fib_multipath_use_neigh is set: Tegula avoids a dead gateway only in next-hop groups",
@@ -378,7 +365,7 @@ function checkInterface(
   const program = xsk.attached(interfaces.ifindex(record));
   if (program !== null) findings.push(checkProgram(facts, name, program));
   const filter = Math.max(
-    ...["all", name].map((each) => sysctl(`ipv4/conf/${each}/rp_filter`) ?? 0),
+    ...["all", name].map((each) => preflight.sysctl(`ipv4/conf/${each}/rp_filter`) ?? 0),
   );
   if (filter === STRICT) {
     findings.push(warn(
@@ -422,10 +409,10 @@ function checkProgram(
   program: { readonly id: number; readonly name: string },
 ): Finding {
   const which = `XDP program ${program.name || "(its name may not be read)"}, id ${program.id}`;
-  if (program.name === OUR_PROGRAM) return ok(name, `${which}: that of a running tegula`);
+  if (program.name === preflight.OUR_PROGRAM) return ok(name, `${which}: that of a running tegula`);
   const joins = program.name === DISPATCHER;
   if (joins && dispatcher) return ok(name, `${which}: ours is to join it`);
-  const { holder, command, note } = whoOccupies(name, program.id);
+  const { holder, command, note } = preflight.whoOccupies(name, program.id);
   return fail(
     name,
     `${which}, is attached already${holder === null ? "" : `, held by ${holder}`}`,
@@ -436,12 +423,14 @@ function checkProgram(
 /** Whether each interface has a queue for each net tile. */
 function checkQueues({ host, netTiles: asked, again }: Facts, names: string[]): Finding[] {
   const { netTiles } = planTiles({
-    queues: names.map((name) => queues(host, name)),
+    queues: names.map((name) => preflight.queues(host, name)),
     cores: navigator.hardwareConcurrency,
     apps: [],
     netTiles: asked,
   });
-  const counts = names.map((name) => Math.min(queues(host, name), transmitQueues(host, name)));
+  const counts = names.map((name) =>
+    Math.min(preflight.queues(host, name), preflight.transmitQueues(host, name))
+  );
   const fewer = again("run", { "net-tiles": `${Math.min(...counts)}` });
   return names.map((name, i) => {
     const count = counts[i];
@@ -470,7 +459,7 @@ async function checkRunning({ control, interfaces: names }: RunConfig): Promise<
 }
 
 /** What a running tegula says that it serves; null if none runs here, or it may not be asked. */
-async function askRunning(path: string | undefined): Promise<Served | null> {
+async function askRunning(path: string | undefined): Promise<preflight.Served | null> {
   try {
     const running = await Control.connect(path, { says() {} });
     if (running.isElsewhere) return null;
@@ -516,7 +505,7 @@ async function goThroughStart(
   report: Report,
 ): Promise<void> {
   const libraries = openLibraries();
-  const phase: Phase = async (subject, look, says) => {
+  const phase: preflight.Phase = async (subject, look, says) => {
     try {
       const found = await look();
       report(ok(subject, typeof says === "string" ? says : says(found)));
@@ -537,7 +526,7 @@ async function goThroughStart(
   const { config, apps } = planned;
   const served = await askRunning(config.control);
   const log = (line: string) => report(warn("ports", line, "stop it, or take other ports"));
-  await checkStart(planned, { libraries, served, log, phase });
+  await preflight.checkStart(planned, { libraries, served, log, phase });
   if (config.provider !== "socket") {
     const { mirror, reader } = openMirror({ log() {} });
     mirror.close();
@@ -604,7 +593,7 @@ async function makeApps(
   { file, libraries, phase }: {
     file: string | null;
     libraries: MainLibraries;
-    phase: Phase;
+    phase: preflight.Phase;
   },
 ): Promise<void> {
   const { host, processes, tile } = libraries;
@@ -653,7 +642,7 @@ async function makeApps(
           }
           process.checkSlowSide();
         } catch (error) {
-          if (error instanceof AppError) throw appTrouble(error, { apps, file });
+          if (error instanceof AppError) throw preflight.appTrouble(error, { apps, file });
           if (error instanceof SystemError) throw new UserError(error.message, Exit.system);
           throw error;
         } finally {
