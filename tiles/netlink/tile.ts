@@ -15,6 +15,7 @@ import type { Reader } from "../../netbase/rcu.ts";
 import { ControlReader } from "../runtime/control.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import { Life, type Tile, type TileContext, TileReader, Waker } from "../runtime/tile.ts";
+import type { NetlinkSetup } from "../runtime/wiring.ts";
 import { Audit } from "./audit.ts";
 import { answerer } from "./entries.ts";
 import { Mirror } from "./mirror.ts";
@@ -28,26 +29,6 @@ import {
 } from "./neighbor_resolver.ts";
 import { type NeighborTableMessage, NTF_EXT_LEARNED } from "./rtnetlink.ts";
 import { filterUpdater, type InterfaceFilter } from "./xdp_filter.ts";
-
-export interface NetlinkSetup {
-  /** Netbase, writable. */
-  readonly netbase: View;
-  /** Tile regions of all net tiles, which read it. */
-  readonly readers: readonly View[];
-  /** Their solicit links. */
-  readonly solicits: readonly View[];
-  /** The XDP programs' filters, by interface. */
-  readonly filters: readonly InterfaceFilter[];
-  readonly ports: readonly number[];
-  /** Whether an app wants a time for each packet. */
-  readonly packetTimes: boolean;
-  readonly eventfd: number;
-  /** Net tiles to wake when netbase changes: their ARP queues may wait for that. */
-  readonly wakes: readonly { readonly tile: View; readonly eventfd: number }[];
-  /** The control region, with requests of the status tile, and the region for answers. */
-  readonly control: View;
-  readonly snapshot: View;
-}
 
 /** Makes the tile; returns when netbase holds the first full copy of the kernel's state. */
 export function create({ setup, region, libraries, log }: TileContext<NetlinkSetup>): Tile {

@@ -19,8 +19,6 @@ import { frameRecordBytes } from "../net/handover.ts";
 import { ROUTE_CACHE_BYTES } from "../net/route_cache.ts";
 import type { NetSetup } from "../net/tile.ts";
 import { TRAFFIC_BYTES } from "../net/traffic.ts";
-import type { NetlinkSetup } from "../netlink/tile.ts";
-import type { StatusSetup } from "../status/tile.ts";
 import { CONTROL_BYTES, SNAPSHOT_BYTES } from "./control.ts";
 import type { Handed } from "./handed.ts";
 import { HEALTH, HEALTH_BYTES } from "./health.ts";
@@ -124,8 +122,11 @@ interface RegionPlan {
   readonly fresh: boolean;
 }
 
+type Wiring = ReturnType<typeof wire>;
 /** A tile that runs in a worker of the appliance. */
-export type WorkerHandle = ReturnType<typeof wire>["workers"][number];
+export type WorkerHandle = Wiring["workers"][number];
+export type NetlinkSetup = ReturnType<Wiring["netlinkSetup"]>;
+export type StatusSetup = ReturnType<Wiring["statusSetup"]>;
 
 /** The grants of all inline apps together: their modules and files, and the clock. */
 export function inlineGrants(apps: readonly AppPlan[]): Pick<Grants, "read" | "clock"> {
@@ -285,11 +286,13 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
       return late.length === 0 ? [name] : late.map((app) => app.name);
     },
 
-    netlinkSetup(): NetlinkSetup {
+    netlinkSetup() {
       return {
         netbase: writer("netbase"),
+        /** Those who read netbase. */
         readers: [...nets, ...(status === null ? [] : [status])].map(({ region }) => region.reader),
         solicits: nets.map(({ name }) => reader(`solicit ${name}`)),
+        /** The XDP programs' filters. */
         filters: attached.map(({ ifindex, name }) => ({
           ifindex,
           view: handed.view(`filter ${name}`),
@@ -297,13 +300,15 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
         ports: served,
         packetTimes: apps.some(({ packetTimes }) => packetTimes),
         eventfd: netlink.eventfd,
+        /** Whose ARP queues may wait for a change of netbase. */
         wakes: nets.map(({ region, eventfd }) => ({ tile: region.reader, eventfd })),
         control: reader("control"),
         snapshot: writer("snapshot"),
       };
     },
 
-    statusSetup(): StatusSetup {
+    /** Read-only views. A predecessor may accept connections of the listening sockets, too. */
+    statusSetup() {
       return {
         listeners: {
           control: listens.control ? handed.fd("listen control") : null,
@@ -314,6 +319,7 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
         snapshot: reader("snapshot"),
         refusedCalls: reader("refused calls"),
         build: setup.build,
+        /** With the AF_XDP sockets of each net tile in their order. */
         nets: nets.map(({ name }, n) => ({
           name,
           traffic: reader(`traffic ${name}`),
@@ -327,8 +333,10 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
         tiles: tiles.map(({ kind, name }, i) => ({
           ...{ kind, name, region: reader(`tile ${name}`) },
           past: pastCounters(reader(PAST_COUNTERS), i),
+          // Of an app that is a process: its slot in `refusedCallsOfApps`.
           ...(Object.hasOwn(slots, name) && { slot: slots[name] }),
         })),
+        /** Metrics that apps define, by tile. */
         metrics: [
           ...tiles.filter(({ kind }) => kind === "app").map(({ name }) => [name, name]),
           ...apps.filter(({ beside }) => beside !== undefined)

@@ -7,20 +7,13 @@
  * except while it reads (`read`), so nothing waits for it. It reports progress from a timer.
  */
 
-import type { View } from "../../ffi/region.ts";
 import { refusedCalls } from "../../ffi/tile.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { Ask, ControlReader, type Outcome, questioner } from "../runtime/control.ts";
 import { Traffic } from "../net/traffic.ts";
 import { HealthReader } from "../runtime/health.ts";
-import {
-  Life,
-  type ServingTile,
-  type TileContext,
-  type TileKind,
-  TileReader,
-} from "../runtime/tile.ts";
-import type { ApplianceSetup } from "../runtime/wiring.ts";
+import { Life, type ServingTile, type TileContext, TileReader } from "../runtime/tile.ts";
+import type { StatusSetup } from "../runtime/wiring.ts";
 import { captureStreams, type Listening } from "./capture.ts";
 import { listenOn } from "./connections.ts";
 import { answerLine, REPLACED, serveControl } from "./control.ts";
@@ -30,42 +23,6 @@ import { readPage, serveMetrics } from "./metrics.ts";
 const BEAT_MILLIS = 2000;
 /** Beats until all tiles have been compiled, and no handover is under way. */
 const BEATS_TO_TRIM = 3;
-
-/** What the appliance gives the status tile. All views are read-only. */
-export interface StatusSetup {
-  /** Listening sockets; null: none. The caller keeps them, and a predecessor may accept connections of them, too. */
-  readonly listeners: { readonly control: number | null; readonly metrics: number | null };
-  readonly netbase: View;
-  readonly control: View;
-  readonly snapshot: View;
-  /** What the master reports. */
-  readonly health: View;
-  /** Refused system calls: of tiles by their order, of apps that are processes by slot. */
-  readonly refusedCalls: View;
-  readonly refusedCallsOfApps: View;
-  readonly build: ApplianceSetup["build"];
-  /** What each net tile counts (`../net/traffic.ts`), and its AF_XDP sockets in their order. */
-  readonly nets: readonly {
-    readonly name: string;
-    readonly traffic: View;
-    readonly sockets: readonly { readonly interface: string; readonly queue: number }[];
-  }[];
-  /** The capture ring of each net tile. */
-  readonly captures: readonly View[];
-  readonly tiles: readonly {
-    readonly kind: TileKind;
-    readonly name: string;
-    readonly region: View;
-    readonly past: Float64Array;
-    /** Of an app that is a process: its slot in `refusedCallsOfApps`. */
-    readonly slot?: number;
-  }[];
-  /** Metrics that apps define (`../app/regions.ts`), by tile. */
-  readonly metrics: readonly { readonly app: string; readonly tile: string; readonly view: View }[];
-  /** Names of the interfaces that AF_XDP was requested for. */
-  readonly interfaces: readonly string[];
-  readonly listen: readonly Listening[];
-}
 
 /** What the control socket and the metrics are answered from. */
 export type StatusView = ReturnType<typeof viewOf>;
