@@ -16,7 +16,6 @@ import type {
   AppContext,
   Datagrams,
   Metric,
-  Prefix,
 } from "../tiles/app/contract.ts";
 import { Maglev, mix } from "./library/maglev.ts";
 import { SessionTable } from "./library/session_table.ts";
@@ -397,22 +396,9 @@ const DROPS = [
   "not_a_backend",
 ] as const;
 
-interface Options {
-  /** Ports towards the backends; the last one is for probes. */
-  readonly upstream: readonly number[];
-  /** Our addresses towards the backends; none: the one that the kernel chooses. */
-  readonly addresses: readonly Address[];
-  readonly backends: readonly Configured[];
-  readonly allow: readonly Prefix[];
-  readonly idleSeconds: number;
-  readonly probe: Uint8Array;
-  readonly probeSeconds: number;
-  readonly probeFailures: number;
-  readonly ratelimit: number;
-  readonly burst: number;
-}
+type Options = ReturnType<typeof parseOptions>;
 
-function parseOptions(context: AppContext): Options {
+function parseOptions(context: AppContext) {
   const { options, ownPorts: upstream, parseAddress, parsePrefix } = context;
   if (upstream.length < 2) {
     throw new TypeError(
@@ -442,6 +428,7 @@ function parseOptions(context: AppContext): Options {
     throw new TypeError("options.probe: must be up to 512 bytes in hexadecimal");
   }
   return {
+    /** Ports towards the backends, the last one for probes; our addresses, or none: the kernel's choice. */
     ...{ upstream, addresses, backends, allow },
     probe: Buffer.from(probe, "hex"),
     ...probingOf(options),

@@ -25,7 +25,7 @@ import {
   SIGNALS,
   V8_FLAGS,
 } from "../ffi/process.ts";
-import type { BesideSetup } from "../tiles/app/beside.ts";
+import type { BesideSetup } from "../tiles/app/host.ts";
 import { MAILBOX_BYTES } from "../tiles/app/mailbox.ts";
 import type { AppOrder, AppReport, ProcessSetup } from "../tiles/app/process.ts";
 import { CONTROL_BYTES, ControlWriter } from "../tiles/runtime/control.ts";

@@ -290,18 +290,11 @@ const NAMES: Readonly<Record<number, readonly [before: number, count: number]>> 
   15: [2, 1], // MX
 };
 
-/** The records of a message with compressed names. Offsets begin at `questionEnd`. */
-interface Compressed {
-  readonly questionEnd: number;
-  readonly records: Uint8Array;
-  /** The end of each record. */
-  readonly ends: readonly number[];
-  /** Offsets of the pointers, without those to the whole name of the question. */
-  readonly pointers: readonly number[];
-}
-
-/** Compresses the records of `message`, which has one question and no pointers. */
-function compress(message: Uint8Array): Compressed {
+/**
+ * Compresses the records of `message`, which has one question and no pointers. Ends of records and offsets of
+ * pointers begin at `questionEnd`; pointers to the whole name of the question are left out.
+ */
+function compress(message: Uint8Array) {
   const to = new Uint8Array(message.length);
   /** Read and write positions. */
   let [at, size] = [0, 0];

@@ -22,9 +22,15 @@ import * as link from "../runtime/link.ts";
 import { LINK_DEPTH, linkShapeOf } from "../runtime/plan.ts";
 import { TILE_REGION_BYTES } from "../runtime/tile.ts";
 import { Address, Prefix } from "./address.ts";
-import { makeBeside } from "./beside.ts";
 import type { AppContext, Beside, HeaderFields } from "./contract.ts";
-import { makeService, NetSide, type RefusalSetup, type Service, tosTtlOf } from "./host.ts";
+import {
+  makeBeside,
+  makeService,
+  NetSide,
+  type RefusalSetup,
+  type Service,
+  tosTtlOf,
+} from "./host.ts";
 import { MAILBOX_BYTES, MailboxEnd } from "./mailbox.ts";
 import {
   AppState,

@@ -2,7 +2,7 @@
 /**
  * Hosts an app, in a process of its own or inside a net tile: makes it from its module, calls it with
  * bursts and ticks, and survives what it throws. For one in its own process it has the other end of the
- * links with net tiles (`NetSide`).
+ * links with net tiles (`NetSide`). And makes its slow side, in a process of its own with an event loop.
  */
 
 import { inWords } from "../../ffi/library.ts";
@@ -28,6 +28,9 @@ import type {
   App,
   AppContext,
   AppFactory,
+  Beside,
+  BesideContext,
+  BesideFactory,
   Datagrams,
   Destination,
   HeaderFields,
@@ -114,7 +117,6 @@ export async function makeService(
   host: ServiceHost,
 ): Promise<Service> {
   const metrics = host.metrics ?? new MetricsWriter(setup.metrics);
-  const say = bounded(host.log, host.now);
   const timers = new Timers(host.now);
   const context: AppContext = {
     name: setup.name,
@@ -127,18 +129,55 @@ export async function makeService(
     ...(host.state && { state: host.state }),
     ...(host.mailbox && { mailbox: { post: (bytes) => host.mailbox!.post(bytes) } }),
     ...refusals(setup, host.counters),
-    metric: (name, kind, labels) => metrics.metric(name, kind, labels),
-    histogram: (name, bounds, labels) => metrics.histogram(name, bounds, labels),
+    ...commonContext(metrics, bounded(host.log, host.now)),
     every: (millis, handler) => timers.add(millis, handler),
-    parseAddress: (text) => Address.parse(text),
-    parsePrefix: (text) => Prefix.parse(text),
-    log: (...said) => say(Level.info, ...said),
   };
   const isMade = typeof module.default === "function";
   const made: object = isMade ? await (module.default as AppFactory)(context) : module;
   const service = new Service(toApp(made, context, isMade, host.collect), timers, host);
   if (!host.beside) service.begin();
   return service;
+}
+
+/** What an app's tile and its slow side are given alike. */
+function commonContext(metrics: MetricsWriter, say: ReturnType<typeof bounded>) {
+  return {
+    metric: (...given: Parameters<AppContext["metric"]>) => metrics.metric(...given),
+    histogram: (...given: Parameters<AppContext["histogram"]>) => metrics.histogram(...given),
+    parseAddress: (text: string) => Address.parse(text),
+    parsePrefix: (text: string) => Prefix.parse(text),
+    log: (...said: unknown[]) => say(Level.info, ...said),
+  };
+}
+
+/** What a slow side is told. Plain data. */
+export interface BesideSetup {
+  /** URL of its module. */
+  readonly module: string;
+  /** Where it gets listening sockets. */
+  readonly tcp: readonly { readonly address: string; readonly port: number }[];
+}
+
+/** Makes the slow side of a module that is loaded. */
+export async function makeBeside(
+  module: { default?: unknown },
+  { name, ports, options }: Pick<AppContext, "name" | "ports" | "options">,
+  { mailbox, listeners, metrics, log }: Pick<BesideContext, "mailbox" | "listeners"> & {
+    readonly metrics: MetricsWriter;
+    readonly log: Log;
+  },
+): Promise<Beside> {
+  const { default: create } = module;
+  if (typeof create !== "function") {
+    throw new TypeError("its module exports no function as its default");
+  }
+  const made = await (create as BesideFactory)({
+    ...{ name, ports, options, listeners },
+    ...commonContext(metrics, bounded(log)),
+    mailbox: { post: (bytes) => mailbox.post(bytes) },
+  });
+  if (typeof made === "object" && made !== null) return made;
+  throw new TypeError(`what its default export makes is ${typeof made}, no object`);
 }
 
 /** `made` as an App, by the module's default export if `isMade`. TypeError: it is none. */

@@ -9,7 +9,7 @@
  * A predecessor may still run on the same regions: nothing of them is touched before the master's `go`. There
  * is one isolate, whose event loop runs until then, and never again.
  *
- * The process of an app's slow side (`beside.ts`) starts alike, but its event loop runs on.
+ * The process of an app's slow side (`makeBeside` in `host.ts`) starts alike, but its event loop runs on.
  */
 
 import { libraryPath, pollSet } from "../../ffi/library.ts";
@@ -32,9 +32,16 @@ import {
   wordsOf,
 } from "../runtime/log.ts";
 import { Life, runLoop, TileRegion } from "../runtime/tile.ts";
-import { type BesideSetup, makeBeside } from "./beside.ts";
 import type { TcpListener } from "./contract.ts";
-import { appTile, explainDenials, loadService, NetSide, type ServiceSetup } from "./host.ts";
+import {
+  appTile,
+  type BesideSetup,
+  explainDenials,
+  loadService,
+  makeBeside,
+  NetSide,
+  type ServiceSetup,
+} from "./host.ts";
 import { MailboxEnd } from "./mailbox.ts";
 import { AppState, METRICS_BYTES, MetricsWriter } from "./regions.ts";
 

@@ -28,7 +28,7 @@ import {
   solicitReceiver,
 } from "./neighbor_resolver.ts";
 import { type NeighborTableMessage, NTF_EXT_LEARNED } from "./rtnetlink.ts";
-import { filterUpdater, type InterfaceFilter } from "./xdp_filter.ts";
+import { filterUpdater } from "./xdp_filter.ts";
 
 /** Makes the tile; returns when netbase holds the first full copy of the kernel's state. */
 export function create({ setup, region, libraries, log }: TileContext<NetlinkSetup>): Tile {

@@ -114,7 +114,7 @@ function setBits(words: Uint32Array, bits: Iterable<number>): void {
   for (let i = 0; i < words.length; i++) words[i] = wanted[i];
 }
 
-export interface InterfaceFilter {
+interface InterfaceFilter {
   readonly ifindex: number;
   /** The XDP program's map, writable. */
   readonly view: View;

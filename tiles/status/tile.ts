@@ -14,7 +14,7 @@ import { Traffic } from "../net/traffic.ts";
 import { HealthReader } from "../runtime/health.ts";
 import { Life, type ServingTile, type TileContext, TileReader } from "../runtime/tile.ts";
 import type { StatusSetup } from "../runtime/wiring.ts";
-import { captureStreams, type Listening } from "./capture.ts";
+import { captureStreams } from "./capture.ts";
 import { listenOn } from "./connections.ts";
 import { answerLine, REPLACED, serveControl } from "./control.ts";
 import { readPage, serveMetrics } from "./metrics.ts";
