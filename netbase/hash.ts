@@ -4,12 +4,7 @@
  * an app's process and the master need it, and nothing else of netbase.
  */
 
-/**
- * A hash key: words that nobody outside knows. The multipliers are odd.
- *
- * Every table whose keys strangers choose has a keyed hash: someone who does not know the key cannot choose
- * keys that collide. Each table draws its key from a random seed.
- */
+/** A hash key that only this process knows, drawn from a random seed: nobody can choose keys that collide. Multipliers are odd. */
 export interface HashKey {
   readonly add: number;
   readonly first: number;

@@ -50,11 +50,7 @@ export class NetbaseReader {
     this.refresh();
   }
 
-  /**
-   * To be called once per burst, after the tile's quiescent state and before any lookup. The
-   * sequentially consistent load keeps the burst's plain loads behind the tile's announcement
-   * (`rcu.ts`).
-   */
+  /** To be called once per burst, after the quiescent state and before any lookup: the ordered load keeps both apart. */
   refresh(): void {
     this.#generation = Atomics.load(this.#header, Header.generation);
   }

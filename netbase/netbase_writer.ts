@@ -99,11 +99,7 @@ export class NetbaseWriter {
     return this.#deferred.size;
   }
 
-  /**
-   * Whether the last `commit()` had to leave something, for a reader that had not ended its burst (a
-   * default route that moves together with others, room for what does not fit) or for lack of time:
-   * commit again soon, even without new changes.
-   */
+  /** Whether the last `commit()` had to leave something, for readers or lack of time: commit again soon. */
   get pending(): boolean {
     return this.#fib.pending || (this.overflow > 0 && this.waiting > 0);
   }

@@ -95,11 +95,7 @@ export class DeferredFree {
     this.#items.push(item);
   }
 
-  /**
-   * Begins a grace period for the items retired since the last call, and frees those whose grace
-   * period is over. The stores that made items unreachable must be ordered before this by an
-   * `Atomics.store`.
-   */
+  /** Begins a grace period for what was retired, by stores before an `Atomics.store`, and frees what had one. */
   reclaim(): void {
     if (this.#items.length > 0) this.#seal();
     let done = 0;
@@ -180,11 +176,7 @@ export class IdPool {
   }
 }
 
-/**
- * Allocates runs of consecutive units: paths of ECMP groups, addresses of interfaces. First fit; a
- * freed run merges with its neighbours. Few runs are free, so a sorted list is enough. In the
- * writer's heap.
- */
+/** Allocates runs of units, first fit; freed runs merge. Few are free, so a sorted list is enough. */
 export class RunPool {
   /** Runs from `start` to below `end`, in order; no two adjoin. */
   readonly #free: { readonly start: number; readonly end: number }[];

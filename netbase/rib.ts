@@ -153,11 +153,7 @@ export class Rib {
     return count;
   }
 
-  /**
-   * Calls `change` once per distinct set of attributes, and gives every route that has it the attributes
-   * that `change` returns; null removes those routes. Returns how many routes changed. Goes through the
-   * whole RIB when any set changes.
-   */
+  /** Gives routes the attributes that `change` makes of theirs; null removes them. Returns how many changed. */
   rewrite(change: (attributes: Readonly<RouteAttributes>) => RouteAttributes | null): number {
     const changes = new Map<number, number>();
     for (const set of this.attributes.all()) {
@@ -201,11 +197,7 @@ export class Rib {
     }
   }
 
-  /**
-   * Compares the routes of `most` prefixes, from one (host order) on, with those of another RIB. Calls
-   * `differs` with one route for each prefix and table whose lists differ. Returns the prefix to continue
-   * from; null: all are compared.
-   */
+  /** Compares `most` prefixes with another RIB; `differs` gets a route of each list. Returns where to go on; null: done. */
   compare(
     other: Rib,
     from: { prefix: number; length: number },
@@ -502,11 +494,7 @@ function maskAddress(address: number, length: number): number {
   return length === 0 ? 0 : (address & (-1 << (32 - length))) >>> 0;
 }
 
-/**
- * A path-compressed binary trie in one typed array, so that a million prefixes cost 32 bytes each, no
- * garbage, and mostly one cache line per step down. A node is a prefix that has routes, or one where two
- * such diverge.
- */
+/** A path-compressed binary trie in one typed array: 32 bytes a prefix, no garbage, about a cache line per step. */
 export class Trie {
   /** All nodes. Replaced when it grows: reload it after an `insert`. */
   words = new Uint32Array(FIRST_NODES * NODE_WORDS);
@@ -928,11 +916,7 @@ class AttributeTable {
     return nextHop;
   }
 
-  /**
-   * The next hop id of default routes of equal metric, given as the ids of their sets in the kernel's
-   * order: that of the only one, or of a group of them in that order; 0 for none, NEXT_HOP_OVERFLOW when
-   * it does not fit.
-   */
+  /** The next hop of default routes of equal metric, a group if there are several; 0: none, or NEXT_HOP_OVERFLOW. */
   defaultNextHop(ids: readonly number[], earlier: number): number {
     if (this.#defaults !== 0 && this.#defaultsOf === ids.join()) return this.#defaults;
     if (this.#defaults !== 0) this.#formerDefaults.push(this.#defaults);

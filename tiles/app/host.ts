@@ -219,11 +219,7 @@ function asyncError(name: string): TypeError {
 
 const ENCODER = new TextEncoder();
 
-/**
- * Bytes of payloads and answers after which `collect` is called. By itself V8 lets 64 MiB of such memory pile up
- * outside of its heap, whatever the heap's limit: more than the least `memory` of an app. A collection takes a tenth
- * of a millisecond, and memory that is used again is quicker than fresh memory.
- */
+/** Bytes after which `collect` is called, a tenth of a millisecond. By itself V8 lets 64 MiB pile up outside its heap. */
 export const COLLECT_BYTES = 8 << 20;
 
 /** An app that gives each datagram to `answer`, except those that could start a loop. */
@@ -619,11 +615,7 @@ export function refusals(
 const [SLOT_BITS, SLOT_WORDS] = [16, 4];
 const Word = { address: 0, ports: 1, second: 2, count: 3 } as const;
 
-/**
- * Counts the answers to each sender in this second. A sender's hash names its only slot; a new sender
- * replaces the one in it, so the table never grows. The hash is keyed, so nobody can choose addresses
- * and ports that replace a given sender.
- */
+/** Counts answers to each sender in this second. A keyed hash names its only slot, which a new sender replaces. */
 export class RecentAnswers {
   readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
   readonly #key: Uint32Array;
@@ -948,11 +940,7 @@ class Replies implements Answers {
     this.#push(slot, offset, size, 0, tosTtl);
   }
 
-  /**
-   * The next free descriptor, which takes `size` bytes at `offset` of the reserved room. -1 when nothing is
-   * reserved, or no descriptor is free. Throws RangeError outside of the room, and for other bytes than were
-   * sent before.
-   */
+  /** The next descriptor, for bytes of the reserved room; -1: none is free, or no room. Throws RangeError for others. */
   #slot(offset: number, size: number): number {
     const room = this.#room;
     if (room < 0 || this.#link.free === 0) return this.#noRoom();

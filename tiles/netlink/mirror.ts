@@ -443,11 +443,7 @@ export class Resync {
     this.counts.resyncs++;
   }
 
-  /**
-   * Applies the events that were recorded during a dump, if they wait for that. `replayed`: the dump
-   * was complete, so all events follow it. Otherwise only those of ordered tables were not applied
-   * yet.
-   */
+  /** Applies events recorded during a dump: all if it was complete (`replayed`), else those of ordered tables. */
   #applyRecorded(table: Table, { replayed, now }: { replayed: boolean; now: number }): void {
     let stale = 0;
     if (replayed || table.ordered) {

@@ -400,11 +400,7 @@ const COUNT_BITS = 4;
 const MOST_COUNT = (1 << COUNT_BITS) - 1;
 const WINDOWS = 1 << (16 - 2 * COUNT_BITS);
 
-/**
- * Counts how often each neighbour was requested lately: a count-min sketch, since no table holds all
- * that a flood names. A client that retries is requested more often than chance has it for one of a
- * flood's addresses.
- */
+/** Counts how often each neighbour was requested lately: a count-min sketch, as a flood names more than a table holds. */
 export class DemandCounter {
   readonly #rows: readonly [Uint16Array, Uint16Array];
   readonly #shift: number;

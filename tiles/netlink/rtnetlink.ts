@@ -297,11 +297,7 @@ const SLOTS = 64;
 const ETH_ALEN = 6;
 const text = new TextDecoder();
 
-/**
- * The attributes of a message by type (the kernel's `nlattr *tb[]`), found in one pass and read on
- * demand. The last of each type counts; a missing one reads as 0 or "". Reused where messages are
- * many. All methods throw `MalformedMessage`.
- */
+/** The attributes of a message by type, found in one pass; the last counts, a missing one is 0. Throws `MalformedMessage`. */
 class Attributes {
   #bytes!: MessageBytes;
   /** Offset of each attribute's header; 0: missing. */
@@ -828,11 +824,7 @@ export interface NeighborKey {
   readonly address: number;
 }
 
-/**
- * Writes RTM_NEWNEIGH with NTF_USE, which makes the kernel resolve or confirm a neighbour as if it
- * had a packet for it (`ip neigh add dev IF ADDR use`); returns its length. The kernel replies only
- * to refuse. Needs CAP_NET_ADMIN.
- */
+/** Writes RTM_NEWNEIGH with NTF_USE: the kernel resolves or confirms it as for a packet of its own. Returns its length. */
 export function writeUseNeighbor(writer: MessageWriter, neighbor: NeighborKey): number {
   writer.begin({ type: RTM_NEWNEIGH, flags: NLM_F_REQUEST | NLM_F_CREATE });
   return writeNeighbor(writer, neighbor, NTF_USE);

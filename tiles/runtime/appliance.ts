@@ -219,11 +219,7 @@ class Appliance {
     }
   }
 
-  /**
-   * Handles the failure of a tile. Netlink and status tiles are restarted in place after a pause, while net tiles
-   * forward with the last good state. If a net tile fails the process ends, and the master, which has the rings,
-   * starts the next one.
-   */
+  /** Netlink and status tiles are restarted in place. Without a net tile the process ends, and the master starts another. */
   #failed(own: WorkerHandle, { message, setup }: { message: string; setup: unknown }): void {
     if (own.kind === "net") return this.#fatal(own.name, message);
     const restart = this.#restartPauses.getOrInsertComputed(own.name, () => new RestartPause());

@@ -36,11 +36,7 @@ export const Descriptor = {
   ports: 4,
   /** net→app: the interface that the request came in on. */
   interface: 5,
-  /**
-   * app→net: the slot, plus 1, of the request in the other link that this answers. The answer then
-   * goes where the request came from, and its own addresses and ports do not count. 0: it goes where
-   * they say.
-   */
+  /** app→net: the slot, plus 1, of the request that this goes back to, whatever its addresses say. 0: to those. */
   request: 5,
   /** app→net: TOS << 8 | TTL of the answer's IPv4 header; a TTL of 0 stands for 64. */
   tosTtl: 6,
@@ -259,11 +255,7 @@ export class LinkConsumer {
   readonly #own: Uint32Array;
   #tail: number;
 
-  /**
-   * Joins at `own` (written by this side) and `peer` (by the other). With `skip` everything that is
-   * published but not yet read is passed over: what a restarted app does, so that its frames go back.
-   * `trusts` is as for a producer.
-   */
+  /** `skip`: what is published is passed over, so that a restarted app's frames go back. `trusts` is as for a producer. */
   constructor(own: View, peer: View, shape: LinkShape, { skip = false, trusts = false } = {}) {
     this.#own = u32(own);
     this.words = u32(peer);

@@ -25,22 +25,14 @@ export const LARGE_BUFFERS = 64;
 export const SOCKET_FRAMES = 1024;
 /** Entries of an AF_XDP fill, receive, transmit and completion ring. */
 export const RING_ENTRIES = 8192;
-/**
- * Frames for receiving, for each net tile, that the kernel gets only while a handover may keep the
- * tile from running. They hold what 200,000 datagrams a second bring in 35 ms. If they were always in
- * use, they would not fit into a processor's cache.
- */
+/** Frames that the kernel gets for a handover alone, for 35 ms at 200,000/s: always used they would not fit a cache. */
 export const SPARE_FRAMES = RING_ENTRIES - SOCKET_FRAMES;
 /** Datagrams that may wait for a neighbour, per net tile. */
 export const ARP_QUEUE_ENTRIES = 256;
 /** Datagrams of each link between a net and an app tile, in either direction, unless the app has another depth. */
 export const LINK_DEPTH = 1024;
 
-/**
- * The shape of links with this depth. A ring of payloads has the bytes of as many frames: at a depth
- * of 1,024 it holds 32 of the largest datagrams. `isAlone`: the UMEM has this app alone, so requests
- * stay there.
- */
+/** The shape of links with this depth. Rings hold as many frames. `isAlone`: requests stay in the app's own UMEM. */
 export function linkShapeOf(depth: number, { isAlone }: { isAlone: boolean }): LinkShape {
   const payloadBytes = depth * FRAME_BYTES;
   return { depth, payloadBytes, ...(!isAlone && { requestBytes: payloadBytes }) };

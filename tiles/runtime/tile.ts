@@ -37,11 +37,7 @@ export interface TileContext<Setup> {
   ask(request: ControlRequest): void;
   /** Receives messages from main while it runs. Only of the status tile, which has an event loop. */
   onMessage?(listener: (message: MainMessage) => void): void;
-  /**
-   * Given if a predecessor may run on the same regions; to be awaited before they are touched.
-   * Confines the thread, which can open nothing from then on and has only these descriptors. Resolves
-   * when the predecessor has ended.
-   */
+  /** Given if a predecessor may run: confines the thread to these descriptors, and resolves when that has ended. */
   predecessor?(descriptors: readonly number[]): Promise<void>;
 }
 
@@ -157,11 +153,7 @@ export class TileRegion {
     this.counters = f64(slice(view, COUNTERS_AT, TILE_COUNTERS * 8));
   }
 
-  /**
-   * Announces a quiescent state: no index into netbase that was read before this call is used after
-   * it. Once per turn of the loop. A sequentially consistent store, so that the reads of the turn
-   * before cannot be moved past it by compiler or processor.
-   */
+  /** Announces a quiescent state, once per turn: what was read of netbase before is not used after this ordered store. */
   quiescent(): void {
     Atomics.store(this.#words, BURST, this.#words[BURST] + 1);
   }
