@@ -12,7 +12,7 @@ import { NUD_REACHABLE, NUD_STALE } from "../netbase/neighbors.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";
 import { SolicitProducer } from "../tiles/net/arp_queue.ts";
 import * as nl from "../tiles/netlink/rtnetlink.ts";
-import { MessageWriter, writeDeleteNeighbor } from "../tiles/netlink/rtnetlink.ts";
+import { MessageWriter, RTM_DELNEIGH, writeNeighbor } from "../tiles/netlink/rtnetlink.ts";
 import { TileReader, Waker } from "../tiles/runtime/tile.ts";
 import { Random } from "./routes.ts";
 
@@ -246,7 +246,7 @@ class Load {
 
   #forget(address: number): void {
     const { ifindex } = this.#start;
-    this.#send(writeDeleteNeighbor(this.#writer, { ifindex, address }));
+    this.#send(writeNeighbor(this.#writer, RTM_DELNEIGH, { ifindex, address }));
   }
 
   /** Makes a neighbour STALE. A new one needs a MAC. */

@@ -20,7 +20,6 @@ import { type DumpEnd, Dumper, type MessageHandler, NetlinkSocket, OVERRUN } fro
 import {
   ALL_TABLES,
   InterfacesTable,
-  LookupOrder,
   type NeighborListener,
   NeighborsTable,
   NextHopsTable,
@@ -76,7 +75,6 @@ export class Mirror implements MessageHandler {
   readonly #monitor: NetlinkSocket;
   readonly #resync: Resync;
   readonly #neighbors: NeighborsTable;
-  readonly #lookupOrder: LookupOrder;
   /** Events or a dump have changed something that is not committed yet. */
   #unshown = false;
   #burstsUnshown = 0;
@@ -97,11 +95,10 @@ export class Mirror implements MessageHandler {
     const notices = this.notices = new Notices(log);
     this.#monitor = openMonitor(library, options.receiveBuffer ?? RECEIVE_BUFFER);
     this.dumper = new Dumper(library);
-    const lookupOrder = this.#lookupOrder = new LookupOrder(writer.rib, this.dumper);
-    this.rules = new RulesTable(lookupOrder, notices);
+    this.rules = new RulesTable(writer.rib, this.dumper, notices);
     const { interfaces, nextHops, routes, neighbors } = makeTables(writer, {
       notices,
-      note: (route) => lookupOrder.note(route),
+      note: (route) => this.rules.note(route),
       interfaces: options.neighborsOf ?? null,
       listener: options.neighbors,
     });
@@ -113,7 +110,7 @@ export class Mirror implements MessageHandler {
 
   /** Whether everything has been read at least once. */
   get complete(): boolean {
-    return this.#resync.complete && this.#lookupOrder.settled;
+    return this.#resync.complete && this.rules.settled;
   }
 
   /** Whether everything has been read, and no table is stale or being read. */
@@ -172,7 +169,7 @@ export class Mirror implements MessageHandler {
     let read = this.dumper.turn(now);
     // After an overrun the kernel drops events until its queue is empty. Queued events are older
     // than a dump that begins now, and those dropped meanwhile would be missing.
-    if (!this.#draining) read += this.#resync.turn(now) + this.#lookupOrder.turn();
+    if (!this.#draining) read += this.#resync.turn(now) + this.rules.turn();
     if (read > 0) this.#unshown = true;
     this.#show();
     return events + read;
@@ -245,7 +242,7 @@ export class Mirror implements MessageHandler {
       // A default route that moves with others may have to wait for the end of a net tile's burst.
       this.#unshown = this.writer.pending;
       this.#burstsUnshown = 0;
-      this.#lookupOrder.committed();
+      this.rules.committed();
     }
     const { complete, current } = this.#resync;
     const state = !complete ? Sync.syncing : current ? Sync.synced : Sync.stale;

@@ -503,14 +503,17 @@ export class NeighborSocket {
 
   /** Has the kernel resolve or confirm a neighbour (host order). False: it takes no request now. */
   solicit(ifindex: number, address: number): boolean {
-    const length = nl.writeUseNeighbor(this.#writer, { ifindex, address });
-    return this.#socket.send(this.#writer.bytes, length) === 0;
+    return this.#send(nl.RTM_NEWNEIGH, { ifindex, address });
   }
 
   /** Removes an entry without an answer from the kernel's table. */
   release(ifindex: number, address: number): void {
-    const length = nl.writeDeleteNeighbor(this.#writer, { ifindex, address });
-    this.#socket.send(this.#writer.bytes, length);
+    this.#send(nl.RTM_DELNEIGH, { ifindex, address });
+  }
+
+  #send(type: Parameters<typeof nl.writeNeighbor>[1], neighbor: nl.NeighborKey): boolean {
+    const length = nl.writeNeighbor(this.#writer, type, neighbor);
+    return this.#socket.send(this.#writer.bytes, length) === 0;
   }
 
   close(): void {

@@ -824,25 +824,18 @@ export interface NeighborKey {
   readonly address: number;
 }
 
-/** Writes RTM_NEWNEIGH with NTF_USE: the kernel resolves or confirms it as for a packet of its own. Returns its length. */
-export function writeUseNeighbor(writer: MessageWriter, neighbor: NeighborKey): number {
-  writer.begin({ type: RTM_NEWNEIGH, flags: NLM_F_REQUEST | NLM_F_CREATE });
-  return writeNeighbor(writer, neighbor, NTF_USE);
-}
-
-/** Writes RTM_DELNEIGH, for what only a solicit of ours has put into the kernel's table; returns its length. */
-export function writeDeleteNeighbor(writer: MessageWriter, neighbor: NeighborKey): number {
-  writer.begin({ type: RTM_DELNEIGH, flags: NLM_F_REQUEST });
-  return writeNeighbor(writer, neighbor, 0);
-}
-
-/** Writes the body of a message about a neighbour with these NTF_* flags. */
-function writeNeighbor(
+/**
+ * Writes RTM_NEWNEIGH with NTF_USE, by which the kernel resolves or confirms a neighbour as for a packet of its
+ * own, or RTM_DELNEIGH, for what only that has put into its table. Returns its length.
+ */
+export function writeNeighbor(
   writer: MessageWriter,
+  type: typeof RTM_NEWNEIGH | typeof RTM_DELNEIGH,
   { ifindex, address }: NeighborKey,
-  flags: number,
 ): number {
-  writer.u8(AF_INET).u8(0).u16(0).u32(ifindex).u16(0).u8(flags).u8(0);
+  const [create, use] = type === RTM_NEWNEIGH ? [NLM_F_CREATE, NTF_USE] : [0, 0];
+  writer.begin({ type, flags: NLM_F_REQUEST | create });
+  writer.u8(AF_INET).u8(0).u16(0).u32(ifindex).u16(0).u8(use).u8(0);
   return writer.address(NDA_DST, address).finish();
 }
 

@@ -594,7 +594,10 @@ const DEFAULT_RULES: { readonly [priority: number]: number } = {
   32767: 253,
 };
 
-/** Checks that there are the default rules alone. */
+/** Prefixes of `local` to compare routes with; with more, every route counts as inside one. */
+const MOST_WIDE_LOCALS = 16;
+
+/** Checks that there are the default rules alone, and finds out the kernel's lookup order for the RIB. */
 export class RulesTable implements Table {
   readonly bit = TableBit.rules;
   readonly dumps = ["rules"] as const;
@@ -602,19 +605,34 @@ export class RulesTable implements Table {
   readonly optional = true;
   /** The number of rules that are not default ones, and of default ones that are missing. */
   custom = 0;
-  readonly #lookupOrder: LookupOrder;
+  readonly #rib: Rib;
+  readonly #dumper: Dumper;
   readonly #notices: Notices;
   #found = 0;
   #defaults = 0;
+  readonly #reply = rt.emptyRoute();
+  /** The order is final. */
+  #known = false;
+  /** Whether a route for which the order matters was seen and is not in netbase yet, and whether it is. */
+  #noted = false;
+  #changed = true;
+  #requested = false;
+  /** The address that was looked up last, so that it is not looked up again without a change. */
+  #address = -1;
+  /** Prefixes of `local` longer than one address: usually 127.0.0.0/8 alone. */
+  readonly #wideLocals: { readonly destination: number; readonly mask: number }[] = [];
+  /** Whether `local` has had a `throw`, which may lead to any route of `main` around it. */
+  #throws = false;
 
-  constructor(lookupOrder: LookupOrder, notices: Notices) {
-    this.#lookupOrder = lookupOrder;
+  constructor(rib: Rib, dumper: Dumper, notices: Notices) {
+    this.#rib = rib;
+    this.#dumper = dumper;
     this.#notices = notices;
   }
 
   event(message: nl.MessageCursor, replayed: boolean): number {
     if (nl.decodeRule(message) === null || replayed) return 0;
-    this.#lookupOrder.rulesChanged();
+    this.#rulesChanged();
     return TableBit.rules;
   }
 
@@ -640,35 +658,7 @@ export class RulesTable implements Table {
     const missing = Object.keys(DEFAULT_RULES).length - this.#defaults;
     // A kernel without policy routing has no rules at all, and one lookup order.
     this.custom = this.#found + (this.#defaults === 0 ? 0 : missing);
-    if (this.custom > 0) this.#lookupOrder.rulesChanged();
-  }
-}
-
-/** Prefixes of `local` to compare routes with; with more, every route counts as inside one. */
-const MOST_WIDE_LOCALS = 16;
-
-/** Finds out the kernel's lookup order, and sets it in the RIB. */
-export class LookupOrder {
-  readonly #rib: Rib;
-  readonly #dumper: Dumper;
-  readonly #reply = rt.emptyRoute();
-  /** The order is final. */
-  #known = false;
-  /** Whether a route for which the order matters was seen and is not in netbase yet, and whether it is. */
-  #noted = false;
-  #changed = true;
-  #requested = false;
-  /** The address that was looked up last, so that it is not looked up again without a change. */
-  #address = -1;
-  /** Prefixes of `local` longer than one address: usually 127.0.0.0/8 alone. */
-  readonly #wideLocals: { readonly destination: number; readonly mask: number }[] = [];
-  /** Whether `local` has had a `throw`, which may lead to any route of `main` around it. */
-  #throws = false;
-
-  constructor(rib: Rib, dumper: Dumper) {
-    this.#rib = rib;
-    this.#dumper = dumper;
-    rib.lookupOrder = "merged";
+    if (this.custom > 0) this.#rulesChanged();
   }
 
   /** Whether the order is known, or does not matter. */
@@ -677,7 +667,7 @@ export class LookupOrder {
   }
 
   /** A rule was changed at some time: `local` is looked up first. */
-  rulesChanged(): void {
+  #rulesChanged(): void {
     this.#known = true;
     this.#rib.lookupOrder = "separate";
   }

@@ -24,7 +24,7 @@ import {
   MessageWriter,
   writeDump,
   writeGetRoute,
-  writeUseNeighbor,
+  writeNeighbor,
 } from "../../../tiles/netlink/rtnetlink.ts";
 import { recorded } from "../../fixtures/netlink/recorded.ts";
 import { SEED } from "../../seed.ts";
@@ -296,7 +296,7 @@ Deno.test("requests for a route and for a neighbour carry their addresses in net
   assert.equal(asked.destination, 0xc6120001);
   assert.equal(asked.flags, nl.RTM_F_FIB_MATCH | nl.RTM_F_LOOKUP_TABLE);
   const use = new MessageWriter();
-  writeUseNeighbor(use, { ifindex: 70_000, address: 0xc6120001 });
+  writeNeighbor(use, nl.RTM_NEWNEIGH, { ifindex: 70_000, address: 0xc6120001 });
   const neighbor = emptyNeighborMessage();
   assert.ok(decodeNeighbor(written(use), neighbor));
   assert.deepEqual([neighbor.ifindex, neighbor.address], [70_000, 0xc6120001]);
