@@ -423,12 +423,12 @@ class Fields {
     throw new Error(`'${digits}' are no hexadecimal digits of whole bytes`);
   }
   /** A key with a value, or alone; the value may be quoted, which makes it a word of its own. */
-  parameter(): { key: string; value: ServiceValue } {
+  parameter(): { key: string; value: string } {
     const { text } = this.#next("a parameter");
     const [, key, equals, plain] = /^([^=]*)(=?)([^]*)$/.exec(text)!;
     const isQuoted = equals !== "" && plain === "" && this.#words[0]?.quoted;
     const value = isQuoted ? this.#words.shift()!.text : plain;
-    return { key: key.toLowerCase(), value: new ServiceValue(value) };
+    return { key: key.toLowerCase(), value };
   }
   get isEmpty(): boolean {
     return this.#words.length === 0;
@@ -502,7 +502,7 @@ function serviceBinding(fields: Fields): Buffer {
     const { key, value } = fields.parameter();
     const code = serviceKey(key);
     if (parameters.has(code)) throw new Error(`${key} comes twice`);
-    parameters.set(code, SERVICE_VALUES[code]?.(value) ?? value.bytes());
+    parameters.set(code, SERVICE_VALUES[code]?.(value) ?? octets(value));
   }
   const sorted = [...parameters].sort(([a], [b]) => a - b);
   return Buffer.concat([
@@ -526,56 +526,43 @@ function serviceKey(name: string): number {
   );
 }
 
-/** The value of a service parameter. */
-class ServiceValue {
-  readonly #text: string;
+/** How the values of known keys are made, by number; others are taken as bytes. */
+const SERVICE_VALUES: Record<number, (text: string) => Buffer> = {
+  0: (text) =>
+    Buffer.concat(items(text).map((key) => u16(serviceKey(`${key}`))).sort(Buffer.compare)),
+  1: (text) => Buffer.concat(items(text).flatMap((id) => [Buffer.of(id.length), id])),
+  2: (text) => empty(text, "no-default-alpn"),
+  3: (text) =>
+    u16(Number(wordsOf(text, (word) => /^\d+$/.test(word) && Number(word) <= 0xffff, "port")[0])),
+  4: (text) => addresses(wordsOf(text, isIPv4, "IPv4 address"), packet.a),
+  5: (text) => Buffer.from(`${octets(text)}`, "base64"),
+  6: (text) => addresses(wordsOf(text, isAddress6, "IPv6 address"), packet.aaaa),
+  8: (text) => empty(text, "ohttp"),
+};
 
-  constructor(text: string) {
-    this.#text = text;
-  }
-  bytes(): Buffer {
-    return octets(this.#text);
-  }
-  /** The items of a list, at least one. A comma in an item is escaped twice (RFC 9460 §A.1). */
-  list(): Buffer[] {
-    const items = `${this.#text},`.match(/(?:\\\\.|\\[^]|[^\\,])+(?=,)/g) ?? [];
-    if (items.join(",") !== this.#text || items.length === 0) {
-      throw new Error(`'${this.#text}' is no list`);
-    }
-    return items.map((item) => octets(item.replace(/\\\\([,\\])/g, "\\$1")));
-  }
-  /** The text of a list of addresses, or of a number. */
-  words(isGood: (text: string) => boolean, what: string): string[] {
-    const words = this.#text.split(",");
-    const wrong = words.find((word) => !isGood(word));
-    if (wrong !== undefined) throw new Error(`'${wrong}' is no ${what}`);
-    return words;
-  }
+/** The items of a list, at least one. A comma in an item is escaped twice (RFC 9460 §A.1). */
+function items(text: string): Buffer[] {
+  const items = `${text},`.match(/(?:\\\\.|\\[^]|[^\\,])+(?=,)/g) ?? [];
+  if (items.join(",") !== text || items.length === 0) throw new Error(`'${text}' is no list`);
+  return items.map((item) => octets(item.replace(/\\\\([,\\])/g, "\\$1")));
 }
 
-/** How the values of known keys are made, by number; others are taken as bytes. */
-const SERVICE_VALUES: Record<number, (value: ServiceValue) => Buffer> = {
-  0: (value) =>
-    Buffer.concat(value.list().map((key) => u16(serviceKey(`${key}`))).sort(Buffer.compare)),
-  1: (value) => Buffer.concat(value.list().flatMap((id) => [Buffer.of(id.length), id])),
-  2: (value) => empty(value, "no-default-alpn"),
-  3: (value) =>
-    u16(Number(value.words((text) => /^\d+$/.test(text) && Number(text) <= 0xffff, "port")[0])),
-  4: (value) => addresses(value.words(isIPv4, "IPv4 address"), packet.a),
-  5: (value) => Buffer.from(`${value.bytes()}`, "base64"),
-  6: (value) => addresses(value.words(isAddress6, "IPv6 address"), packet.aaaa),
-  8: (value) => empty(value, "ohttp"),
-};
+/** The text of a list of addresses, or of a number. */
+function wordsOf(text: string, isGood: (word: string) => boolean, what: string): string[] {
+  const words = text.split(",");
+  const wrong = words.find((word) => !isGood(word));
+  if (wrong !== undefined) throw new Error(`'${wrong}' is no ${what}`);
+  return words;
+}
 
 /** Addresses without the length that a record's data has in front. */
 function addresses(texts: readonly string[], codec: { encode(text: string): Buffer }): Buffer {
   return Buffer.concat(texts.map((text) => codec.encode(text).subarray(2)));
 }
 
-function empty(value: ServiceValue, key: string): Buffer {
-  const bytes = value.bytes();
-  if (bytes.length > 0) throw new Error(`${key} takes no value`);
-  return bytes;
+function empty(text: string, key: string): Buffer {
+  if (text !== "") throw new Error(`${key} takes no value`);
+  return Buffer.alloc(0);
 }
 
 /** Whether `text` is an IPv6 address without a zone. */
