@@ -22,7 +22,6 @@ import { SessionTable } from "./library/session_table.ts";
 import { TokenBuckets } from "./library/token_buckets.ts";
 import { numberOption, wholeOption } from "./options.ts";
 
-/** The most backends. */
 const MOST_BACKENDS = 256;
 /** Version of the state's layout: address (four words) and port of each backend, and the table of sessions. */
 const LAYOUT = 3;
@@ -41,7 +40,6 @@ export type Mail =
   | { readonly backends: readonly unknown[] }
   | { readonly failing: readonly string[] };
 
-/** What of a backend is configured. */
 interface Configured {
   readonly name: string;
   readonly address: Address;
@@ -50,7 +48,6 @@ interface Configured {
   readonly drain: boolean;
 }
 
-/** A backend in its slot. */
 interface Backend extends Configured {
   /** Probes that it has not answered, in a row. */
   failures: number;
@@ -92,7 +89,6 @@ class Balancer implements App {
   #sessions!: SessionTable;
   /** By slot: address and port of its backend. */
   #placed!: Uint32Array;
-  /** Where the current datagram goes. */
   readonly #to: { address: Address; port: number; sourcePort: number; sourceAddress?: Address };
   /** The client of an answer, and our address that it sends to. */
   readonly #client: Address;

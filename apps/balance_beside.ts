@@ -12,7 +12,6 @@ import { numberOption, wholeOption } from "./options.ts";
 
 /** How often the file is looked at. A watch would end as the file is replaced, or need its whole folder. */
 const LOOK_MILLIS = 1000;
-/** The longest that a check waits. */
 const CHECK_MILLIS = 2000;
 
 /** A backend as it is configured, by an address. */
@@ -125,7 +124,6 @@ async function stampOf(file: unknown): Promise<string> {
   }
 }
 
-/** Whether a backend passes the check. */
 async function passes(name: string, check: string, checkPort: number): Promise<boolean> {
   const [hostname, own] = name.split(":");
   const port = checkPort || Number(own);

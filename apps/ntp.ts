@@ -96,7 +96,6 @@ function toReferenceId(reference: string, stratum: number, { parseAddress }: App
   throw new TypeError("options.reference: must be an IPv4 address; for stratum 1, four letters");
 }
 
-/** Writes a word, big-endian. */
 function put(bytes: Uint8Array, at: number, word: number): void {
   bytes[at] = word / 0x1000000;
   bytes[at + 1] = word >>> 16;

@@ -4,7 +4,6 @@
  * in the form of `echo.ts`, and list it here. `docs/apps.md` describes what an app can do.
  */
 
-/** An app that ships. */
 interface ShippedApp {
   /** Path of its module in the source tree. */
   readonly module: string;

@@ -75,7 +75,6 @@ class Line {
   type = 0;
   /** The value, if it is a number. */
   value = 0;
-  /** Whether the value has a sign. */
   signed = false;
   /** How many values this one stands for, by its sample rate. */
   weight = 1;
@@ -236,7 +235,6 @@ class UniqueValues {
 /** How many names may share a hash. More would take knowledge of its key. */
 const MOST_ALIKE = 4;
 
-/** All series, by name and type. */
 export class Names {
   /** Those with metrics of an interval. */
   readonly ofIntervals: (Timer | UniqueValues)[] = [];

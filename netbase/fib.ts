@@ -84,7 +84,6 @@ export class NextHopReader {
     return (this.words[id * NEXT_HOP_WORDS + NextHop.kind] >>> 8) & 0xff;
   }
 
-  /** `NextHopFlag` */
   flags(id: number): number {
     return this.words[id * NEXT_HOP_WORDS + NextHop.kind] >>> 16;
   }
@@ -103,7 +102,6 @@ export class NextHopReader {
     return this.words[id * NEXT_HOP_WORDS + NextHop.source];
   }
 
-  /** The route's MTU; 0: the interface's */
   mtu(id: number): number {
     return this.words[id * NEXT_HOP_WORDS + NextHop.mtu];
   }
@@ -115,7 +113,6 @@ export class NextHopReader {
     return this.paths[this.#pathsAt(id) + ((flowHash >>> 1) >>> (31 - log2))];
   }
 
-  /** Groups: number of members. */
   memberCount(id: number): number {
     return this.words[id * NEXT_HOP_WORDS + NextHop.shape] & 0xffff;
   }

@@ -130,7 +130,6 @@ export class HashTableReader {
     }
   }
 
-  /** Turns to another table. */
   private join(published: number): void {
     this.published = published;
     this.base = slotsBaseOf(published, this.shape);

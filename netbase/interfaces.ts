@@ -18,7 +18,6 @@ import {
   NAME_BYTES,
 } from "./layout.ts";
 
-/** Interface flags (`ifi_flags`, linux/if.h). */
 export const IFF_UP = 0x1;
 export const IFF_BROADCAST = 0x2;
 export const IFF_LOOPBACK = 0x8;

@@ -32,7 +32,6 @@ export const Header = {
   syncState: 80,
   syncTimeLow: 81,
   syncTimeHigh: 82,
-  /** The writer's own, for `fence()`. */
   fence: 96,
   /** Two secret multipliers of the hash tables' hash, odd; written once. */
   hash: 112,
@@ -48,7 +47,6 @@ export const TBL8_CELLS = 256;
 export const TBL8_BIT = 0x8000;
 /** Behind the tbl8s: the next hop id that a cell of 0 means. */
 export const FIB_DEFAULT = TBL24_CELLS + TBL8S * TBL8_CELLS;
-/** 16-bit words of the whole FIB. */
 export const FIB_WORDS = FIB_DEFAULT + 32;
 
 /** Next hops: ids 1 to 0x7fff. Id 0 means no route, 1 a route that did not fit. */
@@ -56,7 +54,6 @@ export const NEXT_HOPS = 1 << 15;
 export const NEXT_HOP_OVERFLOW = 1;
 export const NEXT_HOP_WORDS = 8;
 
-/** Words of a next hop record. */
 export const NextHop = {
   /** RTN_* or KIND_* | scope << 8 | {@linkcode NextHopFlag} << 16 */
   kind: 0,
@@ -109,7 +106,6 @@ export interface HashTableShape {
   readonly slotsLog2: number;
   /** Header word that publishes the table. */
   readonly publishedAt: number;
-  /** Byte offsets in the region. */
   readonly slotsAt: number;
   readonly recordsAt: number;
 }
@@ -153,7 +149,6 @@ export const Interface = {
 /** Bytes of an interface's name, IFNAMSIZ. */
 export const NAME_BYTES = 16;
 
-/** Words of an interface's address. */
 export const Address = {
   /** IFA_LOCAL */
   local: 0,
@@ -190,7 +185,6 @@ function section(byteLength: number): number {
   return at;
 }
 
-/** Byte offsets of the sections. */
 export const FIB_AT = section(FIB_WORDS * 2);
 export const NEXT_HOPS_AT = section(NEXT_HOPS * NEXT_HOP_WORDS * 4);
 export const PATHS_AT = section(PATH_UNITS * PATH_UNIT * 2);

@@ -67,7 +67,6 @@ export class NeighborReader extends HashTableReader {
     return this.words[(record + Neighbor.ifindex) | 0];
   }
 
-  /** Its address, host order. */
   address(record: number): number {
     return this.words[(record + Neighbor.address) | 0];
   }

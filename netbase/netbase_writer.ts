@@ -23,7 +23,6 @@ export type Change = "added" | "changed" | "removed" | "aged";
 
 /** Is notified of changes before they are committed. Entries are as they are now, or were last. */
 export interface ChangeListener {
-  /** The interface or its addresses. */
   interface(change: Change, entry: InterfaceEntry): void;
   route(change: Change, route: Route): void;
   /** `neighbor` is valid only during the call. */
@@ -56,7 +55,6 @@ export class NetbaseWriter {
   readonly rib: Rib;
   readonly interfaces: InterfaceWriter;
   readonly neighbors: NeighborWriter;
-  /** Where to set a listener. */
   readonly listeners: ListenerSlot = { current: null };
   readonly #header: Uint32Array;
   readonly #deferred: DeferredFree;
@@ -180,7 +178,6 @@ export class NextHopWriter extends NextHopReader {
     if (joined) this.#inherit();
   }
 
-  /** Records in use. */
   get used(): number {
     return this.#ids.count;
   }
@@ -430,7 +427,6 @@ function isUniform(ids: Uint16Array): boolean {
 const LOCAL_MASK = 0x7fff0000;
 const MAIN_MASK = 0x7fff;
 
-/** Which tables a change concerns. */
 const CHANGED_LOCAL = 1;
 const CHANGED_MAIN = 2;
 const BOTH = CHANGED_LOCAL | CHANGED_MAIN;
@@ -468,7 +464,6 @@ export class FibBuilder extends FibReader {
   /** While true no cell becomes 0: no address is without a route while cells and the default change. */
   #keepCovered = false;
   readonly #block = new Uint16Array(TBL8_CELLS);
-  /** How far the batch has come. */
   #stage: "idle" | "covering" | "uncovering" = "idle";
   /** The nodes of the batch, and which tables changed for each. */
   #nodes: number[] = [];
@@ -476,7 +471,6 @@ export class FibBuilder extends FibReader {
   /** Since cells were written last, and since the default was moved last. */
   #sinceCells = new Grace([]);
   #sinceMove = this.#sinceCells;
-  /** What the default is to become. */
   #default = 0;
   /** Whether every cell is to be written, and whether what did not fit is retried. */
   #rebuild: boolean;
@@ -584,7 +578,6 @@ export class FibBuilder extends FibReader {
     return { nextHops: this.#nextHops.used, tbl8s: this.#tbl8s.count };
   }
 
-  /** How often room has come free. */
   get #reclaims(): number {
     return this.#nextHops.reclaimed + this.#reclaimedTbl8s;
   }
@@ -633,7 +626,6 @@ export class FibBuilder extends FibReader {
     return attributes.nextHop(candidates.attributes(best), length, before);
   }
 
-  /** What cell 0 is to mean. */
   #chooseDefault(): number {
     const best = this.#trie.words[ROOT + Node.best];
     const local = best >>> 16;

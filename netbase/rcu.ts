@@ -39,7 +39,6 @@ export class Grace {
   /** 1: this reader has passed a quiescent state. */
   readonly #passed: Uint8Array;
 
-  /** Begins now. */
   constructor(readers: readonly Reader[]) {
     this.#readers = readers;
     this.#bursts = Uint32Array.from(readers, (reader) => reader.burst);
@@ -84,7 +83,6 @@ export class DeferredFree {
     this.#readers = readers;
   }
 
-  /** Number of items that wait. */
   get size(): number {
     return this.#sealed.reduce((sum, batch) => sum + batch.items.length, this.#items.length);
   }
@@ -136,7 +134,6 @@ export class IdPool {
   readonly #end: number;
   readonly #used: Uint8Array;
   readonly #free: number[] = [];
-  /** How many are in use. */
   count = 0;
   /** Numbers from here on were never allocated, but may be reserved. */
   #next: number;

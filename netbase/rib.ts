@@ -486,7 +486,6 @@ export const TOUCHED = 0x8000;
 
 /** Length of a node that is not in use. */
 const FREED = 0xff;
-/** Capacity of nodes at start. */
 const FIRST_NODES = 1 << 10;
 
 /** The prefix of `length` bits that covers `address`. */
@@ -501,7 +500,6 @@ export class Trie {
   #next = ROOT + NODE_WORDS;
   /** Freed nodes, chained by their parent word. */
   #free = 0;
-  /** The node of the last `insertNext`. */
   #last = ROOT;
 
   /**
@@ -697,7 +695,6 @@ const Candidate = {
   tosSync: 3,
 } as const;
 
-/** Capacity of candidates at start. */
 const FIRST_CANDIDATES = 1 << 10;
 
 /** What a list is ordered by. Routes of one prefix and table with equal keys compete. */
@@ -709,11 +706,9 @@ type CandidateKey = Readonly<Pick<Route, "tos" | "priority">>;
  * Linked lists in one typed array, 16 bytes a route; a list is known by its head, the first candidate.
  */
 class CandidatePool {
-  /** Candidates in use. */
   count = 0;
   #words = new Uint32Array(FIRST_CANDIDATES * CANDIDATE_WORDS);
   #next = CANDIDATE_WORDS;
-  /** Freed candidates, chained. */
   #free = 0;
   #sync = 1;
   /** Candidates that the running sync has named. */
@@ -815,7 +810,6 @@ class CandidatePool {
   }
 }
 
-/** A set of attributes in use. */
 interface AttributeSet extends Readonly<RouteAttributes> {
   readonly id: number;
   readonly hash: number;
@@ -853,7 +847,6 @@ class AttributeTable {
     return this.#sets[id]!;
   }
 
-  /** All sets in use. */
   all(): AttributeSet[] {
     return this.#sets.filter((set) => set !== undefined);
   }

@@ -157,7 +157,6 @@ class HashTableWriter extends HashTableReader {
     });
   }
 
-  /** Slot of a key, or -1. */
   #slotOf(a: number, b: number): number {
     const hash = this.#hash(a, b);
     for (let i = 0; i < MOST_PROBES; i++) {

@@ -31,7 +31,6 @@ export const LOWER = Uint8Array.from(
 /** A parsed query, valid until the next call of `read`. */
 export class Question {
   bytes: Uint8Array = new Uint8Array();
-  /** Offset of the query in `bytes`. */
   offset = 0;
   /** Bytes of the header and the question, or of the header if the question cannot be read. */
   end = 0;
@@ -174,7 +173,6 @@ export const Field = {
   /** Response code (RFC 6895 §2.3), and bits of the third byte of the header. */
   rcode: 0,
   flags: 1,
-  /** Number of records in each section. */
   answers: 2,
   authorities: 3,
   additionals: 4,
@@ -250,7 +248,6 @@ export class Memory {
   words = new Int32Array(LEAST_BYTES >>> 2);
   halves = new Uint16Array(this.words.buffer);
   bytes = new Uint8Array(this.words.buffer);
-  /** Bytes of the largest answer. */
   readonly most: number;
   /** Word 0 is unused, so that 0 is never an index. */
   #end = 1;
@@ -349,7 +346,6 @@ function compress(message: Uint8Array) {
 /** Offsets in an OPT record: the upper bits of the response code, and the flags. */
 const [RCODE_AT, FLAGS_AT] = [5, 7];
 
-/** Our OPT record with `options`. */
 function optRecord(...options: readonly number[]): Uint8Array {
   const fixed = [0, 0, 41, PAYLOAD_BYTES >>> 8, PAYLOAD_BYTES & 0xff, 0, 0, 0, 0];
   return Uint8Array.of(...fixed, 0, options.length, ...options);

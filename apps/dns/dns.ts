@@ -197,10 +197,8 @@ async function loadZones({ options, log }: AppContext): Promise<Zone[]> {
 // limit answers are dropped, except that every `slip`-th is sent truncated, which tells a resolver to ask over
 // TCP or to ask another server. Queries above the limit count towards the rate too.
 
-/** What happens to an answer. */
 export const Verdict = { send: 0, drop: 1, truncate: 2 } as const;
 
-/** The limits. */
 interface Limits {
   /** Answers a second, 1 or more. */
   readonly ratelimit: number;

@@ -33,11 +33,9 @@ export class Names {
   readonly #root: number;
   /** The list for names that are in no zone. */
   readonly #strangers: number;
-  /** The last name of each hash. */
   readonly #last = new Map<number, number>();
   readonly #labels = new TextEncoder();
 
-  /** The hash's key. */
   readonly #start: number;
   readonly #multiplier: number;
 

@@ -62,7 +62,6 @@ export default function create(
   };
 }
 
-/** All connections. */
 class Streams {
   readonly #post: (mail: Uint8Array) => boolean;
   readonly #limits: Limits;
@@ -157,7 +156,6 @@ class Streams {
   }
 }
 
-/** One connection. */
 class Stream {
   /** Its client's network, in which one client may have many addresses. */
   readonly network: string;

@@ -36,7 +36,6 @@ export function strangerBelow(name: string): string {
   return below("\0", name);
 }
 
-/** The records of one zone. */
 export class Zone {
   /** Its own name, in lower case. */
   readonly origin: string;
@@ -220,7 +219,6 @@ function below(label: string, name: string): string {
 
 /** A resource record, its data as npm's dns-packet takes it. Names are absolute, without a last dot. */
 interface ZoneRecord {
-  /** The line that it begins on. */
   readonly line: number;
   readonly name: string;
   readonly ttl: number;
@@ -261,14 +259,11 @@ export function parseZoneFile(text: string): ZoneRecord[] {
 
 interface State {
   origin: string | null;
-  /** The TTL of the last $TTL. */
   ttl: number | null;
-  /** The last TTL of a record. */
   lastTtl: number | null;
   owner: string | null;
 }
 
-/** Splits the file into entries. */
 function* entries(text: string): Generator<Entry> {
   const pattern = /;[^\n]*|"((?:[^"\\]|\\[^])*)"|[()\n]|[^\S\n]+|((?:[^\s"();\\]|\\[^])+)|(.)/gy;
   let words: Word[] = [];
@@ -332,7 +327,6 @@ function directive(words: Word[], state: State): void {
 /** Characters of names. An escaped dot dns-packet would take for a dot, and letters beyond ASCII are many bytes. */
 const NAME = /^[!-[\]-~]+$/;
 
-/** A name in full. */
 function absolute({ text, quoted }: Word, { origin }: State): string {
   if (quoted || !NAME.test(text)) throw new Error(`'${text}' is no name that can be served`);
   if (text.endsWith(".")) return checked(text.slice(0, -1));

@@ -8,7 +8,6 @@ import type { Address } from "../../tiles/app/contract.ts";
 
 /** Entries that an address may be in: as many from the first one on, which is a multiple of it. */
 export const WAYS = 4;
-/** Words of an address. */
 const WORDS = 4;
 
 /** The addresses of entries. Nothing is allocated after the constructor. */

@@ -51,7 +51,6 @@ export class ClockMap {
     return entry;
   }
 
-  /** Forgets an entry. */
   remove(entry: number): void {
     this.#table.end(entry);
   }

@@ -98,7 +98,6 @@ export class SessionTable {
     Atomics.store(this.#header, Header.changing, changing);
   }
 
-  /** How many sessions there are. */
   get count(): number {
     return this.#header[Header.count];
   }

@@ -83,7 +83,6 @@ export interface Asked extends HeaderFields {
   readonly receivedAt?: number;
 }
 
-/** A datagram from the app. */
 export interface Answered extends Required<HeaderFields> {
   readonly payload: Uint8Array<ArrayBuffer>;
   readonly address: string;
@@ -93,9 +92,7 @@ export interface Answered extends Required<HeaderFields> {
   readonly sourcePort: number;
 }
 
-/** A running app. */
 export class AppHarness {
-  /** What the app logged. */
   readonly logged: string[] = [];
   /** The memory of its state, for a successor. */
   readonly state?: View;
@@ -114,7 +111,6 @@ export class AppHarness {
   readonly #heard = new RecentPeers(heapView(RECENT_PEERS_BYTES), 0);
   readonly #sendTo: readonly Prefix[];
   readonly #dropped = { ...NOT_DROPPED };
-  /** Milliseconds since 1970. */
   #millis: number;
   readonly #mailbox?: { readonly own: MailboxEnd; readonly ofBeside: MailboxEnd };
   #service!: Service;
@@ -246,7 +242,6 @@ export class AppHarness {
     return this.#sent();
   }
 
-  /** Ends its slow side. */
   async end(): Promise<void> {
     await this.#beside?.end?.();
   }

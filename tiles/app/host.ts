@@ -47,7 +47,6 @@ const MOST_KINDS = 64;
 
 /** Which datagrams an app leaves unanswered. Missing fields are as in a configuration without them. */
 export interface RefusalSetup {
-  /** Source ports that are not answered. */
   readonly refuseSources?: readonly PortRange[];
   /** Answers a second to one address, from one of its ports to one of ours; 0: no limit. */
   readonly mostPerSecond?: number;
@@ -66,7 +65,6 @@ export interface ServiceSetup
   readonly metrics: View;
 }
 
-/** What the host gives an app. */
 interface ServiceHost extends Pick<AppContext, "clock" | "state"> {
   readonly log: Log;
   /** Of the tile region that stands for the app, in the order of `APP`. */
@@ -429,7 +427,6 @@ export class Service {
     return this.#app.drain !== undefined;
   }
 
-  /** Says that there is room again. */
   drain(out: Answers): void {
     this.#call("drain", () => this.#app.drain?.(out));
   }
@@ -669,7 +666,6 @@ const BATCH = 64;
 
 /** One net tile, as an app tile is joined to it. */
 interface NetJoin {
-  /** The region this app writes. */
   readonly own: View;
   /** The region that net tile writes for this app. */
   readonly peer: View;
@@ -799,7 +795,6 @@ class Replies implements Answers {
   /** Which bytes of it were sent; a size of -1: none yet. */
   #sentAt = 0;
   #sentSize = -1;
-  /** Whether something found no room. */
   #isFull = false;
   /** The request that was sent back last: its frame leaves, and cannot leave twice. */
   #reflected = -1;

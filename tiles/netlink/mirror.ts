@@ -32,9 +32,7 @@ import {
 
 /** Receive buffer of the monitor socket, used only when needed: some 150,000 events of 830 bytes, as it is doubled. */
 const RECEIVE_BUFFER = 64 << 20;
-/** Datagrams received with one call. */
 const BURST = 64;
-/** Bound of a blocking read. */
 const PATIENCE_MILLIS = 60_000;
 /** Bursts after which changes are committed though more events are queued. */
 const MOST_BURSTS_UNSHOWN = 32;
@@ -58,7 +56,6 @@ export interface MirrorOptions {
   log?(line: string): void;
 }
 
-/** Follows the kernel. */
 export class Mirror implements MessageHandler {
   readonly writer: NetbaseWriter;
   readonly routes: RoutesTable;
@@ -300,7 +297,6 @@ interface Schedule {
   due: number;
   /** End of the rest after its last read. */
   restUntil: number;
-  /** Attempts that failed in a row. */
   failed: number;
 }
 
@@ -319,7 +315,6 @@ export class Resync {
   readonly counts = { dumps: 0, interrupted: 0, resyncs: 0 };
   readonly #dumper: Dumper;
   readonly #schedules: readonly Schedule[];
-  /** Table of each message type. */
   readonly #tableOf = new Map<number, Table>();
   readonly #events = new ChangeLog();
   readonly #log: (line: string) => void;
@@ -474,7 +469,6 @@ const MOST_BYTES = 64 << 20;
 
 /** Events recorded while a table is read, to be replayed. */
 export class ChangeLog {
-  /** There were more events than fit. */
   overflowed = false;
   #bytes = new Uint8Array(FIRST_BYTES);
   #used = 0;
@@ -485,7 +479,6 @@ export class ChangeLog {
     if (this.#bytes.length > FIRST_BYTES) this.#bytes = new Uint8Array(FIRST_BYTES);
   }
 
-  /** Copies the message at the cursor. */
   add({ bytes, bodyAt, end }: nl.MessageCursor): void {
     const from = bodyAt - nl.NLMSG_HDRLEN;
     const needed = this.#used + nl.padded(end - from);

@@ -140,7 +140,6 @@ const MOST_BACK_OFF_MILLIS = 60_000;
 /** Solicits a second, and at once; answered ones do not count. The kernel sends as many with a full table. */
 const RATE = 1_000;
 const BURST = 256;
-/** Addresses that wait to be solicited. */
 const MOST_QUEUED = 256;
 /** Neighbours that back off, and log2 of the demand cells, of all net tiles together. */
 const MOST_BACKING_OFF = 1 << 16;
@@ -159,7 +158,6 @@ const ONCE_SHARE = 0.25;
 /** An unknown neighbour that is queued or solicited. */
 interface Pending extends nl.NeighborKey {
   rank: number;
-  /** When it was queued, or solicited. */
   since: number;
 }
 
@@ -171,7 +169,6 @@ export class NeighborResolver {
   readonly #sharers: number;
   readonly #demand: DemandCounter;
   readonly #backOff: BackOff;
-  /** All that are queued or solicited. */
   readonly #pending: NeighborMap<Pending>;
   /** By rank, and in order of arrival within one. */
   readonly #queue: Pending[] = [];
@@ -238,7 +235,6 @@ export class NeighborResolver {
     this.#solicit(ifindex, address);
   }
 
-  /** An unknown neighbour is needed. */
   resolve(
     { ifindex, address, isGateway }: nl.NeighborKey & { readonly isGateway: boolean },
     now: number,
@@ -314,7 +310,6 @@ export class NeighborResolver {
     return most * (rank >= IN_DEMAND ? IN_DEMAND_SHARE : ONCE_SHARE);
   }
 
-  /** Tokens per millisecond. */
   get #rate(): number {
     return RATE / 1000 / this.#sharers;
   }
@@ -336,7 +331,6 @@ export class NeighborResolver {
     return sent;
   }
 
-  /** There is no answer. */
   #fail(pending: Pending, now: number): void {
     const { ifindex, address } = pending;
     const failures = this.#backOff.failures(ifindex, address, now);
@@ -542,14 +536,12 @@ const LEAD = 0.6;
 /** Deadlines are rounded up to a multiple of this, so that one check serves many. */
 const GRID_MILLIS = 100;
 
-/** Marks neighbours whose confirmation expires. */
 export class NeighborAgeing {
   readonly #neighbors: NeighborWriter;
   readonly #times = new Map<number, Times>();
   #default = DEFAULT_TIMES;
   /** When each REACHABLE neighbour is to be marked, monotonic milliseconds. */
   readonly #deadlines = new NeighborMap<nl.NeighborKey & { readonly deadline: number }>();
-  /** A lower bound of all deadlines. */
   #next = Infinity;
 
   constructor(neighbors: NeighborWriter) {
@@ -570,7 +562,6 @@ export class NeighborAgeing {
     }
   }
 
-  /** The kernel reports a neighbour. */
   neighborChanged(
     { ifindex, address, state, flags, confirmedMillis }: Omit<
       nl.NeighborMessage,

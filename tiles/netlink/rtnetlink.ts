@@ -287,7 +287,6 @@ export class MessageCursor {
   }
 }
 
-/** `length` rounded up to four bytes. */
 export function padded(length: number): number {
   return (length + 3) & ~3;
 }
@@ -412,7 +411,6 @@ export class MessageWriter {
   readonly #data: DataView;
   #at = 0;
 
-  /** Messages of at most `capacity` bytes. */
   constructor(capacity = 256) {
     this.bytes = new Uint8Array(capacity);
     this.#data = new DataView(this.bytes.buffer);
@@ -773,7 +771,6 @@ export function writeDump(writer: MessageWriter, kind: DumpKind, sequence: numbe
 /** A route lookup. Addresses in host order. */
 export interface RouteQuery {
   readonly address: number;
-  /** Source address; 0: none. */
   readonly source?: number;
   /** Return the matching route with all its hops, not the result of the lookup. */
   readonly fibMatch?: boolean;
@@ -851,7 +848,6 @@ const SLOT_BYTES = 32_768 + 256;
 /** Result of `receive` when the kernel dropped events for lack of room; more may be queued. */
 export const OVERRUN = -1;
 
-/** Takes the messages of a socket. */
 export interface MessageHandler {
   /** One message; valid only during the call. */
   message(message: MessageCursor): void;
@@ -923,7 +919,6 @@ const DUMP_BURST = 4;
 /** The kernel writes a dump's next datagram when one is read, so few need room. */
 const DUMP_BUFFER = 1 << 20;
 
-/** How a request ended. */
 export type DumpEnd =
   | "done"
   /** The table changed during the dump (NLM_F_DUMP_INTR). */
@@ -933,7 +928,6 @@ export type DumpEnd =
   /** The kernel replied with an error, or is built without what was asked for. */
   | "refused";
 
-/** Takes the replies to a request. */
 export interface ReplyHandler {
   /** One reply; valid only during the call. */
   reply(message: MessageCursor): void;
@@ -950,7 +944,6 @@ export class Dumper implements MessageHandler {
   #sequence = 0;
   /** Null for a request that was abandoned. */
   #handler: ReplyHandler | null = null;
-  /** Dumps that follow this one. */
   #next: readonly DumpKind[] = [];
   #end: DumpEnd | null = null;
   /** Why a request that completes is not "done". */

@@ -46,7 +46,6 @@ export interface Table {
   event(message: nl.MessageCursor, replayed: boolean): number;
   /** Begins mark and sweep, or restarts it. */
   beginSync(): void;
-  /** Applies a message of a dump. */
   dumped(message: nl.MessageCursor): void;
   /** Ends mark and sweep: removes what neither a dump nor an event has named since `beginSync`. */
   endSync(): void;
@@ -75,7 +74,6 @@ export class Notices {
 /** Commits to wait for room: about a millisecond. */
 const MOST_COMMITS = 1000;
 
-/** Interfaces and their IPv4 addresses. */
 export class InterfacesTable implements Table {
   readonly bit = TableBit.interfaces;
   readonly dumps = ["links", "addresses", "settings"] as const;
@@ -87,7 +85,6 @@ export class InterfacesTable implements Table {
   readonly #routes: RoutesTable;
   readonly #nextHops: NextHopsTable;
   readonly #notices: Notices;
-  /** What the current dump has named. */
   readonly #dumped = new Map<number, InterfaceEntry>();
   /** Indices, NETCONFA_IFINDEX_ALL and _DEFAULT among them, with `ignore_routes_with_linkdown` set. */
   readonly #ignoringLinkdown = new Set<number>();
@@ -510,7 +507,6 @@ function withoutCarrier(
     : { ...attributes, hops: attributes.hops.map(after) };
 }
 
-/** Is notified of neighbours. */
 export interface NeighborListener {
   /** The kernel's current state of a neighbour, from an event or a dump; valid during the call. */
   neighborChanged(neighbor: nl.NeighborMessage): void;
@@ -672,12 +668,10 @@ export class RulesTable implements Table {
     this.#rib.lookupOrder = "separate";
   }
 
-  /** Notes a route of a message. */
   note(route: Readonly<rt.Route>): void {
     if (!this.#noted) this.#noted = this.#matters(route);
   }
 
-  /** What was noted is committed. */
   committed(): void {
     if (this.#noted) this.#changed = true;
     this.#noted = false;

@@ -65,7 +65,6 @@ const EXTENSION = import.meta.url.replace(/^.*\./, ".");
 const STOP_MILLIS = 600;
 /** How long net tiles may take to finish a burst, and the status tile to answer its clients. */
 const LEAVE_MILLIS = 1000;
-/** How often this is polled. */
 const STOP_POLL_MILLIS = 1;
 /** How long the process stays once its successor serves. */
 const LINGER_MILLIS = 100;
@@ -341,18 +340,15 @@ interface TileEvents {
   log(line: string, level?: number): void;
   /** An uncaught error ended the tile's loop or its start. */
   failed(message: string): void;
-  /** Its start takes long. */
   late(): void;
   /** It hangs or broke a rule, and cannot be ended or replaced. */
   stuck(reason: string): void;
-  /** A request of the status tile. */
   ask?(request: ControlRequest): void;
 }
 
 /** The worker's module, with this module's extension. */
 const WORKER = import.meta.url.replace(/appliance(?=\.\w+$)/, "worker");
 
-/** How often a tile is polled. */
 const POLL_MILLIS = 500;
 /** Polls without progress of a net tile that is awake, until it is hung. */
 const HUNG_POLLS = 10;
@@ -388,7 +384,6 @@ export class Threads {
     return true;
   }
 
-  /** Whether a registered thread still runs. */
   isRunning(thread: number): boolean {
     return this.#host.isRunning(thread) &&
       this.#stat(thread)?.[START_TIME] === this.#taken.get(thread);
@@ -448,7 +443,6 @@ function makeWorker(name: string, permissions: Permissions): Worker {
 interface Ending {
   /** The error; null if it was told to end. */
   readonly failure: string | null;
-  /** The app that caused it. */
   readonly app?: string;
 }
 
@@ -473,9 +467,7 @@ export class TileWorker {
   #runs = false;
   #thread = 0;
   #progress = -1;
-  /** Polls since its start. */
   #age = 0;
-  /** Polls in a row without progress. */
   #stalled = 0;
   /** Whether it waits to be made, or for its predecessor's end. */
   #waits: boolean;
@@ -721,7 +713,6 @@ function reportReader(
   };
 }
 
-/** How often a waiting start polls. */
 const WAIT_POLL_MILLIS = 20;
 
 /** Waits until each interface exists in the mirror and lacks nothing. Logs what it waits for. */

@@ -56,7 +56,6 @@ export type Outcome =
 export interface ControlRequest {
   /** Not 0, and not the number of the request before. */
   readonly number: number;
-  /** One of {@linkcode Ask}. */
   readonly kind: number;
   /** Unsigned words, at most four. */
   readonly arguments: readonly number[];
@@ -130,7 +129,6 @@ export class ControlReader {
     this.#words = u32(view);
   }
 
-  /** Whether this tile is to end. */
   get stopping(): boolean {
     return Atomics.load(this.#words, STOP) === 1;
   }
@@ -145,7 +143,6 @@ export class ControlReader {
     return Atomics.load(this.#words, SERVES) === 1;
   }
 
-  /** Whether a successor is being started. */
   get changing(): boolean {
     return Atomics.load(this.#words, CHANGING) === 1;
   }

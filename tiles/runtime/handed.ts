@@ -35,7 +35,6 @@ export interface HandedSetup<Setup> {
 
 /** The descriptor of the memfd with the JSON; its length is the process's last argument. */
 export const SETUP_DESCRIPTOR = FIRST_DESCRIPTOR;
-/** The first of the others. */
 const FIRST_HANDED = FIRST_DESCRIPTOR + 1;
 
 /** The child's side: finds descriptors by name. */
@@ -113,9 +112,7 @@ export type Request = (typeof REQUESTS)[number];
 export const REQUESTS = ["reload", "upgrade", "drain", "undrain"] as const;
 
 export type ApplianceReport =
-  /** Its tiles are ready. */
   | { readonly type: "ready" }
-  /** All of them run. */
   | { readonly type: "running" }
   /** Its net tiles have left after `leave`, or not. */
   | { readonly type: "left"; readonly orderly: boolean }
@@ -138,7 +135,6 @@ export type ApplianceOrder =
   /** Serve: the predecessor has ended. */
   | { readonly type: "go" }
   | { readonly type: "leave" }
-  /** Whether a successor is being started. */
   | { readonly type: "changing"; readonly changing: boolean }
   | { readonly type: "stop" }
   /** Whether AF_XDP takes the frames of each attached interface. */
@@ -146,7 +142,6 @@ export type ApplianceOrder =
   /** The outcome of the request with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
 
-/** Checks a field of a message. */
 export type Check = (value: unknown) => boolean;
 /** The fields of messages by their type, without `type`. */
 export type Shapes<Message extends { readonly type: string }> = {

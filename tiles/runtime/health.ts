@@ -97,7 +97,6 @@ export function writeHealth(view: View, report: HealthReport): void {
   Atomics.add(words, SEQUENCE, 1);
 }
 
-/** The master writes every second. */
 const STALE_MILLIS = 5000;
 /** Times that a report is read while it is being written, until the last one is used instead. */
 const MOST_READS = 100;

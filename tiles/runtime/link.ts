@@ -167,7 +167,6 @@ export class PayloadRing {
   }
 }
 
-/** The sending end of a link. */
 export class LinkProducer {
   /** The descriptors and cursors as words; write descriptor fields at `slot()`. */
   readonly words: Uint32Array;
@@ -245,7 +244,6 @@ export class LinkProducer {
   }
 }
 
-/** The receiving end of a link. */
 export class LinkConsumer {
   /** The other side's descriptors as words; read-only. Check what you read before you use it. */
   readonly words: Uint32Array;

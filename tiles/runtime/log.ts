@@ -114,7 +114,6 @@ export function inName(name: string, text: string): string {
   return text.split("\n").map((line) => `${name}: ${spelledOut(line)}`).join("\n");
 }
 
-/** A line with escaped control characters. */
 export function spelledOut(line: string): string {
   return line.replace(
     CONTROL,

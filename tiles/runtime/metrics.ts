@@ -24,7 +24,6 @@ interface Declared {
   readonly values?: Readonly<Record<string, string>>;
 }
 
-/** A metric as Prometheus sees it. */
 export interface Metric extends Omit<Declared, "type"> {
   readonly type: "counter" | "gauge" | "histogram";
   readonly labels: readonly string[];
@@ -186,7 +185,6 @@ const DECLARED = {
   }),
 };
 
-/** Metrics that are written by name. */
 export type DeclaredMetric = keyof typeof DECLARED;
 
 /** The metric that a counter of a kind of tile is a sample of, and its labels but that of the tile. */

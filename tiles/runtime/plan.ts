@@ -67,7 +67,6 @@ export function planTiles({ queues, cores, apps, netTiles: asked }: {
     )
   );
   const linked = apps.reduce((sum, { depth = LINK_DEPTH }) => sum + depth, 0);
-  /** Frames of each net tile's UMEM. */
   const frames = Array.from({ length: netTiles }, (_, netTile) => {
     const sockets = shares.filter((share) => share.netTile === netTile).length;
     return sockets * 2 * SOCKET_FRAMES + (sockets > 0 ? SPARE_FRAMES : 0) +

@@ -26,7 +26,6 @@ export interface Libraries {
   readonly clock?: Clock;
 }
 
-/** The argument of a tile's `create`. */
 export interface TileContext<Setup> {
   readonly setup: Setup;
   readonly region: TileRegion;
@@ -59,7 +58,6 @@ export interface Tile {
   relinquish?(): void;
   /** Whether nothing is left to do while it stops. */
   drained?(): boolean;
-  /** Closes its own descriptors. */
   close?(): void;
   /** The descriptors that `confine()` has to allow. */
   readonly descriptors: readonly number[];
@@ -79,7 +77,6 @@ export interface TileModule<Setup> {
 export interface BootMessage {
   readonly kind: WorkerKind;
   readonly name: string;
-  /** URL of the tile's module. */
   readonly module: string;
   /** Its slot among the observer's counters of refused system calls. */
   readonly slot: number;
@@ -102,7 +99,6 @@ export interface BootMessage {
 
 /** A message from main to a tile. */
 export type MainMessage =
-  /** Make the held tile. */
   | { readonly type: "make" }
   /** Take no more connections, and end when the clients have their answers. */
   | { readonly type: "leave" }
@@ -378,7 +374,6 @@ function sleepMillis(tile: Tile, now: number, stopping: boolean): number {
 
 // Waiting in an event loop, such as the status tile's. `node:timers/promises` would cost a tile 1.8 MiB.
 
-/** Resolves after `millis` milliseconds. */
 export function delay(millis: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, millis));
 }

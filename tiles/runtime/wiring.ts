@@ -137,7 +137,6 @@ export function inlineGrants(apps: readonly AppPlan[]): Pick<Grants, "read" | "c
   };
 }
 
-/** Name of the n-th net tile. */
 export function netName(n: number): string {
   return `net${n}`;
 }
@@ -252,7 +251,6 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
     eventfd: inside === undefined ? handed.fd(`eventfd ${name}`) : -1,
   }));
   const tileOf = (name: string) => tiles.find((tile) => tile.name === name)!;
-  /** Those that run in workers. */
   const workers = tiles.flatMap((tile) => {
     const { kind, name } = tile;
     return kind === "app" ? [] : [{ ...tile, kind, region: regions.get(`tile ${name}`)! }];
@@ -288,10 +286,8 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
     netlinkSetup() {
       return {
         netbase: writer("netbase"),
-        /** Those who read netbase. */
         readers: [...nets, ...(status === null ? [] : [status])].map(({ region }) => region.reader),
         solicits: nets.map(({ name }) => reader(`solicit ${name}`)),
-        /** The XDP programs' filters. */
         filters: attached.map(({ ifindex, name }) => ({
           ifindex,
           view: handed.view(`filter ${name}`),

@@ -45,7 +45,6 @@ export function appNames(listen: readonly Listening[]): string[] {
 
 export interface CaptureFilter {
   readonly dropsOnly: boolean;
-  /** Only those of this app's ports. */
   readonly app?: string;
 }
 
@@ -143,7 +142,6 @@ function ipHeaderAt(view: DataView): number {
   return -1;
 }
 
-/** A captured frame as JSON. */
 export type CapturedFrame = ReturnType<typeof entryOf>;
 
 function entryOf(

@@ -30,7 +30,6 @@ export async function listenOn(fd: number, tile: Pick<TileLibrary, "duplicate" |
     address: server.address(),
     /** Connections in their order, until it is closed. */
     connections: connections as AsyncIterable<Socket[]>,
-    /** Accepts no more connections. */
     close() {
       server.close();
       server.emit("leave");

@@ -23,7 +23,6 @@ import { metricsText } from "./metrics.ts";
 import type { StatusView } from "./tile.ts";
 
 const MOST_CONNECTIONS = 64;
-/** Characters of a request. */
 const MOST_REQUEST = 1 << 16;
 /** Characters of answers from which on they are written before the next request is answered. */
 const MOST_TOGETHER = 1 << 16;

@@ -45,9 +45,7 @@ function viewOf({ setup, region, ask, libraries }: TileContext<StatusSetup>) {
         region.fallAsleep();
       }
     },
-    /** Counters of the status tile. */
     counters: region.counters,
-    /** What the master reports. */
     health: new HealthReader(setup.health),
     tiles: setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) })),
     /** For what only the netlink tile has. */
@@ -69,7 +67,6 @@ function viewOf({ setup, region, ask, libraries }: TileContext<StatusSetup>) {
         ? refusedCalls(setup.refusedCalls, i)
         : refusedCalls(setup.refusedCallsOfApps, slot);
     },
-    /** The name of a system call. */
     callName: (number: number) => libraries.tile.callName(number),
     nets: setup.nets.map((net) => ({ ...net, traffic: new Traffic(net.traffic) })),
     custom: setup.metrics,

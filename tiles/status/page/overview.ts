@@ -51,7 +51,6 @@ export class Scrape {
   }
 }
 
-/** The labels between the braces. */
 function labelsOf(inside: string): Labels {
   const labels: Record<string, string> = {};
   for (let at = 0, end; at < inside.length; at = end + 2) {
@@ -129,7 +128,6 @@ class Interval {
     return this.#fold(metric, key, (sum, sample) => sum + this.growth(sample) / this.#seconds);
   }
 
-  /** Sums of values, by `key`. */
   totals(metric: string, key: Key): Map<string, number> {
     return this.#fold(metric, key, (sum, { value }) => sum + value);
   }
@@ -182,7 +180,6 @@ export function quantile(
   return bound === Infinity ? below : below + (bound - below) * (wanted - fewer) / (count - fewer);
 }
 
-/** What is shown. */
 export type Overview = ReturnType<typeof overview>;
 
 /** What is shown of `now`, and of the time since `before`; rates are NaN without it. `nowSeconds`: since 1970. */
@@ -290,7 +287,6 @@ function interfaces(interval: Interval): Table {
   return traffic(interval, "interface", [column("mode", "text", modes)], rings);
 }
 
-/** The app of each port. */
 function appOf(now: Scrape): ReadonlyMap<string, string> {
   const port = by("port");
   return new Map(

@@ -22,7 +22,6 @@ import {
 /** How often the metrics are read. Those of thousands of ports are read less often: 1 s for each 128 KiB. */
 const PERIOD_MILLIS = 1000;
 const BYTES_PER_PERIOD = 1 << 17;
-/** How long an answer may take. */
 const PATIENCE_MILLIS = 10_000;
 /** Points of a plot: five minutes. */
 const MOST_POINTS = 300;
@@ -55,7 +54,6 @@ class Plot {
   readonly #text: (value: number) => string;
   readonly #isLog: boolean;
   readonly #names: string[] = [];
-  /** The times, and each line's values. */
   #data: [number[], ...(number | null)[][]] = [[]];
   #plot: uPlot | null = null;
 
