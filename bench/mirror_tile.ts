@@ -7,20 +7,18 @@ import { heapView, type View } from "../ffi/region.ts";
 import { openNetlink } from "../ffi/sockets.ts";
 import { openTile } from "../ffi/tile.ts";
 import { create } from "../tiles/netlink/tile.ts";
-import type { InterfaceFilter } from "../tiles/netlink/xdp_filter.ts";
 import { CONTROL_BYTES, ControlReader, SNAPSHOT_BYTES } from "../tiles/runtime/control.ts";
 import { NETLINK } from "../tiles/runtime/counters.ts";
+import type { NetlinkSetup } from "../tiles/runtime/wiring.ts";
 import { runLoop, spinTurnsFor, TILE_REGION_BYTES, TileRegion } from "../tiles/runtime/tile.ts";
 
 /** The worker's setup. It answers with any message once it runs, and never stops. */
-export interface TileStart {
-  readonly netbase: View;
-  readonly eventfd: number;
+export interface TileStart
+  extends
+    Pick<NetlinkSetup, "netbase" | "eventfd">,
+    Partial<Pick<NetlinkSetup, "solicits" | "filters">> {
   /** The tile's region, if it is observed. */
   readonly region?: View;
-  /** Of net tiles, and the interfaces that they have. */
-  readonly solicits?: readonly View[];
-  readonly filters?: readonly InterfaceFilter[];
 }
 
 /** The used part of the worker's scope. */
