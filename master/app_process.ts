@@ -218,11 +218,6 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
     });
   }
 
-  /** Walls that the system cannot build around it, a clause for each. */
-  get missing(): readonly string[] {
-    return this.process.missing;
-  }
-
   /** Tells it to end after its turn. */
   abstract leave(): void;
 
@@ -311,6 +306,7 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
 }
 
 class TileChild extends AppChild {
+  readonly staged: Staged;
   readonly slow?: SlowSide;
   readonly #own: Inventory;
   readonly #control: ControlWriter;
@@ -353,7 +349,7 @@ class TileChild extends AppChild {
   constructor(
     { plan, staged, process, own, slow }: {
       plan: AppProcessPlan;
-      staged: StagedApp;
+      staged: Staged;
       process: ConfinedProcess;
       /** What has its control region. */
       own: Inventory;
@@ -363,6 +359,7 @@ class TileChild extends AppChild {
     parts: AppProcessParts,
   ) {
     super({ name: plan.name, plan, staged, process }, stage, parts);
+    this.staged = staged;
     this.slow = slow;
     this.#own = own;
     this.#eventfd = parts.descriptor(`eventfd ${plan.name}`, false).fd;
@@ -377,11 +374,11 @@ class TileChild extends AppChild {
    * Its state for the program that the master becomes, and the descriptors to keep open; null: its slow side is
    * being restarted.
    */
-  known(staged: Staged) {
+  known() {
+    const { plan, staged, process } = this;
     const beside = this.slow?.known;
     if (beside === null) return null;
-    const process = this.knownProcess;
-    const known: KnownApp = { plan: this.plan, staged, process, own: this.#own.state, beside };
+    const known: KnownApp = { plan, staged, process, own: this.#own.state, beside };
     const ofSlow = beside ? [...openOf(beside.process), ...this.slow!.mailbox.descriptors] : [];
     return { known, descriptors: [...openOf(process), ...this.#own.descriptors, ...ofSlow] };
   }
@@ -409,6 +406,12 @@ class TileChild extends AppChild {
     super.go(handedOver);
   }
 
+  /** Kills it and its slow side, which are not needed. */
+  giveUp(): void {
+    this.kill();
+    this.slow?.leave({ atOnce: true });
+  }
+
   override leave(): void {
     this.isLeaving = true;
     this.#control.leave();
@@ -418,14 +421,15 @@ class TileChild extends AppChild {
 
   /** Checks its memory and its progress. */
   override poll(): void {
-    this.slow?.poll();
+    this.slow?.child?.poll();
     if (this.over) return;
     this.#control.pulse();
     const { memoryMib } = this.plan;
-    const [own, besides] = [this, this.slow].map((each) => each ? residentMib(each.pid) : 0);
+    const beside = this.slow?.child;
+    const [own, besides] = [this, beside].map((each) => each ? residentMib(each.pid) : 0);
     if (own + besides > memoryMib) {
       const reason = `its memory is ${Math.round(own + besides)} MiB, beyond its ${memoryMib}`;
-      return (besides > own ? this.slow! : this).kill(reason);
+      return (besides > own ? beside! : this).kill(reason);
     }
     super.poll();
   }
@@ -451,14 +455,17 @@ class BesideChild extends AppChild {
  */
 class SlowSide {
   readonly mailbox: Inventory;
+  /** Its present process. */
+  child?: BesideChild;
+  readonly #atEnd = Promise.withResolvers<void>();
+  /** Resolves when it has ended for good. */
+  readonly ended = this.#atEnd.promise;
   readonly #parts: AppProcessParts;
   readonly #what: SlowSidePlan;
   readonly #name: string;
-  readonly #ended = Promise.withResolvers<void>();
   readonly #turn = Promise.withResolvers<void>();
   readonly #restartPause = new RestartPause();
   #pause?: ReturnType<typeof setTimeout>;
-  #child?: BesideChild;
   #mayGo = false;
   #isLeaving = false;
   /** How it ended before it could go, and the app's error for that. */
@@ -487,17 +494,8 @@ class SlowSide {
 
   /** Its state for the next program; null: it does not run just now, or is to end. */
   get known(): NonNullable<KnownApp["beside"]> | null {
-    if (this.#isLeaving || this.#child?.stage !== "running") return null;
-    return { process: this.#child.knownProcess, mailbox: this.mailbox.state };
-  }
-
-  /** The PID of its process, or 0. */
-  get pid(): number {
-    return this.#child?.pid ?? 0;
-  }
-
-  get missing(): readonly string[] {
-    return this.#child?.missing ?? [];
+    if (this.#isLeaving || this.child?.stage !== "running") return null;
+    return { process: this.child.process, mailbox: this.mailbox.state };
   }
 
   /** The app's error, if it ended before it could go. */
@@ -505,24 +503,14 @@ class SlowSide {
     return this.#early?.error;
   }
 
-  /** As of a process: that which was just started. */
-  get ready(): Promise<void> {
-    return this.#child!.ready;
-  }
-
-  /** Likewise: of the present one. */
+  /** Resolves when its present process runs. Rejects if that ends before, or has ended. */
   get running(): Promise<void> {
-    if (this.#child !== undefined) return this.#child.running;
+    if (this.child !== undefined) return this.child.running;
     const ended = new AppError(this.#what.plan.name, "its slow side ended");
     const gone = Promise.reject(this.early ?? ended);
     // It may be awaited later, or not at all.
     gone.catch(() => {});
     return gone;
-  }
-
-  /** Resolves when it has ended for good. */
-  get ended(): Promise<void> {
-    return this.#ended.promise;
   }
 
   /** Starts a process. Throws SystemError, AppError. */
@@ -557,7 +545,7 @@ class SlowSide {
   #keep(process: ConfinedProcess, stage: Stage): void {
     const { plan, staged } = this.#what;
     const about = { name: this.#name, plan, staged, process };
-    const child = this.#child = new BesideChild(about, stage, this.#parts);
+    const child = this.child = new BesideChild(about, stage, this.#parts);
     this.#restartPause.started();
     if (stage === "loading") {
       Promise.all([child.ready, this.#turn.promise]).then(() => child.go(true), () => {});
@@ -566,7 +554,7 @@ class SlowSide {
   }
 
   #failed(how: string, error?: AppError): void {
-    this.#child = undefined;
+    this.child = undefined;
     if (this.#isLeaving) return this.#end();
     if (!this.#mayGo) {
       this.#early = { how, error };
@@ -590,7 +578,7 @@ class SlowSide {
     if (this.#isLeaving && !atOnce) return;
     this.#isLeaving = true;
     clearTimeout(this.#pause);
-    const child = this.#child;
+    const child = this.child;
     if (child === undefined) return this.#end();
     if (atOnce) return child.kill();
     child.leave();
@@ -598,20 +586,11 @@ class SlowSide {
     child.ended.then(() => clearTimeout(late));
   }
 
-  /** Kills its process for this reason. It is started again. */
-  kill(reason: string): void {
-    this.#child?.kill(reason);
-  }
-
-  poll(): void {
-    this.#child?.poll();
-  }
-
   /** Closes the mailbox. The app's process has its own descriptors. */
   #end(): void {
     this.#restartPause.ended();
     this.mailbox.close();
-    this.#ended.resolve();
+    this.#atEnd.resolve();
   }
 }
 
@@ -714,7 +693,7 @@ export class AppProcess {
   #plan: AppProcessPlan;
   #staged?: Staged;
   #current?: TileChild;
-  #successor?: { child: TileChild; staged: Staged };
+  #successor?: TileChild;
   /** Settles when the slow sides of all processes before the current one have ended. */
   #slowBefore: Promise<unknown> = Promise.resolve();
   /** Incremented when a successor begins or is given up. Ends the start of one with an older number. */
@@ -737,10 +716,10 @@ export class AppProcess {
 
   /** Takes a running process that the program before this one has started. */
   static adopt(known: KnownApp, parts: AppProcessParts): AppProcess {
-    const { plan, staged, own, beside } = known;
+    const { plan, own, beside } = known;
     const app = new AppProcess(plan, parts);
     // The program before it had staged its files.
-    app.#staged = { ...staged, stamp: "" };
+    const staged = app.#staged = { ...known.staged, stamp: "" };
     const process = parts.libraries.processes.adopt(known.process);
     const slow = beside && plan.beside && staged.beside &&
       SlowSide.adopt({ plan, beside: plan.beside, staged: staged.beside }, beside, parts);
@@ -758,9 +737,7 @@ export class AppProcess {
    */
   known(): ReturnType<TileChild["known"]> {
     this.abandon();
-    const child = this.#current;
-    if (child?.stage !== "running" || this.#staged === undefined) return null;
-    return child.known(this.#staged);
+    return this.isReady ? this.#current!.known() : null;
   }
 
   get name(): string {
@@ -769,7 +746,7 @@ export class AppProcess {
 
   /** Whether its newest process was made from `plan`, and from its files as they are now. */
   isMadeFrom(plan: AppProcessPlan): boolean {
-    const staged = this.#successor?.staged ?? this.#staged;
+    const { staged } = this.#successor ?? { staged: this.#staged };
     const isNow = (plan: AppProcessPlan, { stamp, sources }: StagedApp) =>
       stamp === stampOf(plan, [...sources, ...plan.grants.read]);
     return staged !== undefined && isNow(plan, staged) &&
@@ -784,7 +761,7 @@ export class AppProcess {
   /** What its slow side is called, and the PID of that one's process, or 0; none without a slow side. */
   get beside(): { readonly name: string; readonly pid: number } | undefined {
     if (this.#plan.beside === undefined) return undefined;
-    return { name: besideName(this.name), pid: this.#current?.slow?.pid ?? 0 };
+    return { name: besideName(this.name), pid: this.#current?.slow?.child?.pid ?? 0 };
   }
 
   /** Whether its loop runs. */
@@ -794,8 +771,8 @@ export class AppProcess {
 
   /** Walls that the system cannot build around it, a clause for each. */
   get missing(): readonly string[] {
-    const { missing = [], slow } = this.#current ?? {};
-    return [...new Set([...missing, ...slow?.missing ?? []])];
+    const { process, slow } = this.#current ?? {};
+    return [...new Set([process, slow?.child?.process].flatMap((each) => each?.missing ?? []))];
   }
 
   /**
@@ -822,14 +799,12 @@ export class AppProcess {
     let child: TileChild | undefined;
     try {
       checkIsWanted();
-      child = TileChild.start(plan, staged, this.#parts);
-      this.#successor = { child, staged };
-      await Promise.all([child.ready, child.slow?.ready]);
+      child = this.#successor = TileChild.start(plan, staged, this.#parts);
+      await Promise.all([child.ready, child.slow?.child?.ready]);
       checkIsWanted();
     } catch (error) {
-      if (this.#successor?.child === child) this.#successor = undefined;
-      child?.kill();
-      child?.slow?.leave({ atOnce: true });
+      if (this.#successor === child) this.#successor = undefined;
+      child?.giveUp();
       this.#discard(staged);
       throw error;
     }
@@ -847,10 +822,8 @@ export class AppProcess {
     }
   }
 
-  #discard(staged: Staged): void {
-    const { files } = this.#parts;
-    files.discard(staged);
-    if (staged.beside !== undefined) files.discard(staged.beside);
+  #discard(staged?: Staged): void {
+    for (const each of [staged, staged?.beside]) if (each) this.#parts.files.discard(each);
   }
 
   /** Throws AppError for a granted file that does not exist, or that the process's user may not read. */
@@ -873,11 +846,10 @@ export class AppProcess {
   abandon(): void {
     this.#generation++;
     if (this.#successor === undefined || this.#turn !== undefined) return;
-    const { child, staged } = this.#successor;
+    const child = this.#successor;
     this.#successor = undefined;
-    child.kill();
-    child.slow?.leave({ atOnce: true });
-    Promise.all([child.ended, child.slow?.ended]).then(() => this.#discard(staged));
+    child.giveUp();
+    Promise.all([child.ended, child.slow?.ended]).then(() => this.#discard(child.staged));
   }
 
   /**
@@ -910,13 +882,10 @@ export class AppProcess {
    * waits in the links. Throws as `prepare`.
    */
   async #go(handedOver: boolean): Promise<void> {
-    const { child, staged } = this.#successor!;
+    const child = this.#current = this.#successor!;
     this.#successor = undefined;
-    this.#plan = child.plan;
-    const before = this.#staged;
-    this.#staged = staged;
-    if (before !== undefined) this.#discard(before);
-    this.#current = child;
+    this.#discard(this.#staged);
+    [this.#plan, this.#staged] = [child.plan, child.staged];
     this.#skips = false;
     child.go(handedOver);
     this.#goSlow(child);
@@ -938,7 +907,7 @@ export class AppProcess {
 
   /** Throws the AppError of a slow side that has ended before the successor goes. */
   checkSlowSide(): void {
-    const early = this.#successor?.child.slow?.early;
+    const early = this.#successor?.slow?.early;
     if (early !== undefined) throw early;
   }
 
@@ -967,12 +936,12 @@ export class AppProcess {
   async stop(): Promise<void> {
     this.#isStopping = true;
     if (this.#turn !== undefined) await this.#turn;
-    const successor = this.#successor?.child;
+    const successor = this.#successor;
     this.abandon();
     await Promise.all([this.leave(), successor?.ended]);
     await this.#slowBefore;
     clearInterval(this.#watch);
-    if (this.#staged !== undefined) this.#discard(this.#staged);
+    this.#discard(this.#staged);
     this.#staged = undefined;
   }
 
@@ -982,7 +951,7 @@ export class AppProcess {
 
   #poll(): void {
     this.#current?.poll();
-    this.#successor?.child.poll();
+    this.#successor?.poll();
   }
 
   /** Restarts it when it has ended. */

@@ -82,6 +82,8 @@ const SOCKET_OPTIONS = {
 export class Attachment {
   readonly name: string;
   readonly ifindex: number;
+  /** Those that are bound. */
+  sockets: readonly QueueSocket[] = [];
   /** The program's filter map, to be written by the netlink tile. */
   readonly filter: View;
   /** Why native mode is not tried; empty if it is. */
@@ -96,7 +98,6 @@ export class Attachment {
   /** Prepared sockets, of which not all are bound. */
   #prepared: QueueSocket[] = [];
   #bound = 0;
-  #sockets: readonly QueueSocket[] = [];
   #binding: Binding = "copy";
   /** How the program is attached, and its link, or null if a dispatcher runs it. */
   #on: { readonly how: Opened; readonly link: number | null } | null = null;
@@ -140,7 +141,7 @@ export class Attachment {
 
   #goOn({ link, how, binding, sockets }: AttachmentState, shares: readonly Share[]): void {
     this.#shares = shares;
-    this.#sockets = sockets;
+    this.sockets = sockets;
     this.#on = { how, link };
     this.#binding = binding;
     for (const { fd, netTile } of sockets) {
@@ -153,7 +154,7 @@ export class Attachment {
   get state(): AttachmentState | null {
     if (this.#on === null) return null;
     const program = this.#program;
-    return { program, ...this.#on, binding: this.#binding, sockets: this.#sockets };
+    return { program, ...this.#on, binding: this.#binding, sockets: this.sockets };
   }
 
   /**
@@ -179,14 +180,14 @@ export class Attachment {
    * is closed. Throws Error with the reasons if no mode works; then it is as after `reset`.
    */
   open(binding: Binding): Opened {
-    this.#close(this.#sockets);
-    this.#sockets = [];
+    this.#close(this.sockets);
+    this.sockets = [];
     const refused = this.#on !== null ? this.#bind(binding) : this.#openAnew(binding);
     if (refused !== null) {
       this.reset();
       throw new Error(refused);
     }
-    this.#sockets = this.#prepared;
+    this.sockets = this.#prepared;
     this.#binding = binding;
     this.#prepared = [];
     this.#bound = 0;
@@ -262,14 +263,14 @@ export class Attachment {
    */
   reset(): void {
     this.detach();
-    if (this.#bound === 0 && this.#sockets.length === 0) return;
+    if (this.#bound === 0 && this.sockets.length === 0) return;
     this.close();
     this.prepare(this.#shares);
   }
 
   /** Puts the sockets into the program's map: from now on they receive our frames. */
   serve(): void {
-    for (const { queue, fd } of this.#sockets) this.#setup.register(this.#program, queue, fd);
+    for (const { queue, fd } of this.sockets) this.#setup.register(this.#program, queue, fd);
   }
 
   get attached(): boolean {
@@ -281,13 +282,9 @@ export class Attachment {
     return Number(this.#redirected[queue]);
   }
 
-  get sockets(): readonly QueueSocket[] {
-    return this.#sockets;
-  }
-
   /** What the appliance needs, by name: the filter map, and the prepared sockets, else the bound ones. */
   get descriptors(): readonly { readonly name: string; readonly fd: number }[] {
-    const sockets = this.#prepared.length > 0 ? this.#prepared : this.#sockets;
+    const sockets = this.#prepared.length > 0 ? this.#prepared : this.sockets;
     return [
       { name: `filter ${this.name}`, fd: this.#program.filter },
       ...sockets.map(({ queue, fd }) => ({ name: socketName(this.name, queue), fd })),
@@ -311,8 +308,8 @@ export class Attachment {
   close(): void {
     this.detach();
     this.#discard();
-    this.#close(this.#sockets);
-    this.#sockets = [];
+    this.#close(this.sockets);
+    this.sockets = [];
   }
 
   /** Closes the attachment for good, also the program. */

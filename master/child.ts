@@ -6,12 +6,7 @@
 
 import type { Watcher } from "../ffi/host.ts";
 import { SystemError } from "../ffi/library.ts";
-import {
-  type ConfinedProcess,
-  type Ending,
-  type KnownProcess,
-  openChannel,
-} from "../ffi/process.ts";
+import { type ConfinedProcess, type Ending, openChannel } from "../ffi/process.ts";
 import { checkedMessage, type Messages, messagesBy, type Shapes } from "../tiles/runtime/handed.ts";
 import { sentenceOf } from "../tiles/runtime/log.ts";
 
@@ -22,7 +17,8 @@ const MOST_MESSAGES = 64;
 export abstract class Child<Order, Report extends { readonly type: string }, End> {
   /** Whether it is reaped. */
   over = false;
-  protected readonly process: ConfinedProcess;
+  /** As JSON, which has no functions, it is a `KnownProcess` for the program that the master becomes. */
+  readonly process: ConfinedProcess;
   protected readonly atReady = Promise.withResolvers<void>();
   protected readonly atRunning = Promise.withResolvers<void>();
   protected readonly atEnd = Promise.withResolvers<End>();
@@ -53,12 +49,6 @@ export abstract class Child<Order, Report extends { readonly type: string }, End
 
   get pid(): number {
     return this.process.pid;
-  }
-
-  /** Its state for the program that the master becomes. */
-  get knownProcess(): KnownProcess {
-    const { name, pid, pidfd, channel, words, listener, missing } = this.process;
-    return { name, pid, pidfd, channel, words, listener, missing };
   }
 
   /** Kills it, unless it has ended. */

@@ -335,7 +335,7 @@ class Master {
       fresh: fresh.state,
       staged,
       attachments: states as Carried["attachments"],
-      appliance: appliance.knownProcess,
+      appliance: appliance.process,
       apps: known.map(([name, app]) => [name, app!.known]),
       ...{ folder, lock },
       descriptors: [
@@ -343,7 +343,7 @@ class Master {
         ...inventory.descriptors,
         ...fresh.descriptors,
         ...states.flatMap(({ state }) => descriptorsOf(state!)),
-        ...openOf(appliance.knownProcess),
+        ...openOf(appliance.process),
         ...lock >= 0 ? [lock] : [],
         ...known.flatMap(([, app]) => app!.descriptors),
       ],
