@@ -247,8 +247,8 @@ function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
   const [read, write] = [parsed.read.map(whole), parsed.write.map(whole)];
   const grants: Grants = { read, write, env, net, clock, keep };
   return given({
-    /** Name of an app that ships, or the path of a module; by default the app's own name or path. */
-    module: module === undefined || isName(module) ? module : whole(module),
+    /** Name of an app that ships, or the path of a module, which has a slash or a dot; by default the app's own. */
+    module: module !== undefined && /[./]/.test(module) ? whole(module) : module,
     options: locateAll(options, folder) as AppPlan["options"],
     sendTo: parsed.send_to,
     ownPorts: parsed.own_ports,
@@ -269,11 +269,6 @@ function given<T extends object>(values: T): T {
 
 /** The configuration of an app that the file does not mention. */
 const NO_APP_CONFIG = toAppConfig(appSchema.parse({}), "");
-
-/** Whether `module` is a name and not a path, which has a slash or a dot. */
-function isName(module: string): boolean {
-  return /^[^./]+$/.test(module);
-}
 
 /** Resolves a path that begins with ./ or ../ against `folder`; returns any other text as it is. */
 export function locate(text: string, folder: string): string {

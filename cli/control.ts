@@ -228,7 +228,10 @@ function throwing(entry: Entry): Entry {
 async function findControl(asked: string | undefined): Promise<string> {
   if (asked !== undefined) return asked;
   const served: string[] = [];
-  for (const path of socketsIn(CONTROL_FOLDER)) if (await isServed(path)) served.push(path);
+  const names = attempt(() => [...Deno.readDirSync(CONTROL_FOLDER)], []).map(({ name }) => name);
+  for (const name of names.filter((each) => each.endsWith(".sock")).sort()) {
+    if (await isServed(`${CONTROL_FOLDER}/${name}`)) served.push(`${CONTROL_FOLDER}/${name}`);
+  }
   const here = served.filter((path) => !isElsewhere(path));
   if (here.length === 1 || served.length === 1) return here[0] ?? served[0];
   const next = "name its socket with --control PATH";
@@ -255,11 +258,6 @@ function isElsewhere(path: string): boolean {
     return !Array.from(bound, ([, each]) => each)
       .some((each) => each.endsWith(`/${name}`) && isAt(each, real));
   }, false);
-}
-
-function socketsIn(folder: string): string[] {
-  return attempt(() => [...Deno.readDirSync(folder)], []).map(({ name }) => `${folder}/${name}`)
-    .filter((path) => path.endsWith(".sock")).sort();
 }
 
 // Commands that only ask a running tegula.

@@ -349,15 +349,14 @@ export class Lines {
     for (let at = from;; at++) {
       while (at >= this.all.length) {
         const left = deadline - performance.now();
-        if (this.ended || left <= 0) throw new Error(this.#missing(prefix));
+        if (this.ended || left <= 0) {
+          const why = this.ended ? "the process ended" : "it timed out";
+          const last = this.all.slice(-12).join("\n");
+          throw new Error(`no line "${prefix}…": ${why}; the last lines were:\n${last}`);
+        }
         await within(this.#changed.promise, left);
       }
       if (this.all[at].startsWith(prefix)) return this.all[at];
     }
-  }
-
-  #missing(prefix: string): string {
-    const why = this.ended ? "the process ended" : "it timed out";
-    return `no line "${prefix}…": ${why}; the last lines were:\n${this.all.slice(-12).join("\n")}`;
   }
 }

@@ -166,7 +166,8 @@ export function openAppFiles(
     const needsCopy = files.some((file) => !processes.readableBy(file, uid));
     const placed = (file: string) => needsCopy ? folder + file : file;
     if (needsCopy) {
-      const owner = ownerOf(path);
+      // Behind a symbolic link of root's that of the file, else that of the link.
+      const owner = attempt(() => Deno.lstatSync(path).uid || Deno.statSync(path).uid, null);
       for (const file of checked) await copyOf(name, file, { to: placed(file.path), owner });
     }
     if (isCompiled) {
@@ -370,11 +371,6 @@ function isBelow(path: string, folders: readonly string[]): boolean {
   return folders.some((folder) =>
     path === folder || path.startsWith(folder.endsWith("/") ? folder : `${folder}/`)
   );
-}
-
-/** The owner of an app's module: behind a symbolic link of root's that of the file, else that of the link. */
-function ownerOf(path: string): number | null {
-  return attempt(() => Deno.lstatSync(path).uid || Deno.statSync(path).uid, null);
 }
 
 /** Copies one of an app's files that its user cannot read, if `owner` can read it. Throws AppError. */

@@ -138,20 +138,7 @@ export interface KnownApp {
   readonly beside?: { readonly process: KnownProcess; readonly mailbox: InventoryState };
 }
 
-/** The regions between an app's tile and its slow side, by who writes them, and the eventfd of the latter. */
-function makeMailbox(app: string, parts: AppProcessParts): Inventory {
-  const mailbox = new Inventory(parts.libraries);
-  try {
-    for (const writer of [app, besideName(app)]) mailbox.ensure(`mail ${writer}`, MAILBOX_BYTES);
-    mailbox.eventfd(besideName(app));
-    return mailbox;
-  } catch (error) {
-    mailbox.close();
-    throw error;
-  }
-}
-
-/** What either side gets of them. */
+/** What either side gets of the mailbox: the regions between an app's tile and its slow side, and the latter's eventfd. */
 function mailHandings(app: string, mailbox: Inventory, isBeside: boolean): Handing[] {
   return [
     mailbox.region(`mail ${app}`, { writable: !isBeside }),
@@ -322,7 +309,7 @@ class TileChild extends AppChild {
     try {
       own.ensure(`control ${name}`, CONTROL_BYTES);
       if (beside && staged.beside) {
-        const mailbox = makeMailbox(name, parts);
+        const mailbox = new Inventory(parts.libraries);
         slow = new SlowSide({ plan, beside, staged: staged.beside }, mailbox, parts);
         slow.start();
       }
@@ -484,7 +471,7 @@ class SlowSide {
     return slow;
   }
 
-  /** One that is not started yet. It closes its `mailbox` at its end. */
+  /** One that is not started yet. It fills its `mailbox`, and closes it at its end. */
   constructor(what: SlowSidePlan, mailbox: Inventory, parts: AppProcessParts) {
     this.#what = what;
     this.#name = besideName(what.plan.name);
@@ -517,6 +504,9 @@ class SlowSide {
   start(): void {
     const { plan, beside, staged } = this.#what;
     const parts = this.#parts;
+    for (const writer of [plan.name, this.#name]) {
+      this.mailbox.ensure(`mail ${writer}`, MAILBOX_BYTES);
+    }
     const process = startProcess(plan, staged, {
       parts,
       grants: plan.grants,
@@ -914,22 +904,15 @@ export class AppProcess {
   /** Replaces the running process, if there is any, by its successor. Resolves when its loop runs. Throws as `prepare`. */
   async takeOver(): Promise<void> {
     if (this.#successor === undefined) throw new Error(`${this.name} has no successor`);
-    const leaving = this.#leaveInTurn();
+    // The slow side ends first, while the tile still answers its mail.
+    const slow = this.#current?.slow;
+    slow?.leave();
+    const leaving = slow === undefined ? this.leave() : slow.ended.then(() => this.leave());
     this.#turn = leaving;
     // If it had to be killed, what waits may be the reason.
     const handedOver = await leaving;
     this.#turn = undefined;
     await this.#go(handedOver);
-  }
-
-  /** Ends its slow side first, while the tile still answers its mail. Returns as `leave`. */
-  async #leaveInTurn(): Promise<boolean> {
-    const slow = this.#current?.slow;
-    if (slow !== undefined) {
-      slow.leave();
-      await slow.ended;
-    }
-    return this.leave();
   }
 
   /** Ends it for good. Resolves when it has ended. */
@@ -946,12 +929,9 @@ export class AppProcess {
   }
 
   #watchOver(): void {
-    this.#watch ??= setInterval(() => this.#poll(), POLL_MILLIS);
-  }
-
-  #poll(): void {
-    this.#current?.poll();
-    this.#successor?.poll();
+    this.#watch ??= setInterval(() => {
+      for (const child of [this.#current, this.#successor]) child?.poll();
+    }, POLL_MILLIS);
   }
 
   /** Restarts it when it has ended. */

@@ -93,7 +93,10 @@ export class ApplianceProcess extends Child<ApplianceOrder, ApplianceReport, App
       this.atReady.resolve();
       this.atRunning.resolve();
     }
-    this.#watch = setInterval(() => this.#beat(), POLL_MILLIS);
+    // Without a message, not even a beat, it hangs.
+    this.#watch = setInterval(() => {
+      if (++this.#silent >= SILENT_POLLS) void this.kill("it hangs");
+    }, POLL_MILLIS);
   }
 
   /** Tells it to leave and end. Resolves with whether it left in time and in order. */
@@ -137,11 +140,6 @@ export class ApplianceProcess extends Child<ApplianceOrder, ApplianceReport, App
       const app = report.app === undefined ? {} : { app: firstLine(report.app) };
       this.#reason ??= new ApplianceError(firstLine(report.message), { ...report, ...app });
     }
-  }
-
-  /** Counts polls. Without a message, not even a beat, it hangs. */
-  #beat(): void {
-    if (++this.#silent >= SILENT_POLLS) void this.kill("it hangs");
   }
 
   protected override end({ status, signal }: Ending, failure?: string) {

@@ -136,11 +136,10 @@ export async function checkStart(
   await phase("interfaces", () => checkInterfaces(host, unserved), interfaces.join(" "));
   const hasStatus = control !== null || metrics !== null;
   const size = { ...config, apps, hasStatus, serves: served !== null };
-  await phase(
-    "limits",
-    () => checkLimits(host, size),
-    "enough open files, locked memory and threads",
-  );
+  await phase("limits", () => {
+    const trouble = scarcity(host, size);
+    if (trouble !== null) throw new UserError(`${trouble.says}: ${trouble.fix}`, Exit.system);
+  }, "enough open files, locked memory and threads");
   const ports = () => checkPorts(config, { libraries, ours: served?.ports, log });
   await phase("ports", ports, "free, or held by the running tegula");
   const withoutXdp = interfaces.filter((name) => !served?.xdp.includes(name));
@@ -262,11 +261,6 @@ export function scarcity(
     says: `${what} take ${threads} threads more than there are, and ${got} are allowed`,
     fix: "a higher 'ulimit -u', or TasksMax= in the unit",
   };
-}
-
-function checkLimits(host: Host, size: Size): void {
-  const trouble = scarcity(host, size);
-  if (trouble !== null) throw new UserError(`${trouble.says}: ${trouble.fix}`, Exit.system);
 }
 
 /** The error for an app that does not start. For an option it names the file. */

@@ -64,13 +64,6 @@ export function openReport(
   let isStopping = false;
   const logOnce = once((line, level = Level.warning) => log(line, level));
 
-  function logHealth({ state, reasons }: Health): void {
-    if (reasons.length > 0) {
-      log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`, Level.error);
-    } else if (state === "ready" && wasUnwell) log("well again", Level.notice);
-    wasUnwell = reasons.length > 0;
-  }
-
   function observe(serving: Serving | undefined, starting: boolean): Observed {
     const hasAppliance = serving !== undefined && !serving.appliance.over;
     const { tiles = [], apps, attachments = [], run, fresh } = serving ?? {};
@@ -132,7 +125,12 @@ export function openReport(
       const last = monitor.health;
       const health = monitor.evaluate(at, observe(serving, isStarting));
       if (health !== last) {
-        if (!isStopping) logHealth(health);
+        const { state, reasons } = health;
+        const isUnwell = reasons.length > 0;
+        if (!isStopping && isUnwell) {
+          log(`unwell: ${reasons.map(({ text }) => text).join("; ")}`, Level.error);
+        } else if (!isStopping && state === "ready" && wasUnwell) log("well again", Level.notice);
+        wasUnwell = isUnwell;
         changed(health);
       }
       const line = statusLine(at, health, serving?.tiles ?? []);

@@ -68,19 +68,18 @@ function seeAlso(names: readonly string[]): string {
 
 function commandPage({ name, usage, about, words = {}, options, status, summary }: Named): string {
   const ways = usage.map((each) => `.B tegula ${name}\n${roff(each)}`).join("\n.br\n");
+  const flags = Object.entries(options).map(([name, option]) =>
+    [optionText(name, option), option.help] as const
+  );
   const exits = status ?? "0 done, else that of the error, as in tegula(8).";
   return page(`tegula-${name}`, 8, [
     ["NAME", `tegula\\-${name} \\- ${roff(summary)}`],
     ["SYNOPSIS", ways],
     ["DESCRIPTION", [paragraphs(about), list(Object.entries(words))].filter(Boolean).join("\n")],
-    ["OPTIONS", list(optionList(options))],
+    ["OPTIONS", list(flags)],
     ["EXIT STATUS", roff(exits)],
     ["SEE ALSO", seeAlso(["tegula (8)", "tegula.toml (5)"])],
   ]);
-}
-
-function optionList(options: Declaration["options"]): List {
-  return Object.entries(options).map(([name, option]) => [optionText(name, option), option.help]);
 }
 
 function programPage(commands: readonly Named[]): string {

@@ -175,15 +175,12 @@ function chosenFiles(folder: string, words: string[]): string[] {
     .filter((path) => words.length === 0 || words.some((word) => path.includes(word)));
 }
 
-/** One line about the machine. */
-function machineText(): string {
-  const { cpu, pku, clocksource, cores, kernel, deno } = machine();
-  return `${cpu}, pku ${pku}, clocksource ${clocksource}, ${cores} cores, kernel ${kernel}, ` +
-    `landlock ${landlock()}, Deno ${deno}`;
-}
-
 async function main(words: string[]): Promise<number> {
-  console.log(machineText());
+  const { cpu, pku, clocksource, cores, kernel, deno: version } = machine();
+  console.log(
+    `${cpu}, pku ${pku}, clocksource ${clocksource}, ${cores} cores, kernel ${kernel}, ` +
+      `landlock ${landlock()}, Deno ${version}`,
+  );
   const skips = readSkips(Deno.readTextFileSync(ROOT + "tests/skips.txt"));
   const deno = Deno.execPath();
   await step("dependencies", [deno, "install", "--frozen", "--quiet"]);
