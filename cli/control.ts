@@ -126,7 +126,7 @@ export class Control {
     }
     const control = new Control(connection, path, patienceMillis);
     if (control.isElsewhere) {
-      says(`the tegula at ${path} runs in another network namespace; this is about that one`);
+      says(`the tegula at ${path} runs in another network namespace, and this is about that one`);
     }
     return control;
   }

@@ -136,17 +136,13 @@ export class Attachment {
     this.filter = map(this.#program.filter, FILTER_BYTES);
     if (before === undefined) seedFilter(this.filter);
     this.#redirected = u64(map(this.#program.redirected, 8 * queues));
-    if (before !== undefined) this.#goOn(before.state, before.shares);
-  }
-
-  #goOn({ link, how, binding, sockets }: AttachmentState, shares: readonly Share[]): void {
-    this.#shares = shares;
-    this.sockets = sockets;
+    if (before === undefined) return;
+    const { link, how, binding, sockets } = before.state;
+    [this.#shares, this.sockets, this.#binding] = [before.shares, sockets, binding];
     this.#on = { how, link };
-    this.#binding = binding;
     for (const { fd, netTile } of sockets) {
-      const { umem } = shares.find((share) => share.netTile === netTile)!;
-      this.#setup.inherit(fd, umem, SOCKET_OPTIONS, binding);
+      const { umem } = before.shares.find((share) => share.netTile === netTile)!;
+      setup.inherit(fd, umem, SOCKET_OPTIONS, binding);
     }
   }
 
