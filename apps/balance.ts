@@ -175,7 +175,7 @@ class Balancer implements App {
       other?.port === one.port && other.address.equals(one.address);
     for (const [slot, backend] of this.#backends.entries()) {
       if (backend === null || backends.some(isSame(backend))) continue;
-      this.#endSessions(slot);
+      for (let i = 0; i < this.#ports; i++) this.#sessions.end(slot * this.#ports + i);
       for (const metric of [backend.sessions, backend.up]) metric.value = 0;
       this.#slots.end(slot);
       this.#placed.fill(0, BACKEND_WORDS * slot, BACKEND_WORDS * (slot + 1));
@@ -357,10 +357,6 @@ class Balancer implements App {
   #end(session: number): void {
     this.#sessions.end(session);
     this.#backendOf(session)!.sessions.value--;
-  }
-
-  #endSessions(slot: number): void {
-    for (let i = slot * this.#ports; i < (slot + 1) * this.#ports; i++) this.#sessions.end(i);
   }
 
   #backendOf(session: number): Backend | null {

@@ -30,7 +30,9 @@ export default function create(context: AppContext): App {
   const { reference = "127.127.1.1" } = options;
   const stratum = wholeOption(options, "stratum", { usual: 3, least: 1, most: 15 });
   const referenceId = toReferenceId(String(reference), stratum, context);
-  const limit = makeLimit(options);
+  const perSecond = numberOption(options, "ratelimit", { usual: 0, least: 0, most: 1e6 });
+  const burst = wholeOption(options, "burst", { usual: 8, least: 1, most: 1e6 });
+  const limit = perSecond === 0 ? null : new TokenBuckets({ perSecond, burst });
   const limited = metric("ntp.limited", "counter")!;
   let state = clock.status();
   let updated = clock.now();
@@ -73,13 +75,6 @@ export default function create(context: AppContext): App {
       }
     },
   };
-}
-
-/** Makes the limit that the options describe; null for none. */
-function makeLimit(options: AppContext["options"]): TokenBuckets | null {
-  const ratelimit = numberOption(options, "ratelimit", { usual: 0, least: 0, most: 1e6 });
-  const burst = wholeOption(options, "burst", { usual: 8, least: 1, most: 1e6 });
-  return ratelimit === 0 ? null : new TokenBuckets({ perSecond: ratelimit, burst });
 }
 
 /** Converts letters for stratum 1, else an address (RFC 5905 §7.3). */

@@ -120,7 +120,12 @@ export class Rib {
       this.candidates.mark(match);
       const isNew = this.#swap(list, match, attributes);
       const moves = this.#isAhead(match, before);
-      if (moves) this.#moveAfter(list, before, match);
+      if (moves) {
+        const { words } = this.trie;
+        words[list] = this.candidates.unlink(words[list], match);
+        words[list] = this.candidates.insertAfter(words[list], before, match);
+        this.#notify("changed", list, match);
+      }
       if (moves || isNew) this.touch(node);
     }
   }
@@ -318,13 +323,6 @@ export class Rib {
       candidate = candidate === last ? 0 : this.candidates.next(candidate);
     }
     return named;
-  }
-
-  #moveAfter(list: number, before: number, candidate: number): void {
-    const words = this.trie.words;
-    words[list] = this.candidates.unlink(words[list], candidate);
-    words[list] = this.candidates.insertAfter(words[list], before, candidate);
-    this.#notify("changed", list, candidate);
   }
 
   #isAhead(candidate: number, other: number): boolean {

@@ -37,7 +37,10 @@ const MOST_TEXT_BYTES = 128;
 
 /** Makes the name server. It reads the zone files at its start, and needs a grant for them (`read`). */
 export default async function create(context: AppContext): Promise<App> {
-  const limit = makeLimit(context.options);
+  const { options } = context;
+  const ratelimit = wholeOption(options, "rrl_ratelimit", { usual: 200, least: 0, most: 1e9 });
+  const slip = wholeOption(options, "rrl_slip", { usual: 2, least: 0, most: 10 });
+  const limit = ratelimit === 0 ? null : new RateLimit({ ratelimit, slip });
   // What does not fit a datagram can only be asked for by TCP.
   const { mailbox } = context;
   const memory = new Memory(mailbox === undefined ? PAYLOAD_BYTES : MOST_STREAM_BYTES);
@@ -125,13 +128,6 @@ class Counts {
   answered(rcode: number): void {
     this.#codes[rcode].value++;
   }
-}
-
-/** Makes the limit that the options describe; null for none. Throws TypeError for a wrong option. */
-function makeLimit(options: AppContext["options"]): RateLimit | null {
-  const ratelimit = wholeOption(options, "rrl_ratelimit", { usual: 200, least: 0, most: 1e9 });
-  const slip = wholeOption(options, "rrl_slip", { usual: 2, least: 0, most: 10 });
-  return ratelimit === 0 ? null : new RateLimit({ ratelimit, slip });
 }
 
 /** The response code for a query that is malformed or of an unsupported kind; 0 for a question. */

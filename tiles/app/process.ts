@@ -130,7 +130,9 @@ async function start(): Promise<() => void | Promise<void>> {
 
   const log: Log = (line, level) => report({ type: "log", line: clipped(line), level });
   Object.assign(console, consoleTo(log));
-  lookUp();
+  // V8 remembers time zone data from now on, while files can be read.
+  new Date().getTimezoneOffset();
+  new Intl.DateTimeFormat().format();
   takeAway();
   if (beside !== undefined) return await startBeside(beside, { handed, log, library });
   const region = new TileRegion(handed.view(`tile ${name}`));
@@ -258,12 +260,6 @@ function takeCollector(): () => void {
   const gc = shared.gc!;
   shared.gc = undefined;
   return () => gc({ type: "minor" });
-}
-
-/** Has V8 load and remember time zone data while files can be read. */
-function lookUp(): void {
-  new Date().getTimezoneOffset();
-  new Intl.DateTimeFormat().format();
 }
 
 /*

@@ -14,7 +14,7 @@ import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import { NUD_VALID } from "../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
-import { formatAddress, formatPrefix, type Route, RT_TABLE_LOCAL } from "../../netbase/route.ts";
+import { formatAddress, formatPrefix, RT_TABLE_LOCAL } from "../../netbase/route.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import type { Mirror, Resync } from "./mirror.ts";
 
@@ -155,7 +155,10 @@ export class Audit {
       running.from ?? { prefix: 0, length: 0 },
       {
         most: PREFIXES_PER_TURN,
-        differs: (route) => differs(running, "routes", nameRoute(route)),
+        differs: ({ table, destination, prefixLength }) => {
+          const what = table === RT_TABLE_LOCAL ? "local route" : "route";
+          differs(running, "routes", `${what} ${formatPrefix(destination, prefixLength)}`);
+        },
       },
     );
     return running.from === null;
@@ -241,9 +244,4 @@ function macs({ neighbors }: NetbaseWriter): Map<string, string> {
     found.set(name, `${macHead} ${macTail}`);
   });
   return found;
-}
-
-function nameRoute({ table, destination, prefixLength }: Route): string {
-  const prefix = formatPrefix(destination, prefixLength);
-  return table === RT_TABLE_LOCAL ? `local route ${prefix}` : `route ${prefix}`;
 }

@@ -191,7 +191,8 @@ export function routeEntry(each: Route, nameOf: (ifindex: number) => string): En
 
 /** What netbase decides, named as by `ip -j route get`. Addresses in host order; `source` 0: none is given. */
 export function decisionEntry(reader: NetbaseReader, destination: number, source: number): Entry {
-  const { nextHops, interfaces } = reader;
+  const { nextHops } = reader;
+  const nameOf = interfaceNames(reader.interfaces);
   const decision = emptyDecision();
   const kind = decide(reader, destination, source, 0, decision);
   const dst = formatAddress(destination);
@@ -199,7 +200,7 @@ export function decisionEntry(reader: NetbaseReader, destination: number, source
   if (kind === route.RTN_UNSPEC) return { dst, type };
   const hop = (gateway: number, ifindex: number) => ({
     ...(gateway !== 0 && { gateway: formatAddress(gateway) }),
-    ...(ifindex !== 0 && { dev: interfaceName(interfaces, ifindex) }),
+    ...(ifindex !== 0 && { dev: nameOf(ifindex) }),
   });
   const { group } = decision;
   return {
@@ -216,11 +217,6 @@ export function decisionEntry(reader: NetbaseReader, destination: number, source
       }),
     }),
   };
-}
-
-function interfaceName(interfaces: InterfaceReader, ifindex: number): string {
-  const record = interfaces.find(ifindex);
-  return record < 0 ? `if${ifindex}` : interfaces.name(record);
 }
 
 /** As `ip -j neighbour`. */

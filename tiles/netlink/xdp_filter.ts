@@ -147,7 +147,8 @@ export function filterUpdater(
     seen = interfaces.changes;
     if (written.length === 0) return true;
     const all = interfaces.all();
-    const addresses = localAddresses(all);
+    const locals = all.flatMap(({ addresses }) => addresses).map(({ local }) => local);
+    const addresses = new Set(locals.filter((one) => one >>> 24 !== LOOPBACK_NET && one !== 0));
     for (const { ifindex, filter } of written) {
       const link = all.find((each) => each.ifindex === ifindex);
       if (link === undefined) continue;
@@ -170,11 +171,6 @@ export function filterUpdater(
     }
     return true;
   };
-}
-
-function localAddresses(all: readonly InterfaceEntry[]): Set<number> {
-  const locals = all.flatMap(({ addresses }) => addresses).map(({ local }) => local);
-  return new Set(locals.filter((address) => address >>> 24 !== LOOPBACK_NET && address !== 0));
 }
 
 /** Ids of the VLAN devices on an interface that are up. */

@@ -85,9 +85,12 @@ async function start(boot: BootMessage): Promise<() => void | Promise<void>> {
   if (!boot.beside) join();
   const log: Log = (line, level) => post({ type: "log", line: clipped(line), level });
   Object.assign(console, consoleTo(log));
-  lookUp();
+  // V8 remembers the host's time zone from now on. A format of Intl's would cost 5 MiB.
+  new Date().getTimezoneOffset();
   takeAway();
-  const made = boot.held ? nextMessage() : undefined;
+  const made = boot.held
+    ? new Promise((resolve) => addEventListener("message", resolve, { once: true }))
+    : undefined;
   let confined: ReturnType<TileLibrary["confine"]> | undefined;
   const secure = async (descriptors: readonly number[]) => {
     // Until Deno has finished the loading of modules. Otherwise Deno writes to eventfds of newer workers when this
@@ -130,12 +133,6 @@ async function start(boot: BootMessage): Promise<() => void | Promise<void>> {
   return () => runLoop({ tile, region, control, index, spinTurns: boot.spinTurns });
 }
 
-function nextMessage(): Promise<void> {
-  return new Promise((resolve) => {
-    addEventListener("message", () => resolve(), { once: true });
-  });
-}
-
 /** Opens the parts of the library that tiles of this kind use. */
 function openLibraries({ kind, clock }: BootMessage): Libraries {
   return {
@@ -144,9 +141,4 @@ function openLibraries({ kind, clock }: BootMessage): Libraries {
     ...(kind === "net" && { xsk: openXsk(), udp: openUdp() }),
     ...(clock && { clock: openClock() }),
   };
-}
-
-/** Has V8 remember the host's time zone while files can be read. A format of Intl's would cost 5 MiB. */
-function lookUp(): void {
-  new Date().getTimezoneOffset();
 }

@@ -9,7 +9,6 @@ import uPlot from "uplot";
 import {
   cellText,
   type Column,
-  type Fact,
   latencyText,
   type Overview,
   overview,
@@ -177,10 +176,6 @@ function tableElement({ columns, rows }: Table): HTMLElement {
   return element("div", { id: `table-${columns[0].title}` }, table);
 }
 
-function factElement({ text, isBad }: Fact): HTMLElement {
-  return element("li", { className: isBad ? "bad" : "" }, text);
-}
-
 const rate = (value: number) => cellText("packets", value);
 const plots = {
   packets: new Plot("Packets per second", rate),
@@ -232,7 +227,9 @@ async function refresh(): Promise<number> {
   }
   const sort = byId<HTMLSelectElement>("sort").value as Sort;
   const shown = overview(before, scrape, { nowSeconds, sort });
-  byId("facts").replaceChildren(...shown.facts.map(factElement));
+  byId("facts").replaceChildren(
+    ...shown.facts.map(({ text, isBad }) => element("li", { className: isBad ? "bad" : "" }, text)),
+  );
   byId("tables").replaceChildren(
     ...shown.tables.filter(({ rows }) => rows.length > 0).map(tableElement),
   );
