@@ -21,27 +21,14 @@ interface ShippedApp {
 export const APPS: Readonly<Record<string, ShippedApp>> = {
   balance: {
     module: "apps/balance.ts",
-    options: [
-      ...[
-        "addresses",
-        "allow",
-        "backends",
-        "backends_file",
-        "burst",
-        "check",
-        "check_port",
-        "idle_timeout",
-      ],
-      ...["probe", "probe_failures", "probe_seconds", "ratelimit", "resolve"],
-    ],
+    options: ("addresses allow backends backends_file burst check check_port idle_timeout " +
+      "probe probe_failures probe_seconds ratelimit resolve").split(" "),
     beside: { module: "apps/balance_beside.ts", if: ["backends_file", "check", "resolve"] },
   },
   discard: { module: "apps/discard.ts", options: [] },
   dns: {
     module: "apps/dns/dns.ts",
-    options: [
-      ...["nsid", "rrl_ratelimit", "rrl_slip", "tcp_count", "tcp_timeout", "version", "zone"],
-    ],
+    options: "nsid rrl_ratelimit rrl_slip tcp_count tcp_timeout version zone".split(" "),
     beside: { module: "apps/dns/tcp.ts", if: ["tcp"] },
   },
   echo: { module: "apps/echo.ts", options: [] },

@@ -448,22 +448,23 @@ interface Ending {
 
 export class TileWorker {
   readonly name: string;
+  /** Whether it has ended. */
+  over = false;
+  readonly #ready = Promise.withResolvers<void>();
+  readonly #running = Promise.withResolvers<Confined>();
+  readonly #ended = Promise.withResolvers<boolean>();
   /** Resolves when the tile runs, with how it is confined. Rejects if its start fails. */
-  readonly running: Promise<Confined>;
+  readonly running = this.#running.promise;
   /** Resolves when it is ready or runs. */
-  readonly ready: Promise<void>;
+  readonly ready = this.#ready.promise;
   /** Resolves when the tile has ended: with true if it was told to, false for an error. */
-  readonly ended: Promise<boolean>;
+  readonly ended = this.#ended.promise;
   readonly #boot: BootMessage;
   readonly #events: TileEvents;
   readonly #threads: Threads;
   readonly #read: (data: unknown) => TileReport;
   readonly #log: (level: number | undefined, line: string) => void;
   readonly #worker: Worker;
-  readonly #ready = Promise.withResolvers<void>();
-  readonly #running = Promise.withResolvers<Confined>();
-  readonly #ended = Promise.withResolvers<boolean>();
-  #over = false;
   #runs = false;
   #thread = 0;
   #progress = -1;
@@ -486,9 +487,6 @@ export class TileWorker {
     this.#threads = threads;
     this.#read = reportReader(boot);
     this.#log = bounded((line, level) => events.log(line, level));
-    this.ready = this.#ready.promise;
-    this.running = this.#running.promise;
-    this.ended = this.#ended.promise;
     // A start may fail when nobody waits for it any more.
     this.running.catch(() => {});
 
@@ -501,10 +499,6 @@ export class TileWorker {
       this.#end({ failure: line.replace(/^Uncaught (\(in promise\) )?(Error: )?/, "") });
     };
     this.#worker.postMessage(boot);
-  }
-
-  get over(): boolean {
-    return this.#over;
   }
 
   /** Whether it has ended, or is ending, for an error. */
@@ -524,7 +518,7 @@ export class TileWorker {
   }
 
   #receive(data: unknown): void {
-    if (this.#over || this.#ending !== undefined) return;
+    if (this.over || this.#ending !== undefined) return;
     let report: TileReport;
     try {
       report = this.#read(data);
@@ -561,7 +555,7 @@ export class TileWorker {
 
   /** Ends a tile that broke a rule. A running loop cannot be ended, so then the process has to end. */
   #refuse(reason: string): void {
-    if (this.#over || this.#ending !== undefined) return;
+    if (this.over || this.#ending !== undefined) return;
     if (this.#runs) return this.#stuck(`it ${reason}`);
     this.#events.log(`it ${reason} and is ended`);
     this.#worker.terminate();
@@ -570,11 +564,11 @@ export class TileWorker {
 
   /** Begins its end. It has ended when its thread is gone. */
   #end(ending: Ending): void {
-    if (this.#over || this.#ending !== undefined) return;
+    if (this.over || this.#ending !== undefined) return;
     this.#ending = ending;
     this.#stalled = 0;
     const poll = () => {
-      if (this.#over) return;
+      if (this.over) return;
       if (this.#isGone()) this.#settle(ending);
       else setTimeout(poll, GONE_POLL_MILLIS);
     };
@@ -586,7 +580,7 @@ export class TileWorker {
   }
 
   #settle({ failure, app }: Ending): void {
-    this.#over = true;
+    this.over = true;
     const message = failure ?? "it was told to end";
     this.#running.reject(
       app === undefined ? new Error(`${this.name}: ${message}`) : new AppError(app, message),
@@ -602,7 +596,7 @@ export class TileWorker {
    * get no other writer. A tile that cannot be ended is `stuck`, and so is a hung net tile, which holds rings.
    */
   poll(tile: TileReader): void {
-    if (this.#over || this.#thread === 0) return;
+    if (this.over || this.#thread === 0) return;
     if (this.#isGone()) return this.#settle(this.#ending ?? { failure: "it left" });
     if (this.#ending !== undefined) return this.#retryEnd();
     if (this.#waits) return;
@@ -640,7 +634,7 @@ export class TileWorker {
   }
 
   #stuck(reason: string): void {
-    this.#over = true;
+    this.over = true;
     this.#events.stuck(reason);
   }
 
