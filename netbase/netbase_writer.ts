@@ -258,11 +258,7 @@ export class NextHopWriter extends NextHopReader {
 
   /** An id whose record is to be written; NEXT_HOP_OVERFLOW: there is none. */
   #allocate(): number {
-    let id = this.#ids.allocate();
-    if (id < 0) {
-      this.#deferred.reclaim();
-      id = this.#ids.allocate();
-    }
+    const id = this.#ids.allocate(this.#deferred);
     return id < 0 ? NEXT_HOP_OVERFLOW : id;
   }
 

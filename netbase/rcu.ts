@@ -144,13 +144,16 @@ export class IdPool {
     this.#used = new Uint8Array(end);
   }
 
-  /** A free number, or -1 when there is none. */
-  allocate(): number {
+  /** A free number, or one that `deferred` may free by now; -1: there is none. */
+  allocate(deferred?: DeferredFree): number {
     const id = this.#free.pop() ?? this.#fresh();
-    if (id >= 0) {
-      this.#used[id] = 1;
-      this.count++;
+    if (id < 0 && deferred !== undefined) {
+      deferred.reclaim();
+      return this.allocate();
     }
+    if (id < 0) return -1;
+    this.#used[id] = 1;
+    this.count++;
     return id;
   }
 

@@ -853,10 +853,7 @@ class AttributeTable {
   intern(attributes: Readonly<RouteAttributes>): number {
     // Most routes of a full table differ in the gateway alone: that needs neither hash nor lookup.
     const recent = this.#recent[recentOf(attributes)];
-    if (recent !== undefined && isEqual(recent, attributes, 0)) {
-      recent.count++;
-      return recent.id;
-    }
+    if (recent !== undefined && isEqual(recent, attributes, 0)) return this.#hold(recent);
     const hash = hashOf(attributes);
     const alike = this.#byHash.get(hash);
     const known = alike?.find((set) => isEqual(set, attributes, 0));

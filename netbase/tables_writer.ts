@@ -102,11 +102,7 @@ class HashTableWriter extends HashTableReader {
 
   /** Index of a record to fill in and then `put`, or -1 when all are in use or wait for readers. */
   allocate(): number {
-    let number = this.#records.allocate();
-    if (number < 0) {
-      this.#deferred.reclaim();
-      number = this.#records.allocate();
-    }
+    const number = this.#records.allocate(this.#deferred);
     return number < 0 ? -1 : this.#recordsAt + number * this.shape.recordWords;
   }
 

@@ -233,12 +233,10 @@ export class RateLimit {
     const prefix = this.#prefix(address);
     const at = this.#slot(prefix, answer);
     if (words[at + Word.prefix] !== prefix || words[at + Word.answer] !== answer) {
+      words.fill(0, at, at + SLOT_WORDS);
       words[at + Word.prefix] = prefix;
       words[at + Word.answer] = answer;
       words[at + Word.second] = second;
-      words[at + Word.rate] = 0;
-      words[at + Word.count] = 0;
-      words[at + Word.limited] = 0;
     }
     const elapsed = second - words[at + Word.second];
     // One net tile may be a burst behind another, so the previous second counts as this one.

@@ -94,7 +94,10 @@ const { symbols } = Deno.dlopen(libraryPath(), {
 const exit = Deno.exit.bind(Deno);
 const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
 const interval = setInterval(() => report({ type: "beat" }), BEAT_MILLIS);
-const collect = takeCollector();
+// V8's `gc`. Apps are not promised it, and it cannot be deleted from the global object.
+const shared = globalThis as { gc?: (options: { type: "minor" }) => void };
+const gc = shared.gc!;
+shared.gc = undefined;
 const stopSaying = clearInterval.bind(globalThis, interval);
 
 /** Tells the master. A log line is lost when the channel is full; other reports are sent while it is empty. */
@@ -144,10 +147,11 @@ async function start(): Promise<() => void | Promise<void>> {
   const state = handed.has(`state ${name}`)
     ? new AppState(handed.view(`state ${name}`))
     : undefined;
-  const mailbox = handed.has(`mail ${name}`)
+  const besideEventfd = handed.has(`mail ${name}`) ? handed.fd(`eventfd ${name} beside`) : -1;
+  const mailbox = besideEventfd >= 0
     ? new MailboxEnd(
       { own: handed.view(`mail ${name}`), peer: handed.view(`mail ${name} beside`) },
-      wakerOf(library, handed.fd(`eventfd ${name} beside`)),
+      () => library.wake(besideEventfd),
     )
     : undefined;
   const joins = nets.map((net) => {
@@ -160,7 +164,7 @@ async function start(): Promise<() => void | Promise<void>> {
   // The region for metrics is the predecessor's until it has ended.
   const metrics = new MetricsWriter(heapView(METRICS_BYTES));
   const service = await loadService({ ...setup, metrics: metricsView }, {
-    ...{ counters, metrics, log, collect, beside: true },
+    ...{ counters, metrics, log, collect: () => gc({ type: "minor" }), beside: true },
     ...clockIfGranted,
     ...(state && { state }),
     ...(mailbox && { mailbox }),
@@ -204,10 +208,6 @@ async function turn(): Promise<boolean> {
   }
 }
 
-function wakerOf(library: TileLibrary, eventfd: number): () => void {
-  return () => library.wake(eventfd);
-}
-
 /** Makes the slow side of the app and returns what gives it its mail until it is told to end. */
 async function startBeside(
   { module, tcp }: BesideSetup,
@@ -215,11 +215,12 @@ async function startBeside(
 ): Promise<() => Promise<void>> {
   const { name, service } = handed.setup;
   const eventfd = handed.fd(`eventfd ${name} beside`);
+  const appEventfd = handed.fd(`eventfd ${name}`);
   const mailbox = new MailboxEnd({
     own: handed.view(`mail ${name} beside`),
     peer: handed.view(`mail ${name}`),
     sleeper: handed.view(`tile ${name}`),
-  }, wakerOf(library, handed.fd(`eventfd ${name}`)));
+  }, () => library.wake(appEventfd));
   const listeners = tcp.map(({ address, port }) => {
     const fd = handed.fd(`tcp ${address}:${port}`);
     const accept: TcpListener["accept"] = (server) => void server.listen({ fd });
@@ -252,14 +253,6 @@ async function startBeside(
       library.wait(eventfd, 0);
     }
   };
-}
-
-/** V8's `gc`. Apps are not promised it, and it cannot be deleted from the global object. */
-function takeCollector(): () => void {
-  const shared = globalThis as { gc?: (options: { type: "minor" }) => void };
-  const gc = shared.gc!;
-  shared.gc = undefined;
-  return () => gc({ type: "minor" });
 }
 
 /*

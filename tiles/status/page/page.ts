@@ -107,7 +107,11 @@ class Plot {
         ...this.#size,
         cursor: { drag: { x: false, y: false } },
         hooks: { setCursor: [() => this.#nameLatest()] },
-        scales: { y: this.#isLog ? { distr: 3, range: decades } : { range: fromZero } },
+        scales: {
+          y: this.#isLog
+            ? { distr: 3, range: decades }
+            : { range: (_, _least, most) => [0, most > 0 ? most * 1.1 : 1] },
+        },
         axes: [
           { ...axis, values: (_, ticks) => ticks.map(timeText), size: 30, space: 80 },
           { ...axis, ...marks, values: (_, ticks) => ticks.map(text), size: 60 },
@@ -124,10 +128,6 @@ class Plot {
       this.#place,
     );
   }
-}
-
-function fromZero(_: uPlot, _least: number, most: number): [number, number] {
-  return [0, most > 0 ? most * 1.1 : 1];
 }
 
 /** Powers of ten around all values; without any, a microsecond and a second. */
