@@ -479,11 +479,11 @@ export class ChangeLog {
     if (this.#bytes.length > FIRST_BYTES) this.#bytes = new Uint8Array(FIRST_BYTES);
   }
 
-  add({ bytes, bodyAt, end }: nl.MessageCursor): void {
+  add({ u8, bodyAt, end }: nl.MessageCursor): void {
     const from = bodyAt - nl.NLMSG_HDRLEN;
     const needed = this.#used + nl.padded(end - from);
     if (needed > this.#bytes.length && !this.#grow(needed)) return;
-    this.#bytes.set(bytes.u8.subarray(from, end), this.#used);
+    this.#bytes.set(u8.subarray(from, end), this.#used);
     this.#used = needed;
   }
 
@@ -498,7 +498,7 @@ export class ChangeLog {
 
   /** Calls `each` with a cursor at each message, in order. */
   forEach(each: (message: nl.MessageCursor) => void): void {
-    const cursor = new nl.MessageCursor(new nl.MessageBytes(this.#bytes));
+    const cursor = new nl.MessageCursor(this.#bytes);
     cursor.begin(0, this.#used);
     while (cursor.next()) each(cursor);
   }

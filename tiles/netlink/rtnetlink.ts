@@ -203,20 +203,6 @@ export class MalformedMessage extends Error {
   override readonly name = "MalformedMessage";
 }
 
-/** A buffer of messages, 4-byte aligned, in the three widths that are read. */
-export class MessageBytes {
-  readonly u8: Uint8Array;
-  readonly u16: Uint16Array;
-  readonly u32: Uint32Array;
-
-  /** Throws RangeError for memory that is not aligned to four bytes. */
-  constructor(bytes: Uint8Array) {
-    this.u8 = bytes;
-    this.u16 = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 1);
-    this.u32 = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 2);
-  }
-}
-
 /** Reverses the byte order of a 32-bit word. */
 function swap32(word: number): number {
   return (word << 24 | (word & 0xff00) << 8 | word >>> 8 & 0xff00 | word >>> 24) >>> 0;
@@ -224,7 +210,10 @@ function swap32(word: number): number {
 
 /** Iterates over the messages of a datagram. The fields are the header's; the body is from `bodyAt` to `end`. */
 export class MessageCursor {
-  readonly bytes: MessageBytes;
+  /** The whole buffer, in the three widths that are read. */
+  readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
+  readonly u32: Uint32Array;
   type = 0;
   flags = 0;
   sequence = 0;
@@ -234,14 +223,17 @@ export class MessageCursor {
   #nextAt = 0;
   #limit = 0;
 
-  constructor(bytes: MessageBytes) {
-    this.bytes = bytes;
+  /** Throws RangeError for memory that is not aligned to four bytes. */
+  constructor(bytes: Uint8Array) {
+    this.u8 = bytes;
+    this.u16 = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 1);
+    this.u32 = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 2);
   }
 
   /** Starts at the datagram of `length` bytes at `offset`, a multiple of four. */
   begin(offset: number, length: number): void {
     this.#nextAt = offset;
-    this.#limit = Math.min(offset + length, this.bytes.u8.length);
+    this.#limit = Math.min(offset + length, this.u8.length);
   }
 
   /** Advances to the next message; false after the last. Throws `MalformedMessage`. */
@@ -254,7 +246,7 @@ export class MessageCursor {
     if (left < NLMSG_HDRLEN) {
       throw new MalformedMessage(`${left} bytes are too few for a netlink header`);
     }
-    const { u16, u32 } = this.bytes;
+    const { u16, u32 } = this;
     const length = u32[at >>> 2];
     if (length < NLMSG_HDRLEN || length > left) {
       throw new MalformedMessage(`a netlink message of ${length} bytes in ${left}`);
@@ -272,7 +264,7 @@ export class MessageCursor {
   /** The error of an NLMSG_ERROR or NLMSG_DONE: -errno, or 0. Throws `MalformedMessage`. */
   get error(): number {
     this.attributesAt(4);
-    return this.bytes.u32[this.bodyAt >>> 2] | 0;
+    return this.u32[this.bodyAt >>> 2] | 0;
   }
 
   /** Offset of the attributes after a family header of `headerBytes`. Throws `MalformedMessage`. */
@@ -298,7 +290,7 @@ const text = new TextDecoder();
 
 /** The attributes of a message by type, found in one pass; the last counts, a missing one is 0. Throws `MalformedMessage`. */
 class Attributes {
-  #bytes!: MessageBytes;
+  #bytes!: MessageCursor;
   /** Offset of each attribute's header; 0: missing. */
   readonly #offsets = new Uint32Array(SLOTS);
   /** The types that are present, `#count` of them. */
@@ -307,11 +299,11 @@ class Attributes {
 
   /** Reads those of a message after a family header of `headerBytes`. */
   of(message: MessageCursor, headerBytes: number): this {
-    return this.within(message.bytes, message.attributesAt(headerBytes), message.end);
+    return this.within(message, message.attributesAt(headerBytes), message.end);
   }
 
   /** Reads those from offset `at` to `end`. */
-  within(bytes: MessageBytes, at: number, end: number): this {
+  within(bytes: MessageCursor, at: number, end: number): this {
     this.#bytes = bytes;
     const offsets = this.#offsets;
     const seen = this.#seen;
@@ -467,7 +459,7 @@ export class MessageWriter {
 
 /** Decodes RTM_NEWLINK or RTM_DELLINK; null: a bridge's, about its port. Throws `MalformedMessage`. */
 export function decodeLink(message: MessageCursor): InterfaceLink | null {
-  const { bytes: { u8, u32 }, bodyAt } = message;
+  const { u8, u32, bodyAt } = message;
   const attributes = new Attributes().of(message, IFINFOMSG_BYTES);
   if (u8[bodyAt] !== AF_UNSPEC) return null;
   const link = {
@@ -509,7 +501,7 @@ export interface AddressMessage extends InterfaceAddress {
 
 /** Decodes RTM_NEWADDR or RTM_DELADDR; null: not IPv4. Throws `MalformedMessage`. */
 export function decodeAddress(message: MessageCursor): AddressMessage | null {
-  const { bytes: { u8, u32 }, bodyAt } = message;
+  const { u8, u32, bodyAt } = message;
   const attributes = new Attributes().of(message, IFADDRMSG_BYTES);
   if (u8[bodyAt] !== AF_INET) return null;
   const prefixLength = u8[bodyAt + 1];
@@ -554,7 +546,7 @@ const inner = new Attributes();
  * unsupported as a whole, or flows would be spread otherwise than the kernel spreads them.
  */
 export function decodeRoute(message: MessageCursor, out: Route): boolean {
-  const { bytes: { u8, u32 }, bodyAt } = message;
+  const { u8, u32, bodyAt } = message;
   attributes.of(message, RTMSG_BYTES);
   if (u8[bodyAt] !== AF_INET) return false;
   out.prefixLength = u8[bodyAt + 1];
@@ -585,7 +577,7 @@ function checkPrefix({ prefixLength, destination }: Route): void {
 }
 
 /** Decodes the hops of a multipath route: `struct rtnexthop`s with attributes of their own. */
-function decodeHops({ bytes }: MessageCursor, route: Route): Hop[] {
+function decodeHops(bytes: MessageCursor, route: Route): Hop[] {
   const hops: Hop[] = [];
   const { at: first, end } = attributes.extent(RTA_MULTIPATH);
   for (let at = first, length = 0; at < end; at += padded(length)) {
@@ -638,7 +630,7 @@ export function emptyNeighborMessage(): NeighborMessage {
 
 /** Decodes RTM_NEWNEIGH or RTM_DELNEIGH. False: IPv6, a proxy, or without address. Throws `MalformedMessage`. */
 export function decodeNeighbor(message: MessageCursor, out: NeighborMessage): boolean {
-  const { bytes: { u8, u16, u32 }, bodyAt } = message;
+  const { u8, u16, u32, bodyAt } = message;
   attributes.of(message, NDMSG_BYTES);
   const flags = u8[bodyAt + 10];
   if (u8[bodyAt] !== AF_INET || (flags & NTF_PROXY) !== 0) return false;
@@ -660,7 +652,7 @@ export type NeighborTableMessage = NonNullable<ReturnType<typeof decodeNeighborT
 /** Decodes RTM_NEWNEIGHTBL; null: not IPv4. Throws `MalformedMessage`. */
 export function decodeNeighborTable(message: MessageCursor) {
   const table = new Attributes().of(message, NDTMSG_BYTES);
-  if (message.bytes.u8[message.bodyAt] !== AF_INET) return null;
+  if (message.u8[message.bodyAt] !== AF_INET) return null;
   const parameters = table.nested(NDTA_PARMS);
   const stats = table.has(NDTA_STATS) ? table.extent(NDTA_STATS) : { at: 0, end: 0 };
   const hasRefused = stats.end - stats.at >= TABLE_FULLS_AT + 8;
@@ -672,7 +664,7 @@ export function decodeNeighborTable(message: MessageCursor) {
     /** Entries of all namespaces; -1: unknown. In struct ndt_config after two 16-bit sizes. */
     entries: table.has(NDTA_CONFIG) ? Math.floor(table.u64(NDTA_CONFIG) / 2 ** 32) : -1,
     /** How often the kernel has refused an entry for lack of room, modulo 2³²; -1: unknown. */
-    refused: hasRefused ? message.bytes.u32[(stats.at + TABLE_FULLS_AT) >>> 2] : -1,
+    refused: hasRefused ? message.u32[(stats.at + TABLE_FULLS_AT) >>> 2] : -1,
     /** How long a neighbour stays REACHABLE after a confirmation, and in DELAY. */
     reachableMillis: parameters.u64(NDTPA_REACHABLE_TIME),
     delayProbeMillis: parameters.u64(NDTPA_DELAY_PROBE_TIME),
@@ -686,7 +678,7 @@ export type NextHopMessage = ReturnType<typeof decodeNextHop>;
 
 /** Decodes RTM_NEWNEXTHOP or RTM_DELNEXTHOP. Throws `MalformedMessage`. */
 export function decodeNextHop(message: MessageCursor) {
-  const { bytes: { u8, u32 }, bodyAt } = message;
+  const { u8, u32, bodyAt } = message;
   const attributes = new Attributes().of(message, NHMSG_BYTES);
   const id = attributes.u32(NHA_ID);
   if (id === 0) throw new MalformedMessage("a next hop without an id");
@@ -721,7 +713,7 @@ function decodeMembers(bytes: Uint8Array) {
 
 /** Decodes RTM_NEWRULE or RTM_DELRULE; null: not IPv4. Throws `MalformedMessage`. */
 export function decodeRule(message: MessageCursor) {
-  const { bytes: { u8, u32 }, bodyAt } = message;
+  const { u8, u32, bodyAt } = message;
   const attributes = new Attributes().of(message, FIB_RULE_HDR_BYTES);
   if (u8[bodyAt] !== AF_INET) return null;
   // Always present; all ones mean "no".
@@ -874,7 +866,7 @@ export class NetlinkSocket {
     this.port = library.portId(this.fd);
     this.#buffer = new Uint8Array(burst * SLOT_BYTES);
     this.#lengths = new Uint32Array(burst);
-    this.#cursor = new MessageCursor(new MessageBytes(this.#buffer));
+    this.#cursor = new MessageCursor(this.#buffer);
   }
 
   /** Gives a burst's messages to `handler`. Returns how many datagrams, or OVERRUN. Throws SystemError. */

@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { ChangeLog } from "../../../tiles/netlink/mirror.ts";
-import {
-  MessageBytes,
-  MessageCursor,
-  MessageWriter,
-  NLMSG_HDRLEN,
-} from "../../../tiles/netlink/rtnetlink.ts";
+import { MessageCursor, MessageWriter, NLMSG_HDRLEN } from "../../../tiles/netlink/rtnetlink.ts";
 
 /** A message that carries `value` in a body of `words` words. */
 function message(value: number, words = 1): MessageCursor {
   const writer = new MessageWriter(NLMSG_HDRLEN + 4 * words).begin({ type: 24, flags: 0 });
   for (let i = 0; i < words; i++) writer.u32(value);
   const length = writer.finish();
-  const cursor = new MessageCursor(new MessageBytes(writer.bytes));
+  const cursor = new MessageCursor(writer.bytes);
   cursor.begin(0, length);
   assert.ok(cursor.next());
   return cursor;
@@ -22,7 +17,7 @@ function message(value: number, words = 1): MessageCursor {
 /** What is kept, by the first word of each message's body. */
 function kept(log: ChangeLog): number[] {
   const values: number[] = [];
-  log.forEach(({ bytes, bodyAt }) => values.push(bytes.u32[bodyAt >>> 2]));
+  log.forEach(({ u32, bodyAt }) => values.push(u32[bodyAt >>> 2]));
   return values;
 }
 

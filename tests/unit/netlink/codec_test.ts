@@ -19,7 +19,6 @@ import {
   DUMPS,
   emptyNeighborMessage,
   MalformedMessage,
-  MessageBytes,
   MessageCursor,
   MessageWriter,
   writeDump,
@@ -82,7 +81,7 @@ function decodeOne(cursor: MessageCursor): unknown {
 /** A cursor at the first message of what `writer` wrote. */
 function written(writer: MessageWriter): MessageCursor {
   const length = writer.finish();
-  const cursor = new MessageCursor(new MessageBytes(writer.bytes));
+  const cursor = new MessageCursor(writer.bytes);
   cursor.begin(0, length);
   assert.ok(cursor.next());
   return cursor;
@@ -305,7 +304,7 @@ Deno.test("requests for a route and for a neighbour carry their addresses in net
 
 Deno.test("every message recorded from the kernel is read without complaint", () => {
   for (const { name, bytes } of recorded()) {
-    const cursor = new MessageCursor(new MessageBytes(bytes));
+    const cursor = new MessageCursor(bytes);
     cursor.begin(0, bytes.length);
     assert.equal(decodeAll(cursor).length, 1, name);
   }
@@ -313,7 +312,7 @@ Deno.test("every message recorded from the kernel is read without complaint", ()
 
 Deno.test("recorded routes say table 1000, not 232, and that an IPv6 gateway is not supported", () => {
   const routes = recorded().filter(({ name }) => name === "newroute").map(({ bytes }) => {
-    const cursor = new MessageCursor(new MessageBytes(bytes));
+    const cursor = new MessageCursor(bytes);
     cursor.begin(0, bytes.length);
     cursor.next();
     const route = emptyRoute();
@@ -352,7 +351,7 @@ Deno.test("mutated messages end in a value or in MalformedMessage, and nothing o
   const random = new Random(SEED);
   const messages = recorded().map(({ bytes }) => bytes);
   const memory = new Uint8Array(8192);
-  const cursor = new MessageCursor(new MessageBytes(memory));
+  const cursor = new MessageCursor(memory);
   let refused = 0;
   for (let step = 0; step < steps; step++) {
     const message = messages[random.below(messages.length)];

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { IFF_LOWER_UP, IFF_RUNNING, IFF_UP } from "../../../netbase/interfaces.ts";
 import * as nl from "../../../tiles/netlink/rtnetlink.ts";
-import { MessageBytes, MessageCursor, MessageWriter } from "../../../tiles/netlink/rtnetlink.ts";
+import { MessageCursor, MessageWriter } from "../../../tiles/netlink/rtnetlink.ts";
 import {
   InterfacesTable,
   NextHopsTable,
@@ -17,7 +17,7 @@ const IFINDEX = 2;
 /** A cursor at the message that was written. */
 function cursorAt(writer: MessageWriter): MessageCursor {
   const length = writer.finish();
-  const cursor = new MessageCursor(new MessageBytes(writer.bytes));
+  const cursor = new MessageCursor(writer.bytes);
   cursor.begin(0, length);
   assert.ok(cursor.next());
   return cursor;

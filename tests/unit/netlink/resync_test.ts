@@ -3,12 +3,7 @@
 
 import assert from "node:assert/strict";
 import { ChangeLog, Resync } from "../../../tiles/netlink/mirror.ts";
-import {
-  type Dumper,
-  MessageBytes,
-  MessageCursor,
-  type ReplyHandler,
-} from "../../../tiles/netlink/rtnetlink.ts";
+import { type Dumper, MessageCursor, type ReplyHandler } from "../../../tiles/netlink/rtnetlink.ts";
 import { type Table, TableBit } from "../../../tiles/netlink/tables.ts";
 import fc from "../property.ts";
 
@@ -19,10 +14,9 @@ const LARGE_FIT = MOST_BYTES / LARGE;
 
 /** A cursor at a message of `length` bytes in all, with a sequence number. */
 function message(length: number, sequence: number): MessageCursor {
-  const bytes = new MessageBytes(new Uint8Array((length + 3) & ~3));
-  bytes.u32.set([length, 24, sequence]);
-  const cursor = new MessageCursor(bytes);
-  cursor.begin(0, bytes.u8.length);
+  const cursor = new MessageCursor(new Uint8Array((length + 3) & ~3));
+  cursor.u32.set([length, 24, sequence]);
+  cursor.begin(0, cursor.u8.length);
   assert.ok(cursor.next());
   return cursor;
 }

@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import { Devices } from "../../../tiles/net/route_cache.ts";
 import * as nl from "../../../tiles/netlink/rtnetlink.ts";
-import { MessageBytes, MessageCursor } from "../../../tiles/netlink/rtnetlink.ts";
+import { MessageCursor } from "../../../tiles/netlink/rtnetlink.ts";
 import { InterfacesTable } from "../../../tiles/netlink/tables.ts";
 import { recordedVlans } from "../../fixtures/netlink/recorded.ts";
 import { makeRoom } from "../netbase_room.ts";
@@ -18,7 +18,7 @@ const NLM_F_MULTI = 2;
 /** The messages of a type, those of a dump or events. */
 function messages(type: number, { dumped }: { dumped: boolean }): MessageCursor[] {
   return recordedVlans().map(({ bytes }) => {
-    const cursor = new MessageCursor(new MessageBytes(bytes));
+    const cursor = new MessageCursor(bytes);
     cursor.begin(0, bytes.length);
     cursor.next();
     return cursor;
