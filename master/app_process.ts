@@ -302,7 +302,10 @@ class TileChild extends AppChild {
   #doneBefore = -1;
 
   /** Starts one, and its slow side. Throws SystemError, AppError. */
-  static start(plan: AppProcessPlan, staged: Staged, parts: AppProcessParts): TileChild {
+  static start(
+    { plan, staged, warmUp }: { plan: AppProcessPlan; staged: Staged; warmUp: boolean },
+    parts: AppProcessParts,
+  ): TileChild {
     const { name, beside } = plan;
     const own = new Inventory(parts.libraries);
     let slow: SlowSide | undefined;
@@ -314,7 +317,7 @@ class TileChild extends AppChild {
         slow.start();
       }
       const process = startProcess(plan, staged, {
-        parts,
+        ...{ parts, warmUp },
         grants: beside === undefined ? plan.grants : { ...plan.grants, net: [], write: [] },
         handings: [
           own.region(`control ${name}`),
@@ -594,11 +597,13 @@ interface SlowSidePlan {
 function startProcess(
   plan: AppProcessPlan,
   { module, read: own, absent = [], denoDir }: StagedApp,
-  { parts, grants, beside, handings }: {
+  { parts, grants, beside, handings, warmUp = false }: {
     parts: AppProcessParts;
     grants: Grants;
     beside?: BesideSetup;
     handings: readonly Handing[];
+    /** Whether it has a predecessor that serves while it starts. */
+    warmUp?: boolean;
   },
 ): ConfinedProcess {
   const { libraries: { regions, processes }, files: { root } } = parts;
@@ -615,7 +620,7 @@ function startProcess(
   // Until a region is mapped its place is memory of the process's own (`reserve` in ffi/region.ts).
   const largest = Math.max(...handings.map(({ bytes }) => bytes));
   const order = orderOf<ProcessSetup>(regions, handings, {
-    ...{ name: plan.name, shape, nets, spinTurns, clock, keep, beside },
+    ...{ name: plan.name, shape, nets, spinTurns, clock, keep, warmUp, beside },
     service: { ...service, module: beside?.module ?? module },
   });
   try {
@@ -789,7 +794,8 @@ export class AppProcess {
     let child: TileChild | undefined;
     try {
       checkIsWanted();
-      child = this.#successor = TileChild.start(plan, staged, this.#parts);
+      const warmUp = this.#current !== undefined;
+      child = this.#successor = TileChild.start({ plan, staged, warmUp }, this.#parts);
       await Promise.all([child.ready, child.slow?.child?.ready]);
       checkIsWanted();
     } catch (error) {
@@ -957,7 +963,8 @@ export class AppProcess {
     this.#parts.changed("restarts");
     let child: TileChild;
     try {
-      child = this.#current = TileChild.start(this.#plan, this.#staged!, this.#parts);
+      const start = { plan: this.#plan, staged: this.#staged!, warmUp: false };
+      child = this.#current = TileChild.start(start, this.#parts);
     } catch (error) {
       return this.#failed(undefined, sentenceOf(error));
     }

@@ -58,6 +58,8 @@ export interface ProcessSetup {
   readonly clock: boolean;
   /** Whether it keeps what it was granted once it runs. */
   readonly keep: boolean;
+  /** Whether there is time to warm up: its predecessor serves meanwhile. */
+  readonly warmUp: boolean;
   /** If it is the slow side of the app. */
   readonly beside?: BesideSetup;
 }
@@ -126,7 +128,8 @@ async function start(): Promise<() => void | Promise<void>> {
   const library = openTile();
   const regions = openRegions();
   const handed = new Handed<ProcessSetup>(regions, Number(Deno.args[0]));
-  const { name, service: setup, shape, nets, spinTurns, clock, keep, beside } = handed.setup;
+  const { name, service: setup, shape, nets, spinTurns, clock, keep, beside, warmUp } =
+    handed.setup;
   library.nameThread(name);
   const clockIfGranted = clock ? { clock: openClock() } : {};
   revoke({ name: "ffi" });
@@ -169,6 +172,8 @@ async function start(): Promise<() => void | Promise<void>> {
     ...(state && { state }),
     ...(mailbox && { mailbox }),
   });
+  // Only a process with a predecessor needs this module.
+  if (warmUp) await (await import("./warm_up.ts")).warmUp({ shape, spinTurns, library });
   library.trim();
   const handedOver = await turn();
   region.awake();

@@ -128,7 +128,12 @@ async function createBeside(
     if (context.setup.warmUp) {
       // Only a tile with a predecessor needs this module.
       const { warmUp } = await import("./warm_up.ts");
-      await warmUp(context, (warm, slots, made) => new NetTile(warm, open(warm, slots), made));
+      // As if there were kernel sockets, of which none ever has anything.
+      const receiving = [{ fd: -1, port: 0, receive: true }];
+      await warmUp(
+        context,
+        (warm, slots, made) => new NetTile(warm, { ...open(warm, slots), receiving }, made),
+      );
     }
     await context.predecessor(opened.descriptors);
   }

@@ -14,7 +14,8 @@ import * as route from "../../netbase/route.ts";
 import type { App } from "../app/contract.ts";
 import { makeService } from "../app/host.ts";
 import { METRICS_BYTES } from "../app/regions.ts";
-import { CONTROL_BYTES } from "../runtime/control.ts";
+import { CONTROL_BYTES, ControlReader, ControlWriter } from "../runtime/control.ts";
+import { NET } from "../runtime/counters.ts";
 import {
   appLinkBytes,
   Descriptor,
@@ -24,7 +25,14 @@ import {
   REFLECTED,
 } from "../runtime/link.ts";
 import { FRAME_BYTES, HEADROOM_BYTES } from "../runtime/plan.ts";
-import { type Tile, TILE_REGION_BYTES, type TileContext, TileRegion } from "../runtime/tile.ts";
+import {
+  runLoop,
+  spinTurnsFor,
+  type Tile,
+  TILE_REGION_BYTES,
+  type TileContext,
+  TileRegion,
+} from "../runtime/tile.ts";
 import { RECENT_PEERS_BYTES, requestsBytes } from "./app_port.ts";
 import { SOLICIT_LINK_BYTES } from "./arp_queue.ts";
 import { CAPTURE_BYTES } from "./capture.ts";
@@ -35,31 +43,81 @@ import { ROUTE_CACHE_BYTES } from "./route_cache.ts";
 import type { MadeApp, NetSetup } from "./tile.ts";
 
 /** How long it may take: the predecessor serves meanwhile, on the same processors. */
-const MOST_MILLIS = 2000;
+const MOST_MILLIS = 2500;
 /** Turns after which V8 has optimised all of it, and after how many it lets others run. */
-const TURNS = 4000;
+const TURNS = 6000;
 const TURNS_AT_ONCE = 8;
 const PAUSE_MILLIS = 1;
+/** Frames that come together, turn after turn. */
+const BURSTS = [BATCH, 1, 8, 0, BATCH / 2, 2, 16, BATCH, 4];
+/** Turns until netbase changes again, and until the tile's clock and housekeeping are due. */
+const CHANGE_TURNS = 64;
+const CLOCK_TURNS = 32;
+/** In one of so many turns the app sleeps, and the netlink tile, and they are woken. */
+const ASLEEP_TURNS = 16;
+/** Of so many turns the last ones find an app that does not get on: first single frames wait, then full bursts. */
+const STALL_TURNS = 1024;
+const SINGLE_TURNS = 160;
+const STALLED_TURNS = 256;
+/** What a turn counts for the tile's clock: no whole number, as those of the real clock are. */
+const TURN_MILLIS = 2.5;
+/** Turns of a tile whose objects show V8 which kinds of value there are. */
+const FIRST_TURNS = 300;
+/** Runs of the loop, and its idle turns. */
+const LOOPS = 400;
+const SPIN_TURNS = spinTurnsFor(2, 1);
 
 const IFINDEX = 1;
 const PORT = 7;
 const INLINE_PORT = 9;
+const NOBODYS_PORT = 11;
 const OURS = 0xc6120001;
-const PEER = 0xc6120002;
+const GATEWAY = 0xc6120002;
+/** The peers of 198.19.0.0/16 that ask, and how far their addresses are apart. */
+const PEERS = 0xc6130000;
+const PEER_COUNT = 256;
+const PEER_STEP = 37;
 const HEADERS_BYTES = 42;
+/** Bytes of payload: of the first peer, and how many more of the others at most. */
 const PAYLOAD_BYTES = 18;
+const MORE_BYTES = 31;
+/** Of so many frames one goes to a port that is nobody's, and one has no checksum. */
+const NOBODYS_FRAMES = 61;
+const UNSUMMED_FRAMES = 17;
+/** Of so many frames one is from a neighbour that is unknown. */
+const UNKNOWN_FRAMES = 59;
+const UNKNOWN = 0xc6120080;
+/** Of so many answers one names no request, but a destination. */
+const UNASKED_ANSWERS = 32;
 /** Where the kernel puts a frame, besides the headroom that it is told to keep. */
 const KERNEL_HEADROOM = 256;
+const NEVER = new Int32Array(new SharedArrayBuffer(4));
+
+type Make = (
+  context: TileContext<NetSetup>,
+  slots: readonly number[],
+  made: readonly MadeApp[],
+) => Tile;
 
 /** Has a tile, made by `make`, answer made-up requests. */
-export async function warmUp(
-  context: TileContext<NetSetup>,
-  make: (
-    context: TileContext<NetSetup>,
-    slots: readonly number[],
-    made: readonly MadeApp[],
-  ) => Tile,
-): Promise<void> {
+export async function warmUp(context: TileContext<NetSetup>, make: Make): Promise<void> {
+  // V8 expects of all objects what it has seen of the first, so another tile comes before.
+  const first = await makeStage(context, make);
+  if (first === undefined) return;
+  serve(first, FIRST_TURNS);
+  first.close();
+  const stage = (await makeStage(context, make))!;
+  serve(stage, TURNS);
+  loop(stage);
+  stage.close();
+  // The tile's housekeeping has changed it.
+  context.libraries.tile.bePrompt(true);
+}
+
+type Stage = NonNullable<Awaited<ReturnType<typeof makeStage>>>;
+
+/** A tile on memory of its own, with what stands for its peers and its app. */
+async function makeStage(context: TileContext<NetSetup>, make: Make) {
   const { setup, libraries } = context;
   const xsk = libraries.xsk!;
   const umem = heapView(setup.umem.byteLength);
@@ -76,68 +134,131 @@ export async function warmUp(
   if (slot < 0) return;
   const shape = setup.apps[0]?.shape ?? { depth: ring, payloadBytes: 1 << 17 };
   const [net, app] = [heapView(netLinkBytes(shape)), heapView(appLinkBytes(shape))];
-  const tile = heapView(TILE_REGION_BYTES);
-  const own: NetSetup = {
+  const [appTile, netlinkTile] = [heapView(TILE_REGION_BYTES), heapView(TILE_REGION_BYTES)];
+  const control = heapView(CONTROL_BYTES);
+  const netbase = makeNetbase();
+  // As it comes by a message, so that V8 sees objects of the same shape.
+  const own: NetSetup = structuredClone({
     ...setup,
-    netbase: makeNetbase(),
+    netbase: netbase.view,
     umem,
     record: heapView(frameRecordBytes(frames)),
     traffic: heapView(TRAFFIC_BYTES),
     routeCache: heapView(ROUTE_CACHE_BYTES),
-    sockets: [{ ...setup.sockets[0], fd: -1, slot, ifindex: IFINDEX }],
+    sockets: [{ ...setup.sockets[0], fd: -1, ifindex: IFINDEX }],
     udp: [],
-    apps: setup.apps.slice(0, 1).map(() => ({
-      ...{ name: "", ports: [PORT], net, app, shape, tile, eventfd: -1 },
+    apps: setup.apps.slice(0, 1).map((each) => ({
+      ...each,
+      ...{ name: "", ports: [PORT], net, app, shape, tile: appTile, eventfd: -1 },
       requests: heapView(requestsBytes(shape)),
       ...{ recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: [] },
     })),
     inline: [],
     solicit: heapView(SOLICIT_LINK_BYTES),
     capture: heapView(CAPTURE_BYTES),
-    control: heapView(CONTROL_BYTES),
-    netlinkTile: heapView(TILE_REGION_BYTES),
-  };
+    control,
+    netlinkTile,
+    netlinkEventfd: -1,
+  });
   const region = new TileRegion(heapView(TILE_REGION_BYTES));
-  const warm = make(
-    { ...context, setup: own, region },
-    [slot],
-    hasInline ? [await makeInline()] : [],
-  );
-  const requests = new LinkConsumer(app, net, shape);
-  const answers = new LinkProducer(app, net, shape);
+  const inline = hasInline ? [await makeInline()] : [];
+  const tile = make({ ...context, setup: own, region }, [slot], inline);
+  const [requests, others] = [makeFrames(ports), makeFrames([NOBODYS_PORT])];
   const pairs = new Uint32Array(2 * BATCH);
   const bytes = u8(umem);
-  const never = new Int32Array(new SharedArrayBuffer(4));
-  const requestFrames = ports.map(makeFrame);
-  const until = performance.now() + MOST_MILLIS;
-  for (let turns = 0; turns < TURNS && performance.now() < until; turns++) {
-    for (let i = 0; i < BATCH; i++) {
-      pairs[2 * i] = KERNEL_HEADROOM + HEADROOM_BYTES;
-      pairs[2 * i + 1] = HEADERS_BYTES + PAYLOAD_BYTES;
-    }
-    const frame = requestFrames[turns % requestFrames.length];
-    const count = xsk.inject(slot, pairs, BATCH);
-    for (let i = 0; i < count; i++) bytes.set(frame, pairs[2 * i]);
-    warm.turn();
-    answer(requests, answers, turns % 2 === 0);
-    if (turns % 64 === 0) warm.housekeeping!(0);
-    if (turns % TURNS_AT_ONCE === 0) Atomics.wait(never, 0, 0, PAUSE_MILLIS);
-  }
-  xsk.release(slot);
+  let next = 0;
+  return {
+    ...{ tile, region, control, netbase },
+    others: [new TileRegion(appTile), new TileRegion(netlinkTile)],
+    app: {
+      requests: new LinkConsumer(app, net, shape),
+      answers: new LinkProducer(app, net, shape),
+    },
+    /** Has so many requests come, or as many as there is room for; or, if not `isServed`, frames that are dropped. */
+    receive(burst: number, { isServed = true } = {}): void {
+      const from = isServed ? requests : others;
+      const frameAt = (i: number) => from[(next + i) % from.length];
+      for (let i = 0; i < burst; i++) {
+        pairs[2 * i] = KERNEL_HEADROOM + HEADROOM_BYTES;
+        pairs[2 * i + 1] = frameAt(i).length;
+      }
+      const count = xsk.inject(slot, pairs, burst);
+      for (let i = 0; i < count; i++) bytes.set(frameAt(i), pairs[2 * i]);
+      next += count;
+    },
+    close: () => xsk.release(slot),
+  };
 }
 
-/** Answers all requests that wait: sends them back as they came, or something else. */
-function answer(requests: LinkConsumer, answers: LinkProducer, isReflected: boolean): void {
-  const count = Math.min(requests.available(), answers.refresh());
+/** Calls the tile as its loop would, for all that can happen to it. */
+function serve({ tile, control, netbase, others, app, receive }: Stage, turns: number): void {
+  // Two functions, so that V8 inlines neither here: it is to compile each on its own.
+  const methods: readonly (() => unknown)[] = [tile.turn, tile.pending];
+  const orders = new ControlWriter(control);
+  const until = performance.now() + MOST_MILLIS;
+  for (let turn = 0; turn < turns && performance.now() < until; turn++) {
+    const stalled = turn % STALL_TURNS - (STALL_TURNS - STALLED_TURNS);
+    receive(stalled < 0 ? BURSTS[turn % BURSTS.length] : stalled < SINGLE_TURNS ? 1 : BATCH);
+    for (const method of methods) method.call(tile);
+    for (const other of others) other.awake();
+    if (stalled < 0) answer(app, turn);
+    if (turn % ASLEEP_TURNS === 0) { for (const other of others) other.fallAsleep(); }
+    if (turn % CHANGE_TURNS === 0) netbase.change();
+    if (turn % CLOCK_TURNS === 0) {
+      orders.changing = turn < turns / 2;
+      const now = turn * TURN_MILLIS;
+      tile.clock!(now);
+      tile.nextDue!(now);
+      tile.housekeeping!(now);
+    }
+    if (turn % TURNS_AT_ONCE === 0) pause();
+  }
+}
+
+/** Runs the tile's loop: often, to its end, and at last while it waits for an app. */
+function loop({ tile, region, control, app, receive }: Stage): void {
+  new ControlWriter(control).stop();
+  const { index } = NET;
+  const run = { tile, region, control: new ControlReader(control), index, spinTurns: SPIN_TURNS };
+  do {
+    answer(app, 0);
+    tile.turn();
+  } while (app.requests.available() > 0);
+  for (let i = 0; i < LOOPS; i++) {
+    receive(BURSTS[i % BURSTS.length], { isServed: false });
+    runLoop(run);
+    if (i % TURNS_AT_ONCE === 0) pause();
+  }
+  receive(1);
+  runLoop(run);
+}
+
+/** Lets other threads run. */
+function pause(): void {
+  Atomics.wait(NEVER, 0, 0, PAUSE_MILLIS);
+}
+
+/** Answers most requests that wait: by turns sends them back as they came, and something else. */
+function answer({ requests, answers }: Stage["app"], turn: number): void {
+  const waiting = requests.available();
+  const count = Math.min(waiting - (turn % 4 === 3 ? waiting >>> 1 : 0), answers.refresh());
   const { words } = answers;
   const mask = requests.depth - 1;
   const first = (requests.slot(0) - answers.slotAt(0)) >>> 3;
   for (let i = 0; i < count; i++) {
     const place = (first + i) & mask;
-    const at = answers.slot();
+    const isReflected = ((turn + (i >>> 3)) & 1) === 0;
+    const isUnasked = !isReflected && i % UNASKED_ANSWERS === 0;
+    const [at, from] = [answers.slot(), requests.slot(i)];
     words[at + Descriptor.offset] = isReflected ? place : 0;
-    words[at + Descriptor.length] = isReflected ? REFLECTED : PAYLOAD_BYTES;
-    words[at + Descriptor.request] = isReflected ? 0 : place + 1;
+    words[at + Descriptor.length] = isReflected ? REFLECTED : PAYLOAD_BYTES + (i & 7);
+    words[at + Descriptor.request] = isReflected || isUnasked ? 0 : place + 1;
+    if (isUnasked) {
+      const ports = requests.words[from + Descriptor.ports];
+      words[at + Descriptor.source] = OURS;
+      words[at + Descriptor.destination] = requests.words[from + Descriptor.source];
+      words[at + Descriptor.ports] = (ports << 16) | (ports >>> 16);
+    }
     answers.push();
   }
   answers.publish();
@@ -171,8 +292,8 @@ async function makeInline(): Promise<MadeApp> {
   return { setup, service, counters, metrics: undefined };
 }
 
-/** A netbase with one interface, its network, and one neighbour. */
-function makeNetbase(): View {
+/** A netbase with one interface, its network with a gateway, and the peers behind that. */
+function makeNetbase(): { view: View; change(): void } {
   const view = heapView(NETBASE_BYTES);
   const writer = new NetbaseWriter(view, { readers: [], seed: 1, neighborSlots: 1024 });
   const mac = { macHead: 2, macTail: 1 };
@@ -192,19 +313,37 @@ function makeNetbase(): View {
   const host = { type: route.RTN_LOCAL, scope: route.RT_SCOPE_HOST, prefixLength: 32 };
   add({ ...host, table: route.RT_TABLE_LOCAL, destination: OURS });
   add({ scope: route.RT_SCOPE_LINK, destination: OURS & ~0xff, prefixLength: 24 });
-  const peer = { ifindex: IFINDEX, address: PEER, state: NUD_REACHABLE, flags: 0 };
-  writer.neighbors.set({ ...peer, ...mac });
-  writer.commit();
-  return view;
+  add({ gateway: GATEWAY, destination: PEERS, prefixLength: 16 });
+  const gateway = { ifindex: IFINDEX, address: GATEWAY, state: NUD_REACHABLE, flags: 0 };
+  let changes = 0;
+  const change = () => {
+    writer.neighbors.set({ ...gateway, macHead: 2, macTail: ++changes & 0xff });
+    writer.commit();
+  };
+  change();
+  return { view, change };
 }
 
-/** A request to `port` as a frame, with both checksums. */
-function makeFrame(port: number): Uint8Array {
-  const bytes = new Uint8Array(HEADERS_BYTES + PAYLOAD_BYTES);
+/** Requests of all peers to each of `ports` in turn, as frames. */
+function makeFrames(ports: readonly number[]): Uint8Array[] {
+  return Array.from({ length: PEER_COUNT * ports.length }, (_, i) =>
+    makeFrame({
+      peer: i % UNKNOWN_FRAMES === 1 ? UNKNOWN + i % 7 : PEERS + (i % PEER_COUNT) * PEER_STEP,
+      port: i % NOBODYS_FRAMES === 1 ? NOBODYS_PORT : ports[Math.floor(i / 8) % ports.length],
+      size: PAYLOAD_BYTES + i % MORE_BYTES,
+      isSummed: i % UNSUMMED_FRAMES !== 1,
+    }));
+}
+
+/** A request as a frame, with a header checksum, and one of UDP's if it `isSummed`. */
+function makeFrame(
+  { peer, port, size, isSummed }: { peer: number; port: number; size: number; isSummed: boolean },
+): Uint8Array {
+  const bytes = new Uint8Array(HEADERS_BYTES + size);
   const view = new DataView(bytes.buffer);
   const sum = (from: number, end: number) => {
     let total = 0;
-    for (let at = from; at < end; at += 2) total += view.getUint16(at);
+    for (let at = from; at + 1 < end; at += 2) total += view.getUint16(at);
     return total;
   };
   const fold = (total: number) => ~((total & 0xffff) + (total >>> 16)) & 0xffff;
@@ -212,12 +351,12 @@ function makeFrame(port: number): Uint8Array {
   view.setUint16(14, 0x4500);
   view.setUint16(16, bytes.length - 14);
   view.setUint16(22, 0x4011);
-  view.setUint32(26, PEER);
+  view.setUint32(26, peer);
   view.setUint32(30, OURS);
   view.setUint16(24, fold(sum(14, 34)));
   view.setUint16(34, 4000);
   view.setUint16(36, port);
-  view.setUint16(38, 8 + PAYLOAD_BYTES);
-  view.setUint16(40, fold(sum(26, bytes.length) + 17 + 8 + PAYLOAD_BYTES));
+  view.setUint16(38, 8 + size);
+  if (isSummed) view.setUint16(40, fold(sum(26, bytes.length) + 17 + 8 + size));
   return bytes;
 }

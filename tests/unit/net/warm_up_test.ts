@@ -43,6 +43,8 @@ function addMemorySlots(fake: FakeXsk): { came: number; sent: number } {
   return counts;
 }
 
+const said = ({ came, sent }: ReturnType<typeof addMemorySlots>) => `${sent} of ${came} were sent`;
+
 for (const place of ["link", "link with copies", "inline"]) {
   Deno.test(`requests that a tile makes up before its turn are answered, by ${place}`, async () => {
     const room = place === "inline"
@@ -53,8 +55,8 @@ for (const place of ["link", "link with copies", "inline"]) {
     const before = room.counters.slice();
     await room.handOverInTurn(() => {
       assert.ok(counts.came >= 64, `${counts.came} came`);
-      // What was answered last may not have been taken any more.
-      assert.ok(counts.sent >= counts.came - 64, `${counts.sent} of ${counts.came} were answered`);
+      // Some come to nobody's port, from an unknown neighbour, or while the app's link is full.
+      assert.ok(counts.sent < counts.came && counts.sent > 0.7 * counts.came, said(counts));
       assert.deepEqual(room.counters, before);
       assert.equal(nextSlot(), slot, "its rings are let go");
     });
