@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Preloaded into a program that process.c starts, and run before its main. Forbids calls that only the start
- * needed, for this thread and so for all later ones: execve, and in an app also seccomp and the call that sent
- * the filter's listener to the parent. Refused calls fail with EPERM, and the kernel may log them (audit type
- * 1326).
+ * Preloaded into a program that process.c starts. Before its main it forbids calls that only the start needed, for this
+ * thread and so for all later ones: execve, and in an app also seccomp and the call that sent the filter's listener to
+ * the parent. Refused calls fail with EPERM, and the kernel may log them (audit type 1326). It also lowers the priority
+ * of V8's threads.
  *
  * TEGULA_SEAL says what stays allowed: "app" nothing, "net" sendmsg, "appliance" sendmsg and seccomp, by which
  * its tiles confine themselves. In the appliance the refusal of a tile's filter has precedence: it is counted
@@ -10,10 +10,13 @@
  */
 #define _GNU_SOURCE
 #include <linux/filter.h>
+#include <linux/sched/types.h>
 #include <linux/seccomp.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -50,4 +53,23 @@ static __attribute__((constructor)) void seal(void)
 	}
 	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_LOG, &program) < 0)
 		_exit(127);
+}
+
+/*
+ * V8's threads, which name themselves, compile and collect garbage. They give way to the tiles: a successor that warms
+ * up beside its predecessor has more to compile than the processors have time for.
+ */
+EXPORT int prctl(int option, ...)
+{
+	struct sched_attr attr = { .size = sizeof(attr), .sched_nice = 10 };
+	unsigned long given[4];
+	va_list list;
+
+	va_start(list, option);
+	for (int i = 0; i < 4; i++)
+		given[i] = va_arg(list, unsigned long);
+	va_end(list);
+	if (option == PR_SET_NAME && strncmp((const char *)given[0], "V8 ", 3) == 0)
+		syscall(SYS_sched_setattr, 0, &attr, 0);
+	return (int)syscall(SYS_prctl, option, given[0], given[1], given[2], given[3]);
 }

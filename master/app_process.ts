@@ -773,9 +773,9 @@ export class AppProcess {
   /**
    * Starts a process beside the running one, if there is any, from the app's present files. Resolves when it waits for
    * its turn. Throws AppError for an error of the app, also if it is given up meanwhile, and SystemError for one of the
-   * system; then nothing has changed.
+   * system; then nothing has changed. `warmUp`: another process serves until then, of this app or in its place.
    */
-  async prepare(plan: AppProcessPlan = this.#plan): Promise<void> {
+  async prepare(plan: AppProcessPlan = this.#plan, { warmUp = false } = {}): Promise<void> {
     let generation = this.#generation;
     const checkIsWanted = () => {
       if (!this.#isStopping && generation === this.#generation) return;
@@ -794,7 +794,6 @@ export class AppProcess {
     let child: TileChild | undefined;
     try {
       checkIsWanted();
-      const warmUp = this.#current !== undefined;
       child = this.#successor = TileChild.start({ plan, staged, warmUp }, this.#parts);
       await Promise.all([child.ready, child.slow?.child?.ready]);
       checkIsWanted();

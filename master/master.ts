@@ -533,11 +533,11 @@ class Master {
   }
 
   /** Resolves when the appliance and all changed apps are ready. */
-  async #untilReady({ appliance, changed }: Serving, millis: number): Promise<void> {
+  async #untilReady({ setup, appliance, changed }: Serving, millis: number): Promise<void> {
     this.#checkGoesOn();
     const ready = Promise.all([
       appliance.ready,
-      ...changed.map(({ process, plan }) => process.prepare(plan)),
+      ...changed.map(({ process, plan }) => process.prepare(plan, { warmUp: setup.isBeside })),
     ]);
     // An appliance that is ready may end while apps are being made.
     const ended = appliance.ended.then((error) => Promise.reject(error));

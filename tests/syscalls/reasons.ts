@@ -77,7 +77,8 @@ export const REASONS: { readonly [call: string]: string } = {
   landlock_create_ruleset: "a tile's thread gives up all files",
   landlock_restrict_self: "a tile's thread gives up all files",
   sched_getattr: "a tile asks for short slices of a processor",
-  sched_setattr: "a tile asks for short slices of a processor, for its own thread",
+  sched_setattr:
+    "a tile asks for short slices of a processor, and V8's threads give way to tiles: each its own",
   // Memory
   brk: "malloc in the main arena",
   madvise:
