@@ -75,7 +75,7 @@ const OURS = 0xc6120001;
 const GATEWAY = 0xc6120002;
 /** The peers of 198.19.0.0/16 that ask, and how far their addresses are apart. */
 const PEERS = 0xc6130000;
-const PEER_COUNT = 256;
+const PEER_COUNT = 1024;
 const PEER_STEP = 37;
 const HEADERS_BYTES = 42;
 /** Bytes of payload: of the first peer, and how many more of the others at most. */
