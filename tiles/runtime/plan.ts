@@ -198,8 +198,8 @@ export interface Grants extends Omit<Permissions, "ffi"> {
 
 /** The folder of this program: the sources, or build/program/. */
 const FOLDER = decodeURI(new URL("../../", import.meta.url).pathname);
-/** Folders of the program that tiles' modules are in. */
-const TILE_FOLDERS = ["apps", "ffi", "netbase", "tiles"];
+/** Folders of the program that tiles' modules are in; `npm` has the packages of apps that run inside. */
+const TILE_FOLDERS = ["apps", "ffi", "netbase", "npm", "tiles"];
 
 /** Deno's flags for a process's permissions. Throws `error` for a value that Deno cannot take. */
 export function permissionFlags(

@@ -6,6 +6,7 @@
 
 import { strict as assert } from "node:assert";
 import { fileURLToPath } from "node:url";
+import { APPS } from "../../../apps/registry.ts";
 import { configured, temporaryFile } from "../config_file.ts";
 import {
   Appliance,
@@ -31,6 +32,20 @@ async function dig(client: Namespace, question: string): Promise<string> {
   const command = `dig @${HOST} +tries=1 +timeout=20 +nostats +nocmd +norecurse ${question}`;
   return (await client.run(command.split(" "))).replaceAll(/[\t ]+/g, " ");
 }
+
+labTest("each app that ships runs inside a net tile, where dig is answered", async (lab) => {
+  const { host, client } = await pair(lab);
+  const listen = Object.keys(APPS).map((app, i) =>
+    `"${app === "dns" ? 53 : 5000 + i}=${app}@inline"`
+  );
+  const balance =
+    `[apps.balance]\nown_ports = ["20000-20063"]\noptions = { backends = ["198.18.5.1:53"] }`;
+  await Appliance.start(
+    host,
+    configured(`${DNS.replace(/.*/, `listen = [${listen.join()}]\nnet_tiles = 1`)}\n${balance}`),
+  );
+  assert.match(await dig(client, "web.example.org A"), /3600 IN A 198.18.0.81/);
+});
 
 labTest(
   "dig is answered: records, NXDOMAIN, NODATA, delegation, wildcard, truncation",
