@@ -72,6 +72,9 @@ export const RUN_FLAGS: readonly string[] = [
 export const V8_FLAGS =
   "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
 
+/** The environment of a process that starts beside another, which serves meanwhile: see `seal.c`. */
+export const SUCCESSOR_ENV = { TEGULA_SUCCESSOR: "1" };
+
 /** Signals that end a process, and what each means for a process of Deno. */
 export const SIGNALS: Readonly<Record<number, { readonly name: string; readonly says?: string }>> =
   {

@@ -2,7 +2,7 @@
  * Preloaded into a program that process.c starts. Before its main it forbids calls that only the start needed, for this
  * thread and so for all later ones: execve, and in an app also seccomp and the call that sent the filter's listener to
  * the parent. Refused calls fail with EPERM, and the kernel may log them (audit type 1326). It also lowers the priority
- * of V8's threads.
+ * of V8's threads, where TEGULA_SUCCESSOR is set.
  *
  * TEGULA_SEAL says what stays allowed: "app" nothing, "net" sendmsg, "appliance" sendmsg and seccomp, by which
  * its tiles confine themselves. In the appliance the refusal of a tile's filter has precedence: it is counted
@@ -56,8 +56,9 @@ static __attribute__((constructor)) void seal(void)
 }
 
 /*
- * V8's threads, which name themselves, compile and collect garbage. They give way to the tiles: a successor that warms
- * up beside its predecessor has more to compile than the processors have time for.
+ * V8's threads, which name themselves, compile and collect garbage. In a process that starts beside another, which serves
+ * meanwhile, they give way to the tiles: such a process warms up, and has more to compile than there is time for. In
+ * others the tiles would wait for that.
  */
 EXPORT int prctl(int option, ...)
 {
@@ -69,7 +70,7 @@ EXPORT int prctl(int option, ...)
 	for (int i = 0; i < 4; i++)
 		given[i] = va_arg(list, unsigned long);
 	va_end(list);
-	if (option == PR_SET_NAME && strncmp((const char *)given[0], "V8 ", 3) == 0)
+	if (option == PR_SET_NAME && strncmp((const char *)given[0], "V8 ", 3) == 0 && getenv("TEGULA_SUCCESSOR"))
 		syscall(SYS_sched_setattr, 0, &attr, 0);
 	return (int)syscall(SYS_prctl, option, given[0], given[1], given[2], given[3]);
 }

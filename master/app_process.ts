@@ -23,6 +23,7 @@ import {
   openOf,
   RUN_FLAGS,
   SIGNALS,
+  SUCCESSOR_ENV,
   V8_FLAGS,
 } from "../ffi/process.ts";
 import type { BesideSetup } from "../tiles/app/host.ts";
@@ -630,6 +631,7 @@ function startProcess(
         TZ: new Intl.DateTimeFormat().resolvedOptions().timeZone,
         ...Object.fromEntries(variables),
         ...(denoDir !== undefined && { DENO_DIR: denoDir }),
+        ...(warmUp && SUCCESSOR_ENV),
       },
       read: [
         ...[program, library, ...own, ...denoDir === undefined ? [] : [denoDir]],

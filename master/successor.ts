@@ -8,7 +8,7 @@ import { COMMIT, messageOf, UserError, VERSION } from "../cli/command.ts";
 import type { RunConfig } from "../cli/config.ts";
 import type { Watcher } from "../ffi/host.ts";
 import { libraryPath, programModule } from "../ffi/library.ts";
-import { type ConfinedProcess, RUN_FLAGS, V8_FLAGS } from "../ffi/process.ts";
+import { type ConfinedProcess, RUN_FLAGS, SUCCESSOR_ENV, V8_FLAGS } from "../ffi/process.ts";
 import { slice } from "../ffi/region.ts";
 import { FILTER_BYTES } from "../ffi/shared.ts";
 import { stateRegionBytes } from "../tiles/app/regions.ts";
@@ -381,6 +381,7 @@ export class Successors {
           String(order.bytes),
         ],
         descriptors: order.descriptors,
+        ...(setup.isBeside && { env: SUCCESSOR_ENV }),
         read: [program, library, ...read],
         clock,
         uid: this.#parts.holdings.uid(0),
