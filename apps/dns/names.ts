@@ -10,30 +10,36 @@ import { keepReply, LOWER, Memory, type Question } from "./answer.ts";
 import { parentOf, type Replies, type Reply, strangerBelow, type Zone } from "./zone.ts";
 
 const DS = types.toType("DS");
+const LEAST_SLOTS = 64;
+/** Slots that a name may be in, from its hash on. If none of them is free the table grows. */
+const MOST_PROBES = 32;
 
 /** Words of a name: the one above it, its hash, and lists of answers. Then comes its first label. */
 const Word = {
   parent: 0,
   hash: 1,
-  /** The name with the same hash that came before it; 0: none. */
-  alike: 2,
   /** Lists of answers for this name, and for names below it that do not exist. */
-  own: 3,
-  below: 4,
+  own: 2,
+  below: 3,
   /** In lower case, with its length in front. */
-  label: 5,
+  label: 4,
 } as const;
 
 /** Words of a list of answers: how many types, the answer for all others; then type, answer, and so on. */
 const List = { count: 0, others: 1, types: 2 } as const;
 
-/** The names by a hash. Strangers choose what is looked up, so it is keyed: they cannot choose names that collide. */
+/**
+ * The names, in an open-addressed table. Strangers choose what is looked up, so the hash is keyed: they
+ * cannot choose names with long probe sequences.
+ */
 export class Names {
   readonly #memory: Memory;
   readonly #root: number;
   /** The list for names that are in no zone. */
   readonly #strangers: number;
-  readonly #last = new Map<number, number>();
+  /** Hash and index of each name, in turn. Index 0: the slot is free. */
+  #slots = new Int32Array(LEAST_SLOTS * 2);
+  #count = 0;
   readonly #labels = new TextEncoder();
 
   readonly #start: number;
@@ -76,7 +82,8 @@ export class Names {
     let name = this.#root;
     let list = words[name + Word.own];
     for (let i = labelCount - 1; i >= 0; i--) {
-      const next = this.#child(name, bytes, offset + labels[i]);
+      const slot = this.#slot(name, bytes, offset + labels[i]);
+      const next = slot < 0 ? 0 : this.#slots[slot + 1];
       if (next === 0) {
         list = words[name + Word.below];
         break;
@@ -97,16 +104,29 @@ export class Names {
     return words[list + List.others];
   }
 
-  /** The name below `parent` with the label at `at` of `bytes`, the last if there are several; 0: none. */
-  #child(parent: number, bytes: Uint8Array, at: number): number {
+  /**
+   * Returns the slot of the name below `parent` with the label at `at` of `bytes`, or a free slot for it, or
+   * -1 if all its slots are taken.
+   */
+  #slot(parent: number, bytes: Uint8Array, at: number): number {
+    const slots = this.#slots;
     const { words } = this.#memory;
-    let name = this.#last.get(this.#hashOf(words[parent + Word.hash], bytes, at)) ?? 0;
-    while (
-      name !== 0 && (words[name + Word.parent] !== parent || !this.#isLabel(name, bytes, at))
-    ) {
-      name = words[name + Word.alike];
+    const hash = this.#hashOf(words[parent + Word.hash], bytes, at);
+    let slot = this.#first(hash);
+    for (let i = 0; i < MOST_PROBES; i++, slot = (slot + 2) & (slots.length - 1)) {
+      const name = slots[slot + 1];
+      if (name === 0) return slot;
+      if (
+        slots[slot] === hash && words[name + Word.parent] === parent &&
+        this.#isLabel(name, bytes, at)
+      ) return slot;
     }
-    return name;
+    return -1;
+  }
+
+  /** The first slot for `hash`. */
+  #first(hash: number): number {
+    return (hash << 1) & (this.#slots.length - 1);
   }
 
   /** Whether the label at `at` of `bytes` is that of `name`. */
@@ -172,8 +192,14 @@ export class Names {
     const parent = this.#name(parentOf(name));
     const label = this.#labels.encode(`\0${name.split(".", 1)}`);
     label[0] = label.length - 1;
-    const there = this.#child(parent, label, 0);
-    return there !== 0 && !isNew ? there : this.#keep(parent, label);
+    let slot = this.#slot(parent, label, 0);
+    for (; slot < 0; slot = this.#slot(parent, label, 0)) this.#grow();
+    const there = this.#slots[slot + 1];
+    if (there !== 0 && !isNew) return there;
+    const made = this.#keep(parent, label);
+    this.#slots.set([this.#memory.words[made + Word.hash], made], slot);
+    if (there === 0 && ++this.#count * 4 > this.#slots.length) this.#grow();
+    return made;
   }
 
   /** A new name. Until it is told better it says what was said about it when it was not there. */
@@ -182,10 +208,32 @@ export class Names {
     const name = memory.take(Word.label * 4 + label.length);
     const hash = this.#hashOf(memory.words[parent + Word.hash], label, 0);
     const below = memory.words[parent + Word.below];
-    memory.words.set([parent, hash, this.#last.get(hash) ?? 0, below, below], name);
+    memory.words.set([parent, hash, below, below], name);
     memory.bytes.set(label, (name + Word.label) * 4);
-    this.#last.set(hash, name);
     return name;
+  }
+
+  /** Doubles the table until every name finds a slot. */
+  #grow(): void {
+    const old = this.#slots;
+    for (let length = old.length * 2;; length *= 2) {
+      this.#slots = new Int32Array(length);
+      if (this.#takeAll(old)) return;
+    }
+  }
+
+  /** Inserts the names of another table. Returns false if one finds no slot. */
+  #takeAll(old: Int32Array): boolean {
+    const slots = this.#slots;
+    for (let at = 0; at < old.length; at += 2) {
+      if (old[at + 1] === 0) continue;
+      let slot = this.#first(old[at]);
+      let probes = 1;
+      for (; slots[slot + 1] !== 0; probes++) slot = (slot + 2) & (slots.length - 1);
+      if (probes > MOST_PROBES) return false;
+      slots.set([old[at], old[at + 1]], slot);
+    }
+    return true;
   }
 
   /** Hash of the label at `at` of `bytes`, whatever the case of its letters, below a name with `hash`. */
