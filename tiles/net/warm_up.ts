@@ -43,7 +43,7 @@ import { ROUTE_CACHE_BYTES } from "./route_cache.ts";
 import type { MadeApp, NetSetup } from "./tile.ts";
 
 /** How long it may take: the predecessor serves meanwhile, on the same processors. */
-const MOST_MILLIS = 2500;
+const MOST_MILLIS = 4000;
 /** Turns after which V8 has optimised all of it, and after how many it lets others run. */
 const TURNS = 6000;
 const TURNS_AT_ONCE = 8;
@@ -104,11 +104,12 @@ export async function warmUp(context: TileContext<NetSetup>, make: Make): Promis
   // V8 expects of all objects what it has seen of the first, so another tile comes before.
   const first = await makeStage(context, make);
   if (first === undefined) return;
-  serve(first, FIRST_TURNS);
+  const until = performance.now() + MOST_MILLIS;
+  serve(first, FIRST_TURNS, until);
   first.close();
   const stage = (await makeStage(context, make))!;
-  serve(stage, TURNS);
-  loop(stage);
+  serve(stage, TURNS, until);
+  loop(stage, until);
   stage.close();
   // The tile's housekeeping has changed it.
   context.libraries.tile.bePrompt(true);
@@ -191,11 +192,14 @@ async function makeStage(context: TileContext<NetSetup>, make: Make) {
 }
 
 /** Calls the tile as its loop would, for all that can happen to it. */
-function serve({ tile, control, netbase, others, app, receive }: Stage, turns: number): void {
+function serve(
+  { tile, control, netbase, others, app, receive }: Stage,
+  turns: number,
+  until: number,
+): void {
   // Two functions, so that V8 inlines neither here: it is to compile each on its own.
   const methods: readonly (() => unknown)[] = [tile.turn, tile.pending];
   const orders = new ControlWriter(control);
-  const until = performance.now() + MOST_MILLIS;
   for (let turn = 0; turn < turns && performance.now() < until; turn++) {
     const stalled = turn % STALL_TURNS - (STALL_TURNS - STALLED_TURNS);
     receive(stalled < 0 ? BURSTS[turn % BURSTS.length] : stalled < SINGLE_TURNS ? 1 : BATCH);
@@ -216,15 +220,15 @@ function serve({ tile, control, netbase, others, app, receive }: Stage, turns: n
 }
 
 /** Runs the tile's loop: often, to its end, and at last while it waits for an app. */
-function loop({ tile, region, control, app, receive }: Stage): void {
+function loop({ tile, region, control, app, receive }: Stage, until: number): void {
   new ControlWriter(control).stop();
   const { index } = NET;
   const run = { tile, region, control: new ControlReader(control), index, spinTurns: SPIN_TURNS };
   do {
     answer(app, 0);
     tile.turn();
-  } while (app.requests.available() > 0);
-  for (let i = 0; i < LOOPS; i++) {
+  } while (app.requests.available() > 0 && performance.now() < until);
+  for (let i = 0; i < LOOPS && performance.now() < until; i++) {
     receive(BURSTS[i % BURSTS.length], { isServed: false });
     runLoop(run);
     if (i % TURNS_AT_ONCE === 0) pause();
