@@ -25,11 +25,13 @@ import {
   pair,
   SILENCE_MILLIS,
 } from "../lab.ts";
-import { childrenByUser } from "../processes.ts";
+import { childrenByUser, processesOf } from "../processes.ts";
 import { tileCounters } from "../wire_balance.ts";
 
 const PORT = 4000;
 const DNS = 53;
+/** Of proc_pid_stat(5), from the state on. */
+const NICE_FIELD = 16;
 /** What the log says of a reload that failed, before the reason. */
 const FAILED = "reload failed, it goes on as it was: ";
 
@@ -103,6 +105,33 @@ const isReload = (line: string) => line.startsWith("reload");
 async function assertReloads(appliance: Appliance): Promise<void> {
   assert.match(await reload(appliance), /^reloaded: answering .*; the rings were taken over$/);
 }
+
+/** The nice values of V8's threads, and of all others, of the appliance and of the apps. */
+function priorities(main: number): { compiling: Set<number>; others: Set<number> } {
+  const [compiling, others] = [new Set<number>(), new Set<number>()];
+  for (const { pid } of processesOf(main).filter(({ role }) => role !== "main")) {
+    for (const { name } of Deno.readDirSync(`/proc/${pid}/task`)) {
+      const stat = Deno.readTextFileSync(`/proc/${pid}/task/${name}/stat`);
+      const after = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+      (/\(V8 /.test(stat) ? compiling : others).add(Number(after[NICE_FIELD]));
+    }
+  }
+  return { compiling, others };
+}
+
+labTest("V8's threads give way to tiles in what took over, and in nothing else", async (lab) => {
+  const { host } = await pair(lab);
+  const file = temporaryFile("first");
+  const appliance = await Appliance.start(host, withTeller(file));
+  const { pid } = appliance.process;
+  assert.deepEqual(priorities(pid), { compiling: new Set([0]), others: new Set([0]) });
+  Deno.writeTextFileSync(file, "second");
+  await assertReloads(appliance);
+  await eventually("the predecessors to end", () => {
+    return Promise.resolve(processesOf(pid).length === 3 ? true : undefined);
+  });
+  assert.deepEqual(priorities(pid), { compiling: new Set([10]), others: new Set([0]) });
+});
 
 /** Asks the teller until it says this: what waited for one that has ended may be lost. */
 async function told(asker: Client, text: string, port = PORT): Promise<void> {
