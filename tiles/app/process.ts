@@ -166,14 +166,14 @@ async function start(): Promise<() => void | Promise<void>> {
   });
   // The region for metrics is the predecessor's until it has ended.
   const metrics = new MetricsWriter(heapView(METRICS_BYTES));
+  // Before the app's code runs, which may replace what this calls. Only a process with a predecessor needs the module.
+  if (warmUp) await (await import("./warm_up.ts")).warmUp({ shape, spinTurns, library });
   const service = await loadService({ ...setup, metrics: metricsView }, {
     ...{ counters, metrics, log, collect: () => gc({ type: "minor" }), beside: true },
     ...clockIfGranted,
     ...(state && { state }),
     ...(mailbox && { mailbox }),
   });
-  // Only a process with a predecessor needs this module.
-  if (warmUp) await (await import("./warm_up.ts")).warmUp({ shape, spinTurns, library });
   library.trim();
   const handedOver = await turn();
   region.awake();
