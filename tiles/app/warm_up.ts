@@ -10,6 +10,7 @@ import type { TileLibrary } from "../../ffi/tile.ts";
 import { CONTROL_BYTES, ControlReader, ControlWriter } from "../runtime/control.ts";
 import { APP } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
+import { LINK_DEPTH, linkShapeOf } from "../runtime/plan.ts";
 import { runLoop, TILE_REGION_BYTES, TileRegion } from "../runtime/tile.ts";
 import type { App, AppContext, Datagrams } from "./contract.ts";
 import { appTile, makeService, NetSide } from "./host.ts";
@@ -34,13 +35,15 @@ interface Shape {
   readonly library: TileLibrary;
 }
 
-/** Runs the loop of an app's tile, with links of this shape. Takes at most some seconds. */
+/** Runs the loop of an app's tile, with payloads where links of this shape have them. Takes at most some seconds. */
 export async function warmUp(like: Shape): Promise<void> {
   await run(like, FIRST_BURSTS);
   await run(like, BURSTS);
 }
 
-async function run({ shape, spinTurns, library }: Shape, bursts: number): Promise<void> {
+async function run({ shape: asServed, spinTurns, library }: Shape, bursts: number): Promise<void> {
+  // Of the usual depth: links of the deepest, twice, would be more than an app's memory.
+  const shape = linkShapeOf(LINK_DEPTH, { isAlone: asServed.requestBytes === undefined });
   const [peer, own] = [heapView(link.netLinkBytes(shape)), heapView(link.appLinkBytes(shape))];
   const payloads = link.requestRing(peer, shape) ?? heapView(2 * link.PAYLOAD_MARGIN);
   const [controlView, net] = [heapView(CONTROL_BYTES), new Net({ peer, own, shape })];

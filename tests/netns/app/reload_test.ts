@@ -133,6 +133,21 @@ labTest("V8's threads give way to tiles in what took over, and in nothing else",
   assert.deepEqual(priorities(pid), { compiling: new Set([10]), others: new Set([0]) });
 });
 
+labTest("an app with deep links and little memory is reloaded", async (lab) => {
+  const { host, asker } = await pair(lab);
+  const file = temporaryFile("first");
+  const module = temporaryFile(TELLER, ".ts");
+  // The deepest links there are.
+  const deep = `depth = 16384\nmemory = "64M"`;
+  const appliance = await Appliance.start(
+    host,
+    configured(`${tellerConfig(file, { module, others: `, "7=echo"` })}\n${deep}`),
+  );
+  Deno.writeTextFileSync(file, "second");
+  await assertReloads(appliance);
+  await told(asker, "second");
+});
+
 /** Asks the teller until it says this: what waited for one that has ended may be lost. */
 async function told(asker: Client, text: string, port = PORT): Promise<void> {
   await eventually(`"${text}" at ${port}`, async () => {
