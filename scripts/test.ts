@@ -53,8 +53,8 @@ const LANES = FAIL_FAST ? 1 : Math.min(2, navigator.hardwareConcurrency);
 const total = { passed: 0, failed: 0, skipped: 0, remarks: [] as string[] };
 
 /**
- * Runs a command in the project's folder. When it has ended, prints its output under its `name` and removes its
- * temporary files. Returns the lines of its standard output.
+ * Runs a command in the project's folder. When it has ended, prints its output under its `name` and its duration, and
+ * removes its temporary files. Returns the lines of its standard output.
  */
 async function show(
   name: string,
@@ -71,7 +71,8 @@ async function show(
     stdout: "piped",
     stderr: "piped",
   }).spawn();
-  const shown = [`\n== ${name}`];
+  const begun = performance.now();
+  const shown: string[] = [];
   const timer = setTimeout(() => {
     shown.push(`stopped: it took longer than ${STEP_MINUTES} minutes`);
     child.kill("SIGKILL");
@@ -89,7 +90,8 @@ async function show(
   };
   await Promise.all([read(child.stdout, [lines, shown]), read(child.stderr, [shown])]);
   const { success } = await child.status;
-  console.log(shown.join("\n"));
+  const seconds = Math.round((performance.now() - begun) / 1000);
+  console.log([`\n== ${name} (${seconds} s)`, ...shown].join("\n"));
   clearTimeout(timer);
   SIGNALS.forEach((signal) => Deno.removeSignalListener(signal, stop));
   Deno.removeSync(temporary, { recursive: true });
