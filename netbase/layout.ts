@@ -4,7 +4,7 @@
  * offsets. All words are in the machine's byte order; addresses are IPv4 in host order. The region
  * is a sparse memfd, in which untouched pages cost nothing, so capacities are generous.
  *
- *     header        one page: magic, generation, sync state, and the words that publish tables
+ *     header        one page: generation, sync state, and the words that publish tables
  *     FIB           tbl24: 2²⁴ cells of 16 bits; tbl8s: 256 cells each for a /24 that has longer
  *                   prefixes; the default
  *     next hops     records of 8 words, named by cells
@@ -15,14 +15,8 @@
 
 const PAGE = 4096;
 
-/** First word of a netbase that a writer has set up, and the version of this layout. */
-export const NETBASE_MAGIC = 0x54_47_4c_42;
-export const LAYOUT_VERSION = 2;
-
 /** Word offsets in the header. Words that readers load often have a cache line of their own. */
 export const Header = {
-  magic: 0,
-  version: 1,
   /** Changes when something changed that a packet can see. */
   generation: 16,
   /** The words that publish the hash tables. */

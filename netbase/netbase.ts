@@ -14,7 +14,7 @@
 import { u32, type View } from "../ffi/region.ts";
 import { FibReader, NextHopReader } from "./fib.ts";
 import { InterfaceReader } from "./interfaces.ts";
-import { Header, LAYOUT_VERSION, NETBASE_BYTES, NETBASE_MAGIC, NextHopFlag } from "./layout.ts";
+import { Header, NextHopFlag } from "./layout.ts";
 import { NeighborReader, NUD_VALID } from "./neighbors.ts";
 import {
   isRefusal,
@@ -39,9 +39,8 @@ export class NetbaseReader {
   readonly #header: Uint32Array;
   #generation = 0;
 
-  /** Joins at `view`, which may be set up later: until then nothing is found. RangeError: too small. */
+  /** Joins at `view`, which may be set up later: until then nothing is found. */
   constructor(view: View) {
-    checkRegion(view);
     this.#header = u32(view);
     this.fib = new FibReader(view);
     this.nextHops = new NextHopReader(view);
@@ -68,17 +67,6 @@ export class NetbaseReader {
   /** Since when, milliseconds since the epoch. */
   get syncTimeMillis(): number {
     return this.#header[Header.syncTimeHigh] * 2 ** 32 + this.#header[Header.syncTimeLow];
-  }
-}
-
-/** Throws RangeError unless `view` is, or may become, a netbase of this version. */
-export function checkRegion(view: View): void {
-  if (view.byteLength < NETBASE_BYTES) {
-    throw new RangeError(`a netbase takes ${NETBASE_BYTES} bytes, not ${view.byteLength}`);
-  }
-  const [magic, version] = [u32(view)[Header.magic], u32(view)[Header.version]];
-  if (magic !== 0 && (magic !== NETBASE_MAGIC || version !== LAYOUT_VERSION)) {
-    throw new RangeError("the region holds no netbase of this version");
   }
 }
 

@@ -10,9 +10,8 @@ import { FibReader, NextHopReader } from "./fib.ts";
 import { keyOf, Use } from "./hash.ts";
 import type { InterfaceEntry } from "./interfaces.ts";
 import * as layout from "./layout.ts";
-import { Header, LAYOUT_VERSION, NETBASE_MAGIC, type NextHopWords } from "./layout.ts";
+import { Header, type NextHopWords } from "./layout.ts";
 import type { NeighborEntry } from "./neighbors.ts";
-import { checkRegion } from "./netbase.ts";
 import { DeferredFree, fence, Grace, IdPool, type Reader, RunPool } from "./rcu.ts";
 import { type LookupOrder, Node, Rib, ROOT, TOUCHED, type Trie } from "./rib.ts";
 import { KIND_GROUP, KIND_OVERFLOW, type Route, RTN_THROW } from "./route.ts";
@@ -62,11 +61,10 @@ export class NetbaseWriter {
   /** Counts of all changes that a packet can see, at the last commit. */
   #changes = 0;
 
-  /** Sets up a fresh region, or joins a predecessor's when the readers have let go of it. RangeError, Error. */
+  /** Sets up a fresh region, or joins a predecessor's when the readers have let go of it. Throws Error. */
   constructor(view: View, options: WriterOptions) {
-    checkRegion(view);
     this.#header = u32(view);
-    const joined = this.#header[Header.magic] === NETBASE_MAGIC;
+    const joined = this.#header[Header.hash] !== 0;
     if (joined) waitForReaders(options);
     const { readers, seed, neighborSlots: slots = NEIGHBOR_SLOTS } = options;
     const { listeners } = this;
@@ -74,8 +72,8 @@ export class NetbaseWriter {
     const nextHops = new NextHopWriter(view, deferred, joined);
     this.rib = new Rib(nextHops, { listeners, joined });
     this.#fib = new FibBuilder(view, { rib: this.rib, nextHops, deferred, readers });
-    // The multipliers of the tables' hash are written once, before there is a table, the first last.
-    if (this.#header[Header.hash] === 0) {
+    // The multipliers of the tables' hash are odd. They are written once, before there is a table, the first last.
+    if (!joined) {
       const { first, second } = keyOf(seed, Use.netbase);
       this.#header[Header.hash + 1] = second;
       Atomics.store(this.#header, Header.hash, first);
@@ -84,8 +82,6 @@ export class NetbaseWriter {
     const seedOf = (use: number) => keyOf(seed, use).add;
     this.interfaces = new InterfaceWriter(view, { ...common, seed: seedOf(Use.interfaces) });
     this.neighbors = new NeighborWriter(view, { ...common, slots, seed: seedOf(Use.neighbors) });
-    this.#header[Header.version] = LAYOUT_VERSION;
-    Atomics.store(this.#header, Header.magic, NETBASE_MAGIC);
   }
 
   get generation(): number {
