@@ -83,14 +83,14 @@ export class HashTableReader {
   declare private readonly publishedAt: number;
   declare protected readonly shape: HashTableShape;
   /** Where the record would be that a slot of 0 names. */
-  declare private readonly recordsAt: number;
+  declare protected readonly recordsAt: number;
   /** The publishing word as last seen, and what follows from it. */
-  private published = 0;
-  private base = 0;
-  private mask = 0;
+  protected published = 0;
+  protected base = 0;
+  protected mask = 0;
   /** The header's part of the hash's key. */
-  private first = 0;
-  private second = 0;
+  protected first = 0;
+  protected second = 0;
 
   constructor(view: View, shape: HashTableShape) {
     this.words = u32(view);
@@ -130,7 +130,8 @@ export class HashTableReader {
     }
   }
 
-  private join(published: number): void {
+  /** Turns to the table that a publishing word names. */
+  protected join(published: number): void {
     this.published = published;
     this.base = slotsBaseOf(published, this.shape);
     this.mask = (1 << slotsLog2Of(published)) - 1;

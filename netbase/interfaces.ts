@@ -73,9 +73,9 @@ export class InterfaceReader {
   protected readonly addressWords: Uint32Array;
   readonly #table: HashTableReader;
 
-  constructor(view: View) {
-    this.#table = new HashTableReader(view, INTERFACE_TABLE);
-    this.words = this.#table.words;
+  constructor(view: View, table = new HashTableReader(view, INTERFACE_TABLE)) {
+    this.#table = table;
+    this.words = table.words;
     this.addressWords = u32(slice(view, ADDRESSES_AT, ADDRESSES * ADDRESS_WORDS * 4));
   }
 

@@ -14,7 +14,6 @@ import {
   isTaken,
   MOST_PROBES,
   SEED_BITS,
-  slotsBaseOf,
   slotsLog2Of,
   TOMBSTONE,
   UNIT_BITS,
@@ -32,7 +31,6 @@ import {
   ADDRESS_WORDS,
   ADDRESSES,
   type HashTableShape,
-  Header,
   Interface,
   INTERFACE_TABLE,
   NAME_BYTES,
@@ -56,10 +54,11 @@ const PLACE_MASK = 0x3f;
 /** Smallest table, log2 of its slots. */
 const SMALLEST_LOG2 = 6;
 
-/** The one writer of a table. `allocate` and `find` return indices into `words`. */
+/**
+ * The one writer of a table. `allocate` and `find` return indices into `words`. `published` names the table that is
+ * worked on; readers find another one only while that is rebuilt.
+ */
 class HashTableWriter extends HashTableReader {
-  /** Index in `words` of the first record. */
-  readonly #recordsAt: number;
   readonly #deferred: DeferredFree;
   readonly #records: IdPool;
   /** Places of tables that readers may still look at. */
@@ -68,10 +67,6 @@ class HashTableWriter extends HashTableReader {
   /** The sync in which each record was last named, by record number. */
   readonly #marks: Uint16Array;
   #sync = 1;
-  /** The publishing word of the table that is worked on, and what follows from it. */
-  #table = 0;
-  #base = 0;
-  #mask = 0;
   #size = 0;
   #tombstones = 0;
 
@@ -82,13 +77,11 @@ class HashTableWriter extends HashTableReader {
     { deferred, slots, seed }: { deferred: DeferredFree; slots: number; seed: number },
   ) {
     super(view, shape);
-    this.#recordsAt = shape.recordsAt / 4;
     this.#deferred = deferred;
     this.#records = new IdPool(0, shape.records);
     this.#marks = new Uint16Array(shape.records);
-    const published = this.words[shape.publishedAt];
-    if (published !== 0) {
-      this.#inherit(published);
+    if (this.words[shape.publishedAt] !== 0) {
+      this.#inherit();
     } else {
       const log2 = 32 - Math.clz32(Math.max(1, slots) - 1);
       this.#claim(Math.min(shape.slotsLog2, Math.max(SMALLEST_LOG2, log2)), seed);
@@ -103,7 +96,7 @@ class HashTableWriter extends HashTableReader {
   /** Index of a record to fill in and then `put`, or -1 when all are in use or wait for readers. */
   allocate(): number {
     const number = this.#records.allocate(this.#deferred);
-    return number < 0 ? -1 : this.#recordsAt + number * this.shape.recordWords;
+    return number < 0 ? -1 : this.recordsAt + UNIT_WORDS + number * this.shape.recordWords;
   }
 
   /** Publishes a filled record, in place of one with its key. False: there is no room, and the record is freed. */
@@ -156,7 +149,7 @@ class HashTableWriter extends HashTableReader {
   #slotOf(a: number, b: number): number {
     const hash = this.#hash(a, b);
     for (let i = 0; i < MOST_PROBES; i++) {
-      const slot = this.#base + ((hash + i) & this.#mask);
+      const slot = this.base + ((hash + i) & this.mask);
       const word = this.words[slot];
       if (word === EMPTY) return -1;
       if (word === TOMBSTONE) continue;
@@ -169,7 +162,7 @@ class HashTableWriter extends HashTableReader {
   /** Slot for a key that is not there, having made room if need be; -1: none. */
   #freeSlot(a: number, b: number): number {
     if (this.#size >= this.shape.records >>> 1) return -1;
-    if ((this.#size + this.#tombstones) * 8 >= (this.#mask + 1) * 5) this.#rebuild();
+    if ((this.#size + this.#tombstones) * 8 >= (this.mask + 1) * 5) this.#rebuild();
     const slot = this.#probeFree(a, b);
     if (slot >= 0) return slot;
     return this.#rebuild() ? this.#probeFree(a, b) : -1;
@@ -179,45 +172,44 @@ class HashTableWriter extends HashTableReader {
   #probeFree(a: number, b: number): number {
     const hash = this.#hash(a, b);
     for (let i = 0; i < MOST_PROBES; i++) {
-      const slot = this.#base + ((hash + i) & this.#mask);
+      const slot = this.base + ((hash + i) & this.mask);
       if (!isTaken(this.words[slot])) return slot;
     }
     return -1;
   }
 
   #hash(a: number, b: number): number {
-    const { words } = this;
-    return mix(a, b, this.#table >>> 6, words[Header.hash], words[Header.hash + 1]);
+    return mix(a, b, this.published >> 6, this.first, this.second);
   }
 
   /** The word of a slot that names a record of key (`a`, `b`). */
   #slotWord(a: number, b: number, record: number): number {
-    const unit = (record - this.#recordsAt) / UNIT_WORDS + 1;
+    const unit = (record - this.recordsAt) / UNIT_WORDS;
     return (this.#hash(a, b) >>> 21) << UNIT_BITS | unit;
   }
 
   #recordIn(word: number): number {
-    return this.#recordsAt + ((word & UNIT_MASK) - 1) * UNIT_WORDS;
+    return this.recordsAt + (word & UNIT_MASK) * UNIT_WORDS;
   }
 
   #numberOf(record: number): number {
-    return (record - this.#recordsAt) / this.shape.recordWords;
+    return (record - this.recordsAt - UNIT_WORDS) / this.shape.recordWords;
   }
 
   /** Makes `slot` a tombstone, or empty together with the tombstones before it where that is safe. */
   #removeAt(slot: number): void {
     const record = this.#recordIn(this.words[slot]);
-    const next = this.#base + ((slot - this.#base + 1) & this.#mask);
+    const next = this.base + ((slot - this.base + 1) & this.mask);
     if (this.words[next] !== EMPTY) {
       Atomics.store(this.words, slot, TOMBSTONE);
       this.#tombstones++;
     } else {
       Atomics.store(this.words, slot, EMPTY);
-      let before = this.#base + ((slot - this.#base - 1) & this.#mask);
+      let before = this.base + ((slot - this.base - 1) & this.mask);
       while (this.words[before] === TOMBSTONE) {
         Atomics.store(this.words, before, EMPTY);
         this.#tombstones--;
-        before = this.#base + ((before - this.#base - 1) & this.#mask);
+        before = this.base + ((before - this.base - 1) & this.mask);
       }
     }
     this.#size--;
@@ -226,12 +218,12 @@ class HashTableWriter extends HashTableReader {
 
   /** Rebuilds the table, larger if it is full of records, and publishes it. False: no place for it; all stays. */
   #rebuild(): boolean {
-    const old = this.#table;
-    const full = this.#size * 16 >= (this.#mask + 1) * 5;
+    const old = this.published;
+    const full = this.#size * 16 >= (this.mask + 1) * 5;
     const log2 = Math.min(slotsLog2Of(old) + (full ? 1 : 0), this.shape.slotsLog2);
-    if (!this.#claim(log2, Math.imul((old >>> 6) + 1, 0x9e3779b1))) return false;
     const records: number[] = [];
     this.forEachRecord((record) => records.push(record));
+    if (!this.#claim(log2, Math.imul((old >>> 6) + 1, 0x9e3779b1))) return false;
     const fits = records.every((record) => {
       const [a, b] = [this.words[record], this.words[record + 1]];
       const slot = this.#probeFree(a, b);
@@ -239,8 +231,8 @@ class HashTableWriter extends HashTableReader {
       return slot >= 0;
     });
     if (!fits) {
-      this.#places.delete(this.#table & PLACE_MASK);
-      this.#turnTo(old);
+      this.#places.delete(this.published & PLACE_MASK);
+      this.join(old);
       return false;
     }
     this.#tombstones = 0;
@@ -256,26 +248,20 @@ class HashTableWriter extends HashTableReader {
     const place = places.find((place) => !this.#places.has(place));
     if (place === undefined) return false;
     this.#places.add(place);
-    this.#turnTo((seed & ((1 << SEED_BITS) - 1)) << 6 | place);
-    this.words.fill(EMPTY, this.#base, this.#base + this.#mask + 1);
+    this.join((seed & ((1 << SEED_BITS) - 1)) << 6 | place);
+    this.words.fill(EMPTY, this.base, this.base + this.mask + 1);
     return true;
   }
 
-  #turnTo(table: number): void {
-    this.#table = table;
-    this.#base = slotsBaseOf(table, this.shape);
-    this.#mask = (1 << slotsLog2Of(table)) - 1;
-  }
-
   #publish(): void {
-    Atomics.store(this.words, this.shape.publishedAt, this.#table);
+    Atomics.store(this.words, this.shape.publishedAt, this.published);
   }
 
   /** Continues with a predecessor's table. Records and places that it does not name are free. */
-  #inherit(published: number): void {
-    this.#places.add(published & PLACE_MASK);
-    this.#turnTo(published);
-    for (let slot = this.#base; slot <= this.#base + this.#mask; slot++) {
+  #inherit(): void {
+    this.join(this.words[this.shape.publishedAt]);
+    this.#places.add(this.published & PLACE_MASK);
+    for (let slot = this.base; slot <= this.base + this.mask; slot++) {
       const word = this.words[slot];
       if (word === TOMBSTONE) this.#tombstones++;
       if (!isTaken(word)) continue;
@@ -300,10 +286,11 @@ export class InterfaceWriter extends InterfaceReader {
     seed: number;
     listeners: ListenerSlot;
   }) {
-    super(view);
+    const table = new HashTableWriter(view, INTERFACE_TABLE, { deferred, slots: 64, seed });
+    super(view, table);
+    this.#table = table;
     this.#deferred = deferred;
     this.#listeners = listeners;
-    this.#table = new HashTableWriter(view, INTERFACE_TABLE, { deferred, slots: 64, seed });
     for (const record of this.records()) {
       const count = this.addressCount(record);
       if (count > 0) this.#runs.reserve(this.words[record + Interface.addresses], count);
