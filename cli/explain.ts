@@ -134,11 +134,8 @@ interface Step {
 function explain(flow: Flow, attached: Facts["attached"]) {
   const confirmed = new NeighborMap<number>();
   const { reader, writer: { rib } } = openMirror({
-    neighbors: {
-      neighborChanged({ ifindex, address, confirmedMillis }) {
-        confirmed.set(ifindex, address, confirmedMillis);
-      },
-      neighborRemoved() {},
+    neighborChanged({ ifindex, address, confirmedMillis }) {
+      confirmed.set(ifindex, address, confirmedMillis);
     },
   });
   const facts: Facts = {

@@ -26,7 +26,7 @@ export type Snapshot = ReturnType<typeof openMirror>;
  */
 export function openMirror(
   { log = (line) => console.error(`tegula: ${line}`), ...options }: Partial<
-    Pick<MirrorOptions, "log" | "neighbors">
+    Pick<MirrorOptions, "log" | "neighborChanged">
   > = {},
 ) {
   const library = load(openNetlink);

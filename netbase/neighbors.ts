@@ -18,6 +18,7 @@ import * as layout from "./layout.ts";
 const { Neighbor, NEIGHBOR_TABLE } = layout;
 
 /** Neighbour states, a bitmask (`ndm_state`, linux/neighbour.h). */
+export const NUD_NONE = 0x00;
 export const NUD_INCOMPLETE = 0x01;
 export const NUD_REACHABLE = 0x02;
 export const NUD_STALE = 0x04;

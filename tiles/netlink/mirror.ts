@@ -50,7 +50,7 @@ export interface MirrorOptions {
   readonly writer: NetbaseWriter;
   /** Interfaces whose neighbours are stored, all by default; see `followNeighborsOf`. */
   readonly neighborsOf?: ReadonlySet<number>;
-  readonly neighbors?: NeighborListener;
+  readonly neighborChanged?: NeighborListener;
   /** Bytes of receive buffer to ask for, instead of the default. */
   readonly receiveBuffer?: number;
   log?(line: string): void;
@@ -97,7 +97,7 @@ export class Mirror implements MessageHandler {
       notices,
       note: (route) => this.rules.note(route),
       interfaces: options.neighborsOf ?? null,
-      listener: options.neighbors,
+      listener: options.neighborChanged,
     });
     this.routes = routes;
     this.#neighbors = neighbors;

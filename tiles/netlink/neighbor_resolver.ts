@@ -31,7 +31,13 @@ import type { View } from "../../ffi/region.ts";
 import type { NetlinkLibrary } from "../../ffi/sockets.ts";
 import { hash, type HashKey, keyOf, randomSeed, Use } from "../../netbase/hash.ts";
 import { IFF_NOARP } from "../../netbase/interfaces.ts";
-import { NUD_FAILED, NUD_REACHABLE, NUD_STALE, NUD_VALID } from "../../netbase/neighbors.ts";
+import {
+  NUD_FAILED,
+  NUD_NONE,
+  NUD_REACHABLE,
+  NUD_STALE,
+  NUD_VALID,
+} from "../../netbase/neighbors.ts";
 import type { NetbaseReader } from "../../netbase/netbase.ts";
 import { KIND_GROUP, RTN_UNICAST } from "../../netbase/route.ts";
 import type { NeighborWriter } from "../../netbase/tables_writer.ts";
@@ -341,7 +347,7 @@ export class NeighborResolver {
     this.#pending.delete(ifindex, address);
   }
 
-  /** The kernel reports a neighbour in a NUD_* state. */
+  /** The kernel reports a neighbour in a NUD_* state, NUD_NONE for one that was removed. */
   neighborChanged(
     { ifindex, address, state }: nl.NeighborKey & { readonly state: number },
     now: number,
@@ -355,16 +361,10 @@ export class NeighborResolver {
         this.#tokens = Math.min(BURST, this.#tokens + 1);
         this.#room--;
       } else this.#queue.splice(this.#queue.indexOf(pending), 1);
-    } else if (state === NUD_FAILED && pending !== undefined && this.#outstanding.has(pending)) {
-      this.#fail(pending, now);
-      this.#kernel.release(ifindex, address);
+    } else if (pending !== undefined && this.#outstanding.has(pending)) {
+      if (state === NUD_FAILED || state === NUD_NONE) this.#fail(pending, now);
+      if (state === NUD_FAILED) this.#kernel.release(ifindex, address);
     }
-  }
-
-  /** A neighbour was removed from the kernel's table. */
-  neighborRemoved({ ifindex, address }: nl.NeighborKey, now: number): void {
-    const pending = this.#pending.get(ifindex, address);
-    if (pending !== undefined && this.#outstanding.has(pending)) this.#fail(pending, now);
   }
 
   /** Gives up addresses that do not answer though no other waits for room. */
@@ -580,15 +580,10 @@ export class NeighborAgeing {
       this.#deadlines.set(ifindex, address, { ifindex, address, deadline });
       this.#next = Math.min(this.#next, deadline);
     } else {
-      // In DELAY and PROBE the kernel confirms it; PERMANENT and NOARP never expire.
+      // In DELAY and PROBE the kernel confirms it; PERMANENT and NOARP never expire; NONE is gone.
       this.#deadlines.delete(ifindex, address);
       if (state === NUD_STALE) this.#neighbors.wantRefresh(ifindex, address);
     }
-  }
-
-  /** A neighbour was removed from the kernel's table. */
-  neighborRemoved(ifindex: number, address: number): void {
-    this.#deadlines.delete(ifindex, address);
   }
 
   /** Milliseconds until a neighbour may have to be marked; -1: none has. */

@@ -17,7 +17,7 @@ import {
   type InterfaceEntry,
   type InterfaceLink,
 } from "../../netbase/interfaces.ts";
-import { NUD_NOARP, NUD_VALID } from "../../netbase/neighbors.ts";
+import { NUD_NOARP, NUD_NONE, NUD_VALID } from "../../netbase/neighbors.ts";
 import type { NetbaseWriter } from "../../netbase/netbase_writer.ts";
 import type { Rib } from "../../netbase/rib.ts";
 import * as rt from "../../netbase/route.ts";
@@ -507,12 +507,11 @@ function withoutCarrier(
     : { ...attributes, hops: attributes.hops.map(after) };
 }
 
-export interface NeighborListener {
-  /** The kernel's current state of a neighbour, from an event or a dump; valid during the call. */
-  neighborChanged(neighbor: nl.NeighborMessage): void;
-  /** A neighbour was removed from the kernel's table. */
-  neighborRemoved(ifindex: number, address: number): void;
-}
+/**
+ * Is notified of the kernel's current state of a neighbour, from an event or a dump; NUD_NONE: it was
+ * removed. `neighbor` is valid during the call.
+ */
+export type NeighborListener = (neighbor: nl.NeighborMessage) => void;
 
 /** Neighbours of the interfaces that packets leave by. The group has those of others, proxies and IPv6, too. */
 export class NeighborsTable implements Table {
@@ -547,7 +546,8 @@ export class NeighborsTable implements Table {
     if ((type === rt.RTN_MULTICAST || type === rt.RTN_BROADCAST) && state === NUD_NOARP) return 0;
     if (message.type === nl.RTM_DELNEIGH) {
       this.#netbase.neighbors.remove(ifindex, address);
-      this.#listener?.neighborRemoved(ifindex, address);
+      neighbor.state = NUD_NONE;
+      this.#listener?.(neighbor);
       return 0;
     }
     // Without a MAC a valid state is of no use: a tunnel's peer, or a broadcast address.
@@ -555,7 +555,7 @@ export class NeighborsTable implements Table {
     if (!this.#netbase.neighbors.set(neighbor)) {
       this.#notices.once("more neighbours than netbase holds; what does not fit is not resolved");
     }
-    this.#listener?.neighborChanged(neighbor);
+    this.#listener?.(neighbor);
     return 0;
   }
 

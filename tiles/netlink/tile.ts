@@ -51,15 +51,9 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
   const ageing = new NeighborAgeing(neighbors);
   const mirror = new Mirror({
     ...{ library, writer, neighborsOf: followed, log },
-    neighbors: {
-      neighborChanged(neighbor) {
-        ageing.neighborChanged(neighbor, now);
-        for (const { resolver } of receivers) resolver.neighborChanged(neighbor, now);
-      },
-      neighborRemoved(ifindex, address) {
-        ageing.neighborRemoved(ifindex, address);
-        for (const { resolver } of receivers) resolver.neighborRemoved({ ifindex, address }, now);
-      },
+    neighborChanged(neighbor) {
+      ageing.neighborChanged(neighbor, now);
+      for (const { resolver } of receivers) resolver.neighborChanged(neighbor, now);
     },
   });
   const { dumper, routes: { gateways } } = mirror;

@@ -4,7 +4,13 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
-import { NUD_DELAY, NUD_PERMANENT, NUD_REACHABLE, NUD_STALE } from "../../../netbase/neighbors.ts";
+import {
+  NUD_DELAY,
+  NUD_NONE,
+  NUD_PERMANENT,
+  NUD_REACHABLE,
+  NUD_STALE,
+} from "../../../netbase/neighbors.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { NeighborAgeing } from "../../../tiles/netlink/neighbor_resolver.ts";
@@ -94,7 +100,7 @@ Deno.test("a stale neighbour is marked at once; one that is asked, permanent, ke
   world.report(7, NUD_PERMANENT);
   world.report(9, NUD_STALE, { flags: NTF_EXT_LEARNED });
   world.report(8, NUD_REACHABLE);
-  world.ageing.neighborRemoved(IFINDEX, 8);
+  world.report(8, NUD_NONE);
   assert.deepEqual([6, 7, 8, 9].map((address) => world.markedAt(address)), [-1, -1, -1, -1]);
 });
 
