@@ -379,7 +379,7 @@ export class Resync {
     if (table === undefined) return false;
     const dumping = this.#running?.table === table;
     if (dumping) this.#events.add(message);
-    const stale = dumping && table.ordered ? 0 : table.event(message, false);
+    const stale = dumping && table.ordered ? 0 : table.apply(message, "event");
     if (stale !== 0) this.markStale(stale, now);
     return true;
   }
@@ -408,7 +408,7 @@ export class Resync {
     table.beginSync();
     this.counts.dumps += table.dumps.length;
     const begun = this.#dumper.dump(table.dumps, {
-      reply: (message) => table.dumped(message),
+      reply: (message) => void table.apply(message, "dump"),
       done: (end, errno, now) => this.#ended(schedule, end, errno, now),
     });
     if (!begun) this.#failed(schedule, "damaged", now);
@@ -439,7 +439,8 @@ export class Resync {
   #applyRecorded(table: Table, { replayed, now }: { replayed: boolean; now: number }): void {
     let stale = 0;
     if (replayed || table.ordered) {
-      this.#events.forEach((message) => stale |= table.event(message, replayed));
+      const source = replayed ? "replay" : "event";
+      this.#events.forEach((message) => stale |= table.apply(message, source));
     }
     this.#events.clear();
     this.markStale(stale, now);

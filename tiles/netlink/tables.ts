@@ -32,6 +32,9 @@ export const TableBit = { interfaces: 1, rules: 2, nextHops: 4, routes: 8, neigh
 
 export const ALL_TABLES = 31;
 
+/** What a message is: an event, part of a dump, or an event that is replayed after a dump, which may be newer. */
+export type Source = "event" | "dump" | "replay";
+
 export interface Table {
   readonly bit: number;
   /** The dumps that have all of it, in order. */
@@ -42,11 +45,10 @@ export interface Table {
   readonly optional?: boolean;
   /** An event says where among others its subject goes, so no event may come before a dump's end. */
   readonly ordered?: boolean;
-  /** Applies an event; returns the tables that may be stale now. `replayed`: a dump may be newer than the event. */
-  event(message: nl.MessageCursor, replayed: boolean): number;
+  /** Applies a message; returns the tables that an event shows to be stale. */
+  apply(message: nl.MessageCursor, source: Source): number;
   /** Begins mark and sweep, or restarts it. */
   beginSync(): void;
-  dumped(message: nl.MessageCursor): void;
   /** Ends mark and sweep: removes what neither a dump nor an event has named since `beginSync`. */
   endSync(): void;
 }
@@ -101,9 +103,9 @@ export class InterfacesTable implements Table {
     this.#notices = notices;
   }
 
-  event(message: nl.MessageCursor, replayed: boolean): number {
+  apply(message: nl.MessageCursor, source: Source): number {
     if (message.type >= nl.RTM_NEWNETCONF) return this.#applySettings(message);
-    if (replayed) {
+    if (source !== "event") {
       this.#enter(message);
       return 0;
     }
@@ -112,11 +114,6 @@ export class InterfacesTable implements Table {
 
   beginSync(): void {
     this.#dumped.clear();
-  }
-
-  dumped(message: nl.MessageCursor): void {
-    if (message.type >= nl.RTM_NEWNETCONF) this.#applySettings(message);
-    else this.#enter(message);
   }
 
   endSync(): void {
@@ -259,7 +256,7 @@ export class NextHopsTable implements Table {
     this.#rib = rib;
   }
 
-  event(message: nl.MessageCursor, replayed: boolean): number {
+  apply(message: nl.MessageCursor, source: Source): number {
     const object = nl.decodeNextHop(message);
     if (message.type === nl.RTM_NEWNEXTHOP) {
       this.#set(object);
@@ -267,15 +264,11 @@ export class NextHopsTable implements Table {
     }
     const withdrawn = this.#remove(new Set([object.id]));
     // The kernel withdraws those routes silently, so check that they are the same ones.
-    return withdrawn > 0 && !replayed ? TableBit.routes : 0;
+    return withdrawn > 0 && source === "event" ? TableBit.routes : 0;
   }
 
   beginSync(): void {
     this.#seen = new Set();
-  }
-
-  dumped(message: nl.MessageCursor): void {
-    this.#set(nl.decodeNextHop(message));
   }
 
   endSync(): void {
@@ -383,9 +376,14 @@ export class RoutesTable implements Table {
     this.#note = note;
   }
 
-  event(message: nl.MessageCursor, replayed: boolean): number {
+  apply(message: nl.MessageCursor, source: Source): number {
     const route = this.#read(message);
     if (route === null) return 0;
+    if (source === "dump") {
+      this.#rib.addFromDump(route);
+      return 0;
+    }
+    const replayed = source === "replay";
     if (message.type === nl.RTM_NEWROUTE) {
       this.#rib.add(route, message.flags);
       // If the dump had this route already, it may now be at another position among its equals.
@@ -399,11 +397,6 @@ export class RoutesTable implements Table {
   beginSync(): void {
     this.gateways.clear();
     this.#rib.beginSync();
-  }
-
-  dumped(message: nl.MessageCursor): void {
-    const route = this.#read(message);
-    if (route !== null) this.#rib.addFromDump(route);
   }
 
   endSync(): void {
@@ -536,7 +529,7 @@ export class NeighborsTable implements Table {
     this.#listener = listener;
   }
 
-  event(message: nl.MessageCursor, _replayed: boolean): number {
+  apply(message: nl.MessageCursor): number {
     const neighbor = this.#neighbor;
     if (!nl.decodeNeighbor(message, neighbor)) return 0;
     const { ifindex, address, type, state, hasMac } = neighbor;
@@ -561,10 +554,6 @@ export class NeighborsTable implements Table {
 
   beginSync(): void {
     this.#netbase.neighbors.beginSync();
-  }
-
-  dumped(message: nl.MessageCursor): void {
-    this.event(message, true);
   }
 
   endSync(): void {
@@ -626,8 +615,11 @@ export class RulesTable implements Table {
     this.#notices = notices;
   }
 
-  event(message: nl.MessageCursor, replayed: boolean): number {
-    if (nl.decodeRule(message) === null || replayed) return 0;
+  apply(message: nl.MessageCursor, source: Source): number {
+    const rule = nl.decodeRule(message);
+    if (rule === null) return 0;
+    if (source === "dump") this.#enter(rule);
+    if (source !== "event") return 0;
     this.#rulesChanged();
     return TableBit.rules;
   }
@@ -636,9 +628,7 @@ export class RulesTable implements Table {
     this.#found = this.#defaults = 0;
   }
 
-  dumped(message: nl.MessageCursor): void {
-    const rule = nl.decodeRule(message);
-    if (rule === null) return;
+  #enter(rule: NonNullable<ReturnType<typeof nl.decodeRule>>): void {
     const { priority, table, action, selective } = rule;
     const looksUp = action === nl.FR_ACT_TO_TBL;
     if (!selective && looksUp && DEFAULT_RULES[priority] === table) {

@@ -58,8 +58,8 @@ class World {
   #copyInto(copy: NetbaseWriter): Resync {
     this.#copy = copy;
     const table: Table = {
-      ...{ bit: TableBit.routes, dumps: ["routes"], types: [24], beginSync() {}, dumped() {} },
-      event() {
+      ...{ bit: TableBit.routes, dumps: ["routes"], types: [24], beginSync() {} },
+      apply() {
         copy.rib.remove(routeOf(0));
         return 0;
       },

@@ -48,7 +48,7 @@ Deno.test("a link that goes down and up at once is up, though copies of its addr
   >[1];
   const table = new InterfacesTable(writer, listeners);
   const up = IFF_UP | IFF_RUNNING | IFF_LOWER_UP;
-  table.event(linkWith(up), false);
+  table.apply(linkWith(up), "event");
   // Two copies fit, a third does not.
   const addresses = Array.from({ length: 22_000 }, (_, local) => {
     return { local, address: local, prefixLength: 32, broadcast: 0, scope: 0, secondary: false };
@@ -57,7 +57,7 @@ Deno.test("a link that goes down and up at once is up, though copies of its addr
   assert.ok(writer.interfaces.put({ ...link, addresses }));
   writer.commit();
   for (const flags of [0, up, 0, up]) {
-    table.event(linkWith(flags), false);
+    table.apply(linkWith(flags), "event");
     assert.equal(reader.interfaces.isUp(reader.interfaces.find(IFINDEX)), flags !== 0);
   }
 });
@@ -75,7 +75,7 @@ function makeHost() {
   const table = new InterfacesTable(writer, { routes, nextHops, notices });
   /** Applies an event, and shows what it alone has changed: nothing is read anew here. */
   const happen = (message: MessageCursor) => {
-    const stale = table.event(message, false);
+    const stale = table.apply(message, "event");
     writer.commit();
     reader.refresh();
     return stale;

@@ -58,12 +58,11 @@ Deno.test("a dump beside which more events came than are kept is made again", ()
   const applied: string[] = [];
   const table: Table = {
     ...{ bit: TableBit.routes, dumps: ["routes"], types: [24], ordered: true },
-    event({ sequence }, replayed) {
-      applied.push(`${replayed ? "behind a dump" : "alone"} ${sequence}`);
+    apply({ sequence }, source) {
+      applied.push(`${source === "replay" ? "behind a dump" : "alone"} ${sequence}`);
       return 0;
     },
     beginSync: () => void applied.push("begin"),
-    dumped() {},
     endSync: () => void applied.push("end"),
   };
   let handler: ReplyHandler | null = null;

@@ -34,7 +34,7 @@ Deno.test("recorded VLAN devices, 802.1Q, 802.1ad and one in the other, are wher
     tables as unknown as ConstructorParameters<typeof InterfacesTable>[1],
   );
   table.beginSync();
-  for (const message of messages(nl.RTM_NEWLINK, { dumped: true })) table.dumped(message);
+  for (const message of messages(nl.RTM_NEWLINK, { dumped: true })) table.apply(message, "dump");
   table.endSync();
   writer.commit();
   reader.refresh();
@@ -57,7 +57,7 @@ Deno.test("recorded VLAN devices, 802.1Q, 802.1ad and one in the other, are wher
   assert.deepEqual(devices.egress(tagged.ifindex)?.tags, [Q * 0x10000 + 5]);
   assert.deepEqual(devices.egress(double.ifindex)?.tags, [AD * 0x10000 + 5, Q * 0x10000 + 8]);
 
-  for (const message of messages(nl.RTM_DELLINK, { dumped: false })) table.event(message, false);
+  for (const message of messages(nl.RTM_DELLINK, { dumped: false })) table.apply(message, "event");
   writer.commit();
   reader.refresh();
   assert.deepEqual([...writer.interfaces.all()], []);
