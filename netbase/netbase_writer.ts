@@ -52,12 +52,12 @@ const MOST_WAITS = 1000;
 /** The one writer. A successor goes on with all tables, and leaves the FIB until its RIB is complete. */
 export class NetbaseWriter {
   readonly rib: Rib;
+  readonly fib: FibBuilder;
   readonly interfaces: InterfaceWriter;
   readonly neighbors: NeighborWriter;
   readonly listeners: ListenerSlot = { current: null };
   readonly #header: Uint32Array;
   readonly #deferred: DeferredFree;
-  readonly #fib: FibBuilder;
   /** Counts of all changes that a packet can see, at the last commit. */
   #changes = 0;
 
@@ -71,7 +71,7 @@ export class NetbaseWriter {
     const deferred = this.#deferred = new DeferredFree(readers);
     const nextHops = new NextHopWriter(view, deferred, joined);
     this.rib = new Rib(nextHops, { listeners, joined });
-    this.#fib = new FibBuilder(view, { rib: this.rib, nextHops, deferred, readers });
+    this.fib = new FibBuilder(view, { rib: this.rib, nextHops, deferred, readers });
     // The multipliers of the tables' hash are odd. They are written once, before there is a table, the first last.
     if (!joined) {
       const { first, second } = keyOf(seed, Use.netbase);
@@ -95,23 +95,13 @@ export class NetbaseWriter {
 
   /** Whether the last `commit()` had to leave something, for readers or lack of time: commit again soon. */
   get pending(): boolean {
-    return this.#fib.pending || (this.overflow > 0 && this.waiting > 0);
-  }
-
-  /** Prefixes and /24s that do not fit just now; their packets are dropped, never sent wrong. */
-  get overflow(): number {
-    return this.#fib.overflow;
-  }
-
-  /** Records in use of the tables that the FIB is made of. */
-  get used(): { readonly nextHops: number; readonly tbl8s: number } {
-    return this.#fib.used;
+    return this.fib.pending || (this.fib.overflow > 0 && this.waiting > 0);
   }
 
   /** Brings changed routes into the FIB and frees what no reader holds. True: a packet can see a difference. */
   commit(): boolean {
-    this.#fib.commit();
-    const changes = this.interfaces.changes + this.neighbors.changes + this.#fib.stores;
+    this.fib.commit();
+    const changes = this.interfaces.changes + this.neighbors.changes + this.fib.stores;
     const changed = changes !== this.#changes;
     this.#changes = changes;
     if (changed) Atomics.store(this.#header, Header.generation, this.generation + 1);
@@ -507,7 +497,7 @@ export class FibBuilder extends FibReader {
       (this.#stage !== "idle" || this.#rib.touched.length > 0 || this.#retries > 0);
   }
 
-  /** Prefixes and /24s that do not fit just now. */
+  /** Prefixes and /24s that do not fit just now; their packets are dropped, never sent wrong. */
   get overflow(): number {
     return this.#noNextHop.size + this.#noTbl8.size;
   }
@@ -565,7 +555,7 @@ export class FibBuilder extends FibReader {
     fence(this.#header, layout.Header.fence);
   }
 
-  /** As in `NetbaseWriter`. */
+  /** Records in use of the tables that the FIB is made of. */
   get used() {
     return { nextHops: this.#nextHops.used, tbl8s: this.#tbl8s.count };
   }
@@ -656,7 +646,8 @@ export class FibBuilder extends FibReader {
       // Most prefixes hide all that is above: no need to walk down to them and collect it.
       const hides = this.#hides(best) === BOTH;
       if (length < 24) {
-        const pair = this.#override(hides ? 0 : this.#inherited(node), best);
+        const above = hides ? 0 : this.#above(words[node + Node.prefix], length);
+        const pair = this.#override(above, best);
         this.#writeNode(node, pair, changed);
       } else if (cell !== lastCell) {
         if (length === 24 && hides) this.#writeBlock(cell, 0, node);
@@ -666,15 +657,14 @@ export class FibBuilder extends FibReader {
     }
   }
 
-  /** The pair of the prefixes above `node`, without the default. */
-  #inherited(node: number): number {
+  /** The pair of the prefixes that cover `address` and are shorter than `length`, without the default. */
+  #above(address: number, length: number): number {
     const words = this.#trie.words;
-    const prefix = words[node + Node.prefix];
     let pair = 0;
-    let current = this.#trie.step(ROOT, prefix);
-    while (current !== node) {
-      pair = this.#override(pair, words[current + Node.best]);
-      current = this.#trie.step(current, prefix);
+    let node = this.#trie.step(ROOT, address);
+    while (node !== 0 && words[node + Node.length] < length && this.#trie.covers(node, address)) {
+      pair = this.#override(pair, words[node + Node.best]);
+      node = this.#trie.step(node, address);
     }
     return pair;
   }
@@ -707,19 +697,10 @@ export class FibBuilder extends FibReader {
 
   /** Writes one /24, whatever is in it. */
   #writeCell(cell: number): void {
-    const words = this.#trie.words;
     const address = (cell << 8) >>> 0;
-    let pair = 0;
-    let node = this.#trie.step(ROOT, address);
-    while (node !== 0 && words[node + Node.length] < 24) {
-      if (!this.#trie.covers(node, address)) node = 0;
-      else {
-        pair = this.#override(pair, words[node + Node.best]);
-        node = this.#trie.step(node, address);
-      }
-    }
-    const inside = node !== 0 && words[node + Node.prefix] >>> 8 === cell;
-    this.#writeBlock(cell, pair, inside ? node : 0);
+    const node = this.#trie.seek(address, 24);
+    const inside = node !== 0 && this.#trie.words[node + Node.prefix] >>> 8 === cell;
+    this.#writeBlock(cell, this.#above(address, 24), inside ? node : 0);
   }
 
   /** Writes one /24. Its routes are those of `node` (/24 or longer; 0: none) where that covers it, else `pair`. */

@@ -542,11 +542,8 @@ export class Trie {
 
   /** The node of a prefix, or 0. */
   find(prefix: number, length: number): number {
-    const words = this.words;
-    let node = ROOT;
-    while (node !== 0 && words[node + Node.length] < length) {
-      node = this.step(node, prefix);
-    }
+    const { words } = this;
+    const node = this.seek(prefix, length);
     if (node === 0 || words[node + Node.length] !== length) return 0;
     return words[node + Node.prefix] === prefix >>> 0 ? node : 0;
   }

@@ -150,7 +150,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
     counters[index.interfaces] = interfaces.size;
     counters[index.routes] = rib.size;
     counters[index.neighbors] = neighbors.size;
-    counters[index.routes_overflowed] = writer.overflow;
+    counters[index.routes_overflowed] = writer.fib.overflow;
     counters[index.neighbors_overflowed] = neighbors.full;
     const millis = performance.now();
     if (reader.syncState === Sync.synced) unsyncedSince = undefined;
@@ -158,8 +158,8 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
     counters[index.unsynced_seconds] = (millis - (unsyncedSince ?? millis)) / 1000;
     counters[index.neighbor_table_full] = Number(refuses || neighbors.size >= NEIGHBORS);
     counters[index.used_neighbors] = neighbors.size;
-    counters[index.used_next_hops] = writer.used.nextHops;
-    counters[index.used_tbl8s] = writer.used.tbl8s;
+    counters[index.used_next_hops] = writer.fib.used.nextHops;
+    counters[index.used_tbl8s] = writer.fib.used.tbl8s;
     const lapped = receivers.reduce((sum, each) => sum + each.lapped(), 0);
     counters[index.solicit_drop_overwritten] = lapped;
   }

@@ -86,7 +86,7 @@ async function assertFollowed(mirrored: Mirrored, routes: number, gateway: strin
     return count === routes ? true : undefined;
   }, { timeoutMs: 60_000 });
   assertCurrent(mirrored);
-  assert.equal(mirrored.writer.overflow, 0);
+  assert.equal(mirrored.writer.fib.overflow, 0);
 }
 
 Deno.test("BIRD's static routes are followed as they come, move, half go, and stay behind", async () => {

@@ -67,7 +67,7 @@ Deno.test("a covered address is never without its route while all routes are rep
     const { lookups, uncovered, wrong } = await result as FibResult;
     assert.ok(lookups > 8_000_000 && rounds > 20, `${lookups} lookups, ${rounds} rounds`);
     assert.deepEqual({ uncovered, wrong }, { uncovered: 0, wrong: 0 });
-    assert.equal(writer.overflow, 0);
+    assert.equal(writer.fib.overflow, 0);
   } finally {
     worker.terminate();
   }

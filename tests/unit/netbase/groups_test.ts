@@ -162,16 +162,16 @@ Deno.test("routes beyond the last next hop are dropped under their own name, unt
   const count = NEXT_HOPS + 10_000;
   for (let i = 0; i < count; i++) writer.rib.add(route(i), 0);
   writer.commit();
-  assert.equal(writer.overflow, count - (NEXT_HOPS - 2));
+  assert.equal(writer.fib.overflow, count - (NEXT_HOPS - 2));
   const last = ip("10.0.0.0") + count - 1;
   assert.equal(reader.nextHops.kind(reader.fib.lookup(last)), KIND_OVERFLOW);
   assert.equal(reader.nextHops.gateway(reader.fib.lookup(ip("10.0.0.7"))), 8);
   for (let i = 0; i < 10_000; i++) writer.rib.remove(route(i));
   settle(writer, standing);
-  assert.equal(writer.overflow, 2);
+  assert.equal(writer.fib.overflow, 2);
   for (let i = 0; i < 2; i++) writer.rib.remove(route(10_000 + i));
   settle(writer, standing);
-  assert.equal(writer.overflow, 0);
+  assert.equal(writer.fib.overflow, 0);
   assert.equal(reader.nextHops.gateway(reader.fib.lookup(last)), count);
 });
 
@@ -181,12 +181,12 @@ Deno.test("a /24 beyond the last group of cells is dropped under its own name, u
   const count = TBL8S + 10;
   for (let i = 0; i < count; i++) writer.rib.add(half(i), 0);
   writer.commit();
-  assert.equal(writer.overflow, 10);
+  assert.equal(writer.fib.overflow, 10);
   const last = ip("10.0.0.0") + (count - 1) * 256;
   assert.equal(reader.nextHops.kind(reader.fib.lookup(last)), KIND_OVERFLOW);
   for (let i = 0; i < 10; i++) writer.rib.remove(half(i));
   settle(writer, standing);
-  assert.equal(writer.overflow, 0);
+  assert.equal(writer.fib.overflow, 0);
   assert.equal(answerOf(reader, last), answerOf(reader, ip("10.9.0.1")));
   assert.equal(answerOf(reader, last + 128), "none");
 });
@@ -206,7 +206,7 @@ Deno.test("a successor has room for all that its predecessor painted, more than 
   const lone = routeTo("10.1.0.0/24", { gateway: 7, ifindex: 2 });
   for (const route of [...routes, lone]) writer.rib.add(route, 0);
   writer.commit();
-  assert.equal(writer.overflow, 0);
+  assert.equal(writer.fib.overflow, 0);
   const reader = new NetbaseReader(view);
   const painted = () => routes.map(({ destination }) => reader.fib.lookup(destination)).toSorted();
   const before = painted();
@@ -216,7 +216,7 @@ Deno.test("a successor has room for all that its predecessor painted, more than 
   for (const route of routes) successor.rib.addFromDump(route);
   successor.rib.endSync();
   successor.commit();
-  assert.equal(successor.overflow, 0);
+  assert.equal(successor.fib.overflow, 0);
   assert.deepEqual(painted(), before);
   assert.equal(reader.fib.lookup(lone.destination), 0);
   // What it took over it gives back in the end, and what nobody wanted came back at once.
