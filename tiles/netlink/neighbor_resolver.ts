@@ -650,7 +650,6 @@ export function scramble(address: number, { add, first, second }: HashKey): numb
  */
 export class NeighborMap<Value> {
   readonly #interfaces = new Map<number, Map<number, Value>>();
-  #size = 0;
   readonly #key: HashKey;
 
   constructor(seed = randomSeed()) {
@@ -658,7 +657,7 @@ export class NeighborMap<Value> {
   }
 
   get size(): number {
-    return this.#size;
+    return this.#interfaces.values().reduce((sum, addresses) => sum + addresses.size, 0);
   }
 
   get(ifindex: number, address: number): Value | undefined {
@@ -670,17 +669,13 @@ export class NeighborMap<Value> {
   }
 
   set(ifindex: number, address: number, value: Value): void {
-    let addresses = this.#interfaces.get(ifindex);
-    if (addresses === undefined) this.#interfaces.set(ifindex, addresses = new Map());
-    const before = addresses.size;
+    const addresses = this.#interfaces.getOrInsertComputed(ifindex, () => new Map());
     addresses.set(scramble(address, this.#key), value);
-    this.#size += addresses.size - before;
   }
 
   delete(ifindex: number, address: number): boolean {
     const addresses = this.#interfaces.get(ifindex);
     if (addresses?.delete(scramble(address, this.#key)) !== true) return false;
-    this.#size--;
     if (addresses.size === 0) this.#interfaces.delete(ifindex);
     return true;
   }
@@ -692,6 +687,5 @@ export class NeighborMap<Value> {
 
   clear(): void {
     this.#interfaces.clear();
-    this.#size = 0;
   }
 }

@@ -152,10 +152,7 @@ export function filterUpdater(
     for (const { ifindex, filter } of written) {
       const link = all.find((each) => each.ifindex === ifindex);
       if (link === undefined) continue;
-      filter.setMac([
-        ...[0, 8, 16, 24].map((shift) => link.macHead >>> shift & 255),
-        ...[link.macTail & 255, link.macTail >>> 8 & 255],
-      ]);
+      filter.setMac(new Uint8Array(Uint32Array.of(link.macHead, link.macTail).buffer));
       // Id 0 is a priority tag without a VLAN: the frame is the interface's own.
       filter.setVlans([0, ...vlansOn(ifindex, all)]);
       for (const address of filter.addresses()) {
