@@ -355,12 +355,6 @@ export class InterfaceWriter extends InterfaceReader {
     return true;
   }
 
-  /** Whether the table has the interface in exactly this state. */
-  has(entry: InterfaceEntry): boolean {
-    const record = this.find(entry.ifindex);
-    return record >= 0 && this.#equals(record, pack(entry));
-  }
-
   #equals(record: number, packed: ReturnType<typeof pack>): boolean {
     const run = this.words[record + Interface.addresses] * ADDRESS_WORDS;
     return packed.record.every((word, i) =>

@@ -147,8 +147,12 @@ export class Audit {
   /** Compares one turn's share. Returns whether the comparison is complete. */
   #compareSome(running: Running): boolean {
     if (running.from === null) {
-      this.#compareInterfaces(running);
-      this.#compareNeighbors(running);
+      const theirs = described(running.copy);
+      for (const [name, { table, content }] of described(this.#mirror.writer)) {
+        if (theirs.get(name)?.content !== content) differs(running, table, name);
+        theirs.delete(name);
+      }
+      for (const [name, { table }] of theirs) differs(running, table, name);
     }
     running.from = this.#mirror.writer.rib.compare(
       running.copy.rib,
@@ -162,26 +166,6 @@ export class Audit {
       },
     );
     return running.from === null;
-  }
-
-  #compareInterfaces(running: Running): void {
-    const [ours, theirs] = [this.#mirror.writer.interfaces, running.copy.interfaces];
-    for (const entry of theirs.all()) {
-      if (!ours.has(entry)) differs(running, "interfaces", `interface ${entry.ifindex}`);
-    }
-    for (const { ifindex } of ours.all()) {
-      if (theirs.find(ifindex) < 0) differs(running, "interfaces", `interface ${ifindex}`);
-    }
-  }
-
-  /** Compares the MACs that may be used: no event reports a probe, or an entry's ageing. */
-  #compareNeighbors(running: Running): void {
-    const theirs = macs(running.copy);
-    for (const [name, mac] of macs(this.#mirror.writer)) {
-      if (theirs.get(name) !== mac) differs(running, "neighbors", name);
-      theirs.delete(name);
-    }
-    for (const name of theirs.keys()) differs(running, "neighbors", name);
   }
 
   #endComparison(running: Running, now: number): void {
@@ -235,13 +219,17 @@ function differs({ first, differing }: Running, table: AuditTable, name: string)
   if (counts) differing.set(name, table);
 }
 
-/** MACs of usable neighbours, as text, by name. */
-function macs({ neighbors }: NetbaseWriter): Map<string, string> {
-  const found = new Map<string, string>();
+/** Content of interfaces, and MACs that may be used, by name: no event reports a probe, or an entry's ageing. */
+function described({ interfaces, neighbors }: NetbaseWriter) {
+  const found = new Map<string, { table: AuditTable; content: string }>();
+  for (const entry of interfaces.all()) {
+    const content = JSON.stringify(entry);
+    found.set(`interface ${entry.ifindex}`, { table: "interfaces", content });
+  }
   neighbors.forEach(({ ifindex, address, state, macHead, macTail }) => {
     if ((state & NUD_VALID) === 0) return;
     const name = `neighbour ${formatAddress(address)} on interface ${ifindex}`;
-    found.set(name, `${macHead} ${macTail}`);
+    found.set(name, { table: "neighbors", content: `${macHead} ${macTail}` });
   });
   return found;
 }

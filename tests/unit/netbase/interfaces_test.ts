@@ -118,7 +118,6 @@ Deno.test("the table is what the kernel said, addresses in the kernel's order, a
         const expected = model.get(ifindex) ?? null;
         const plain = JSON.parse(JSON.stringify(expected)) as Seen | null;
         assert.deepEqual(reader.interfaces.get(ifindex), plain);
-        assert.equal(plain !== null && writer.interfaces.has(plain), plain !== null);
       }
       const indices = [...model.keys()].sort((a, b) => a - b);
       assert.deepEqual(reader.interfaces.all().map(({ ifindex }) => ifindex), indices);
@@ -128,7 +127,7 @@ Deno.test("the table is what the kernel said, addresses in the kernel's order, a
   );
 });
 
-Deno.test("put() brings addresses into the order told, and has() tells one order from another", () => {
+Deno.test("put() brings addresses into the order told", () => {
   const { writer, reader } = makeRoom();
   const address = (last: number): InterfaceAddress => {
     const local = 0xc6120000 + last;
@@ -136,9 +135,7 @@ Deno.test("put() brings addresses into the order told, and has() tells one order
   };
   const told = { ...LINK, addresses: [3, 1, 2].map(address) };
   assert.ok(writer.interfaces.put({ ...LINK, addresses: [1, 2, 3].map(address) }));
-  assert.equal(writer.interfaces.has(told), false);
   assert.ok(writer.interfaces.put(told));
-  assert.ok(writer.interfaces.has(told));
   const order = reader.interfaces.get(LINK.ifindex)?.addresses.map(({ local }) => local & 0xff);
   assert.deepEqual(order, [3, 1, 2]);
 });
