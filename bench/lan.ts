@@ -114,15 +114,15 @@ export class Lan implements Disposable {
 
 /** Writes the LAN into netbase. */
 export function furnish(writer: NetbaseWriter): void {
-  writer.interfaces.set({
+  writer.interfaces.put({
     ...{ ifindex: IFINDEX, name: "eth0", mtu: 1500, operstate: 6 },
     flags: IFF_UP | IFF_LOWER_UP | IFF_BROADCAST,
     ...{ macHead: 0x00000002, macTail: 0x0100 },
     ...{ link: 0, master: 0, vlanId: 0, vlanProtocol: 0 },
-  });
-  writer.interfaces.setAddress(IFINDEX, {
-    ...{ local: OUR_ADDRESS, address: OUR_ADDRESS, prefixLength: NET_LENGTH, broadcast: 0 },
-    ...{ scope: route.RT_SCOPE_UNIVERSE, secondary: false },
+    addresses: [{
+      ...{ local: OUR_ADDRESS, address: OUR_ADDRESS, prefixLength: NET_LENGTH, broadcast: 0 },
+      ...{ scope: route.RT_SCOPE_UNIVERSE, secondary: false },
+    }],
   });
   const add = (fields: Partial<route.Route>) =>
     writer.rib.add({ ...route.emptyRoute(), ifindex: IFINDEX, ...fields }, route.NLM_F_CREATE);

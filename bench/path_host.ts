@@ -285,7 +285,7 @@ export function makeNetbase({ peers, routes }: HostSize): View {
 }
 
 function setInterface(writer: NetbaseWriter): void {
-  writer.interfaces.set({
+  writer.interfaces.put({
     ifindex: IFINDEX,
     name: "eth0",
     flags: IFF_UP | IFF_LOWER_UP | IFF_BROADCAST,
@@ -296,14 +296,14 @@ function setInterface(writer: NetbaseWriter): void {
     master: 0,
     vlanId: 0,
     vlanProtocol: 0,
-  });
-  writer.interfaces.setAddress(IFINDEX, {
-    local: OUR_ADDRESS,
-    address: OUR_ADDRESS,
-    prefixLength: NET_LENGTH,
-    broadcast: 0,
-    scope: route.RT_SCOPE_UNIVERSE,
-    secondary: false,
+    addresses: [{
+      local: OUR_ADDRESS,
+      address: OUR_ADDRESS,
+      prefixLength: NET_LENGTH,
+      broadcast: 0,
+      scope: route.RT_SCOPE_UNIVERSE,
+      secondary: false,
+    }],
   });
 }
 

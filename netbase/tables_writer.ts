@@ -20,12 +20,7 @@ import {
   UNIT_MASK,
   UNIT_WORDS,
 } from "./hash_table.ts";
-import {
-  type InterfaceAddress,
-  type InterfaceEntry,
-  type InterfaceLink,
-  InterfaceReader,
-} from "./interfaces.ts";
+import { type InterfaceAddress, type InterfaceEntry, InterfaceReader } from "./interfaces.ts";
 import {
   Address,
   ADDRESS_WORDS,
@@ -299,26 +294,6 @@ export class InterfaceWriter extends InterfaceReader {
 
   get size(): number {
     return this.#table.size;
-  }
-
-  /** Adds or changes an interface and keeps its addresses. False: no room. */
-  set(link: InterfaceLink): boolean {
-    return this.put({ ...link, addresses: this.get(link.ifindex)?.addresses ?? [] });
-  }
-
-  /** Adds or changes an address where the kernel puts it in order. False: no such interface, or no room. */
-  setAddress(ifindex: number, address: InterfaceAddress): boolean {
-    const entry = this.get(ifindex);
-    return entry !== null &&
-      this.put({ ...entry, addresses: withAddress(entry.addresses, address) });
-  }
-
-  /** Removes an address. False: it is not there. */
-  removeAddress(ifindex: number, address: InterfaceAddress): boolean {
-    const entry = this.get(ifindex);
-    const addresses = entry === null ? [] : withoutAddress(entry.addresses, address);
-    if (entry === null || addresses.length === entry.addresses.length) return false;
-    return this.put({ ...entry, addresses });
   }
 
   /** Adds an interface, or brings it with its addresses to this state. False: no room. */

@@ -6,6 +6,7 @@
 
 import assert from "node:assert/strict";
 import { heapView, type View } from "../../ffi/region.ts";
+import type { InterfaceAddress, InterfaceLink } from "../../netbase/interfaces.ts";
 import { NETBASE_BYTES, NextHopFlag } from "../../netbase/layout.ts";
 import { NetbaseReader } from "../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../netbase/netbase_writer.ts";
@@ -24,6 +25,7 @@ import {
   RTNH_F_DEAD,
   RTNH_F_LINKDOWN,
 } from "../../netbase/route.ts";
+import { withAddress, withoutAddress } from "../../netbase/tables_writer.ts";
 import { routeTo, type Verb } from "./netbase_kernel.ts";
 import fc from "./property.ts";
 
@@ -44,6 +46,35 @@ export function makeRoom(neighborSlots = 64): {
   const standing = new StandingReader();
   const writer = new NetbaseWriter(view, { readers: [standing], neighborSlots, seed: 0x5eed });
   return { view, writer, reader: new NetbaseReader(view), standing };
+}
+
+/** Adds or changes an interface and keeps its addresses. False: no room. */
+export function setLink({ interfaces }: Pick<NetbaseWriter, "interfaces">, link: InterfaceLink) {
+  const addresses = interfaces.get(link.ifindex)?.addresses ?? [];
+  return interfaces.put({ ...link, addresses });
+}
+
+/** Adds or changes an address where the kernel puts it in order. False: no such interface, or no room. */
+export function setAddress(
+  { interfaces }: Pick<NetbaseWriter, "interfaces">,
+  ifindex: number,
+  address: InterfaceAddress,
+): boolean {
+  const entry = interfaces.get(ifindex);
+  return entry !== null &&
+    interfaces.put({ ...entry, addresses: withAddress(entry.addresses, address) });
+}
+
+/** Removes an address. False: it is not there. */
+export function removeAddress(
+  { interfaces }: Pick<NetbaseWriter, "interfaces">,
+  ifindex: number,
+  address: InterfaceAddress,
+): boolean {
+  const entry = interfaces.get(ifindex);
+  const addresses = withoutAddress(entry?.addresses ?? [], address);
+  if (entry === null || addresses.length === entry.addresses.length) return false;
+  return interfaces.put({ ...entry, addresses });
 }
 
 /** Commits until nothing waits for the reader any more. */

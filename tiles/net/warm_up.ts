@@ -301,13 +301,13 @@ function makeNetbase(): { view: View; change(): void } {
   const view = heapView(NETBASE_BYTES);
   const writer = new NetbaseWriter(view, { readers: [], seed: 1, neighborSlots: 1024 });
   const mac = { macHead: 2, macTail: 1 };
-  writer.interfaces.set({
+  writer.interfaces.put({
     ...{ ifindex: IFINDEX, name: "", flags: IFF_UP | IFF_LOWER_UP, mtu: 1500, operstate: 6 },
     ...{ ...mac, link: 0, master: 0, vlanId: 0, vlanProtocol: 0 },
-  });
-  writer.interfaces.setAddress(IFINDEX, {
-    ...{ local: OURS, address: OURS, prefixLength: 24, broadcast: 0 },
-    ...{ scope: route.RT_SCOPE_UNIVERSE, secondary: false },
+    addresses: [{
+      ...{ local: OURS, address: OURS, prefixLength: 24, broadcast: 0 },
+      ...{ scope: route.RT_SCOPE_UNIVERSE, secondary: false },
+    }],
   });
   const add = (fields: Partial<route.Route>) =>
     writer.rib.add(

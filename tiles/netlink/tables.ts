@@ -104,12 +104,20 @@ export class InterfacesTable implements Table {
   }
 
   apply(message: nl.MessageCursor, source: Source): number {
-    if (message.type >= nl.RTM_NEWNETCONF) return this.#applySettings(message);
-    if (source !== "event") {
-      this.#enter(message);
-      return 0;
+    const { type } = message;
+    if (type >= nl.RTM_NEWNETCONF) return this.#applySettings(message);
+    const subject = type < nl.RTM_NEWADDR ? nl.decodeLink(message) : nl.decodeAddress(message);
+    // A bridge sends RTM_DELLINK in the same group when a port leaves it.
+    if (subject === null) return 0;
+    const { ifindex } = subject;
+    if (source === "event") {
+      const before = this.#netbase.interfaces.get(ifindex);
+      return this.#changed(type, subject, { before, now: changedBy(type, subject, before) });
     }
-    return message.type < nl.RTM_NEWADDR ? this.#applyLink(message) : this.#applyAddress(message);
+    const now = changedBy(type, subject, this.#dumped.get(ifindex) ?? null);
+    if (now === null) this.#dumped.delete(ifindex);
+    else this.#dumped.set(ifindex, now);
+    return 0;
   }
 
   beginSync(): void {
@@ -121,36 +129,33 @@ export class InterfacesTable implements Table {
     for (const { ifindex } of interfaces.all()) {
       if (!this.#dumped.has(ifindex)) interfaces.remove(ifindex);
     }
-    for (const entry of this.#dumped.values()) this.#store(() => interfaces.put(entry));
+    for (const entry of this.#dumped.values()) this.#store(entry);
   }
 
-  /** Enters a message of the dumps, or an event that is replayed after them. */
-  #enter(message: nl.MessageCursor): void {
-    const { type } = message;
-    const entry = type < nl.RTM_NEWADDR ? nl.decodeLink(message) : nl.decodeAddress(message);
-    if (entry === null) return;
-    const { ifindex } = entry;
-    const known = this.#dumped.get(ifindex);
-    if (type === nl.RTM_DELLINK) {
-      this.#dumped.delete(ifindex);
-    } else if ("name" in entry) {
-      this.#dumped.set(ifindex, { ...entry, addresses: known?.addresses ?? [] });
-    } else if (known !== undefined) {
-      const change = type === nl.RTM_NEWADDR ? withAddress : withoutAddress;
-      this.#dumped.set(ifindex, { ...known, addresses: change(known.addresses, entry) });
-    }
-  }
-
-  #applyLink(message: nl.MessageCursor): number {
-    const { interfaces } = this.#netbase;
-    const link = nl.decodeLink(message);
-    // A bridge sends RTM_DELLINK in the same group when a port leaves it.
-    if (link === null) return 0;
-    if (message.type === nl.RTM_DELLINK) return this.#linkGone(link.ifindex);
-    const before = interfaces.get(link.ifindex);
-    this.#store(() => interfaces.set(link));
+  /** Stores an interface as an event has changed it, and withdraws routes. */
+  #changed(
+    type: number,
+    subject: InterfaceLink | nl.AddressMessage,
+    { before, now }: { before: InterfaceEntry | null; now: InterfaceEntry | null },
+  ): number {
+    if (type === nl.RTM_DELLINK) return this.#linkGone(subject.ifindex);
+    // An address came for an interface that is not known.
+    if (now === null) return type === nl.RTM_NEWADDR ? TableBit.interfaces : 0;
+    const isStored = this.#store(now);
+    if (type === nl.RTM_NEWADDR && !isStored) return TableBit.interfaces;
     // The first end of a new veth pair is reported before it has its peer, and not again.
-    return before === null ? TableBit.interfaces : this.#linkChanged(before, link);
+    if (before === null) return TableBit.interfaces;
+    if ("name" in subject) return this.#linkChanged(before, now);
+    if (type === nl.RTM_DELADDR) {
+      const isGone = now.addresses.length < before.addresses.length;
+      return isGone ? this.#addressGone(subject) : 0;
+    }
+    // The event may be about the address's lifetime only.
+    const same = ["local", "address", "prefixLength", "secondary"] as const;
+    const isKnown = before.addresses.some((other) =>
+      same.every((key) => other[key] === subject[key])
+    );
+    return isKnown ? 0 : TableBit.routes;
   }
 
   #linkChanged(before: InterfaceLink, now: InterfaceLink): number {
@@ -190,27 +195,10 @@ export class InterfacesTable implements Table {
     return TableBit.nextHops | TableBit.routes;
   }
 
-  #applyAddress(message: nl.MessageCursor): number {
-    const { interfaces } = this.#netbase;
-    const address = nl.decodeAddress(message);
-    if (address === null) return 0;
-    if (message.type === nl.RTM_DELADDR) {
-      return interfaces.removeAddress(address.ifindex, address) ? this.#addressGone(address) : 0;
-    }
-    const { ifindex } = address;
-    const before = interfaces.get(ifindex)?.addresses;
-    if (before === undefined) return TableBit.interfaces;
-    if (!this.#store(() => interfaces.setAddress(ifindex, address))) return TableBit.interfaces;
-    // The event may be about the address's lifetime only.
-    const same = ["local", "address", "prefixLength", "secondary"] as const;
-    const isKnown = before.some((other) => same.every((key) => other[key] === address[key]));
-    return isKnown ? 0 : TableBit.routes;
-  }
-
   /** A change copies all addresses, and the old copy is freed after a commit, in microseconds. False: no room. */
-  #store(write: () => boolean): boolean {
+  #store(entry: InterfaceEntry): boolean {
     for (let tries = 0; tries < MOST_COMMITS; tries++) {
-      if (write()) return true;
+      if (this.#netbase.interfaces.put(entry)) return true;
       this.#netbase.commit();
     }
     this.#notices.once("there are more addresses than netbase holds");
@@ -228,6 +216,19 @@ export class InterfacesTable implements Table {
     if (!elsewhere) this.#routes.sourceGone(local);
     return TableBit.routes;
   }
+}
+
+/** What a message makes of an interface; null: there is none. */
+function changedBy(
+  type: number,
+  subject: InterfaceLink | nl.AddressMessage,
+  before: InterfaceEntry | null,
+): InterfaceEntry | null {
+  if (type === nl.RTM_DELLINK) return null;
+  if ("name" in subject) return { ...subject, addresses: before?.addresses ?? [] };
+  if (before === null) return null;
+  const change = type === nl.RTM_NEWADDR ? withAddress : withoutAddress;
+  return { ...before, addresses: change(before.addresses, subject) };
 }
 
 /** Whether one of `flags` was set and none of them is any more. */

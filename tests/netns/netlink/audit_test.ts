@@ -126,15 +126,15 @@ const FAULTS: Record<string, { make(mirrored: Mirrored): void; found: number[]; 
   },
   "an interface with another MTU": {
     make: ({ writer: { interfaces } }) => {
-      interfaces.set({ ...interfaces.get(indexOf("v0"))!, mtu: 1400 });
+      interfaces.put({ ...interfaces.get(indexOf("v0"))!, mtu: 1400 });
     },
     found: [1, 0, 0],
     named: /interface \d+ was not/,
   },
   "an address that is missing": {
     make: ({ writer: { interfaces } }) => {
-      const index = indexOf("v0");
-      interfaces.removeAddress(index, interfaces.get(index)!.addresses[0]);
+      const entry = interfaces.get(indexOf("v0"))!;
+      interfaces.put({ ...entry, addresses: entry.addresses.slice(1) });
     },
     found: [1, 0, 0],
     named: /interface \d+ was not/,

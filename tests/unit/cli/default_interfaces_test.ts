@@ -5,7 +5,7 @@ import type { Host } from "../../../ffi/host.ts";
 import { IFF_LOOPBACK, IFF_UP } from "../../../netbase/interfaces.ts";
 import { RTN_UNREACHABLE } from "../../../netbase/route.ts";
 import { routeTo } from "../netbase_kernel.ts";
-import { makeRoom } from "../netbase_room.ts";
+import { makeRoom, setLink } from "../netbase_room.ts";
 
 /** A host whose interfaces have no Ethernet headers where their names begin with `tun`. */
 const HOST = {
@@ -23,7 +23,7 @@ function found(...routes: Parameters<typeof routeTo>[1][]) {
       vlanProtocol: name === "eth1.5" ? 0x8100 : 0,
     };
     const flags = name === "lo" ? IFF_UP | IFF_LOOPBACK : IFF_UP;
-    room.writer.interfaces.set({ ...none, ...vlan, ifindex: i + 1, name, flags, mtu: 1500 });
+    setLink(room.writer, { ...none, ...vlan, ifindex: i + 1, name, flags, mtu: 1500 });
   });
   routes.forEach((route, i) =>
     room.writer.rib.add(routeTo("0.0.0.0/0", { priority: i, ...route }), 0x600)

@@ -44,7 +44,7 @@ export function macWords(mac: readonly number[]): { macHead: number; macTail: nu
 export function fillNetbase(writer: NetbaseWriter): void {
   const up = IFF_UP | IFF_LOWER_UP;
   const link = (ifindex: number, name: string, more = {}) =>
-    writer.interfaces.set({
+    writer.interfaces.put({
       ifindex,
       name,
       flags: up | IFF_BROADCAST,
@@ -55,6 +55,7 @@ export function fillNetbase(writer: NetbaseWriter): void {
       master: 0,
       vlanId: 0,
       vlanProtocol: 0,
+      addresses: [],
       ...more,
     });
   link(LO, "lo", { flags: up | IFF_LOOPBACK, mtu: 65536 });
@@ -78,14 +79,8 @@ function address(writer: NetbaseWriter, ifindex: number, text: string, prefixLen
   const net = local - local % size;
   const broadcast = net + size - 1;
   const scope = ifindex === LO ? route.RT_SCOPE_HOST : route.RT_SCOPE_UNIVERSE;
-  writer.interfaces.setAddress(ifindex, {
-    local,
-    address: local,
-    prefixLength,
-    broadcast,
-    scope,
-    secondary: false,
-  });
+  const one = { local, address: local, prefixLength, broadcast, scope, secondary: false };
+  writer.interfaces.put({ ...writer.interfaces.get(ifindex)!, addresses: [one] });
   const own = { table: route.RT_TABLE_LOCAL, ifindex, source: local };
   const host = { ...own, type: route.RTN_LOCAL, scope: route.RT_SCOPE_HOST };
   const link = { ifindex, source: local, scope: route.RT_SCOPE_LINK };

@@ -229,7 +229,7 @@ Deno.test("802.1Q and 802.1ad have the same ids for different VLANs, whichever c
   // And where both are ours.
   const room = new Room();
   const service = { ...room.writer.interfaces.get(VLAN)!, ifindex: 9, vlanProtocol: 0x88a8 };
-  room.writer.interfaces.set(service);
+  room.writer.interfaces.put(service);
   room.writer.commit();
   for (const protocol of [0x8100, 0x88a8, 0x8100]) room.receive(tagged(protocol));
   assert.deepEqual(room.apps[0].take().map(({ ifindex }) => ifindex), [VLAN, 9, VLAN]);
@@ -245,11 +245,11 @@ Deno.test("a VLAN device that goes down, or away, takes no more frames", () => {
   room.receive(frame);
   assert.deepEqual(room.moved(), { rx_frames: 1, rx_delivered: 1 });
   const vlan = room.writer.interfaces.get(VLAN)!;
-  room.writer.interfaces.set({ ...vlan, flags: 0 });
+  room.writer.interfaces.put({ ...vlan, flags: 0 });
   room.writer.commit();
   room.receive(frame);
   assert.deepEqual(room.moved(), { rx_frames: 1, rx_drop_unknown_vlan: 1 });
-  room.writer.interfaces.set(vlan);
+  room.writer.interfaces.put(vlan);
   room.writer.commit();
   room.receive(frame);
   assert.deepEqual(room.moved(), { rx_frames: 1, rx_delivered: 1 });

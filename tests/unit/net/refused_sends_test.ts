@@ -30,7 +30,7 @@ const withoutRoute = (room: Room) => {
 };
 const withoutCarrier = (room: Room) => {
   const eth1 = room.writer.interfaces.get(ETH1)!;
-  room.writer.interfaces.set({ ...eth1, flags: IFF_UP | IFF_BROADCAST });
+  room.writer.interfaces.put({ ...eth1, flags: IFF_UP | IFF_BROADCAST });
   room.writer.commit();
 };
 const to = "192.88.99.1";

@@ -164,7 +164,7 @@ Deno.test("a source that is not ours is refused", () => {
 Deno.test("an interface without carrier takes nothing", () => {
   const room = quietRoom();
   const eth1 = room.writer.interfaces.get(ETH1)!;
-  room.writer.interfaces.set({ ...eth1, flags: IFF_UP | IFF_BROADCAST });
+  room.writer.interfaces.put({ ...eth1, flags: IFF_UP | IFF_BROADCAST });
   room.writer.commit();
   room.answer({ destination: ip("198.19.0.2"), source: ip("198.19.0.1") });
   assert.deepEqual(room.moved(), { tx_accepted: 1, tx_drop_link_down: 1 });
@@ -329,7 +329,7 @@ Deno.test("what a ring takes only in part goes on in order when there is room", 
 
 Deno.test("a change of our own MAC shows in the next frame", () => {
   const room = quietRoom();
-  room.writer.interfaces.set({
+  room.writer.interfaces.put({
     ...room.writer.interfaces.get(ETH0)!,
     ...macWords(OTHER_MAC),
   });

@@ -18,7 +18,7 @@ import {
   RTN_UNSPEC,
 } from "../../../netbase/route.ts";
 import { ip, routeTo } from "../netbase_kernel.ts";
-import { makeRoom } from "../netbase_room.ts";
+import { makeRoom, setAddress, setLink } from "../netbase_room.ts";
 
 function link(
   writer: NetbaseWriter,
@@ -26,7 +26,7 @@ function link(
   { name = `eth${ifindex}`, mtu = 1500, loopback = false } = {},
 ): void {
   const flags = loopback ? 0x10049 : 0x11043;
-  writer.interfaces.set({
+  setLink(writer, {
     ...{ ifindex, name, flags, mtu, operstate: 6, macHead: 0, macTail: 0 },
     ...{ link: 0, master: 0, vlanId: 0, vlanProtocol: 0 },
   });
@@ -41,7 +41,7 @@ function addAddress(
 ): void {
   const [address, length] = [ip(cidr.split("/")[0]), Number(cidr.split("/")[1])];
   const one = { local: address, address, prefixLength: length, broadcast: 0, scope, secondary };
-  assert.ok(writer.interfaces.setAddress(ifindex, one));
+  assert.ok(setAddress(writer, ifindex, one));
   const own = { ifindex, source: address };
   const local = { table: RT_TABLE_LOCAL, type: RTN_LOCAL, scope: RT_SCOPE_HOST, ...own };
   writer.rib.add({ ...routeTo("0.0.0.0/32", local), destination: address }, 0x600);
@@ -61,7 +61,7 @@ function makeDecider(setUp: (writer: NetbaseWriter) => void) {
   link(writer, 1, { name: "lo", mtu: 65536, loopback: true });
   const loopback = { table: RT_TABLE_LOCAL, type: RTN_LOCAL, scope: RT_SCOPE_HOST, ifindex: 1 };
   const own = { local: ip("127.0.0.1"), address: ip("127.0.0.1"), prefixLength: 8 };
-  writer.interfaces.setAddress(1, { ...own, broadcast: 0, scope: RT_SCOPE_HOST, secondary: false });
+  setAddress(writer, 1, { ...own, broadcast: 0, scope: RT_SCOPE_HOST, secondary: false });
   writer.rib.add(routeTo("127.0.0.0/8", { ...loopback, source: ip("127.0.0.1") }), 0x600);
   writer.rib.add(routeTo("127.0.0.1/32", { ...loopback, source: ip("127.0.0.1") }), 0x600);
   setUp(writer);

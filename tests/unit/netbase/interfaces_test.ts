@@ -6,7 +6,7 @@ import {
   type InterfaceAddress,
   type InterfaceLink,
 } from "../../../netbase/interfaces.ts";
-import { makeRoom } from "../netbase_room.ts";
+import { makeRoom, removeAddress, setAddress, setLink } from "../netbase_room.ts";
 import fc from "../property.ts";
 
 type Seen = InterfaceLink & { addresses: InterfaceAddress[] };
@@ -68,14 +68,14 @@ Deno.test("the table is what the kernel said, addresses in the kernel's order, a
       const { writer, reader, standing } = makeRoom();
       const model = new Map<number, Seen>();
       for (const ifindex of [1, 2]) {
-        writer.interfaces.set({ ...LINK, ifindex });
+        setLink(writer, { ...LINK, ifindex });
         model.set(ifindex, { ...LINK, ifindex, addresses: [] });
       }
       for (const one of acts) {
         const { interfaces } = writer;
         if (one.do === "link") {
           const addresses = model.get(one.link.ifindex)?.addresses ?? [];
-          assert.ok(interfaces.set(one.link));
+          assert.ok(setLink(writer, one.link));
           model.set(one.link.ifindex, { ...one.link, addresses });
         } else if (one.do === "unlink") {
           const { ifindex } = one.link;
@@ -84,7 +84,7 @@ Deno.test("the table is what the kernel said, addresses in the kernel's order, a
           const known = model.get(one.link.ifindex);
           const { ifindex } = one.link;
           const told = known?.addresses.find((other) => isSame(other, one.address));
-          assert.equal(interfaces.setAddress(ifindex, one.address), known !== undefined);
+          assert.equal(setAddress(writer, ifindex, one.address), known !== undefined);
           if (known === undefined) continue;
           const { label } = one.address;
           if (
@@ -99,7 +99,7 @@ Deno.test("the table is what the kernel said, addresses in the kernel's order, a
           const known = model.get(one.link.ifindex);
           const left = known?.addresses.filter((other) => !isSame(other, one.address)) ?? [];
           const had = known !== undefined && left.length < known.addresses.length;
-          assert.equal(interfaces.removeAddress(one.link.ifindex, one.address), had);
+          assert.equal(removeAddress(writer, one.link.ifindex, one.address), had);
           if (known !== undefined) known.addresses = left;
         } else if (one.do === "resync") {
           // The kernel has lost one interface and all second addresses without a word.
@@ -144,10 +144,10 @@ Deno.test("an interface changes for ever without using up records or runs", () =
   const { writer, reader, standing } = makeRoom();
   const link = { ...LINK, ifindex: 2 };
   for (let i = 0; i < 70_000; i++) {
-    assert.ok(writer.interfaces.set({ ...link, mtu: 1000 + i }));
+    assert.ok(setLink(writer, { ...link, mtu: 1000 + i }));
     const local = 0xc6120000 + (i & 7);
     const one = { local, address: local, prefixLength: 24, broadcast: 0, scope: 0 };
-    assert.ok(writer.interfaces.setAddress(2, { ...one, secondary: i % 16 > 7 }));
+    assert.ok(setAddress(writer, 2, { ...one, secondary: i % 16 > 7 }));
     standing.burst++;
     writer.commit();
   }

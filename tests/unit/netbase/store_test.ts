@@ -9,7 +9,15 @@ import { NetbaseReader } from "../../../netbase/netbase.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { NLM_F_APPEND, type Route, RT_TABLE_MAIN } from "../../../netbase/route.ts";
 import { ip, Kernel, routeTo } from "../netbase_kernel.ts";
-import { answerOf, anyRoute, describe, PROBES, StandingReader } from "../netbase_room.ts";
+import {
+  answerOf,
+  anyRoute,
+  describe,
+  PROBES,
+  setAddress,
+  setLink,
+  StandingReader,
+} from "../netbase_room.ts";
 import fc from "../property.ts";
 import { loadHooked } from "./hooked.ts";
 
@@ -62,12 +70,12 @@ function neighbor(writer: NetbaseWriter, address: number, macHead: number): void
 
 function address(writer: NetbaseWriter, local: number): void {
   const one = { local, address: local, prefixLength: 24, broadcast: 0, scope: 0, secondary: false };
-  writer.interfaces.setAddress(2, one);
+  setAddress(writer, 2, one);
 }
 
 /** A state to begin with. */
 function begin(writer: NetbaseWriter): void {
-  writer.interfaces.set(LINK);
+  setLink(writer, LINK);
   address(writer, ip("198.18.0.1"));
   for (const host of HOSTS.slice(0, 20)) neighbor(writer, host, 7);
   const two = [1, 2].map((gateway) => ({ gateway, ifindex: 2, weight: gateway, flags: 0 }));
@@ -81,7 +89,7 @@ function begin(writer: NetbaseWriter): void {
 
 /** A batch that does something of everything, tables that grow and groups of cells included. */
 function batch(writer: NetbaseWriter): void {
-  writer.interfaces.set({ ...LINK, mtu: 1400 });
+  setLink(writer, { ...LINK, mtu: 1400 });
   address(writer, ip("198.18.0.9"));
   for (const host of HOSTS.slice(0, 10)) writer.neighbors.remove(2, host);
   for (const host of HOSTS.slice(10)) neighbor(writer, host, 8);

@@ -6,6 +6,7 @@ import { heapView } from "../../../ffi/region.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import type { Reader } from "../../../netbase/rcu.ts";
+import { setLink } from "../netbase_room.ts";
 import { loadHooked } from "./hooked.ts";
 
 const LINK = {
@@ -16,9 +17,9 @@ const LINK = {
 /** Changes an interface that is there throughout, and others, until what was released is used again. */
 function goOn(writer: NetbaseWriter): void {
   for (let mtu = 68; mtu < 76; mtu++) {
-    writer.interfaces.set({ ...LINK, ifindex: 5, mtu });
+    setLink(writer, { ...LINK, ifindex: 5, mtu });
     writer.commit();
-    writer.interfaces.set({ ...LINK, ifindex: mtu });
+    setLink(writer, { ...LINK, ifindex: mtu });
     writer.commit();
   }
 }
@@ -31,7 +32,7 @@ function misses(readers: readonly Reader[]): number {
   for (let at = 0, loads = Infinity; at < loads; at++) {
     const view = heapView(NETBASE_BYTES);
     const writer = new NetbaseWriter(view, { readers, seed: 1 });
-    writer.interfaces.set({ ...LINK, ifindex: 5 });
+    setLink(writer, { ...LINK, ifindex: 5 });
     writer.commit();
     const { interfaces } = new HookedReader(view);
     interfaces.find(5);

@@ -10,6 +10,7 @@ import { FILTER_BYTES } from "../../../ffi/shared.ts";
 import { IFF_UP, type InterfaceLink } from "../../../netbase/interfaces.ts";
 import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
+import { removeAddress, setAddress, setLink } from "../netbase_room.ts";
 import { Filter, filterUpdater } from "../../../tiles/netlink/xdp_filter.ts";
 
 const LINK: InterfaceLink = {
@@ -37,7 +38,7 @@ function world(view = heapView(FILTER_BYTES), { packetTimes = false } = {}) {
     packetTimes,
     log: (line) => log.push(line),
   });
-  interfaces.set(LINK);
+  setLink({ interfaces }, LINK);
   return { view, interfaces, update, log, commit: () => writer.commit() };
 }
 
@@ -51,13 +52,13 @@ function hasVlan(view: View, id: number): boolean {
 
 Deno.test("addresses of every interface are served, but for loopback's own", () => {
   const { view, interfaces, update } = world();
-  interfaces.set({ ...LINK, ifindex: 1, name: "lo" });
-  interfaces.setAddress(1, address(0x7f000001));
-  interfaces.setAddress(1, address(0xc0000201));
-  interfaces.setAddress(3, address(0xc6120001));
+  setLink({ interfaces }, { ...LINK, ifindex: 1, name: "lo" });
+  setAddress({ interfaces }, 1, address(0x7f000001));
+  setAddress({ interfaces }, 1, address(0xc0000201));
+  setAddress({ interfaces }, 3, address(0xc6120001));
   update();
   assert.deepEqual(new Filter(view).addresses().sort(), [0xc0000201, 0xc6120001]);
-  interfaces.removeAddress(1, address(0xc0000201));
+  removeAddress({ interfaces }, 1, address(0xc0000201));
   update();
   assert.deepEqual(new Filter(view).addresses(), [0xc6120001]);
 });
@@ -78,12 +79,12 @@ Deno.test("frames get times while an app wants them, and are no more given any a
 Deno.test("VLAN ids of devices on the interface are served while those are up", () => {
   const { view, interfaces, update } = world();
   const vlan = { ...LINK, link: 3, vlanProtocol: 0x8100 };
-  interfaces.set({ ...vlan, ifindex: 10, name: "eth0.5", vlanId: 5 });
-  interfaces.set({ ...vlan, ifindex: 11, name: "eth0.6", vlanId: 6, flags: 0 });
-  interfaces.set({ ...vlan, ifindex: 12, name: "eth9.7", vlanId: 7, link: 4 });
+  setLink({ interfaces }, { ...vlan, ifindex: 10, name: "eth0.5", vlanId: 5 });
+  setLink({ interfaces }, { ...vlan, ifindex: 11, name: "eth0.6", vlanId: 6, flags: 0 });
+  setLink({ interfaces }, { ...vlan, ifindex: 12, name: "eth9.7", vlanId: 7, link: 4 });
   update();
   assert.deepEqual([0, 5, 6, 7].map((id) => hasVlan(view, id)), [true, true, false, false]);
-  interfaces.set({ ...vlan, ifindex: 11, name: "eth0.6", vlanId: 6 });
+  setLink({ interfaces }, { ...vlan, ifindex: 11, name: "eth0.6", vlanId: 6 });
   interfaces.remove(10);
   update();
   assert.deepEqual([0, 5, 6, 7].map((id) => hasVlan(view, id)), [true, false, true, false]);
@@ -95,7 +96,7 @@ Deno.test("what a predecessor wrote stays as far as it is still true", () => {
   before.add(0xc6120001);
   before.add(0xc6120099);
   const { interfaces, update } = world(view);
-  interfaces.setAddress(3, address(0xc6120001));
+  setAddress({ interfaces }, 3, address(0xc6120001));
   assert.deepEqual(new Filter(view).addresses().length, 2);
   update();
   assert.deepEqual(new Filter(view).addresses(), [0xc6120001]);
@@ -104,9 +105,9 @@ Deno.test("what a predecessor wrote stays as far as it is still true", () => {
 Deno.test("addresses that find no room are said once and left to the kernel", () => {
   const { view, interfaces, update, log, commit } = world();
   for (let ifindex = 10; ifindex < 70; ifindex++) {
-    interfaces.set({ ...LINK, ifindex });
+    setLink({ interfaces }, { ...LINK, ifindex });
     for (let i = 0; i < 100; i++) {
-      interfaces.setAddress(ifindex, address(0xc6120001 + ifindex * 100 + i));
+      setAddress({ interfaces }, ifindex, address(0xc6120001 + ifindex * 100 + i));
     }
     commit();
   }
