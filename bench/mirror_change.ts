@@ -10,6 +10,7 @@ import { openRegions } from "../ffi/region.ts";
 import { openNetlink } from "../ffi/sockets.ts";
 import { NETBASE_BYTES } from "../netbase/layout.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";
+import { NLM_F_REPLACE } from "../netbase/route.ts";
 import * as nl from "../tiles/netlink/rtnetlink.ts";
 import { MessageWriter } from "../tiles/netlink/rtnetlink.ts";
 import { median, type Report } from "./harness.ts";
@@ -152,7 +153,7 @@ class Changes {
   }
 
   #write(gateway: number): number {
-    const flags = nl.NLM_F_REQUEST | nl.NLM_F_CREATE | nl.NLM_F_REPLACE;
+    const flags = nl.NLM_F_REQUEST | nl.NLM_F_CREATE | NLM_F_REPLACE;
     const writer = this.#writer.begin({ type: nl.RTM_NEWROUTE, flags });
     // struct rtmsg: family, lengths, tos; table main, protocol boot, scope universe, unicast; flags.
     writer.u8(nl.AF_INET).u8(PREFIX_LENGTH).u8(0).u8(0).u8(254).u8(3).u8(0).u8(1).u32(0);

@@ -10,6 +10,7 @@ import { openNetlink } from "../ffi/sockets.ts";
 import { openTile } from "../ffi/tile.ts";
 import { NUD_REACHABLE, NUD_STALE } from "../netbase/neighbors.ts";
 import { NetbaseReader } from "../netbase/netbase.ts";
+import { NLM_F_REPLACE } from "../netbase/route.ts";
 import { SolicitProducer } from "../tiles/net/arp_queue.ts";
 import * as nl from "../tiles/netlink/rtnetlink.ts";
 import { MessageWriter, RTM_DELNEIGH, writeNeighbor } from "../tiles/netlink/rtnetlink.ts";
@@ -251,7 +252,7 @@ class Load {
 
   /** Makes a neighbour STALE. A new one needs a MAC. */
   #neighbor(address: number, mac?: Uint8Array): void {
-    const flags = nl.NLM_F_REQUEST | nl.NLM_F_CREATE | nl.NLM_F_REPLACE;
+    const flags = nl.NLM_F_REQUEST | nl.NLM_F_CREATE | NLM_F_REPLACE;
     const writer = this.#writer.begin({ type: nl.RTM_NEWNEIGH, flags });
     writer.u8(nl.AF_INET).u8(0).u16(0).u32(this.#start.ifindex).u16(NUD_STALE).u8(0).u8(0);
     writer.address(nl.NDA_DST, address);
@@ -260,7 +261,7 @@ class Load {
   }
 
   #route(gateway: number): void {
-    const flags = nl.NLM_F_REQUEST | nl.NLM_F_CREATE | nl.NLM_F_REPLACE;
+    const flags = nl.NLM_F_REQUEST | nl.NLM_F_CREATE | NLM_F_REPLACE;
     const writer = this.#writer.begin({ type: nl.RTM_NEWROUTE, flags });
     // struct rtmsg: family, lengths, tos; table main, protocol boot, scope universe, unicast; flags.
     writer.u8(nl.AF_INET).u8(24).u8(0).u8(0).u8(254).u8(3).u8(0).u8(1).u32(0);

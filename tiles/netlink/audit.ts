@@ -33,12 +33,6 @@ const MOST_LOGGED = 8;
 /** The tables that are compared, as the report names them. */
 type AuditTable = "interfaces" | "routes" | "neighbors";
 
-const COUNTERS: { readonly [table in AuditTable]: number } = {
-  interfaces: NETLINK.index.audit_difference_interfaces,
-  routes: NETLINK.index.audit_difference_routes,
-  neighbors: NETLINK.index.audit_difference_neighbors,
-};
-
 export interface AuditReport {
   readonly tables: Readonly<Record<AuditTable, { entries: number; divergent: number }>>;
   /** Sum over all tables. */
@@ -186,7 +180,9 @@ export class Audit {
   #repair(differing: ReadonlyMap<string, AuditTable>, now: number): void {
     this.#mirror.resync(undefined, now);
     const names = [...differing.keys()];
-    for (const table of differing.values()) this.#counters[COUNTERS[table]]++;
+    for (const table of differing.values()) {
+      this.#counters[NETLINK.index[`audit_difference_${table}`]]++;
+    }
     for (const name of names.slice(0, MOST_LOGGED)) {
       this.#log(`audit: ${name} was not as the kernel has it; reading everything anew`);
     }

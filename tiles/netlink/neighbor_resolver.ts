@@ -430,13 +430,10 @@ export class DemandCounter {
   #add(row: Uint16Array, at: number): number {
     const cell = row[at];
     const age = (this.#window - (cell >>> 2 * COUNT_BITS)) & (WINDOWS - 1);
-    let now = age === 0 ? cell & MOST_COUNT : 0;
-    const before = age === 0
-      ? (cell >>> COUNT_BITS) & MOST_COUNT
-      : age === 1
-      ? cell & MOST_COUNT
-      : 0;
-    if (now < MOST_COUNT) now++;
+    // What was the current window is the one before when a window has passed.
+    const counts = age === 0 ? cell : age === 1 ? (cell & MOST_COUNT) << COUNT_BITS : 0;
+    const now = Math.min(MOST_COUNT, (counts & MOST_COUNT) + 1);
+    const before = (counts >>> COUNT_BITS) & MOST_COUNT;
     row[at] = this.#window << 2 * COUNT_BITS | before << COUNT_BITS | now;
     return now + before;
   }

@@ -21,10 +21,7 @@ import type { InterfaceAddress, InterfaceLink } from "../../netbase/interfaces.t
 import { emptyNeighbor, type NeighborEntry } from "../../netbase/neighbors.ts";
 import {
   type Hop,
-  NLM_F_APPEND,
   NLM_F_CREATE,
-  NLM_F_EXCL,
-  NLM_F_REPLACE,
   type Route,
   RT_SCOPE_UNIVERSE,
   RTN_BLACKHOLE,
@@ -61,7 +58,7 @@ export const NLM_F_MULTI = 0x2;
 export const NLM_F_ACK = 0x4;
 export const NLM_F_DUMP_INTR = 0x10;
 export const NLM_F_DUMP = 0x300;
-export { NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE };
+export { NLM_F_CREATE };
 
 /** Message types of rtnetlink (linux/rtnetlink.h). */
 export const RTM_NEWLINK = 16;
@@ -128,7 +125,6 @@ export const NETCONFA_IFINDEX_DEFAULT = -2;
 
 /** Attributes of routes (linux/rtnetlink.h), and the one metric that Tegula uses. */
 export const RTA_DST = 1;
-const RTA_SRC = 2;
 export const RTA_OIF = 4;
 export const RTA_GATEWAY = 5;
 export const RTA_PRIORITY = 6;
@@ -760,28 +756,16 @@ export function writeDump(writer: MessageWriter, kind: DumpKind, sequence: numbe
   return writer.finish();
 }
 
-/** A route lookup. Addresses in host order. */
-export interface RouteQuery {
-  readonly address: number;
-  readonly source?: number;
-  /** Return the matching route with all its hops, not the result of the lookup. */
-  readonly fibMatch?: boolean;
-}
-
-/** Writes RTM_GETROUTE; returns its length. */
-export function writeGetRoute(
-  writer: MessageWriter,
-  { address, source = 0, fibMatch = false }: RouteQuery,
-  sequence: number,
-): number {
+/**
+ * Writes RTM_GETROUTE for the route that matches an address (host order), with all its hops, and not the
+ * result of the lookup; returns its length.
+ */
+export function writeGetRoute(writer: MessageWriter, address: number, sequence: number): number {
   writer.begin({ type: RTM_GETROUTE, flags: NLM_F_REQUEST, sequence });
-  writer.u8(AF_INET).u8(32).u8(source === 0 ? 0 : 32).u8(0); // family, lengths, tos
+  writer.u8(AF_INET).u8(32).u8(0).u8(0); // family, lengths, tos
   writer.u8(0).u8(0).u8(0).u8(0); // table, protocol, scope, type
   // Without RTM_F_LOOKUP_TABLE the reply says `main` for every table.
-  writer.u32(RTM_F_LOOKUP_TABLE | (fibMatch ? RTM_F_FIB_MATCH : 0));
-  writer.address(RTA_DST, address);
-  if (source !== 0) writer.address(RTA_SRC, source);
-  return writer.finish();
+  return writer.u32(RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH).address(RTA_DST, address).finish();
 }
 
 /** A marker's table and prefix. The address in host order. */
@@ -961,11 +945,6 @@ export class Dumper implements MessageHandler {
     const begun = this.request((writer, sequence) => writeDump(writer, kind, sequence), handler);
     if (begun) this.#next = next;
     return begun;
-  }
-
-  /** Requests one route. False: not now. */
-  lookup(query: RouteQuery, handler: ReplyHandler): boolean {
-    return this.request((writer, sequence) => writeGetRoute(writer, query, sequence), handler);
   }
 
   /** Makes any request. `write` returns its length. False: not now. */

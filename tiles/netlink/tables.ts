@@ -697,7 +697,9 @@ export class RulesTable implements Table {
     if (address < 0 || address === this.#address) return 0;
     this.#address = address;
     this.#reply.table = 0;
-    this.#requested = this.#dumper.lookup({ address, fibMatch: true }, {
+    const write = (writer: nl.MessageWriter, sequence: number) =>
+      nl.writeGetRoute(writer, address, sequence);
+    this.#requested = this.#dumper.request(write, {
       reply: (message) => nl.decodeRoute(message, this.#reply),
       done: (end, errno) => this.#done(end, errno),
     });

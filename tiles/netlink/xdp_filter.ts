@@ -114,18 +114,15 @@ function setBits(words: Uint32Array, bits: Iterable<number>): void {
   for (let i = 0; i < words.length; i++) words[i] = wanted[i];
 }
 
-interface InterfaceFilter {
-  readonly ifindex: number;
-  /** The XDP program's map, writable. */
-  readonly view: View;
-}
-
 /** 127.0.0.0/8 */
 const LOOPBACK_NET = 127;
 
-/** Returns what updates the filters, and tells whether interfaces had changed. A predecessor's entries stay till then. */
+/**
+ * Returns what updates the filters of interfaces, each an XDP program's writable map, and tells whether interfaces
+ * had changed. A predecessor's entries stay till then.
+ */
 export function filterUpdater(
-  filters: readonly InterfaceFilter[],
+  filters: readonly { readonly ifindex: number; readonly view: View }[],
   { interfaces, ports, packetTimes, log }: {
     interfaces: InterfaceWriter;
     ports: readonly number[];

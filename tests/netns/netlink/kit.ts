@@ -28,12 +28,8 @@ import {
   RTN_UNSPEC,
 } from "../../../netbase/route.ts";
 import { Mirror, type MirrorOptions } from "../../../tiles/netlink/mirror.ts";
-import {
-  decodeRoute,
-  type DumpEnd,
-  Dumper,
-  type RouteQuery,
-} from "../../../tiles/netlink/rtnetlink.ts";
+import * as nl from "../../../tiles/netlink/rtnetlink.ts";
+import { decodeRoute, type DumpEnd, Dumper } from "../../../tiles/netlink/rtnetlink.ts";
 import { LOOPBACK, mayBeRefused, mayBeTaken } from "./defaults.ts";
 
 export const library = openNetlink();
@@ -246,6 +242,17 @@ export interface Answer {
   readonly mtu: number;
 }
 
+/** A route lookup. Addresses in host order. */
+export interface RouteQuery {
+  readonly address: number;
+  readonly source?: number;
+  /** Return the matching route with all its hops, not the result of the lookup. */
+  readonly fibMatch?: boolean;
+}
+
+/** Attribute of a lookup (linux/rtnetlink.h). */
+const RTA_SRC = 2;
+
 /** The kernel, asked by RTM_GETROUTE. */
 export class Oracle implements Disposable {
   readonly #dumper = new Dumper(library);
@@ -270,7 +277,9 @@ export class Oracle implements Disposable {
   route(question: RouteQuery): Route | number {
     let end: DumpEnd | null = null;
     let errno = 0;
-    const asked = this.#dumper.lookup(question, {
+    const write = (writer: nl.MessageWriter, sequence: number) =>
+      writeLookup(writer, question, sequence);
+    const asked = this.#dumper.request(write, {
       reply: (message) => decodeRoute(message, this.#route),
       done: (...outcome) => [end, errno] = outcome,
     });
@@ -284,6 +293,21 @@ export class Oracle implements Disposable {
   [Symbol.dispose](): void {
     this.#dumper.close();
   }
+}
+
+/** Writes RTM_GETROUTE; returns its length. */
+function writeLookup(
+  writer: nl.MessageWriter,
+  { address, source = 0, fibMatch = false }: RouteQuery,
+  sequence: number,
+): number {
+  writer.begin({ type: nl.RTM_GETROUTE, flags: nl.NLM_F_REQUEST, sequence });
+  writer.u8(nl.AF_INET).u8(32).u8(source === 0 ? 0 : 32).u8(0); // family, lengths, tos
+  writer.u8(0).u8(0).u8(0).u8(0); // table, protocol, scope, type
+  writer.u32(nl.RTM_F_LOOKUP_TABLE | (fibMatch ? nl.RTM_F_FIB_MATCH : 0));
+  writer.address(nl.RTA_DST, address);
+  if (source !== 0) writer.address(RTA_SRC, source);
+  return writer.finish();
 }
 
 /** The kernel has one error for no route and for `throw`. */

@@ -289,7 +289,7 @@ Deno.test("a request for a dump has the family header that strict checking wants
 
 Deno.test("requests for a route and for a neighbour carry their addresses in network order", () => {
   const route = new MessageWriter();
-  writeGetRoute(route, { address: 0xc6120001, source: 0xc6120002, fibMatch: true }, 1);
+  writeGetRoute(route, 0xc6120001, 1);
   const asked = emptyRoute();
   assert.ok(decodeRoute(written(route), asked));
   assert.equal(asked.destination, 0xc6120001);
