@@ -36,7 +36,7 @@ export interface InterfaceLink {
   /** MAC: bytes 0–3 as one little-endian word, and bytes 4–5 likewise. */
   readonly macHead: number;
   readonly macTail: number;
-  /** The broadcast MAC likewise, where there is one. */
+  /** The broadcast MAC likewise; 0: none. */
   readonly broadcastHead?: number;
   readonly broadcastTail?: number;
   readonly link: number;
@@ -66,6 +66,12 @@ export interface InterfaceAddress {
 export interface InterfaceEntry extends InterfaceLink {
   readonly addresses: readonly InterfaceAddress[];
 }
+
+/** Words of a record that equal the entry's fields of the same name. */
+export const PLAIN_WORDS = [
+  ...["ifindex", "flags", "mtu", "operstate", "link", "master"] as const,
+  ...["macHead", "macTail", "broadcastHead", "broadcastTail"] as const,
+] as const;
 
 /** The readers' side. A *record* is what `find` found; it is valid until the next quiescent state. */
 export class InterfaceReader {
@@ -176,26 +182,15 @@ export class InterfaceReader {
   }
 
   #entry(record: number): InterfaceEntry {
-    const [words, vlan] = [this.words, this.vlan(record)];
-    const broadcastHead = words[record + Interface.broadcastHead];
-    const broadcastTail = words[record + Interface.broadcastTail];
+    const plain = PLAIN_WORDS.map((word) => [word, this.words[record + Interface[word]]]);
+    const length = this.addressCount(record);
+    const vlan = this.vlan(record);
     return {
-      ifindex: this.ifindex(record),
+      ...Object.fromEntries(plain) as Pick<InterfaceEntry, typeof PLAIN_WORDS[number]>,
       name: this.name(record),
-      flags: this.flags(record),
-      mtu: this.mtu(record),
-      operstate: words[record + Interface.operstate],
-      macHead: this.macHead(record),
-      macTail: this.macTail(record),
-      link: this.link(record),
-      master: words[record + Interface.master],
       vlanId: vlan & 0xffff,
       vlanProtocol: vlan >>> 16,
-      ...((broadcastHead !== 0 || broadcastTail !== 0) && { broadcastHead, broadcastTail }),
-      addresses: Array.from(
-        { length: this.addressCount(record) },
-        (_, i) => this.#addressEntry(record, i),
-      ),
+      addresses: Array.from({ length }, (_, i) => this.#addressEntry(record, i)),
     };
   }
 

@@ -20,7 +20,12 @@ import {
   UNIT_MASK,
   UNIT_WORDS,
 } from "./hash_table.ts";
-import { type InterfaceAddress, type InterfaceEntry, InterfaceReader } from "./interfaces.ts";
+import {
+  type InterfaceAddress,
+  type InterfaceEntry,
+  InterfaceReader,
+  PLAIN_WORDS,
+} from "./interfaces.ts";
 import {
   Address,
   ADDRESS_WORDS,
@@ -374,20 +379,6 @@ export function withoutAddress(
 function isSameAddress(a: InterfaceAddress, b: InterfaceAddress): boolean {
   return a.local === b.local && a.prefixLength === b.prefixLength && a.address === b.address;
 }
-
-/** Words of a record that equal the entry's fields of the same name. */
-const PLAIN_WORDS = [
-  "ifindex",
-  "flags",
-  "mtu",
-  "macHead",
-  "macTail",
-  "broadcastHead",
-  "broadcastTail",
-  "link",
-  "master",
-  "operstate",
-] as const;
 
 /** The words of an interface's record, without the number of its run, and of that run. */
 function pack(entry: InterfaceEntry) {

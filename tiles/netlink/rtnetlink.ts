@@ -474,9 +474,7 @@ export function decodeLink(message: MessageCursor): InterfaceLink | null {
   attributes.mac(IFLA_ADDRESS, link);
   const broadcast = { macHead: 0, macTail: 0 };
   attributes.mac(IFLA_BROADCAST, broadcast);
-  const { macHead: broadcastHead, macTail: broadcastTail } = broadcast;
-  const hasBroadcast = broadcastHead !== 0 || broadcastTail !== 0;
-  return { ...link, ...(hasBroadcast && { broadcastHead, broadcastTail }) };
+  return { ...link, broadcastHead: broadcast.macHead, broadcastTail: broadcast.macTail };
 }
 
 /** Decodes IFLA_LINKINFO; `vlanProtocol` is 0 unless it is a VLAN device's. */

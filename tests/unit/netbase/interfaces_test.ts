@@ -29,7 +29,7 @@ const anyLink: fc.Arbitrary<InterfaceLink> = fc.record({
   operstate: fc.constantFrom(2, 6),
   macHead: fc.integer({ min: 0, max: 0xffffffff }),
   macTail: fc.integer({ min: 0, max: 0xffff }),
-  broadcastHead: fc.integer({ min: 1, max: 0xffffffff }),
+  broadcastHead: fc.integer({ min: 0, max: 0xffffffff }),
   broadcastTail: fc.integer({ min: 0, max: 0xffff }),
   link: fc.constantFrom(0, 1),
   master: fc.constantFrom(0, 1),

@@ -244,6 +244,7 @@ Deno.test("decodeLink() reads back an interface as it was written, VLAN id and a
     assert.deepEqual(decodeLink(written(writer)), {
       ...wanted,
       ...macWords(mac),
+      ...{ broadcastHead: 0, broadcastTail: 0 },
       link: elsewhere ? 0 : wanted.link,
       vlanId: kind === "vlan" ? vlanId : 0,
       vlanProtocol: kind === "vlan" ? 0x88a8 : 0,
