@@ -122,7 +122,6 @@ export function solicitReceiver(
     /** Takes solicits, and asks the kernel for as many as may be. Returns how much was done. */
     turn(now: number): number {
       const count = solicits.waiting ? solicits.take(pairs, MOST_TAKEN) : 0;
-      resolver.clock(now);
       counters[NETLINK.index.solicits_received] += count;
       for (let i = 0; i < count; i++) take(pairs[i * 2], pairs[i * 2 + 1], now);
       return count + resolver.turn(now);
@@ -224,13 +223,6 @@ export class NeighborResolver {
     this.#beyond = 0;
   }
 
-  /** Sets the time, before anything is requested. */
-  clock(now: number): void {
-    this.#demand.clock(now);
-    this.#tokens = Math.min(BURST, this.#tokens + (now - this.#refilledAt) * this.#rate);
-    this.#refilledAt = now;
-  }
-
   /** A known neighbour is in use and needs a new confirmation. */
   confirm(ifindex: number, address: number, now: number): void {
     if (this.#backOff.isActive(ifindex, address, now)) {
@@ -245,6 +237,7 @@ export class NeighborResolver {
     { ifindex, address, isGateway }: nl.NeighborKey & { readonly isGateway: boolean },
     now: number,
   ): void {
+    this.#demand.clock(now);
     const demand = this.#demand.count(ifindex, address);
     const rank = isGateway ? GATEWAY : demand;
     // Most of a flood ends here.
@@ -284,9 +277,16 @@ export class NeighborResolver {
     this.#counters[NETLINK.index.solicit_drop_rate_limited]++;
   }
 
-  /** Solicits as many queued addresses as the limits allow; returns how many. */
+  /** Gives up what does not answer, and solicits as many queued addresses as the limits allow; returns how many. */
   turn(now: number): number {
+    this.#tokens = Math.min(BURST, this.#tokens + (now - this.#refilledAt) * this.#rate);
+    this.#refilledAt = now;
     let solicited = 0;
+    // Some do not answer though no other waits for room.
+    for (const pending of this.#outstanding) {
+      if (now - pending.since <= ANSWER_MILLIS) break;
+      this.#fail(pending, now);
+    }
     for (let i = this.#queue.length - 1; i >= 0; i--) {
       if (now - this.#queue[i].since > PATIENCE_MILLIS) this.#drop(i);
     }
@@ -364,14 +364,6 @@ export class NeighborResolver {
     } else if (pending !== undefined && this.#outstanding.has(pending)) {
       if (state === NUD_FAILED || state === NUD_NONE) this.#fail(pending, now);
       if (state === NUD_FAILED) this.#kernel.release(ifindex, address);
-    }
-  }
-
-  /** Gives up addresses that do not answer though no other waits for room. */
-  expire(now: number): void {
-    for (const pending of this.#outstanding) {
-      if (now - pending.since <= ANSWER_MILLIS) break;
-      this.#fail(pending, now);
     }
   }
 

@@ -206,10 +206,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
         .filter((due) => due >= 0);
       return dues.length === 0 ? -1 : Math.min(...dues);
     },
-    housekeeping(nowMillis) {
-      for (const { resolver } of receivers) resolver.expire(nowMillis);
-      gauge();
-    },
+    housekeeping: gauge,
     close() {
       mirror.close();
       socket.close();

@@ -59,7 +59,6 @@ class World {
   pass(millis: number, { each = () => {}, step = 10 } = {}): void {
     for (const end = this.now + millis; this.now < end;) {
       this.now += step;
-      this.resolver.clock(this.now);
       each();
       for (const [address, since] of this.#waiting) {
         const answered = this.#answers.has(address);
@@ -69,7 +68,6 @@ class World {
         this.resolver.neighborChanged({ ifindex: IFINDEX, address, state }, this.now);
       }
       this.resolver.turn(this.now);
-      this.resolver.expire(this.now);
     }
   }
 
