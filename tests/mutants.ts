@@ -1220,7 +1220,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "resolver: entries without answer stay in the kernel's table",
       in: "NeighborResolver.neighborChanged",
-      from: "this.#kernel.release(ifindex, address);",
+      from: "if (state === NUD_FAILED) this.#kernel.release(ifindex, address);",
       to: "",
     },
     {
