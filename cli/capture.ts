@@ -5,9 +5,9 @@
  */
 
 import { COUNTERS } from "../tiles/runtime/counters.ts";
-import { appNames, type CapturedFrame, type Listening } from "../tiles/status/capture.ts";
+import { appNames, type CapturedFrame } from "../tiles/status/capture.ts";
 import { locate } from "./config.ts";
-import { Control, CONTROL_OPTION } from "./control.ts";
+import { Control, CONTROL_OPTION, type Status } from "./control.ts";
 import {
   command,
   Exit,
@@ -72,8 +72,8 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
 
 /** Returns the name of the app that `given` means. Throws UserError if it is not served. */
 async function appOf(control: Control, given: string): Promise<string> {
-  const { listen } = await control.one({ do: "status" });
-  const allowed = appNames(listen as readonly Listening[]);
+  const { listen } = await control.one<Status>({ do: "status" });
+  const allowed = appNames(listen);
   return oneOf(locate(given, Deno.cwd()), { option: "app", allowed });
 }
 

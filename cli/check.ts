@@ -45,7 +45,7 @@ import {
   readConfig,
   type RunConfig,
 } from "./config.ts";
-import { Control } from "./control.ts";
+import { Control, type Status } from "./control.ts";
 import { readRun } from "./run.ts";
 import { findDefaults, openMirror } from "./snapshot.ts";
 
@@ -463,11 +463,7 @@ async function askRunning(path: string | undefined): Promise<preflight.Served | 
   try {
     const running = await Control.connect(path, { says() {} });
     if (running.isElsewhere) return null;
-    const { interfaces, xdp, listen } = await running.one({ do: "status" }) as unknown as {
-      readonly interfaces: readonly string[];
-      readonly xdp: readonly string[];
-      readonly listen: readonly { readonly port: number; readonly last?: number }[];
-    };
+    const { interfaces, xdp, listen } = await running.one<Status>({ do: "status" });
     const ports = portsOf(listen.map(({ port, last = port }) => [port, last]));
     return { control: resolve(running.path), interfaces, xdp, ports };
   } catch (error) {

@@ -8,6 +8,8 @@ import type { AuditReport } from "../tiles/netlink/audit.ts";
 import type { Outcome } from "../tiles/runtime/control.ts";
 import type { Request } from "../tiles/runtime/handed.ts";
 import type { Entry } from "../tiles/netlink/entries.ts";
+import type { HealthReport } from "../tiles/runtime/health.ts";
+import type { Listening } from "../tiles/status/capture.ts";
 import { attempt } from "../ffi/library.ts";
 import { command, Exit, JSON_OPTION, lineBatches, messageOf, say, UserError } from "./command.ts";
 import { within } from "../tiles/runtime/tile.ts";
@@ -44,44 +46,40 @@ export async function liveControl(
  * long that check may take. An audit, or a capture without traffic, may be silent for minutes.
  */
 const PATIENCE_MILLIS = 5000;
-/** How often one change is asked for, if connections close before the answer. A successful one needs two. */
+/** How often a request is sent if connections close before the answer. A handover closes one. */
 const MOST_ASKED = 8;
 
 /** No tegula runs, at that path or in the usual folder. */
 export class NotRunningError extends UserError {}
 
 /** The connection was closed before the answer. */
-export class EndedError extends UserError {}
+class EndedError extends UserError {}
 
 /**
  * Asks the tegula at `control`, or the only running one, for a change and returns its report. The status
- * tile that is asked may be replaced by the change, so its successor is asked for the change with the same
- * number, which is done once. Throws UserError if it was not done.
+ * tile that is asked may be replaced by the change. Its successor gets the same number, so that the change
+ * is made once. Throws UserError if it was not made.
  */
 export async function askForChange(
   verb: Request,
   control: string | undefined,
 ): Promise<string> {
-  const path = await findControl(control);
   const number = crypto.getRandomValues(new Uint32Array(1))[0] || 1;
-  let ended: unknown;
-  for (let asked = 0; asked < MOST_ASKED; asked++) {
-    const connection = await Control.connect(path).catch((error) => {
-      throw ended ?? error;
-    });
-    try {
-      const outcome = await connection.one({ do: verb, number }) as unknown as Outcome;
-      if (outcome.ok) return outcome.line;
-      throw new UserError(outcome.line, outcome.status);
-    } catch (error) {
-      if (!(error instanceof EndedError)) throw error;
-      ended = error;
-    }
-  }
-  throw ended;
+  const outcome = await new LastingControl(control).one<Outcome>({ do: verb, number });
+  if (outcome.ok) return outcome.line;
+  throw new UserError(outcome.line, outcome.status);
 }
 
-/** A connection. Answers come in the order of the requests. */
+/** The answer to `{"do":"status"}`. */
+export interface Status {
+  readonly health: HealthReport | null;
+  readonly sync: string;
+  readonly interfaces: readonly string[];
+  readonly xdp: readonly string[];
+  readonly listen: readonly Listening[];
+}
+
+/** A connection. A request is sent when the one before has been answered; `each` sends many together. */
 export class Control {
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   readonly #batches: AsyncGenerator<string[]>;
@@ -89,8 +87,6 @@ export class Control {
   /** Whether it runs in another network namespace than this process. */
   readonly isElsewhere: boolean;
   readonly #patienceMillis: number;
-  /** What has come and was not taken yet. */
-  #lines: string[] = [];
 
   private constructor(connection: Deno.UnixConn, path: string, patienceMillis: number) {
     this.#writer = connection.writable.getWriter();
@@ -132,9 +128,9 @@ export class Control {
   }
 
   /** Sends a request that has one object as its answer. Throws UserError if that is an error. */
-  async one(request: Entry): Promise<Entry> {
+  async one<Answer = Entry>(request: Entry): Promise<Answer> {
     const [entry] = await this.each([request]);
-    return throwing(entry);
+    return throwing(entry) as Answer;
   }
 
   /** Sends a request that has a list as its answer, and yields the objects. Throws UserError if it is an error. */
@@ -147,12 +143,10 @@ export class Control {
     await this.#send([request]);
     for (;;) {
       const lines = await this.#next();
-      const end = lines.findIndex((line) => /^\{"(?:end|error)":/.test(line));
-      yield end < 0 ? lines : lines.slice(0, end);
-      if (end < 0) continue;
-      this.#lines = lines.slice(end + 1);
-      throwing(JSON.parse(lines[end]));
-      return;
+      const isLast = /^\{"(?:end|error)":/.test(lines.at(-1)!);
+      const last = isLast ? JSON.parse(lines.pop()!) : null;
+      yield lines;
+      if (last !== null) return void throwing(last);
     }
   }
 
@@ -162,9 +156,7 @@ export class Control {
     const sent = this.#send(requests);
     const answers: Entry[] = [];
     while (answers.length < requests.length) {
-      const lines = await this.#next();
-      this.#lines = lines.splice(requests.length - answers.length);
-      for (const line of lines) answers.push(JSON.parse(line));
+      for (const line of await this.#next()) answers.push(JSON.parse(line));
     }
     await sent;
     return answers;
@@ -178,7 +170,6 @@ export class Control {
 
   /** Returns the next batch of lines. Throws UserError if the connection ends or the tegula hangs. */
   async #next(): Promise<string[]> {
-    if (this.#lines.length > 0) return this.#lines.splice(0);
     const batch = this.#batches.next().catch(() => ({ value: undefined }));
     while (!await within(batch, this.#patienceMillis)) {
       if (await isAnswering(this.path, this.#patienceMillis)) continue;
@@ -194,6 +185,38 @@ export class Control {
       `the tegula at ${this.path} closed the connection before the answer`,
       Exit.failure,
     );
+  }
+}
+
+/** A connection to a running tegula that is opened again when a handover has closed it. */
+export class LastingControl {
+  /** The path of its socket; undefined: the only one, until there is a connection. */
+  path: string | undefined;
+  #control?: Control;
+  #wasConnected = false;
+
+  constructor(path: string | undefined) {
+    this.path = path;
+  }
+
+  /**
+   * Sends a request that has one object as its answer, again if the connection is closed before that. Throws
+   * UserError, also if the tegula has ended.
+   */
+  async one<Answer = Entry>(request: Entry): Promise<Answer> {
+    for (let asked = 1;; asked++) {
+      try {
+        const control = this.#control ??= await Control.connect(this.path);
+        [this.path, this.#wasConnected] = [control.path, true];
+        return await control.one<Answer>(request);
+      } catch (error) {
+        if (this.#wasConnected && this.#control === undefined) {
+          throw new UserError("the tegula has ended", Exit.failure);
+        }
+        this.#control = undefined;
+        if (!(error instanceof EndedError) || asked === MOST_ASKED) throw error;
+      }
+    }
   }
 }
 
@@ -310,7 +333,7 @@ and corrected. An audit also runs every five minutes by itself.`,
   },
   async ({ values }) => {
     const control = await Control.connect(values.control);
-    const report = await control.one({ do: "audit" }) as unknown as AuditReport;
+    const report = await control.one<AuditReport>({ do: "audit" });
     if (values.json) say(JSON.stringify(report));
     else {
       for (const [table, { entries, divergent }] of Object.entries(report.tables)) {

@@ -42,7 +42,7 @@ import {
   UserError,
   wholeNumber,
 } from "./command.ts";
-import { CONTROL_OPTION, liveControl } from "./control.ts";
+import { CONTROL_OPTION, liveControl, type Status } from "./control.ts";
 import { neighborText, routeText } from "./format.ts";
 import { openMirror } from "./snapshot.ts";
 
@@ -92,8 +92,8 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
         "run this in that one ('ip netns exec', 'nsenter --net')",
     );
   }
-  const attached = (await running?.one({ do: "status" }))?.interfaces as string[] | undefined;
-  const { outcome, steps } = explain(flow, attached ?? null);
+  const status = await running?.one<Status>({ do: "status" });
+  const { outcome, steps } = explain(flow, status?.interfaces ?? null);
   if (values.json) say(JSON.stringify({ outcome, steps }));
   else {
     say(`${formatAddress(flow.destination)}: ${outcome.type}`);

@@ -3,14 +3,14 @@
  * `tegula status`: how a running tegula is, for a human on one screen, and for scripts by JSON and exit status.
  */
 
-import type { HealthReport, HealthState } from "../tiles/runtime/health.ts";
+import type { HealthState } from "../tiles/runtime/health.ts";
 import { rangeText } from "../tiles/runtime/plan.ts";
 import { delay } from "../tiles/runtime/tile.ts";
 import { baseName } from "../tiles/status/capture.ts";
 import { cellText, type Overview, overview, type Table } from "../tiles/status/page/overview.ts";
 import { command, Exit, type Given, say, UserError } from "./command.ts";
-import { Control, CONTROL_OPTION, NotRunningError } from "./control.ts";
-import { plain, Source, tableLines } from "./top.ts";
+import { CONTROL_OPTION, LastingControl, NotRunningError, type Status } from "./control.ts";
+import { plain, scrape, tableLines } from "./top.ts";
 
 const OPTIONS = {
   json: { type: "boolean", short: "j", help: "print JSON" },
@@ -43,29 +43,19 @@ interfaces, ports and apps over a second, drops by reason, and its processes.`,
 answer.`,
 }, run);
 
-/** What a running tegula answers to `{"do":"status"}`. */
-interface Status {
-  readonly health: HealthReport | null;
-  readonly sync: string;
-  readonly listen: readonly { port: number; last?: number; app: string }[];
-  readonly xdp: readonly string[];
-}
-
 async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   try {
-    const source = new Source(values.control);
-    const before = await source.scrape();
+    const control = new LastingControl(values.control);
+    const before = await scrape(control);
     await delay(PERIOD_MILLIS);
-    const shown = overview(before, await source.scrape(), {
+    const shown = overview(before, await scrape(control), {
       nowSeconds: Date.now() / 1000,
       sort: "packets",
     });
-    const control = await Control.connect(source.path, { says() {} });
-    const status = await control.one({ do: "status" }) as unknown as Status;
-    const { health } = status;
+    const { health, ...status } = await control.one<Status>({ do: "status" });
     if (health === null) throw new UserError("its main process has not reported yet", Exit.failure);
-    if (values.json) say(JSON.stringify(asJson(status, health, shown, control.path)));
-    else say(asText(status, health, shown, control.path));
+    const known = { ...status, health, control: control.path! };
+    say(values.json ? JSON.stringify(asJson(known, shown)) : asText(known, shown));
     return STATUSES[health.state];
   } catch (error) {
     if (!(error instanceof NotRunningError)) throw error;
@@ -73,12 +63,17 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   }
 }
 
+/** What the running tegula says of itself, and the path of its control socket. */
+interface Known extends Status {
+  readonly health: NonNullable<Status["health"]>;
+  readonly control: string;
+}
+
 function asText(
-  { sync, listen, xdp }: Status,
-  { state, since, reasons, version, started, config, at }: HealthReport,
+  { health, sync, listen, xdp, control }: Known,
   { rx, tx, drops, tables }: Overview,
-  path: string,
 ): string {
+  const { state, since, reasons, version, started, config, at } = health;
   const age = (millis: number) => cellText("seconds", (at - millis) / 1000);
   const rate = (value: number) => cellText("packets", value);
   const answering = new Set(
@@ -89,7 +84,7 @@ function asText(
   return [
     `${state} for ${age(since)}`,
     ...reasons.map(({ text }) => `  ${text}`),
-    `tegula ${version}, up ${age(started)}, asked at ${path}`,
+    `tegula ${version}, up ${age(started)}, asked at ${control}`,
     `configuration ${config ?? "by options"}; answering ${[...answering].join(" ")}`,
     `AF_XDP on ${xdp.join(" ") || "no interface"}; mirror ${sync}`,
     `rx ${rate(rx.packets)} pkt/s, tx ${rate(tx.packets)} pkt/s, drops ${rate(drops)}/s`,
@@ -98,15 +93,11 @@ function asText(
   ].join("\n");
 }
 
-function asJson(
-  { sync, listen, xdp }: Status,
-  health: HealthReport,
-  { rx, tx, drops, tables }: Overview,
-  path: string,
-) {
+function asJson({ health, control, sync, listen, xdp }: Known, shown: Overview) {
+  const { rx, tx, drops, tables } = shown;
   return {
     ...health,
-    ...{ control: path, sync, listen, xdp },
+    ...{ control, sync, listen, xdp },
     ...{ rx: rates(rx), tx: rates(tx), drops_per_second: drops },
     ...Object.fromEntries(tables.map((table) => [table.columns[0].title, objects(table)])),
   };

@@ -16,8 +16,8 @@ import {
 } from "../tiles/status/page/overview.ts";
 import { attempt } from "../ffi/library.ts";
 import { delay } from "../tiles/runtime/tile.ts";
-import { Control, CONTROL_OPTION, EndedError } from "./control.ts";
-import { command, Exit, type Given, oneOf, say, UserError, wholeNumber, write } from "./command.ts";
+import { CONTROL_OPTION, LastingControl } from "./control.ts";
+import { command, Exit, type Given, oneOf, say, wholeNumber, write } from "./command.ts";
 
 const OPTIONS = {
   once: { type: "boolean", help: "print one block and end; the same as --count 1" },
@@ -31,8 +31,6 @@ const OPTIONS = {
 } as const;
 
 const PERIOD_MILLIS = 1000;
-/** Connections that may end one after the other before there is an answer: a handover ends one. */
-const MOST_ENDED = 8;
 /** Rows of a table in a printed block. */
 const BLOCK_ROWS = 10;
 
@@ -56,52 +54,28 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
     ? values.once ? 1 : Infinity
     : wholeNumber(values.count, { option: "count", least: 1, most: 1e9 });
   const sort = oneOf(values.sort ?? "packets", { option: "sort", allowed: SORTS });
-  const source = new Source(values.control);
-  const first = await source.scrape();
+  const control = new LastingControl(values.control);
+  const first = await scrape(control);
   if (count < Infinity || !Deno.stdout.isTerminal()) {
-    await printBlocks(source, { first, sort, count });
-  } else await showScreen(source, first, sort);
+    await printBlocks(control, { first, sort, count });
+  } else await showScreen(control, first, sort);
   return Exit.ok;
 }
 
-/** Where the metrics come from: the status tile, or after a reload its successor. */
-export class Source {
-  /** The path of its socket; undefined: the only one, until it was asked. */
-  path: string | undefined;
-  #control?: Control;
-  #isConnected = false;
-
-  constructor(path: string | undefined) {
-    this.path = path;
-  }
-
-  /** The metrics now. Throws UserError if the tegula has ended. */
-  async scrape(): Promise<Scrape> {
-    for (let ended = 0;; ended++) {
-      try {
-        const control = this.#control ??= await Control.connect(this.path);
-        [this.path, this.#isConnected] = [control.path, true];
-        const { text } = await control.one({ do: "metrics" });
-        return new Scrape(String(text), performance.now());
-      } catch (error) {
-        if (this.#isConnected && this.#control === undefined) {
-          throw new UserError("the tegula has ended", Exit.failure);
-        }
-        this.#control = undefined;
-        if (!(error instanceof EndedError) || ended === MOST_ENDED) throw error;
-      }
-    }
-  }
+/** The metrics now. Throws UserError. */
+export async function scrape(control: LastingControl): Promise<Scrape> {
+  const { text } = await control.one({ do: "metrics" });
+  return new Scrape(String(text), performance.now());
 }
 
 /** Prints `count` blocks, each of the second since the last one. */
 async function printBlocks(
-  source: Source,
+  control: LastingControl,
   { first, sort, count }: { first: Scrape; sort: Sort; count: number },
 ): Promise<void> {
   for (let before = first; count > 0; count--) {
     await delay(before.atMillis + PERIOD_MILLIS - performance.now());
-    const now = await source.scrape();
+    const now = await scrape(control);
     const shown = overview(before, now, { nowSeconds: Date.now() / 1000, sort });
     const rows = shown.tables.map((table) => Math.min(table.rows.length, BLOCK_ROWS));
     const head = headLines(shown, Infinity).map(plain);
@@ -111,7 +85,7 @@ async function printBlocks(
 }
 
 /** Shows it on the whole screen until the user ends it. Throws UserError when the tegula ends. */
-async function showScreen(source: Source, first: Scrape, sort: Sort): Promise<void> {
+async function showScreen(control: LastingControl, first: Scrape, sort: Sort): Promise<void> {
   let before: Scrape | null = null;
   let now = first;
   let isPaused = false;
@@ -133,7 +107,7 @@ async function showScreen(source: Source, first: Scrape, sort: Sort): Promise<vo
   async function refresh(): Promise<never> {
     for (;;) {
       await delay(Math.max(0, now.atMillis + PERIOD_MILLIS - performance.now()));
-      const next = await source.scrape();
+      const next = await scrape(control);
       if (isPaused) {
         await delay(PERIOD_MILLIS);
         continue;
