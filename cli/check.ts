@@ -36,15 +36,7 @@ import {
 import { TILE_REGION_BYTES, TileReader, within } from "../tiles/runtime/tile.ts";
 import { type AppPlan, besideName, servicePlan } from "../tiles/runtime/wiring.ts";
 import { command, Exit, type Given, JSON_OPTION, messageOf, say, UserError } from "./command.ts";
-import {
-  checkListen,
-  CONFIG_OPTIONS,
-  listenText,
-  planApps,
-  rangesServed,
-  readConfig,
-  type RunConfig,
-} from "./config.ts";
+import { CONFIG_OPTIONS, listenText, planApps, readConfig, type RunConfig } from "./config.ts";
 import { Control, type Status } from "./control.ts";
 import { readRun } from "./run.ts";
 import { findDefaults, openMirror } from "./snapshot.ts";
@@ -130,7 +122,6 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   if (isStart) await goThroughStart(configured, report);
   if (failed() === undefined) {
     const asked = await readConfig(configured);
-    checkListen(rangesServed(asked));
     const host = [...checkHost(asked, againWith(configured)), ...await checkRunning(asked)];
     // The phases of a start have named whatever would end it.
     for (const each of host) if (!isStart || each.verdict === "warn") report(each);

@@ -148,16 +148,19 @@ function isHost(text: string): boolean {
   return Number(port) >= 1 && Number(port) <= 65_535;
 }
 
-/** A text that `parse` converts; null: it is not what is `wanted`. */
-function parsed<T>(
-  wanted: ReturnType<typeof wants>,
-  parse: (text: string) => T | null,
-  wrong = (text: string) => wanted.error({ input: text }),
-) {
+const flag = z.boolean(wants("true or false"));
+
+/** A text that `parse` converts. For one that is not as `wanted` it returns null, or throws what is wrong with it. */
+function parsed<T>(wanted: ReturnType<typeof wants>, parse: (text: string) => T | null) {
   return z.string(wanted).transform((text, context) => {
-    const value = parse(text);
-    if (value !== null) return value;
-    context.addIssue({ code: "custom", message: wrong(text) });
+    let message = wanted.error({ input: text });
+    try {
+      const value = parse(text);
+      if (value !== null) return value;
+    } catch (error) {
+      message = messageOf(error);
+    }
+    context.addIssue({ code: "custom", message });
     return z.NEVER;
   });
 }
@@ -184,10 +187,10 @@ function size(least: string, most: string) {
     const [, digits, unit] = /^(\d{1,12})([KMG])$/.exec(text) ?? [];
     return unit === undefined ? NaN : Number(digits) * UNITS[unit as keyof typeof UNITS];
   };
-  const right = wants(`a text such as "64M" (K, M or G), from ${least} to ${most}`);
-  return z.string(right)
-    .refine((text) => bytes(text) >= bytes(least) && bytes(text) <= bytes(most), right)
-    .transform(bytes);
+  return parsed(wants(`a text such as "64M" (K, M or G), from ${least} to ${most}`), (text) => {
+    const value = bytes(text);
+    return value >= bytes(least) && value <= bytes(most) ? value : null;
+  });
 }
 
 /** The keys of `[apps.NAME]`, with their descriptions for tegula.toml(5). */
@@ -197,11 +200,12 @@ export const appSchema = z.strictObject({
   options: z.record(z.string(), z.unknown(), wants("a table")).default({})
     .describe("a table of the app's own options"),
   send_to: z.array(
-    parsed(
-      wants('a text such as "198.51.100.0/24"'),
-      parsePrefix,
-      (text) => `'${excerpt(text)}' is no IPv4 address or prefix, for example 198.51.100.0/24`,
-    ),
+    parsed(wants('a text such as "198.51.100.0/24"'), (text) => {
+      const prefix = parsePrefix(text);
+      if (prefix !== null) return prefix;
+      const what = "is no IPv4 address or prefix, for example 198.51.100.0/24";
+      throw new UserError(`'${excerpt(text)}' ${what}`);
+    }),
     wants('a list such as ["198.51.100.0/24"]'),
   ).default([]).describe("prefixes where it may send without having received anything"),
   depth: z.int(depth).min(LEAST_DEPTH, depth).max(MOST_DEPTH, depth)
@@ -224,13 +228,12 @@ export const appSchema = z.strictObject({
     .describe("the module of its slow side, which runs beside it with an event loop"),
   tcp: names("192.0.2.1", (text) => isIPv4(text) || isIPv6(text))
     .describe("addresses where its slow side accepts TCP on its ports"),
-  clock: z.boolean(wants("true or false")).default(false)
+  clock: flag.default(false)
     .describe("whether it may read the state of the kernel's clock; false by default"),
-  packet_times: z.boolean(wants("true or false")).optional()
-    .describe(
-      "whether each datagram has a time of its own, not its burst's; by default only for ntp",
-    ),
-  keep: z.boolean(wants("true or false")).default(false)
+  packet_times: flag.optional().describe(
+    "whether each datagram has a time of its own, not its burst's; by default only for ntp",
+  ),
+  keep: flag.default(false)
     .describe("whether it keeps its grants after its start; false by default"),
   memory: size("64M", "1024G").optional()
     .describe(
@@ -285,17 +288,6 @@ export function locateAll(value: unknown, folder: string): unknown {
   const all = Object.entries(value);
   return Object.fromEntries(all.map(([key, each]) => [key, locateAll(each, folder)]));
 }
-
-const listenSchema = z.string(wants('a text such as "7=echo"')).transform(
-  (text, context) => {
-    try {
-      return parseListen(text);
-    } catch (error) {
-      context.addIssue({ code: "custom", message: messageOf(error) });
-      return z.NEVER;
-    }
-  },
-);
 
 const interfaceName = wants("the name of an interface, without spaces and slashes");
 const KERNEL_TABLES: readonly number[] = [0, 253, 254, 255];
@@ -355,15 +347,17 @@ export const configSchema = z.strictObject({
   ).default([]).describe('the interfaces where frames are received, for example ["eth0"]'),
   apps: z.record(z.string(), appSchema, wants("tables such as [apps.dns]")).default({})
     .describe("options and grants of the app NAME"),
-  listen: z.array(listenSchema, wants('a list such as ["7=echo"]')).default([])
-    .describe(
-      'the ports, and the apps that answer, as for --listen: for example ["7=echo", "53=dns*2"]',
-    ),
+  listen: z.array(
+    parsed(wants('a text such as "7=echo"'), parseListen),
+    wants('a list such as ["7=echo"]'),
+  ).default([]).describe(
+    'the ports, and the apps that answer, as for --listen: for example ["7=echo", "53=dns*2"]',
+  ),
   provider: z.enum(PROVIDERS, wants(`one of ${PROVIDERS.join(", ")}`)).optional(),
   net_tiles: z.int(netTiles).min(1, netTiles).max(MAX_NET_TILES, netTiles).optional(),
   checksums: z.enum(CHECKSUMS, wants(`one of ${CHECKSUMS.join(", ")}`)).optional(),
-  busy_poll: z.boolean(wants("true or false")).optional(),
-  dispatcher: z.boolean(wants("true or false")).optional(),
+  busy_poll: flag.optional(),
+  dispatcher: flag.optional(),
   control: z.string(wants('the path of a socket, or "none"')).optional(),
   drain_seconds: z.number(drainSeconds).min(0, drainSeconds).max(3600, drainSeconds).optional()
     .describe("how long it drains after SIGTERM before it ends; by default 0"),
@@ -375,6 +369,8 @@ export const configSchema = z.strictObject({
   announce: announceSchema.optional()
     .describe("prefixes that are announced to routers while it is ready, by markers in a table"),
 });
+
+type FileConfig = z.output<typeof configSchema>;
 
 /** Sections of the file whose keys are other ones. */
 const SECTIONS: Readonly<Record<string, z.ZodObject>> = {
@@ -462,7 +458,6 @@ export async function readConfig(
 ) {
   const folder = dirname(path ?? "");
   const inFile = path === undefined ? checked({}) : checked(await readFile(path), path);
-  if (path !== undefined) checkRepeated(path, inFile);
   const options = checked(Object.fromEntries(
     Object.entries(values).map(([option, value]) => [
       keyOf(option),
@@ -470,6 +465,8 @@ export async function readConfig(
     ]),
   ));
   const { net_tiles: netTiles, busy_poll: busyPoll = false, ...said } = { ...inFile, ...options };
+  const interfaces = [...inFile.interfaces, ...options.interfaces];
+  checkRepeated({ interfaces, listen: [...inFile.listen, ...options.listen] }, path, inFile);
   return {
     provider: "auto" as const,
     checksums: "verify" as const,
@@ -479,7 +476,7 @@ export async function readConfig(
     /** Path of the configuration file; null without one. */
     file: path ?? null,
     ...(netTiles !== undefined && { netTiles }),
-    interfaces: [...inFile.interfaces, ...options.interfaces],
+    interfaces,
     listen: [
       ...inFile.listen.map((one) => ({ ...one, app: locate(one.app, folder) })),
       ...options.listen.map((one) => ({ ...one, app: locate(one.app, "") })),
@@ -493,20 +490,17 @@ export async function readConfig(
   };
 }
 
-/**
- * Checks file and options together: there is a port, no port or interface is repeated, and no options
- * contradict each other. Throws a {@linkcode UserError}.
- */
+/** Checks that a configuration can be run: it has a port, and no options contradict each other. Throws UserError. */
 export function checkConfig(config: RunConfig): void {
-  const usage = (sentence: string) => new UserError(sentence);
   if (config.listen.length === 0) {
-    throw usage("no port to answer on: give at least one --listen PORT=APP, for example 7=echo");
+    throw new UserError(
+      "no port to answer on: give at least one --listen PORT=APP, for example 7=echo",
+    );
   }
-  checkListen(rangesServed(config));
-  const name = repeated(config.interfaces);
-  if (name !== undefined) throw usage(`interface ${name} is given twice`);
   if (config.provider === "socket" && (config.busyPoll || config.dispatcher)) {
-    throw usage("--provider socket does not use AF_XDP, which --busy-poll and --dispatcher need");
+    throw new UserError(
+      "--provider socket does not use AF_XDP, which --busy-poll and --dispatcher need",
+    );
   }
 }
 
@@ -519,56 +513,44 @@ export function rangesServed({ listen, apps }: Pick<RunConfig, "listen" | "apps"
 }
 
 /**
- * Checks that no port is repeated, and that there are not too many. `placeOf` names where a range is. Throws a
- * {@linkcode UserError}.
+ * Throws UserError for an interface or a port that is given twice, and for too many ports. What `file` has comes
+ * first, and is named by its place there.
  */
-export function checkListen(ranges: readonly PortRange[], placeOf = (_range: number) => ""): void {
+function checkRepeated(
+  { interfaces, listen }: Pick<FileConfig, "interfaces" | "listen">,
+  file: string | undefined,
+  inFile: FileConfig,
+): void {
+  const placed = (...key: readonly PropertyKey[]) => `${placeOf(file!, key)}: `;
+  const at = interfaces.findIndex((name, i) => interfaces.indexOf(name) < i);
+  if (at >= 0) {
+    const place = at < inFile.interfaces.length ? placed("interfaces", at) : "";
+    throw new UserError(`${place}interface ${interfaces[at]} is given twice`);
+  }
+  const ranges: (readonly [range: PortRange, place: () => string])[] = [
+    ...listen.map(({ ports }, i) =>
+      [ports, () => i < inFile.listen.length ? placed("listen", i) : ""] as const
+    ),
+    ...Object.entries(inFile.apps).flatMap(([app, { own_ports }]) =>
+      own_ports.map((ports) => [ports, () => placed("apps", app, "own_ports")] as const)
+    ),
+  ];
   const taken = new Set<number>();
-  let firstTooMany = -1;
-  for (const [i, range] of ranges.entries()) {
+  let firstTooMany: (() => string) | undefined;
+  for (const [range, place] of ranges) {
     const ports = portsOf([range]);
     const twice = ports.filter((port) => taken.has(port));
     if (twice.length > 0) {
-      throw new UserError(`${placeOf(i)}${portsText(twice)} given twice: one port, one app`);
+      throw new UserError(`${place()}${portsText(twice)} given twice: one port, one app`);
     }
     for (const port of ports) taken.add(port);
-    if (taken.size > MOST_PORTS_SERVED && firstTooMany < 0) firstTooMany = i;
+    if (taken.size > MOST_PORTS_SERVED) firstTooMany ??= place;
   }
-  if (firstTooMany < 0) return;
+  if (firstTooMany === undefined) return;
   throw new UserError(
-    `${placeOf(firstTooMany)}${taken.size} ports are too many: one Tegula serves at most ` +
+    `${firstTooMany()}${taken.size} ports are too many: one Tegula serves at most ` +
       `${MOST_PORTS_SERVED}`,
   );
-}
-
-/** Throws UserError for what the file gives twice, with its place. */
-function checkRepeated(
-  file: string,
-  { interfaces, listen, apps }: Pick<
-    z.output<typeof configSchema>,
-    "interfaces" | "listen" | "apps"
-  >,
-): void {
-  const at = interfaces.findIndex((name, i) => interfaces.indexOf(name) < i);
-  if (at >= 0) {
-    const place = placeOf(file, ["interfaces", at]);
-    throw new UserError(`${place}: interface ${interfaces[at]} is given twice`);
-  }
-  const all: (readonly [ports: PortRange, ...key: PropertyKey[]])[] = [
-    ...listen.map(({ ports }, i) => [ports, "listen", i] as const),
-    ...Object.entries(apps).flatMap(([app, { own_ports }]) =>
-      own_ports.map((ports) => [ports, "apps", app, "own_ports"] as const)
-    ),
-  ];
-  checkListen(
-    all.map(([ports]) => ports),
-    (at) => `${placeOf(file, all[at].slice(1) as string[])}: `,
-  );
-}
-
-/** The first value that occurs more than once. */
-function repeated<T>(values: readonly T[]): T | undefined {
-  return values.find((value, at) => values.indexOf(value) < at);
 }
 
 /** Reads a file of TOML. Throws UserError. */
@@ -587,7 +569,7 @@ export async function readFile(path: string): Promise<Record<string, unknown>> {
 }
 
 /** Checks the content of the file at `path`, or the options if there is no path. Throws UserError. */
-function checked(said: unknown, path?: string): z.output<typeof configSchema> {
+function checked(said: unknown, path?: string): FileConfig {
   const { data, error } = configSchema.safeParse(said);
   if (data !== undefined) return data;
   const [issue] = error.issues;
@@ -692,7 +674,7 @@ function checkNames(apps: readonly AppPlan[]): void {
   }
   const names = apps.filter(({ inline }) => !inline)
     .flatMap(({ name, beside }) => beside === undefined ? [name] : [name, `${name} beside`]);
-  const taken = names.find((name) => TILE_NAME.test(name)) ?? repeated(names);
+  const taken = names.find((name, i) => TILE_NAME.test(name) || names.indexOf(name) < i);
   if (taken !== undefined) {
     refuse(taken, "is what another process or tile is called: give the app another name");
   }

@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import {
   checkConfig,
-  checkListen,
   listenText,
   parseListen,
   planApps,
@@ -374,7 +373,38 @@ Deno.test("readConfig() refuses an announcement that would not be what it says",
   await refused(`${one}\ntables = 1`, /announce\.tables: unknown key; known are addresses, table$/);
 });
 
-Deno.test("checkConfig() wants a port, and ports and interfaces once each", async () => {
+Deno.test("readConfig() wants ports and interfaces once each, in file and options together", async () => {
+  const options = (...listen: string[]) => readConfig({ listen });
+  await assertRefused(
+    () => readConfig({ interface: ["eth0", "eth0"] }),
+    /^interface eth0 is given twice/,
+  );
+  await assertRefused(() => options("7=echo", "7=time"), /^port 7 is given twice/);
+  await options("5364-5400=time", "5300-5363=echo", "1-4=echo");
+  await assertRefused(
+    () => options("5350-5400=time", "5300-5363=echo"),
+    /ports 5350-5363 are given twice/,
+  );
+  await assertRefused(() => options("1-9=echo", "3=time"), /port 3 is given twice/);
+  await assertRefused(() => options("3-5=echo", "1-9=time"), /ports 3-5 are given twice/);
+  const folder = await Deno.makeTempDir({ prefix: "tegula-config-" });
+  try {
+    const config = join(folder, "tegula.toml");
+    await Deno.writeTextFile(
+      config,
+      'interfaces = ["eth0"]\nlisten = ["7=echo"]\n[apps.echo]\nown_ports = ["9"]',
+    );
+    const both = (options: { interface?: string[]; listen?: string[] }) => () =>
+      readConfig({ config, ...options });
+    await assertRefused(both({ interface: ["eth0"] }), /^interface eth0 is given twice/);
+    await assertRefused(both({ listen: ["7=time"] }), /^port 7 is given twice/);
+    await assertRefused(both({ listen: ["9=time"] }), /own_ports: port 9 is given twice/);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("checkConfig() wants a port, and no options that contradict each other", async () => {
   const good: RunConfig = {
     interfaces: ["eth0"],
     listen: [parseListen("7=echo")],
@@ -388,25 +418,6 @@ Deno.test("checkConfig() wants a port, and ports and interfaces once each", asyn
   checkConfig(good);
   await assertRefused(() => checkConfig({ ...good, listen: [] }), /no port to answer on/);
   await assertRefused(
-    () => checkConfig({ ...good, interfaces: ["eth0", "eth0"] }),
-    /interface eth0 is given twice/,
-  );
-  await assertRefused(
-    () => checkConfig({ ...good, listen: [parseListen("7=echo"), parseListen("7=time")] }),
-    /port 7 is given twice/,
-  );
-  const given = (...listen: string[]) => ({ ...good, listen: listen.map(parseListen) });
-  checkConfig(given("5364-5400=time", "5300-5363=echo", "1-4=echo"));
-  await assertRefused(
-    () => checkConfig(given("5350-5400=time", "5300-5363=echo")),
-    /ports 5350-5363 are given twice/,
-  );
-  await assertRefused(() => checkConfig(given("1-9=echo", "3=time")), /port 3 is given twice/);
-  await assertRefused(
-    () => checkConfig(given("3-5=echo", "1-9=time")),
-    /ports 3-5 are given twice/,
-  );
-  await assertRefused(
     () => checkConfig({ ...good, provider: "socket", busyPoll: true }),
     /does not use AF_XDP, which --busy-poll/,
   );
@@ -416,12 +427,12 @@ Deno.test("checkConfig() wants a port, and ports and interfaces once each", asyn
   );
 });
 
-Deno.test("checkListen() takes as many ports as can be served, and no more", async () => {
+Deno.test("readConfig() takes as many ports as can be served, and no more", async () => {
   const most = MOST_PORTS_SERVED;
-  checkListen([[1001, 1000 + most]]);
-  checkListen(Array.from({ length: most }, (_, i) => [1000 + 2 * i, 1000 + 2 * i] as const));
+  await readConfig({ listen: [`1001-${1000 + most}=echo`] });
+  await readConfig({ listen: Array.from({ length: most }, (_, i) => `${1000 + 2 * i}=echo`) });
   await assertRefused(
-    () => checkListen([[1001, 1000 + most], [7, 7]]),
+    () => readConfig({ listen: [`1001-${1000 + most}=echo`, "7=echo"] }),
     new RegExp(`^${most + 1} ports are too many: one Tegula serves at most ${most}$`),
   );
 });
