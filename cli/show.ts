@@ -13,7 +13,16 @@ import {
   neighborEntries,
   routeEntry,
 } from "../tiles/netlink/entries.ts";
-import { address, command, Exit, type Given, JSON_OPTION, linesOf, say, word } from "./command.ts";
+import {
+  address,
+  command,
+  Exit,
+  type Given,
+  JSON_OPTION,
+  lineBatches,
+  say,
+  word,
+} from "./command.ts";
 import { type Control, LIVE_OPTIONS, liveControl } from "./control.ts";
 import { routeText, TEXTS } from "./format.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
@@ -160,17 +169,11 @@ function askRunning(control: Control, source: string | undefined): Answerer {
 
 async function answerLines(answerer: Answerer): Promise<number> {
   let failed = false;
-  let batch: string[] = [];
-  async function answer(): Promise<void> {
-    const entries = await answerer(batch);
+  for await (const lines of lineBatches(Deno.stdin.readable)) {
+    const entries = await answerer(lines.map((line) => line.trim().slice(0, LONGEST)));
     failed ||= entries.some((entry) => "error" in entry);
-    if (entries.length > 0) say(entries.map((entry) => JSON.stringify(entry)).join("\n"));
-    batch = [];
+    say(entries.map((entry) => JSON.stringify(entry)).join("\n"));
   }
-  for await (const line of linesOf(Deno.stdin.readable)) {
-    if (batch.push(line.trim().slice(0, LONGEST)) === BATCH) await answer();
-  }
-  await answer();
   return failed ? Exit.failure : Exit.ok;
 }
 
