@@ -42,6 +42,7 @@ export interface Declaration<T extends Options = Options> {
 
 export interface Command {
   (args: string[]): Promise<number>;
+  /** With the option --help. */
   readonly declaration: Declaration;
 }
 
@@ -53,12 +54,13 @@ export function command<T extends Options>(
   declaration: Declaration<T>,
   run: (given: Given<T>, args: string[]) => number | Promise<number>,
 ): Command {
-  const { name, options, positionals = 0 } = declaration;
-  const all = { ...options, help: HELP_OPTION };
+  const { name, positionals = 0 } = declaration;
+  const options = { ...declaration.options, help: HELP_OPTION };
+  const withHelp = { ...declaration, options };
   const fail = (what: string) => new UserError(`${what}; see 'tegula ${name} --help'`);
   const parse = (args: string[]) => {
     try {
-      return parseArgs({ args, options: all, allowPositionals: true, strict: true });
+      return parseArgs({ args, options, allowPositionals: true, strict: true });
     } catch (error) {
       const said = messageOf(error);
       // For a value that begins with a dash, Node's message has three lines.
@@ -66,7 +68,7 @@ export function command<T extends Options>(
       if (option !== undefined) {
         throw fail(`${option} takes a value; if it begins with a dash, write ${option}=-…`);
       }
-      const known = Object.keys(all).map((each) => `--${each}`).join(", ");
+      const known = Object.keys(options).map((each) => `--${each}`).join(", ");
       throw fail(`${said.split(". ")[0]} (options: ${known})`);
     }
   };
@@ -75,10 +77,10 @@ export function command<T extends Options>(
     const [extra] = given.positionals.slice(positionals);
     if (extra !== undefined) throw fail(`'${excerpt(extra)}' is one argument too many`);
     if (!("help" in given.values)) return await run(given as Given<T>, args);
-    say(helpText(declaration));
+    say(helpText(withHelp));
     return Exit.ok;
   };
-  return Object.assign(parsed, { declaration });
+  return Object.assign(parsed, { declaration: withHelp });
 }
 
 export const JSON_OPTION = {
@@ -86,14 +88,14 @@ export const JSON_OPTION = {
   short: "j",
   help: "print JSON, with iproute2's field names",
 } as const;
-export const HELP_OPTION = { type: "boolean", short: "h", help: "print this" } as const;
+const HELP_OPTION = { type: "boolean", short: "h", help: "print this" } as const;
 /** Columns of a help text, and where the second column of its lists may begin at most. */
 const [WIDTH, MOST_INDENT] = [80, 22];
 
 function helpText({ name, usage, about, words = {}, options, status }: Declaration): string {
   const rows = [
     ...Object.entries(words),
-    ...Object.entries({ ...options, help: HELP_OPTION }).map(([option, declared]) =>
+    ...Object.entries(options).map(([option, declared]) =>
       [optionText(option, declared), declared.help] as const
     ),
   ];

@@ -71,7 +71,12 @@ export const OTHER_COMMANDS = {
   help: "print this, or the options of a command",
   version: "print the version",
 } as const;
-const NAMES = [...Object.keys(COMMANDS), ...Object.keys(OTHER_COMMANDS)];
+/** All of them, each with its line of help. */
+export const SUMMARIES: readonly (readonly [name: string, summary: string])[] = [
+  ...Object.entries(COMMANDS).map(([name, [summary]]) => [name, summary] as const),
+  ...Object.entries(OTHER_COMMANDS),
+];
+const NAMES = SUMMARIES.map(([name]) => name);
 /** `r` might also be `run`, but `tegula r g` is to be what `ip r g` is. */
 const SHORT = new Map([["r", "route"], ["-h", "help"], ["--help", "help"]])
   .set("-V", "version").set("--version", "version");
@@ -80,10 +85,7 @@ function help(): string {
   return [
     `tegula: ${ABOUT}`,
     "usage: tegula COMMAND [OPTIONS]",
-    listText([
-      ...Object.entries(COMMANDS).map(([name, [summary]]) => [name, summary] as const),
-      ...Object.entries(OTHER_COMMANDS),
-    ]),
+    listText(SUMMARIES),
     "'tegula COMMAND --help' prints a command's options. Names may be abbreviated: 'tegula sh ro'.",
   ].join("\n\n");
 }

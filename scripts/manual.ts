@@ -8,27 +8,22 @@
 
 import { dirname } from "node:path";
 import project from "../deno.json" with { type: "json" };
-import { type Declaration, EXIT_STATUSES, HELP_OPTION, optionText } from "../cli/command.ts";
+import { type Declaration, EXIT_STATUSES, optionText } from "../cli/command.ts";
 import { announceSchema, appSchema, CONFIG_OPTIONS, configSchema, keyOf } from "../cli/config.ts";
-import { ABOUT, commandOf, COMMANDS, OTHER_COMMANDS } from "../cli/main.ts";
+import { ABOUT, commandOf, COMMANDS, OTHER_COMMANDS, SUMMARIES } from "../cli/main.ts";
 
-/** A command, with its line of `tegula --help`. */
-type Named = Declaration & { readonly summary: string };
 /** Names, each with what it means. */
 type List = readonly (readonly [name: string, help: string])[];
 
 /** All files, by their paths below /usr/share. */
 export async function manual(): Promise<Record<string, string>> {
   const commands = await Promise.all(
-    Object.entries(COMMANDS).map(async ([name, [summary]]) => {
-      const { declaration } = await commandOf(name);
-      return { ...declaration, options: { ...declaration.options, help: HELP_OPTION }, summary };
-    }),
+    Object.keys(COMMANDS).map(async (name) => (await commandOf(name)).declaration),
   );
   const pages = commands.map((one) => [`man/man8/tegula-${one.name}.8`, commandPage(one)]);
   return {
     ...Object.fromEntries(pages),
-    "man/man8/tegula.8": programPage(commands),
+    "man/man8/tegula.8": programPage(),
     "man/man5/tegula.toml.5": configPage(),
     "bash-completion/completions/tegula": bash(commands),
     "zsh/vendor-completions/_tegula": zsh(commands),
@@ -66,14 +61,14 @@ function seeAlso(names: readonly string[]): string {
   return names.map((name) => `.BR ${roff(name)}`).join(" ,\n");
 }
 
-function commandPage({ name, usage, about, words = {}, options, status, summary }: Named): string {
+function commandPage({ name, usage, about, words = {}, options, status }: Declaration): string {
   const ways = usage.map((each) => `.B tegula ${name}\n${roff(each)}`).join("\n.br\n");
   const flags = Object.entries(options).map(([name, option]) =>
     [optionText(name, option), option.help] as const
   );
   const exits = status ?? "0 done, else that of the error, as in tegula(8).";
   return page(`tegula-${name}`, 8, [
-    ["NAME", `tegula\\-${name} \\- ${roff(summary)}`],
+    ["NAME", `tegula\\-${name} \\- ${roff(COMMANDS[name][0])}`],
     ["SYNOPSIS", ways],
     ["DESCRIPTION", [paragraphs(about), list(Object.entries(words))].filter(Boolean).join("\n")],
     ["OPTIONS", list(flags)],
@@ -82,7 +77,8 @@ function commandPage({ name, usage, about, words = {}, options, status, summary 
   ]);
 }
 
-function programPage(commands: readonly Named[]): string {
+function programPage(): string {
+  const commands = Object.entries(COMMANDS);
   return page("tegula", 8, [
     ["NAME", `tegula \\- ${roff(ABOUT)}`],
     ["SYNOPSIS", ".B tegula\nCOMMAND [OPTIONS]"],
@@ -97,7 +93,7 @@ function programPage(commands: readonly Named[]): string {
     [
       "COMMANDS",
       list([
-        ...commands.map(({ name, summary }) => [name, `${summary}: tegula-${name}(8)`] as const),
+        ...commands.map(([name, [summary]]) => [name, `${summary}: tegula-${name}(8)`] as const),
         ...Object.entries(OTHER_COMMANDS),
       ]),
     ],
@@ -115,7 +111,7 @@ function programPage(commands: readonly Named[]): string {
     ],
     [
       "SEE ALSO",
-      seeAlso(["tegula.toml (5)", ...commands.map(({ name }) => `tegula-${name} (8)`), "ip (8)"]),
+      seeAlso(["tegula.toml (5)", ...commands.map(([name]) => `tegula-${name} (8)`), "ip (8)"]),
     ],
   ]);
 }
@@ -165,19 +161,12 @@ function flagsOf(name: string, { short }: { short?: string }): string[] {
   return [`--${name}`, ...short === undefined ? [] : [`-${short}`]];
 }
 
-function summariesOf(commands: readonly Named[]): List {
-  return [
-    ...commands.map(({ name, summary }) => [name, summary] as const),
-    ...Object.entries(OTHER_COMMANDS),
-  ];
-}
-
 /** The beginning of a sentence that is short enough for a line of completions, without quotes. */
 function brief(help: string): string {
   return help.split(/[;.:(]/)[0].replaceAll(/['"`\[\]\\]/g, "").trim();
 }
 
-function bash(commands: readonly Named[]): string {
+function bash(commands: readonly Declaration[]): string {
   const reply = (words: string) => `COMPREPLY=($(compgen -W "${words}" -- "$word"))`;
   const ways: Ways = {
     files: 'compopt -o filenames; COMPREPLY=($(compgen -f -- "$word"))',
@@ -195,7 +184,7 @@ function bash(commands: readonly Named[]): string {
     const all = [...Object.keys(words), ...Object.keys(options).map((each) => `--${each}`)];
     return `    ${name}) words="${all.join(" ")}" ;;`;
   });
-  const names = summariesOf(commands).map(([name]) => name).join(" ");
+  const names = SUMMARIES.map(([name]) => name).join(" ");
   return `# bash completion for tegula
 _tegula() {
   local word=\${COMP_WORDS[COMP_CWORD]} before=\${COMP_WORDS[COMP_CWORD - 1]} words
@@ -213,13 +202,13 @@ complete -F _tegula tegula
 `;
 }
 
-function zsh(commands: readonly Named[]): string {
+function zsh(commands: readonly Declaration[]): string {
   const ways: Ways = {
     files: "_files",
     interfaces: "_net_interfaces",
     words: (words) => words.length > 0 ? `(${words.join(" ")})` : " ",
   };
-  const summaries = summariesOf(commands).map(([name, help]) => `    '${name}:${brief(help)}'`);
+  const summaries = SUMMARIES.map(([name, help]) => `    '${name}:${brief(help)}'`);
   const cases = commands.map(({ name, words, options }) => {
     const specs = Object.entries(options).flatMap(([option, declared]) => {
       const { value, multiple, help } = declared;
@@ -250,7 +239,7 @@ _tegula "$@"
 `;
 }
 
-function fish(commands: readonly Named[]): string {
+function fish(commands: readonly Declaration[]): string {
   const ways: Ways = {
     files: " -r -F",
     interfaces: " -x -a '(ls /sys/class/net)'",
@@ -258,7 +247,7 @@ function fish(commands: readonly Named[]): string {
   };
   const line = (condition: string, what: string, help: string) =>
     `complete -c tegula -n '${condition}' ${what} -d '${brief(help)}'`;
-  const lines = summariesOf(commands)
+  const lines = SUMMARIES
     .map(([name, help]) => line("__fish_use_subcommand", `-a ${name}`, help));
   for (const { name, words = {}, options } of commands) {
     const within = `__fish_seen_subcommand_from ${name}`;
