@@ -5,7 +5,7 @@
  */
 
 import { pollSet } from "../ffi/library.ts";
-import type { Change, ChangeListener } from "../netbase/netbase_writer.ts";
+import type { Change } from "../netbase/netbase_writer.ts";
 import {
   type Entry,
   interfaceEntry,
@@ -92,7 +92,7 @@ function changesOf({ mirror, reader, writer }: Snapshot, topics: readonly Topic[
   const note = (topic: Topic, change: Change, entry: () => Entry) => {
     if (topics.includes(topic)) unshown.push({ topic, change, entry });
   };
-  const listener: ChangeListener = {
+  writer.listeners.current = {
     interface(change, link) {
       names.set(link.ifindex, link.name);
       const entry = interfaceEntry(link, { nameOf, interfaces });
@@ -104,7 +104,6 @@ function changesOf({ mirror, reader, writer }: Snapshot, topics: readonly Topic[
       note("neighbors", change, () => entry);
     },
   };
-  writer.listeners.current = listener;
 
   return function* (began: number): Generator<Entry> {
     if (state !== reader.syncState) {
