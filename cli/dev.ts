@@ -62,12 +62,13 @@ interface Project {
   readonly module: string;
   readonly name: string;
   readonly given: Given<typeof OPTIONS>["values"];
-  /** A temporary folder for the run's configuration and control socket, and Deno's cache. */
-  readonly folder: string;
+  /** Paths of the run's configuration and control socket. */
+  readonly config: string;
+  readonly control: string;
 }
 
-/** How long a file stays as it is until it counts as saved: editors write in several steps. */
-const SETTLE_MILLIS = 50;
+/** How often files are looked at. One that has changed counts as saved at the next look: editors write in steps. */
+const LOOK_MILLIS = 100;
 /** Lines of the run that this program says in its own words, or that do not matter while an app is written. */
 const HIDDEN = /^(lo: kernel sockets|ready: |reloaded: |reload failed|\w+: some walls)/;
 
@@ -83,9 +84,11 @@ async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Pr
   const folder = Deno.makeTempDirSync({ prefix: "tegula-dev-" });
   const plain = basename(module).replace(/\..*$/, "").replaceAll(/[^\w-]/g, "_");
   const name = plain === "" || TILE_NAME.test(plain) ? `${plain}app` : plain;
+  // The path of a socket may have 107 bytes.
+  const paths = { config: `${folder}/tegula.toml`, control: `${folder}/s` };
   const run = new Running();
   try {
-    const project: Project = { module, name, given: values, folder };
+    const project: Project = { module, name, given: values, ...paths };
     // An error of the command line ends the program: no change of a file would help.
     await writeConfig(project);
     for (let files: string[] = [];;) {
@@ -117,7 +120,7 @@ async function load(project: Project, run: Running, wrongImport: string): Promis
       console.error(errors);
       return say(`${file} has errors; ${goesOn}`);
     }
-    if (!await run.load(project.folder)) return say(`${file} was not started; ${goesOn}`);
+    if (!await run.load(project)) return say(`${file} was not started; ${goesOn}`);
     const seconds = ((performance.now() - begun) / 1000).toFixed(1);
     if (wasRunning) return say(`reloaded ${file} in ${seconds} s`);
     const unchecked = errors === null
@@ -127,7 +130,7 @@ async function load(project: Project, run: Running, wrongImport: string): Promis
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     // An error of the run's configuration is one of the file that it was made from.
-    const place = new RegExp(`${RegExp.escape(configPath(project.folder))}:\\d+: `, "g");
+    const place = new RegExp(`${RegExp.escape(project.config)}:\\d+: `, "g");
     const ours = given.config === undefined ? "" : `${given.config}: `;
     say(`${error.message.replaceAll(place, ours)}; ${goesOn}`);
   }
@@ -137,17 +140,8 @@ function say(line: string): void {
   console.error(`tegula: ${line}`);
 }
 
-function configPath(folder: string): string {
-  return `${folder}/tegula.toml`;
-}
-
-function controlPath(folder: string): string {
-  // The path of a socket may have 107 bytes.
-  return `${folder}/s`;
-}
-
 /** Writes the run's configuration. Returns the ports in words. Throws UserError. */
-async function writeConfig({ module, name, given, folder }: Project): Promise<string> {
+async function writeConfig({ module, name, given, ...run }: Project): Promise<string> {
   const { listen, table } = given.config === undefined
     ? { listen: [{ ports: DEFAULT_PORT, how: "" }], table: {} }
     : await configured(module, given.config);
@@ -161,11 +155,11 @@ async function writeConfig({ module, name, given, folder }: Project): Promise<st
     listen.splice(0, listen.length, { ports, how: listen[0]?.how ?? "" });
   }
   const config = {
-    ...{ interfaces: ["lo"], provider: "socket", control: controlPath(folder) },
+    ...{ interfaces: ["lo"], provider: "socket", control: run.control },
     listen: listen.map(({ ports, how }) => `${rangeText(ports)}=${name}${how}`),
     apps: { [name]: { ...table, module } },
   };
-  Deno.writeTextFileSync(configPath(folder), stringify(config));
+  Deno.writeTextFileSync(run.config, stringify(config));
   const [first, ...others] = listen.map(({ ports }) => rangeText(ports));
   const isOne = others.length === 0 && !first.includes("-");
   return `port${isOne ? "" : "s"} ${[first, ...others].join(", ")}`;
@@ -202,17 +196,11 @@ interface Table {
 
 /** Resolves when one of the files is another than when `stamp` was taken, and they stay as they are. */
 async function changed(files: readonly string[], stamp: string): Promise<"changed"> {
-  // Editors put a new file into the place of the old one, so folders are watched; the next one above a missing one.
-  const folderOf = (path: string): string =>
-    exists(dirname(path)) ? dirname(path) : folderOf(dirname(path));
-  using watcher = Deno.watchFs([...new Set(files.map(folderOf))], { recursive: false });
-  const events = watcher[Symbol.asyncIterator]();
   for (let before = stamp;;) {
+    await delay(LOOK_MILLIS);
     const now = stampOf(null, files);
     if (now !== stamp && now === before) return "changed";
-    if (now === stamp) await events.next();
     before = now;
-    await delay(SETTLE_MILLIS);
   }
 }
 
@@ -226,9 +214,9 @@ class Running {
   }
 
   /** Starts it, or has it reloaded. Returns false if it has ended and said why. Throws UserError. */
-  async load(folder: string): Promise<boolean> {
-    if (this.#child === undefined) return await this.#start(folder);
-    await askForChange("reload", controlPath(folder));
+  async load({ config, control }: Project): Promise<boolean> {
+    if (this.#child === undefined) return await this.#start(config);
+    await askForChange("reload", control);
     return true;
   }
 
@@ -239,11 +227,11 @@ class Running {
     await child?.status;
   }
 
-  async #start(folder: string): Promise<boolean> {
+  async #start(config: string): Promise<boolean> {
     // It ends with this process, however that ends.
     const [program, ...args] = ["setpriv", "--pdeathsig", "TERM", ...selfCommand()];
     const child = new Deno.Command(program, {
-      args: [...args, "run", "--config", configPath(folder)],
+      args: [...args, "run", "--config", config],
       ...{ stdin: "null", stdout: "inherit", stderr: "piped" },
     }).spawn();
     this.#child = child;
