@@ -60,19 +60,14 @@ export default command({
 /** Long enough for all changes of a scene. */
 const SHORTEST_SCENE_MILLIS = 500;
 
-/** Runs the demo in namespaces that end with it. */
+/**
+ * Starts this program again in namespaces that end with it. There, builds the stage and plays every scene on it.
+ * Everything is removed afterwards, whatever happens.
+ */
 async function start({ values }: Given<typeof OPTIONS>, args: string[]): Promise<number> {
   const seconds = wholeNumber(values.seconds, { option: "seconds", least: 1, most: 3600 });
   if (!insideLaboratory()) return await enterLaboratory([...selfCommand(), "demo", ...args]);
-  return await play({ ...values, seconds });
-}
-
-/** Builds the stage and plays every scene on it. Everything is removed afterwards, whatever happens. */
-async function play(
-  { seconds, provider, json, hold }: Omit<Given<typeof OPTIONS>["values"], "seconds"> & {
-    seconds: number;
-  },
-): Promise<number> {
+  const { provider, json, hold } = values;
   const say = json ? () => {} : (line: string) => console.log(line);
   let holding = false;
   await using lab = new Lab();

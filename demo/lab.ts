@@ -129,9 +129,8 @@ export class Namespace {
 
   /** Sets kernel parameters, named as in `/proc/sys/net/ipv4`. */
   async sysctl(settings: Readonly<Record<string, number | string>>): Promise<void> {
-    const script = Object.entries(settings)
-      .map(([name, value]) => `echo "${value}" > /proc/sys/net/ipv4/${name}`);
-    await this.run(["sh", "-ec", script.join("\n")]);
+    const words = Object.entries(settings).map(([name, value]) => `net/ipv4/${name}=${value}`);
+    await this.run(["sysctl", "--quiet", "--write", ...words]);
   }
 
   /** Starts a program here. The laboratory kills it at the end. */
