@@ -10,8 +10,7 @@ import { keepReply, LOWER, Memory, type Question } from "./answer.ts";
 import { parentOf, type Replies, type Reply, strangerBelow, type Zone } from "./zone.ts";
 
 const DS = types.toType("DS");
-const LEAST_SLOTS = 64;
-/** Slots that a name may be in, from its hash on. If none of them is free the table grows. */
+/** Slots that a name may be in, from its hash on. The table is so large that each finds a free one. */
 const MOST_PROBES = 32;
 
 /** Words of a name: the one above it, its hash, and lists of answers. Then comes its first label. */
@@ -38,10 +37,9 @@ export class Names {
   /** The list for names that are in no zone. */
   readonly #strangers: number;
   /** Hash and index of each name, in turn. Index 0: the slot is free. */
-  #slots = new Int32Array(LEAST_SLOTS * 2);
-  #count = 0;
-  readonly #labels = new TextEncoder();
-
+  readonly #slots: Int32Array;
+  /** The names as they are made, by the index of the name above and the label. */
+  readonly #made = new Map<string, number>();
   readonly #start: number;
   readonly #multiplier: number;
 
@@ -69,6 +67,8 @@ export class Names {
       }
       this.#add(zone);
     }
+    this.#slots = this.#makeTable([...this.#made.values()]);
+    this.#made.clear();
   }
 
   /** Returns the index of the answer to `question`, in halves of the memory. */
@@ -82,8 +82,7 @@ export class Names {
     let name = this.#root;
     let list = words[name + Word.own];
     for (let i = labelCount - 1; i >= 0; i--) {
-      const slot = this.#slot(name, bytes, offset + labels[i]);
-      const next = slot < 0 ? 0 : this.#slots[slot + 1];
+      const next = this.#nameBelow(name, bytes, offset + labels[i]);
       if (next === 0) {
         list = words[name + Word.below];
         break;
@@ -104,29 +103,21 @@ export class Names {
     return words[list + List.others];
   }
 
-  /**
-   * Returns the slot of the name below `parent` with the label at `at` of `bytes`, or a free slot for it, or
-   * -1 if all its slots are taken.
-   */
-  #slot(parent: number, bytes: Uint8Array, at: number): number {
+  /** Returns the name below `parent` with the label at `at` of `bytes`, or 0 if there is none. */
+  #nameBelow(parent: number, bytes: Uint8Array, at: number): number {
     const slots = this.#slots;
     const { words } = this.#memory;
     const hash = this.#hashOf(words[parent + Word.hash], bytes, at);
-    let slot = this.#first(hash);
+    let slot = (hash << 1) & (slots.length - 1);
     for (let i = 0; i < MOST_PROBES; i++, slot = (slot + 2) & (slots.length - 1)) {
       const name = slots[slot + 1];
-      if (name === 0) return slot;
+      if (name === 0) return 0;
       if (
         slots[slot] === hash && words[name + Word.parent] === parent &&
         this.#isLabel(name, bytes, at)
-      ) return slot;
+      ) return name;
     }
-    return -1;
-  }
-
-  /** The first slot for `hash`. */
-  #first(hash: number): number {
-    return (hash << 1) & (this.#slots.length - 1);
+    return 0;
   }
 
   /** Whether the label at `at` of `bytes` is that of `name`. */
@@ -186,25 +177,23 @@ export class Names {
     return list;
   }
 
-  /** The name `name`, in lower case, made if it is not there. `isNew`: without what is below it now. */
+  /** The name `name`, in lower case, made if it does not exist. `isNew`: without what is below it now. */
   #name(name: string, { isNew = false } = {}): number {
     if (name === "") return this.#root;
     const parent = this.#name(parentOf(name));
-    const label = this.#labels.encode(`\0${name.split(".", 1)}`);
-    label[0] = label.length - 1;
-    let slot = this.#slot(parent, label, 0);
-    for (; slot < 0; slot = this.#slot(parent, label, 0)) this.#grow();
-    const there = this.#slots[slot + 1];
-    if (there !== 0 && !isNew) return there;
-    const made = this.#keep(parent, label);
-    this.#slots.set([this.#memory.words[made + Word.hash], made], slot);
-    if (there === 0 && ++this.#count * 4 > this.#slots.length) this.#grow();
+    const [label] = name.split(".", 1);
+    const key = `${parent} ${label}`;
+    const there = this.#made.get(key);
+    if (there !== undefined && !isNew) return there;
+    const made = this.#keep(parent, new TextEncoder().encode(`\0${label}`));
+    this.#made.set(key, made);
     return made;
   }
 
-  /** A new name. Until it is told better it says what was said about it when it was not there. */
+  /** A new name with the label in `label` from its second byte on. Its answers are those of a name that does not exist. */
   #keep(parent: number, label: Uint8Array): number {
     const memory = this.#memory;
+    label[0] = label.length - 1;
     const name = memory.take(Word.label * 4 + label.length);
     const hash = this.#hashOf(memory.words[parent + Word.hash], label, 0);
     const below = memory.words[parent + Word.below];
@@ -213,27 +202,21 @@ export class Names {
     return name;
   }
 
-  /** Doubles the table until every name finds a slot. */
-  #grow(): void {
-    const old = this.#slots;
-    for (let length = old.length * 2;; length *= 2) {
-      this.#slots = new Int32Array(length);
-      if (this.#takeAll(old)) return;
+  /** The table of `names`: at most half of its slots are used, less if a name would find no free one. */
+  #makeTable(names: readonly number[]): Int32Array {
+    const { words } = this.#memory;
+    for (let length = 2 ** Math.ceil(Math.log2(Math.max(2, names.length * 4)));; length *= 2) {
+      const slots = new Int32Array(length);
+      const hasAll = names.every((name) => {
+        const hash = words[name + Word.hash];
+        let slot = (hash << 1) & (length - 1);
+        let probes = 1;
+        for (; slots[slot + 1] !== 0; probes++) slot = (slot + 2) & (length - 1);
+        slots.set([hash, name], slot);
+        return probes <= MOST_PROBES;
+      });
+      if (hasAll) return slots;
     }
-  }
-
-  /** Inserts the names of another table. Returns false if one finds no slot. */
-  #takeAll(old: Int32Array): boolean {
-    const slots = this.#slots;
-    for (let at = 0; at < old.length; at += 2) {
-      if (old[at + 1] === 0) continue;
-      let slot = this.#first(old[at]);
-      let probes = 1;
-      for (; slots[slot + 1] !== 0; probes++) slot = (slot + 2) & (slots.length - 1);
-      if (probes > MOST_PROBES) return false;
-      slots.set([old[at], old[at + 1]], slot);
-    }
-    return true;
   }
 
   /** Hash of the label at `at` of `bytes`, whatever the case of its letters, below a name with `hash`. */
