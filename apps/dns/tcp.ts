@@ -11,6 +11,7 @@
 
 import { Buffer } from "node:buffer";
 import { createServer, type Socket } from "node:net";
+import packet from "dns-packet";
 import type { Beside, BesideContext } from "../../tiles/app/contract.ts";
 import { wholeOption } from "../options.ts";
 import { MOST_STREAM_BYTES, TICKET_BYTES } from "./answer.ts";
@@ -176,7 +177,7 @@ class Stream {
   #asked = 0;
 
   constructor(socket: Socket, { waits, closed }: { waits: () => void; closed: () => void }) {
-    this.network = networkOf(socket.remoteAddress ?? "");
+    this.network = networkOf(socket.remoteAddress ?? "::");
     this.#socket = socket;
     this.#waits = waits;
     socket.setNoDelay(true);
@@ -270,9 +271,6 @@ class Stream {
 export function networkOf(address: string): string {
   const ipv4 = /^(?:::ffff:)?(\d+\.\d+\.\d+)\.\d+$/i.exec(address)?.[1];
   if (ipv4 !== undefined) return ipv4;
-  const [head, tail] = address.replace(/%.*/, "").split("::");
-  const words = head.split(":").filter((word) => word !== "");
-  const last = tail?.split(":").filter((word) => word !== "") ?? [];
-  const zeros = Array(Math.max(0, 8 - words.length - last.length)).fill("0");
-  return [...words, ...zeros, ...last].slice(0, 3).join(":");
+  const record: Buffer = packet.aaaa.encode(address.replace(/%.*/, ""));
+  return [2, 4, 6].map((at) => record.readUInt16BE(at).toString(16)).join(":");
 }
