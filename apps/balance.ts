@@ -171,10 +171,10 @@ class Balancer implements App {
 
   /** Ends the sessions of backends that are not among these, and goes on with these. */
   #setBackends(backends: readonly Configured[]): void {
-    const isSame = (one: Configured) => (other: Configured | null) =>
-      other?.port === one.port && other.address.equals(one.address);
+    const slotOf = ({ address, port }: Configured) => this.#slots.find(address, port);
+    const kept = new Set(backends.map(slotOf));
     for (const [slot, backend] of this.#backends.entries()) {
-      if (backend === null || backends.some(isSame(backend))) continue;
+      if (backend === null || kept.has(slot)) continue;
       for (let i = 0; i < this.#ports; i++) this.#sessions.end(slot * this.#ports + i);
       for (const metric of [backend.sessions, backend.up]) metric.value = 0;
       this.#slots.end(slot);
@@ -183,7 +183,7 @@ class Balancer implements App {
     }
     const slots = this.#backends.length;
     for (const configured of backends) {
-      const before = this.#backends.findIndex(isSame(configured));
+      const before = slotOf(configured);
       const slot = before < 0 ? this.#backends.indexOf(null) : before;
       if (slot >= 0) this.#place(slot, configured);
       else this.#context.log(`${configured.name} is left out: there is room for ${slots} backends`);
@@ -405,23 +405,21 @@ function parseOptions(context: AppContext) {
   // Names, and what is in a file, the slow side says.
   const isStatic = options.resolve === undefined && options.backends_file === undefined;
   const backends = isStatic ? parseBackends(list("backends"), parseAddress) : [];
-  const allow = list("allow").map((value) => {
-    const prefix = parsePrefix(String(value));
-    if (prefix !== null) return prefix;
-    throw new TypeError(`options.allow: '${value}' is no IPv4 address or prefix`);
-  });
-  const addresses = list("addresses").map((value) => {
-    const address = parseAddress(String(value));
-    if (address !== null) return address;
-    throw new TypeError(`options.addresses: '${value}' is no IPv4 address`);
-  });
+  const parsed = <Made>(name: string, parse: (text: string) => Made | null, what: string) =>
+    list(name).map((value) => {
+      const made = parse(String(value));
+      if (made !== null) return made;
+      throw new TypeError(`options.${name}: '${value}' is no ${what}`);
+    });
   const { probe = "" } = options;
   if (typeof probe !== "string" || !/^([\da-f]{2}){0,512}$/i.test(probe)) {
     throw new TypeError("options.probe: must be up to 512 bytes in hexadecimal");
   }
   return {
     /** Ports towards the backends, the last one for probes; our addresses, or none: the kernel's choice. */
-    ...{ upstream, addresses, backends, allow },
+    ...{ upstream, backends },
+    addresses: parsed("addresses", parseAddress, "IPv4 address"),
+    allow: parsed("allow", parsePrefix, "IPv4 address or prefix"),
     probe: Buffer.from(probe, "hex"),
     ...probingOf(options),
     idleSeconds: numberOption(options, "idle_timeout", { usual: 60, least: 1, most: 86_400 }),
