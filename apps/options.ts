@@ -13,23 +13,20 @@ interface Bounds {
 type Options = AppContext["options"];
 
 /** The option `name`, which may have a fraction. Throws TypeError. */
-export function numberOption(options: Options, name: string, bounds: Bounds): number {
-  return read(options, name, bounds, "a number");
+export function numberOption(
+  options: Options,
+  name: string,
+  { usual, least, most }: Bounds,
+  isWhole = false,
+): number {
+  const { [name]: value = usual } = options;
+  const isRight = typeof value === "number" && (!isWhole || Number.isInteger(value));
+  if (isRight && value >= least && value <= most) return value;
+  const what = isWhole ? "a whole number" : "a number";
+  throw new TypeError(`options.${name}: must be ${what} from ${least} to ${most}`);
 }
 
 /** The option `name`, a whole number. Throws TypeError. */
 export function wholeOption(options: Options, name: string, bounds: Bounds): number {
-  return read(options, name, bounds, "a whole number");
-}
-
-function read(
-  options: Options,
-  name: string,
-  { usual, least, most }: Bounds,
-  what: "a number" | "a whole number",
-): number {
-  const { [name]: value = usual } = options;
-  const isRight = what === "a number" || Number.isInteger(value);
-  if (typeof value === "number" && isRight && value >= least && value <= most) return value;
-  throw new TypeError(`options.${name}: must be ${what} from ${least} to ${most}`);
+  return numberOption(options, name, bounds, true);
 }
