@@ -45,9 +45,9 @@ function isLabel(name: string): boolean {
   return LABEL.test(name) && !name.startsWith("__") && !TAKEN.includes(name);
 }
 
-/** Records of a histogram, its own included. */
+/** Records of a metric: one, and those with the bounds and buckets of a histogram. */
 function recordsOf(bounds: number): number {
-  return 1 + Math.ceil((2 * bounds + 1) / RECORD_DOUBLES);
+  return 1 + (bounds === 0 ? 0 : Math.ceil((2 * bounds + 1) / RECORD_DOUBLES));
 }
 
 /** The key of a metric; null: it has a NUL in it. Throws TypeError. */
@@ -69,7 +69,7 @@ class Cell implements Metric, Histogram {
   #at: number;
   #bounds: readonly number[];
 
-  constructor(values: Float64Array, at: number, bounds: readonly number[] = []) {
+  constructor(values: Float64Array, at: number, bounds: readonly number[]) {
     this.#values = values;
     this.#at = at;
     this.#bounds = bounds;
@@ -125,7 +125,10 @@ export class MetricsWriter {
   #bytes!: Uint8Array;
   #values!: Float64Array;
   /** By kind, bounds and key. */
-  readonly #cells = new Map<string, { cell: Cell; open: () => Cell | null; isGauge: boolean }>();
+  readonly #cells = new Map<
+    string,
+    { kind: AppMetric["kind"]; key: string; bounds: readonly number[]; cell: Cell }
+  >();
   #records = 0;
 
   constructor(view: View) {
@@ -148,9 +151,9 @@ export class MetricsWriter {
     const early = [...this.#cells.values()];
     this.#cells.clear();
     this.#join(view);
-    for (const { cell, open, isGauge } of early) {
-      const there = open();
-      if (there !== null) cell.become(there, isGauge);
+    for (const { kind, key, bounds, cell } of early) {
+      const there = this.#cell(kind, key, bounds);
+      if (there !== null) cell.become(there, kind === "gauge");
     }
   }
 
@@ -176,7 +179,7 @@ export class MetricsWriter {
     const known = this.#cells.get(`${kind} ${bounds} ${key}`);
     if (known !== undefined) return known.cell;
     const bytes = new TextEncoder().encode(key);
-    const records = kind === "histogram" ? recordsOf(bounds.length) : 1;
+    const records = recordsOf(bounds.length);
     if (bytes.length > LONGEST_KEY || this.#records + records > MOST_METRICS) return null;
     const at = RECORDS_AT + this.#records * RECORD_BYTES;
     const doubles = this.#values.subarray(at >>> 3, (at >>> 3) + records * RECORD_DOUBLES);
@@ -192,10 +195,9 @@ export class MetricsWriter {
 
   #open(kind: AppMetric["kind"], key: string, bounds: readonly number[]): Cell {
     const at = RECORDS_AT + this.#records * RECORD_BYTES;
-    this.#records += kind === "histogram" ? recordsOf(bounds.length) : 1;
+    this.#records += recordsOf(bounds.length);
     const cell = new Cell(this.#values, at >>> 3, bounds);
-    const open = () => this.#cell(kind, key, bounds);
-    this.#cells.set(`${kind} ${bounds} ${key}`, { cell, open, isGauge: kind === "gauge" });
+    this.#cells.set(`${kind} ${bounds} ${key}`, { kind, key, bounds, cell });
     return cell;
   }
 }
@@ -221,8 +223,9 @@ function readRecords(view: View): (AppMetric & { readonly key: string })[] {
     const key = new TextDecoder().decode(bytes.slice(at + KEY_AT, end));
     const [name, ...parts] = key.split("\0");
     const labels = Object.fromEntries(
-      parts.flatMap((label, j) => j % 2 === 0 && isLabel(label) ? [[label, parts[j + 1]]] : [])
-        .map(([label, value = ""]) => [label, value]),
+      parts.flatMap((label, j) =>
+        j % 2 === 0 && isLabel(label) ? [[label, parts[j + 1] ?? ""]] : []
+      ),
     );
     const kind = KINDS[head >>> 16] ?? "gauge";
     const value = values[at >>> 3];
