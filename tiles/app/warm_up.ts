@@ -5,7 +5,7 @@
  * real app sees nothing of that.
  */
 
-import { heapView, type View } from "../../ffi/region.ts";
+import { heapView } from "../../ffi/region.ts";
 import type { TileLibrary } from "../../ffi/tile.ts";
 import { CONTROL_BYTES, ControlReader, ControlWriter } from "../runtime/control.ts";
 import { APP } from "../runtime/counters.ts";
@@ -46,18 +46,20 @@ async function run({ shape: asServed, spinTurns, library }: Shape, bursts: numbe
   const shape = linkShapeOf(LINK_DEPTH, { isAlone: asServed.requestBytes === undefined });
   const [peer, own] = [heapView(link.netLinkBytes(shape)), heapView(link.appLinkBytes(shape))];
   const payloads = link.requestRing(peer, shape) ?? heapView(2 * link.PAYLOAD_MARGIN);
-  const [controlView, net] = [heapView(CONTROL_BYTES), new Net({ peer, own, shape })];
+  const requests = new link.LinkProducer(peer, own, shape);
+  const answers = new link.LinkConsumer(peer, own, shape);
+  const controlView = heapView(CONTROL_BYTES);
   const control = new ControlWriter(controlView);
   const until = performance.now() + MOST_MILLIS;
   const tileOfNet = heapView(TILE_REGION_BYTES);
   const asleep = new TileRegion(tileOfNet);
   let done = 0;
   const next = () => {
-    net.takeAnswers();
+    answers.release(answers.available());
     asleep.awake();
     if (done % BURSTS_AT_ONCE === 1) asleep.fallAsleep();
     if (done++ === bursts || performance.now() > until) control.leave();
-    else net.send(SIZES[done % SIZES.length]);
+    else send(requests, SIZES[done % SIZES.length]);
   };
   const region = new TileRegion(heapView(TILE_REGION_BYTES));
   const { counters } = region;
@@ -71,7 +73,7 @@ async function run({ shape: asServed, spinTurns, library }: Shape, bursts: numbe
     },
     { counters, log() {} },
   );
-  const side = new NetSide({ own, peer, payloads, shape, tile: tileOfNet, eventfd }, {
+  const side = new NetSide({ own, peer, payloads, shape, tile: tileOfNet }, {
     ...{ counters, firstPort: PORT, handedOver: true },
     wake: () => library.wake(eventfd),
   });
@@ -100,31 +102,17 @@ function standIn(context: AppContext, goesOn: () => boolean, next: () => void): 
   };
 }
 
-/** The net tile's ends of both links. */
-class Net {
-  readonly #requests: link.LinkProducer;
-  readonly #answers: link.LinkConsumer;
-
-  constructor({ peer, own, shape }: { peer: View; own: View; shape: link.LinkShape }) {
-    this.#requests = new link.LinkProducer(peer, own, shape);
-    this.#answers = new link.LinkConsumer(peer, own, shape);
+/** Sends `count` requests, if there is room, as a net tile does. */
+function send(requests: link.LinkProducer, count: number): void {
+  const room = requests.refresh();
+  const { words } = requests;
+  for (let i = 0; i < Math.min(count, room); i++) {
+    const at = requests.slot();
+    words[at + link.Descriptor.offset] = 0;
+    words[at + link.Descriptor.length] = PAYLOAD_BYTES + (i & 3);
+    words[at + link.Descriptor.source] = PEER + i % PEER_COUNT;
+    words[at + link.Descriptor.ports] = (4000 << 16) | PORT;
+    requests.push();
   }
-
-  send(count: number): void {
-    const room = this.#requests.refresh();
-    const { words } = this.#requests;
-    for (let i = 0; i < Math.min(count, room); i++) {
-      const at = this.#requests.slot();
-      words[at + link.Descriptor.offset] = 0;
-      words[at + link.Descriptor.length] = PAYLOAD_BYTES + (i & 3);
-      words[at + link.Descriptor.source] = PEER + i % PEER_COUNT;
-      words[at + link.Descriptor.ports] = (4000 << 16) | PORT;
-      this.#requests.push();
-    }
-    this.#requests.publish();
-  }
-
-  takeAnswers(): void {
-    this.#answers.release(this.#answers.available());
-  }
+  requests.publish();
 }
