@@ -168,7 +168,6 @@ export class Path {
       payloads: requestRing(net, shape) ?? umem,
       shape,
       tile: heapView(TILE_REGION_BYTES),
-      eventfd: -1,
     };
     const side = new NetSide(join, { counters: parts.counters, firstPort: 0, wake() {} });
     const app = appTile(service, [side], { library: IDLE_TILE, eventfd: -1 });

@@ -131,7 +131,7 @@ export class AppHarness {
     const [net, own] = [heapView(link.netLinkBytes(shape)), heapView(link.appLinkBytes(shape))];
     const tile = heapView(TILE_REGION_BYTES);
     this.#side = new NetSide(
-      { own, peer: net, payloads: this.#umem, shape, tile, eventfd: -1 },
+      { own, peer: net, payloads: this.#umem, shape, tile },
       { counters: this.#counters, firstPort: this.#served[0], wake() {} },
     );
     this.#requests = new link.LinkProducer(net, own, shape);

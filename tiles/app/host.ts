@@ -131,8 +131,10 @@ export async function makeService(
     every: (millis, handler) => timers.add(millis, handler),
   };
   const isMade = typeof module.default === "function";
-  const made: object = isMade ? await (module.default as AppFactory)(context) : module;
-  const service = new Service(toApp(made, context, isMade, host.collect), timers, host);
+  const made = isMade ? await (module.default as AppFactory)(context) : module as PlainApp;
+  const form = formOf(made, isMade);
+  const app = form === "receive" ? made as App : fromPlain(made as PlainApp, context, host.collect);
+  const service = new Service(app, form, timers, host);
   if (!host.beside) service.begin();
   return service;
 }
@@ -178,39 +180,25 @@ export async function makeBeside(
   throw new TypeError(`what its default export makes is ${typeof made}, no object`);
 }
 
-/** `made` as an App, by the module's default export if `isMade`. TypeError: it is none. */
-function toApp(
-  made: object,
-  context: AppContext,
-  isMade: boolean,
-  collect?: () => void,
-): App {
-  if (typeof (made as App | undefined)?.receive === "function") {
-    return synchronous(made as App, ["begin", "receive", "tick", "drain", "mail"]);
-  }
-  if (typeof (made as PlainApp | undefined)?.answer === "function") {
-    return fromPlain(
-      synchronous(made as PlainApp, ["begin", "answer", "tick", "drain", "mail"]),
-      context,
-      collect,
+/** The handler of `made` for datagrams. TypeError: it has none, or a handler is `async`. `isMade`: by a default export. */
+function formOf(made: Partial<App & PlainApp> | undefined, isMade: boolean): "receive" | "answer" {
+  const form = (["receive", "answer"] as const).find((name) => typeof made?.[name] === "function");
+  if (form === undefined) {
+    throw new TypeError(
+      isMade
+        ? "what its default export makes has neither receive() nor answer()"
+        : "its module exports neither a function as its default nor one called answer",
     );
   }
-  throw new TypeError(
-    isMade
-      ? "what its default export makes has neither receive() nor answer()"
-      : "its module exports neither a function as its default nor one called answer",
-  );
+  for (const name of ["begin", form, "tick", "drain", "mail"] as const) {
+    if (made![name] instanceof AsyncFunction) throw asyncError(name);
+  }
+  return form;
 }
 
 const AsyncFunction = (async () => {}).constructor;
 
-/** The same app. TypeError: one of `names` is `async`, so each call would leave a promise that never settles. */
-function synchronous<Made extends object>(made: Made, names: readonly (keyof Made)[]): Made {
-  const name = names.find((each) => made[each] instanceof AsyncFunction);
-  if (name !== undefined) throw asyncError(String(name));
-  return made;
-}
-
+/** What is said of an `async` handler: each call would leave a promise that never settles. */
 function asyncError(name: string): TypeError {
   return new TypeError(`its ${name}() must not be async: a promise never settles there`);
 }
@@ -224,12 +212,13 @@ export const COLLECT_BYTES = 8 << 20;
 function fromPlain(app: PlainApp, context: AppContext, collect?: () => void): App {
   let allocated = 0;
   return {
-    ...(app.begin !== undefined && { begin: () => app.begin?.() }),
-    ...(app.tick !== undefined && { tick: (out, now) => app.tick?.(out, now) }),
-    ...(app.mail !== undefined && { mail: (bytes, out) => app.mail?.(bytes, out) }),
+    begin: app.begin?.bind(app),
+    tick: app.tick?.bind(app),
     tickMillis: app.tickMillis,
-    ...(app.drain !== undefined && { drain: (out) => app.drain?.(out) }),
-    receive: function receivePlain(requests, out) {
+    drain: app.drain?.bind(app),
+    mail: app.mail?.bind(app),
+    /** Returns a promise that `answer` gave, to be refused. */
+    receive(requests, out) {
       while (requests.next()) {
         if (context.mayLoop(requests)) continue;
         if (allocated >= COLLECT_BYTES) {
@@ -239,7 +228,7 @@ function fromPlain(app: PlainApp, context: AppContext, collect?: () => void): Ap
         allocated += requests.size;
         const said = app.answer(new PlainRequest(requests), out);
         if (said === undefined || said === null) continue;
-        if (said instanceof Promise) throw new PromiseError("answer", said);
+        if (said instanceof Promise) return said;
         const fields = (said as Reply).payload === undefined ? undefined : said as Reply;
         const bytes = toBytes(fields?.payload ?? said, "answer() gave");
         allocated += bytes.length;
@@ -381,7 +370,11 @@ class Timers {
 }
 
 export class Service {
+  /** The name of the handler that runs, or of the one for datagrams. */
+  handler: string;
   readonly #app: App;
+  /** Its handler for datagrams, as its author knows it. */
+  readonly #form: "receive" | "answer";
   readonly #timers: Timers;
   readonly #host: Pick<ServiceHost, "counters" | "log">;
   readonly #date: () => number;
@@ -389,10 +382,12 @@ export class Service {
 
   constructor(
     app: App,
+    form: "receive" | "answer",
     timers: Timers,
     { date = Date.now, ...host }: Pick<ServiceHost, "counters" | "log" | "date">,
   ) {
     this.#app = app;
+    this.handler = this.#form = form;
     this.#timers = timers;
     this.#host = host;
     this.#date = date;
@@ -413,7 +408,7 @@ export class Service {
       try {
         const said: unknown = this.#app.receive(requests, out);
         if (!(said instanceof Promise)) return;
-        throw new PromiseError("receive", said);
+        this.#refuse(said);
       } catch (error) {
         this.#failed(error);
       }
@@ -452,12 +447,24 @@ export class Service {
 
   /** Calls a handler. An error costs this call and no other. */
   #call(name: string, handler: () => unknown): void {
+    this.handler = name;
     try {
       const said = handler();
-      if (said instanceof Promise) throw new PromiseError(name, said);
+      if (said instanceof Promise) this.#refuse(said);
     } catch (error) {
       this.#failed(error);
     }
+    this.handler = this.#form;
+  }
+
+  /** Counts a promise that a handler returned, as a function can that is not declared `async`. It is not waited for. */
+  #refuse(promise: Promise<unknown>): void {
+    // If it settles after all, in a test or at the end, its outcome is ignored.
+    promise.catch(() => {});
+    const line =
+      `its ${this.handler}() gave a promise: it must not be async, for a promise never settles there`;
+    this.#host.counters[APP.index.errors]++;
+    this.#say(line, () => line);
   }
 
   #say(kind: string, line: () => string): void {
@@ -470,7 +477,6 @@ export class Service {
   #failed(error: unknown): void {
     this.#host.counters[APP.index.errors]++;
     if (this.#seen.size >= MOST_KINDS) return;
-    if (PromiseError.is(error)) return this.#say(error.message, () => error.message);
     const { name, message, stack } = readThrown(error);
     // Two errors are the same by their class and where they were thrown, not by their words.
     // The words may have lines of a stranger that look like a place.
@@ -515,26 +521,6 @@ export function explainDenials(text: string, grant: string): string {
     )
     .replace(DENIED, `it has no $1 access to $2: ${grant}`);
   return inWords(explained);
-}
-
-/** A handler that returned a promise, as a function can that is not declared `async`. */
-class PromiseError extends TypeError {
-  readonly #handler: string;
-
-  /** The promise of `handler` is not waited for. */
-  constructor(handler: string, promise: Promise<unknown>) {
-    super(
-      `its ${handler}() gave a promise: it must not be async, for a promise never settles there`,
-    );
-    // If it settles after all, in a test or at the end, its outcome is ignored.
-    promise.catch(() => {});
-    this.#handler = handler;
-  }
-
-  /** Whether `thrown` is such an error; unlike `instanceof` it runs none of the app's code. */
-  static is(thrown: unknown): thrown is PromiseError {
-    return typeof thrown === "object" && thrown !== null && #handler in thrown;
-  }
 }
 
 /** Throws RangeError unless `size` bytes at `offset` lie within the `room` bytes reserved at `at`. */
@@ -674,7 +660,6 @@ interface NetJoin {
   readonly shape: link.LinkShape;
   /** That net tile's region, for its sleep word. */
   readonly tile: View;
-  readonly eventfd: number;
 }
 
 /**
@@ -990,10 +975,10 @@ export class NetSide {
   }) {
     this.#counters = counters;
     const { own, peer, shape } = join;
-    const trusts = true;
-    this.#consumer = new link.LinkConsumer(own, peer, shape, { skip: !handedOver, trusts });
-    this.#producer = new link.LinkProducer(own, peer, shape, { trusts });
-    const requests = new Requests(join.payloads, this.#consumer.words, join.shape);
+    const skip = !handedOver;
+    this.#consumer = new link.LinkConsumer(own, peer, shape, { skip, trusts: true });
+    this.#producer = new link.LinkProducer(own, peer, shape, { trusts: true });
+    const requests = new Requests(join.payloads, this.#consumer.words, shape);
     this.requests = requests;
     this.answers = new Replies(join, this.#producer, { requests, counters, firstPort });
     this.#waker = new Waker(new TileReader(join.tile), wake);

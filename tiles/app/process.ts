@@ -40,6 +40,7 @@ import {
   loadService,
   makeBeside,
   NetSide,
+  type Service,
   type ServiceSetup,
 } from "./host.ts";
 import { MailboxEnd } from "./mailbox.ts";
@@ -128,10 +129,9 @@ async function start(): Promise<() => void | Promise<void>> {
   const library = openTile();
   const regions = openRegions();
   const handed = new Handed<ProcessSetup>(regions, Number(Deno.args[0]));
-  const { name, service: setup, shape, nets, spinTurns, clock, keep, beside, warmUp } =
-    handed.setup;
+  const { name, service: setup, shape, nets, spinTurns, keep, beside, warmUp } = handed.setup;
   library.nameThread(name);
-  const clockIfGranted = clock ? { clock: openClock() } : {};
+  const clock = handed.setup.clock ? openClock() : undefined;
   revoke({ name: "ffi" });
 
   const log: Log = (line, level) => report({ type: "log", line: clipped(line), level });
@@ -150,13 +150,14 @@ async function start(): Promise<() => void | Promise<void>> {
   const state = handed.has(`state ${name}`)
     ? new AppState(handed.view(`state ${name}`))
     : undefined;
-  const besideEventfd = handed.has(`mail ${name}`) ? handed.fd(`eventfd ${name} beside`) : -1;
-  const mailbox = besideEventfd >= 0
-    ? new MailboxEnd(
+  let mailbox: MailboxEnd | undefined;
+  if (handed.has(`mail ${name}`)) {
+    const besideEventfd = handed.fd(`eventfd ${name} beside`);
+    mailbox = new MailboxEnd(
       { own: handed.view(`mail ${name}`), peer: handed.view(`mail ${name} beside`) },
       () => library.wake(besideEventfd),
-    )
-    : undefined;
+    );
+  }
   const joins = nets.map((net) => {
     const own = handed.view(`link ${name} to ${net}`);
     const peer = handed.view(`link ${net} to ${name}`);
@@ -169,10 +170,8 @@ async function start(): Promise<() => void | Promise<void>> {
   // Before the app's code runs, which may replace what this calls. Only a process with a predecessor needs the module.
   if (warmUp) await (await import("./warm_up.ts")).warmUp({ shape, spinTurns, library });
   const service = await loadService({ ...setup, metrics: metricsView }, {
-    ...{ counters, metrics, log, collect: () => gc({ type: "minor" }), beside: true },
-    ...clockIfGranted,
-    ...(state && { state }),
-    ...(mailbox && { mailbox }),
+    ...{ counters, metrics, log, state, mailbox, clock, beside: true },
+    collect: () => gc({ type: "minor" }),
   });
   library.trim();
   const handedOver = await turn();
@@ -197,7 +196,7 @@ async function start(): Promise<() => void | Promise<void>> {
     for (const name of GIVEN_UP) revoke({ name });
   }
   report({ type: "running" });
-  nameUnsettled(log);
+  nameUnsettled(service, log);
   return () => runLoop({ tile, region, control, index: APP.index, spinTurns });
 }
 
@@ -283,8 +282,11 @@ const core = (Deno as unknown as Record<symbol, {
   };
 }>)[(Deno as unknown as { internal: symbol }).internal]?.core;
 
-/** Notes timers that are started. What it returns logs from its call on what never ends: no event loop runs again. */
-function watchTimers(): (say: Log) => void {
+/**
+ * Notes timers that are started. What it returns logs from its call on what the handlers of an app start in vain:
+ * no event loop runs again.
+ */
+function watchTimers(): (service: Pick<Service, "handler">, say: Log) => void {
   const scope = globalThis as unknown as Record<string, Starter & ((id: unknown) => void)>;
   /** Where each timer was started that has neither fired nor been cleared. */
   const running = new Map<unknown, { name: string; at: Error }>();
@@ -311,11 +313,11 @@ function watchTimers(): (say: Log) => void {
       end(id);
     }) as typeof end;
   }
-  return (say) => {
+  return (service, say) => {
     const log = (line: string) => say(line, Level.warning);
     const [left] = running.values();
     if (left !== undefined) {
-      const where = `${left.name}${placeOf(left.at.stack ?? "").place}`;
+      const where = `${left.name}${placeOf(left.at.stack).place}`;
       log(
         `create() left a timer running (${where}), which never fires again: no event loop runs now`,
       );
@@ -326,7 +328,11 @@ function watchTimers(): (say: Log) => void {
       return (name: unknown) => {
         if (isSaid) return;
         isSaid = true;
-        const { handler, place, call } = here();
+        const { stackTraceLimit } = Error;
+        Error.stackTraceLimit = 100;
+        const { place, call } = placeOf(new Error().stack);
+        Error.stackTraceLimit = stackTraceLimit;
+        const { handler } = service;
         log(`${handler}() ${what(call, place, name)} there: no event loop runs in a handler`);
       };
     };
@@ -337,37 +343,20 @@ function watchTimers(): (say: Log) => void {
   };
 }
 
-/** The running handler, and where it is. */
-function here(): ReturnType<typeof placeOf> {
-  const { stackTraceLimit } = Error;
-  Error.stackTraceLimit = 100;
-  const { stack = "" } = new Error();
-  Error.stackTraceLimit = stackTraceLimit;
-  return placeOf(stack);
-}
-
 /** Frames of these files are not the app's. */
 const OWN = new URL("./", import.meta.url).href;
-/** Functions of `host.ts`, and the handler that each calls. */
-const HANDLERS = [
-  ["Service.clock", "tick"],
-  ["Service.drain", "drain"],
-  ["receivePlain", "answer"],
-] as const;
 const RUNNERS = ["process", "host"].map((name) => `${OWN}${name}.`);
 
-/** From a stack: the app's handler, ` at FILE:LINE`, and what it called there. */
-function placeOf(stack: string): { handler: string; place: string; call: string } {
+/** From a stack: ` at FILE:LINE` of the app, and what it called there. */
+function placeOf(stack = ""): { place: string; call: string } {
   const frames = stack.split("\n").filter((line) => line.startsWith("    at "));
   const isOurs = (frame: string) => RUNNERS.some((runner) => frame.includes(runner));
   const first = frames.findIndex((frame) => frame.includes("file://") && !isOurs(frame));
-  const isIn = (name: string) => frames.some((frame) => frame.includes(name));
-  const [, handler] = HANDLERS.find(([name]) => isIn(name)) ?? ["", "receive"];
-  if (first < 0) return { handler, place: "", call: "by Deno" };
+  if (first < 0) return { place: "", call: "by Deno" };
   const [, file = "?", line = "?"] = /file:\/\/(.*?):(\d+)(?::\d+)?\)?$/.exec(frames[first]) ?? [];
   const callee = frames.slice(0, first).findLast((frame) => !frame.includes("file://"));
   const [, call = "async"] = /^ +at (?:async )?(?:new )?([\w.]+) \(/.exec(callee ?? "") ?? [];
-  return { handler, place: ` at ${decodeURI(file)}:${line}`, call };
+  return { place: ` at ${decodeURI(file)}:${line}`, call };
 }
 
 live();

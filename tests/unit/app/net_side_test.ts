@@ -34,7 +34,6 @@ function room() {
       payloads: umem,
       shape: SHAPE,
       tile,
-      eventfd: -1,
     }, { counters, firstPort: 7, wake: () => wakes.count++, handedOver });
   return {
     app,
