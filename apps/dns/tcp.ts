@@ -14,7 +14,7 @@ import { createServer, type Socket } from "node:net";
 import packet from "dns-packet";
 import type { Beside, BesideContext } from "../../tiles/app/contract.ts";
 import { wholeOption } from "../options.ts";
-import { MOST_STREAM_BYTES, TICKET_BYTES } from "./answer.ts";
+import { TICKET_BYTES } from "./answer.ts";
 
 const LENGTH_BYTES = 2;
 /** Queries that the app has at once. Their answers fit the mailbox, whatever their size. */
@@ -160,7 +160,7 @@ class Streams {
 class Stream {
   /** Its client's network, in which one client may have many addresses. */
   readonly network: string;
-  /** When it last asked, was answered or was opened. */
+  /** When it last asked, or was opened. */
   since = performance.now();
   readonly #first = Promise.withResolvers<void>();
   /** Resolves when the app has its first query, or there is none to come. */
@@ -168,10 +168,9 @@ class Stream {
   /** Resolves when all is sent, or nothing more can be. */
   readonly sent: Promise<unknown>;
   readonly #socket: Socket;
-  readonly #waits: () => void;
-  /** What was received and not asked yet, in pieces, and how many bytes. */
-  #pieces: Buffer[] = [];
-  #bytes = 0;
+  /** The next query, null until all of it is here, and its length, 0 until that is. Others wait in the socket. */
+  #query: Buffer | null = null;
+  #length = 0;
   #isEnding = false;
   /** Queries that the app has. */
   #asked = 0;
@@ -179,13 +178,9 @@ class Stream {
   constructor(socket: Socket, { waits, closed }: { waits: () => void; closed: () => void }) {
     this.network = networkOf(socket.remoteAddress ?? "::");
     this.#socket = socket;
-    this.#waits = waits;
     socket.setNoDelay(true);
-    socket.on("data", (bytes) => {
-      this.#pieces.push(bytes);
-      this.#bytes += bytes.length;
-      if (this.#length > MOST_QUERY_BYTES) return this.close();
-      if (this.#bytes > MOST_STREAM_BYTES) socket.pause();
+    socket.on("readable", () => {
+      this.#read();
       if (this.hasQuery) waits();
     });
     socket.on("end", () => this.end());
@@ -202,41 +197,35 @@ class Stream {
     });
   }
 
-  /** All that was received, in one piece. It is joined when there is a whole query, or the first length. */
-  get #received(): Buffer {
-    if (this.#pieces.length > 1) this.#pieces = [Buffer.concat(this.#pieces)];
-    return this.#pieces[0] ?? Buffer.alloc(0);
-  }
-
-  /** The length of the next query; 0: it is not here yet. */
-  get #length(): number {
-    if (this.#bytes < LENGTH_BYTES) return 0;
-    const [first] = this.#pieces;
-    return (first.length < LENGTH_BYTES ? this.#received : first).readUInt16BE(0);
-  }
-
-  get #isWhole(): boolean {
-    return this.#bytes >= LENGTH_BYTES && this.#bytes >= LENGTH_BYTES + this.#length;
+  /** Reads the next query, if all of it is here. At its end a socket gives less than it is asked for. */
+  #read(): void {
+    if (this.#query !== null) return;
+    if (this.#length === 0) {
+      const length: Buffer | null = this.#socket.read(LENGTH_BYTES);
+      if (length === null || length.length < LENGTH_BYTES) return;
+      this.#length = length.readUInt16BE(0);
+      if (this.#length === 0 || this.#length > MOST_QUERY_BYTES) return this.close();
+    }
+    const query: Buffer | null = this.#socket.read(this.#length);
+    if (query === null || query.length < this.#length) return;
+    this.#query = query;
+    this.#length = 0;
   }
 
   /** Whether a whole query waits, and the client takes its answers. */
   get hasQuery(): boolean {
-    return this.#isWhole && this.#socket.writableLength <= MOST_UNSENT;
+    return this.#query !== null && this.#socket.writableLength <= MOST_UNSENT;
   }
 
   /** The next query; null: there is none. */
   get next(): Uint8Array | null {
-    if (!this.hasQuery) return null;
-    return this.#received.subarray(LENGTH_BYTES, LENGTH_BYTES + this.#length);
+    return this.hasQuery ? this.#query : null;
   }
 
   /** The app has the next query. */
   passed(): void {
-    const rest = this.#received.subarray(LENGTH_BYTES + this.#length);
-    this.#pieces = rest.length > 0 ? [rest] : [];
-    this.#bytes = rest.length;
-    if (this.#length > MOST_QUERY_BYTES) return this.close();
-    if (this.#bytes <= MOST_STREAM_BYTES) this.#socket.resume();
+    this.#query = null;
+    this.#read();
     this.since = performance.now();
     this.#asked++;
     this.#first.resolve();
@@ -259,7 +248,7 @@ class Stream {
   }
 
   #endIfDone(): void {
-    if (this.#isEnding && this.#asked === 0 && !this.#isWhole) this.#socket.end();
+    if (this.#isEnding && this.#asked === 0 && this.#query === null) this.#socket.end();
   }
 
   close(): void {
