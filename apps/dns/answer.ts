@@ -5,9 +5,9 @@
  * that the answer was made for, its compression pointers are adjusted.
  */
 
-import type { Reply } from "./zone.ts";
-
+import type { Buffer } from "node:buffer";
 import packet from "dns-packet";
+import type { Reply } from "./zone.ts";
 
 // Queries (RFC 1035 §4.1) and their EDNS (RFC 6891), parsed in place without allocation.
 
@@ -291,7 +291,7 @@ const NAMES: Readonly<Record<number, readonly [before: number, count: number]>> 
  * Compresses the records of `message`, which has one question and no pointers. Ends of records and offsets of
  * pointers begin at `questionEnd`; pointers to the whole name of the question are left out.
  */
-function compress(message: Uint8Array) {
+function compress(message: Buffer) {
   const to = new Uint8Array(message.length);
   /** Read and write positions. */
   let [at, size] = [0, 0];
@@ -328,8 +328,8 @@ function compress(message: Uint8Array) {
   const ends: number[] = [];
   while (at < message.length) {
     copyName();
-    const type = wordAt(message, at);
-    const length = wordAt(message, at + FIXED_BYTES - 2);
+    const type = message.readUInt16BE(at);
+    const length = message.readUInt16BE(at + FIXED_BYTES - 2);
     copy(FIXED_BYTES);
     const [end, begin] = [at + length, size];
     const [before, count] = NAMES[type] ?? [length, 0];
@@ -448,8 +448,4 @@ function copy(from: Uint8Array, at: number, to: Uint8Array, toAt: number, count:
 function putWord(bytes: Uint8Array, at: number, word: number): void {
   bytes[at] = word >>> 8;
   bytes[at + 1] = word & 0xff;
-}
-
-function wordAt(bytes: Uint8Array, at: number): number {
-  return bytes[at] << 8 | bytes[at + 1];
 }

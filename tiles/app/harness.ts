@@ -167,11 +167,11 @@ export class AppHarness {
     }, {
       counters: harness.#counters,
       log: (line) => harness.logged.push(line),
-      ...(options.clock && { clock: options.clock }),
-      ...(state && { state }),
+      clock: options.clock,
+      state,
+      mailbox: harness.#mailbox?.own,
       now: () => harness.#millis,
       date: () => harness.#millis,
-      ...(harness.#mailbox && { mailbox: harness.#mailbox.own }),
     });
     if (options.beside !== undefined) {
       harness.#beside = await makeBeside(options.beside, context, {

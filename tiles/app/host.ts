@@ -100,9 +100,15 @@ export async function loadService(setup: ServiceSetup, host: ServiceHost): Promi
 
 /** Where the app threw an error: ` at ` and the place; "" if it was thrown by this program or by Deno. */
 function placeOf(error: unknown): string {
-  const frame = readThrown(error).stack.split("\n").find((line) => line.startsWith("    at "));
-  const [place = PROGRAM] = /file:\S+:\d+:\d+/.exec(frame ?? "") ?? [];
+  const [place = PROGRAM] = /file:\S+:\d+:\d+/.exec(frameOf(readThrown(error)) ?? "") ?? [];
   return place.startsWith(PROGRAM) ? "" : ` at ${place}`;
+}
+
+/** The first frame of a stack. The words before it may have lines of a stranger that look like one. */
+function frameOf({ message, stack }: { message: string; stack: string }): string | undefined {
+  const words = stack.indexOf(message);
+  const frames = words < 0 ? stack : stack.slice(words + message.length);
+  return frames.split("\n").find((line) => line.startsWith("    at "));
 }
 
 /** The folder with this program's modules. */
@@ -123,9 +129,9 @@ export async function makeService(
     instance: setup.instance ?? 0,
     instances: setup.instances ?? 1,
     options: setup.options,
-    ...(host.clock && { clock: host.clock }),
-    ...(host.state && { state: host.state }),
-    ...(host.mailbox && { mailbox: { post: (bytes) => host.mailbox!.post(bytes) } }),
+    clock: host.clock,
+    state: host.state,
+    mailbox: host.mailbox && { post: (bytes) => host.mailbox!.post(bytes) },
     ...refusals(setup, host.counters),
     ...commonContext(metrics, bounded(host.log, host.now)),
     every: (millis, handler) => timers.add(millis, handler),
@@ -477,16 +483,13 @@ export class Service {
   #failed(error: unknown): void {
     this.#host.counters[APP.index.errors]++;
     if (this.#seen.size >= MOST_KINDS) return;
-    const { name, message, stack } = readThrown(error);
+    const thrown = readThrown(error);
+    const { name, message } = thrown;
     // Two errors are the same by their class and where they were thrown, not by their words.
-    // The words may have lines of a stranger that look like a place.
-    const words = stack.indexOf(message);
-    const frames = words < 0 ? stack : stack.slice(words + message.length);
-    const place = frames.split("\n").find((line) => line.startsWith("    at "));
-    const kind = name === undefined ? typeof error : `${name} ${place ?? message}`;
+    const kind = name === undefined ? typeof error : `${name} ${frameOf(thrown) ?? message}`;
     this.#say(kind, () => {
       const explained = explainDenials(
-        clipped(stack),
+        clipped(thrown.stack),
         "what [apps] grants ends with its start, unless keep = true",
       );
       return `the app threw, which cost a datagram; said once: ${explained}`;
