@@ -36,13 +36,13 @@
  */
 
 /**
- * An IP address: of IPv4 today, of IPv6 in a later version. In the fast form an address belongs to its burst:
- * the same object is that of the next datagram after `next`. Keep a `copy` of it, or its words.
+ * An IP address: of IPv4 today, of IPv6 in a later version. In the fast form `next` reuses the object for
+ * the next datagram. To keep an address, keep a `copy` of it, or its words.
  */
 export interface Address {
   /**
-   * The address as of IPv6, in four words of host order, the first bits in the first one. An IPv4 address is
-   * IPv4-mapped: 198.18.0.1 is `[0, 0, 0xffff, 0xc6120001]`. Change them by `load` only.
+   * The address as an IPv6 address, in four words of host order, the most significant one first. An IPv4
+   * address is IPv4-mapped: 198.18.0.1 is `[0, 0, 0xffff, 0xc6120001]`. Change them by `load` only.
    */
   readonly words: Uint32Array;
   /** Whether it is an IPv4 address. */
@@ -54,8 +54,8 @@ export interface Address {
   /** Whether `prefix` covers it. */
   isIn(prefix: Prefix): boolean;
   /**
-   * 32 bits for a table. `key`: a secret random word for a table whose keys strangers choose, so that nobody
-   * can choose addresses that collide.
+   * A hash of 32 bits. If strangers choose the keys of a table, `key` must be a secret random word. Then
+   * nobody can choose addresses that collide.
    */
   hash(key: number): number;
   /** Becomes the address whose words begin at `at`, and returns itself. */
@@ -118,13 +118,13 @@ export interface Datagrams {
   readonly ecn: number;
   /**
    * When its burst was taken from the ring: nanoseconds since 1970 UTC (CLOCK_REALTIME), in steps of
-   * 256, as a number of that size has. The same for all datagrams of a burst, up to 64. With
-   * `packet_times = true`: when the host received the datagram itself.
+   * 256, since a double is no more precise. It is the same for all datagrams of a burst, up to 64. With
+   * `packet_times = true` it is the time at which the host received the datagram itself.
    */
   readonly receivedAt: number;
 }
 
-/** Where a datagram goes that is no answer. */
+/** Where to send a datagram that is not an answer. */
 export interface Destination extends HeaderFields {
   readonly address: Address;
   readonly port: number;
@@ -142,24 +142,24 @@ export interface Answers {
   /** The memory to write payloads into, at offsets that `reserve` gave. */
   readonly bytes: Uint8Array;
   /**
-   * How many datagrams can be sent now, of up to 1,500 bytes each: at most the app's `depth`. Inline: as many
-   * as there are free frames, and room in the transmit ring that has least.
+   * How many datagrams can be sent now, of up to 1,500 bytes each: at most the app's `depth`. Inline: no more
+   * than there are free frames, and free entries in the fullest transmit ring.
    */
   readonly room: number;
   /**
    * Reserves `size` consecutive bytes and returns their offset in `bytes`, a multiple of four, or -1 when
    * there is no room now, which is counted. They are the app's until it reserves again. They are not
-   * cleared: bytes that the app sends without having written them are whatever was there before. Once sent,
-   * the app must not change them. Until the handler returns the same bytes can be sent again, to others:
-   * the app writes a payload once for all whom it goes to.
+   * cleared: bytes that the app sends without having written them are whatever was there before. The app
+   * must not change them once they are sent. Until the handler returns, it can send the same bytes to
+   * others: a payload for many peers is written once.
    */
   reserve(size: number): number;
   /** Copies the payload of the current datagram to `offset` in `bytes`. */
   copy(offset: number): void;
   /**
    * Sends `size` bytes at `offset` to the current datagram's sender, from the address and port that it was
-   * sent to. Throws RangeError, as `send` does, when not all of them were reserved, when others of those were
-   * sent before, or for a field or a port that is out of range. Then nothing is sent.
+   * sent to. Like `send`, it throws RangeError and sends nothing if a byte was not reserved, if other bytes
+   * of the same reservation were sent before, or if a field or a port is out of range.
    */
   reply(offset: number, size: number, fields?: HeaderFields): void;
   /**
@@ -189,8 +189,8 @@ export interface App {
    */
   begin?(): void;
   /**
-   * Called once there is room again, for half of the app's `depth` (inline: for 64), if a handler had none:
-   * `room` was 0 at its end, or `reserve` gave -1. Goes on with what did not fit.
+   * Called after a handler found no room: `room` was 0 at its end, or `reserve` gave -1. By now there is room
+   * for half of the app's `depth` (inline: for 64). The app continues with what did not fit.
    */
   drain?(out: Answers): void;
   /** Called between bursts with each mail of the app's slow side; the bytes are a copy, the app's to keep. */
@@ -357,7 +357,7 @@ export type AppFactory = (context: AppContext) => App | PlainApp | Promise<App |
 export interface Mailbox {
   /**
    * Posts a copy of the bytes, at most 65,536. False if the mailbox is full: it holds 1,024 mails or 1 MiB.
-   * Never waits. Throws RangeError if they are more, and TypeError for what is no Uint8Array.
+   * It never waits. Throws RangeError for more bytes, and TypeError for anything but a Uint8Array.
    */
   post(bytes: Uint8Array): boolean;
 }
@@ -368,8 +368,8 @@ export interface TcpListener {
   readonly address: string;
   readonly port: number;
   /**
-   * Starts to accept connections by a server of `node:net` or `node:http`. To be called once, in `begin` or
-   * later: the socket is the predecessor's, too.
+   * Starts to accept connections by a server of `node:net` or `node:http`. Call it once, in `begin` or
+   * later: until then the predecessor accepts connections from the same socket.
    */
   accept(server: { listen(options: { fd: number }): unknown }): void;
 }
@@ -395,7 +395,7 @@ export interface Beside {
   begin?(): void | Promise<void>;
   /** Called with each mail of the app; the bytes are a copy, its to keep. */
   mail?(bytes: Uint8Array<ArrayBuffer>): void;
-  /** Called when it is to end. It is ended when the promise settles, or after a second, and has its mail until then. */
+  /** Called when it must end. The process ends when the promise settles, or after a second. Mail arrives until then. */
   end?(): void | Promise<void>;
 }
 
