@@ -31,7 +31,7 @@ const [SERVICE_TYPES, SERVICE_TARGET] = [[rawType(64), rawType(65)], 2];
 /** The most aliases that are followed. */
 const LONGEST_CHAIN = 8;
 
-/** A name right below `name` that no zone file can have, so that it is there by a wildcard or not at all. */
+/** A name right below `name` that no zone file can have, so it exists by a wildcard or not at all. */
 export function strangerBelow(name: string): string {
   return below("\0", name);
 }
@@ -87,9 +87,9 @@ export class Zone {
   }
 
   /**
-   * All names that exist in it, in lower case, and then those that are there by a wildcard and that an
-   * alias leads to: whoever asks about one of these is told of its alias once, and not, as others whom
-   * aliases lead there, twice.
+   * All names that exist in it, in lower case. Then targets of aliases that exist by a wildcard which is an
+   * alias, too. The answer for all names of the wildcard contains the alias of such a target, so that a
+   * question about the target itself would be answered with the same record twice.
    */
   names(): Iterable<string> {
     const names = new Set(this.#nodes.keys());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Consistent hashing with Maglev's lookup table: of N backends one that goes takes only its own clients
- * along, and nearly all others keep theirs. Each machine with the same backends builds the same table.
+ * Consistent hashing with Maglev's lookup table: if a backend goes, its clients move to others, and nearly
+ * all other clients stay where they are. Each machine with the same backends builds the same table.
  * "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4.
  */
 

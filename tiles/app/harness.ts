@@ -187,8 +187,8 @@ export class AppHarness {
 
   /**
    * Gives the app a burst of at most its `depth`, 64 datagrams at a time, and returns what it sent, without
-   * what a net tile would drop and count. Only then there is room again, and what the app sends when it is
-   * told so is returned, too.
+   * what a net tile would drop and count. There is room again only after the whole burst. What the app sends
+   * when it is told so is returned, too.
    */
   ask(...burst: readonly Asked[]): Answered[] {
     let offset = 0;

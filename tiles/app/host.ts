@@ -79,7 +79,7 @@ interface ServiceHost extends Pick<AppContext, "clock" | "state"> {
   readonly now?: () => number;
   /** Milliseconds since 1970; `Date.now` when left out. */
   readonly date?: () => number;
-  /** Has V8 free what was allocated lately and is no longer used; left out: V8 does so when it likes. */
+  /** Has V8 free what was allocated lately and is no longer used. Left out: V8 decides when. */
   readonly collect?: () => void;
 }
 
@@ -211,7 +211,7 @@ function asyncError(name: string): TypeError {
 
 const ENCODER = new TextEncoder();
 
-/** Bytes after which `collect` is called, a tenth of a millisecond. By itself V8 lets 64 MiB pile up outside its heap. */
+/** `collect`, which takes a tenth of a millisecond, is called after so many bytes. V8 itself would let 64 MiB pile up. */
 export const COLLECT_BYTES = 8 << 20;
 
 /** An app that gives each datagram to `answer`, except those that could start a loop. */
@@ -402,7 +402,7 @@ export class Service {
     timers.add(tickMillis, (out, now) => app.tick?.(out, now), "tick");
   }
 
-  /** Says that no predecessor runs any more. Once, before all else; throws what the app throws. */
+  /** Tells the app that its predecessor has ended. Call it once, before all else. Throws what the app throws. */
   begin(): void {
     this.#app.begin?.();
   }
@@ -423,7 +423,7 @@ export class Service {
     }
   }
 
-  /** Whether it goes on by itself when there is room again. */
+  /** Whether the app has a handler for when there is room again. */
   get drains(): boolean {
     return this.#app.drain !== undefined;
   }
@@ -546,7 +546,7 @@ export function checkSame(offset: number, size: number, sentAt: number, sentSize
   );
 }
 
-/** What `reserve` returns of what no datagram can have, once it is counted. */
+/** Counts a payload that is longer than any datagram's, and returns what `reserve` then does. */
 export function tooLong(counters: Float64Array): -1 {
   counters[APP.index.tx_drop_too_long]++;
   return -1;
@@ -774,7 +774,7 @@ class Replies implements Answers {
   readonly #requests: Requests;
   readonly #counters: Float64Array;
   readonly #ring: link.PayloadRing;
-  /** Where the link was when this side joined: what is older, a predecessor sent. */
+  /** The cursor of the link when this side joined. A predecessor sent what is older. */
   readonly #joined: number;
   readonly #firstPort: number;
   /** Where the room begins that was reserved last, and its bytes; -1: nothing is reserved. */
@@ -832,7 +832,7 @@ class Replies implements Answers {
     return this.#isFull || this.#link.free === 0;
   }
 
-  /** Whether there is so much room, as of the last `refresh()`, that going on is worth a call. */
+  /** Whether there is enough room, as of the last `refresh()`, for a call of the app to be worth it. */
   get hasRoom(): boolean {
     return this.room >= this.#link.depth >>> 1;
   }
@@ -973,7 +973,7 @@ export class NetSide {
     /** The port that it sends from where it names none. */
     firstPort: number;
     wake: () => void;
-    /** Whether a predecessor left between two batches: then what it has not read is ours. */
+    /** Whether a predecessor left between two batches: then we answer what it has not read. */
     handedOver?: boolean;
   }) {
     this.#counters = counters;
@@ -998,7 +998,7 @@ export class NetSide {
     return this.answers.hasRoom;
   }
 
-  /** Has the app go on with what found no room. */
+  /** Has the app continue with what found no room. */
   drain(service: Service): void {
     this.answers.beginDrain();
     service.drain(this.answers);

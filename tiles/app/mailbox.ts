@@ -39,7 +39,7 @@ export class MailboxEnd implements Mailbox {
   readonly #room: Uint8Array;
   readonly #received: Uint8Array;
   readonly #waker: Waker;
-  /** Where its queue was when it joined: what is older, a predecessor posted. */
+  /** The cursor of its queue when it joined. A predecessor posted what is older. */
   readonly #joined: number;
 
   /** What waits was posted to a predecessor, and is skipped. `sleeper` has the other side's sleep word; `wake` wakes it. */

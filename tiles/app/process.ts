@@ -67,7 +67,7 @@ export interface ProcessSetup {
 
 /** What an app's process says. The master checks all of it. */
 export type AppReport =
-  /** The app is made, but for what a predecessor still has. */
+  /** The app is made, except for what its predecessor still has. */
   | { readonly type: "ready" }
   | { readonly type: "running" }
   /** Its event loop runs: once a second while it is made, and of a slow side until it ends. */

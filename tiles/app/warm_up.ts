@@ -16,7 +16,7 @@ import type { App, AppContext, Datagrams } from "./contract.ts";
 import { appTile, makeService, NetSide } from "./host.ts";
 import { METRICS_BYTES } from "./regions.ts";
 
-/** Bursts after which V8 has compiled it, after how many the loop sleeps, and how long it may take. */
+/** Bursts after which V8 has compiled the loop, bursts between two sleeps, and the longest that all may take. */
 const BURSTS = 3000;
 const BURSTS_AT_ONCE = 8;
 const MOST_MILLIS = 1500;
