@@ -405,9 +405,7 @@ class Fields {
     return seconds(text);
   }
   matching(isGood: (text: string) => boolean, what: string): string {
-    const { text } = this.#next(what);
-    if (!isGood(text)) throw new Error(`'${text}' is no ${what}`);
-    return text;
+    return matching(this.#next(what).text, isGood, what);
   }
   /** Hexadecimal digits, which may be split into words, up to the end. */
   hex(): Buffer {
@@ -527,10 +525,10 @@ const SERVICE_VALUES: Record<number, (text: string) => Buffer> = {
   1: (text) => Buffer.concat(items(text).flatMap((id) => [Buffer.of(id.length), id])),
   2: (text) => empty(text, "no-default-alpn"),
   3: (text) =>
-    u16(Number(wordsOf(text, (word) => /^\d+$/.test(word) && Number(word) <= 0xffff, "port")[0])),
-  4: (text) => addresses(wordsOf(text, isIPv4, "IPv4 address"), packet.a),
+    u16(Number(matching(text, (port) => /^\d+$/.test(port) && Number(port) <= 0xffff, "port"))),
+  4: (text) => addresses(text, isIPv4, "IPv4 address", packet.a),
   5: (text) => Buffer.from(`${octets(text)}`, "base64"),
-  6: (text) => addresses(wordsOf(text, isAddress6, "IPv6 address"), packet.aaaa),
+  6: (text) => addresses(text, isAddress6, "IPv6 address", packet.aaaa),
   8: (text) => empty(text, "ohttp"),
 };
 
@@ -541,17 +539,21 @@ function items(text: string): Buffer[] {
   return items.map((item) => octets(item.replace(/\\\\([,\\])/g, "\\$1")));
 }
 
-/** The text of a list of addresses, or of a number. */
-function wordsOf(text: string, isGood: (word: string) => boolean, what: string): string[] {
-  const words = text.split(",");
-  const wrong = words.find((word) => !isGood(word));
-  if (wrong !== undefined) throw new Error(`'${wrong}' is no ${what}`);
-  return words;
+/** A list of addresses, each without the length that a record's data has in front. */
+function addresses(
+  text: string,
+  isGood: (text: string) => boolean,
+  what: string,
+  codec: { encode(text: string): Buffer },
+): Buffer {
+  const texts = text.split(",");
+  return Buffer.concat(texts.map((each) => codec.encode(matching(each, isGood, what)).subarray(2)));
 }
 
-/** Addresses without the length that a record's data has in front. */
-function addresses(texts: readonly string[], codec: { encode(text: string): Buffer }): Buffer {
-  return Buffer.concat(texts.map((text) => codec.encode(text).subarray(2)));
+/** The same text. Throws Error unless it is a good one. */
+function matching(text: string, isGood: (text: string) => boolean, what: string): string {
+  if (isGood(text)) return text;
+  throw new Error(`'${text}' is no ${what}`);
 }
 
 function empty(text: string, key: string): Buffer {

@@ -63,6 +63,7 @@ Deno.test("data of later types is that of their RFCs, and any type may be writte
   for (
     const [line, sentence] of [
       ["HTTPS 1 . port=65536", /'65536' is no port/],
+      ["HTTPS 1 . port=53,54", /'53,54' is no port/],
       ["HTTPS 1 . alpn", /'' is no list/],
       ["HTTPS 1 . no-default-alpn=x", /no-default-alpn takes no value/],
       ["HTTPS 1 . ipv4hint=198.18.0.256", /is no IPv4 address/],
