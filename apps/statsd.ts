@@ -28,7 +28,7 @@ export default function create(context: AppContext): App {
   const counter = (name: string, labels?: Record<string, string>) =>
     context.metric(`statsd.${name}`, "counter", labels)!;
   const lines = counter("lines");
-  const refused = REASONS.map((reason) => counter("lines_refused", { reason }));
+  const refused = Object.keys(Wrong).map((reason) => counter("lines_refused", { reason }));
   const tagged = counter("tags_dropped");
   const names = new Names(context);
   const line = new Line();
@@ -60,9 +60,10 @@ export default function create(context: AppContext): App {
   };
 }
 
-/** Why a line is refused, as the metrics name it: by its index, `Wrong`. */
-const REASONS = ["form", "type", "value", "rate", "room"];
-/** No `name:value|type`, another type, a value or rate out of range or no number, or no metric is left. */
+/**
+ * Why a line is refused, as the metrics name it: no `name:value|type`, another type, a value or rate out of
+ * range or no number, or no metric is left.
+ */
 const Wrong = { form: 0, type: 1, value: 2, rate: 3, room: 4 } as const;
 
 /** A parsed line, valid until the next call of `read`. */
@@ -79,7 +80,7 @@ class Line {
   /** How many values this one stands for, by its sample rate. */
   weight = 1;
   hasTags = false;
-  /** Why it is refused, in `REASONS`; below 0: it is not. */
+  /** Why it is refused, of `Wrong`; below 0: it is not. */
   wrong = -1;
   #cursor = 0;
 

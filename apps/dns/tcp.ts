@@ -80,15 +80,17 @@ class Streams {
   }
 
   add(socket: Socket): void {
-    const stream = new Stream(socket, {
-      waits: () => {
+    const stream = new Stream(socket);
+    for (const event of ["readable", "drain"]) {
+      socket.on(event, () => {
+        if (stream.next() === null) return;
         this.#waiting.add(stream);
         this.#ask();
-      },
-      closed: () => {
-        this.#open.delete(stream);
-        this.#waiting.delete(stream);
-      },
+      });
+    }
+    socket.on("close", () => {
+      this.#open.delete(stream);
+      this.#waiting.delete(stream);
     });
     this.#open.add(stream);
     if (this.#open.size <= this.#limits.count) return;
@@ -103,7 +105,7 @@ class Streams {
       const [stream] = this.#waiting;
       if (stream === undefined) return;
       this.#waiting.delete(stream);
-      const query = stream.next;
+      const query = stream.next();
       if (query === null) continue;
       const mail = new Uint8Array(TICKET_BYTES + query.length);
       this.#ticket = (this.#ticket + 1) >>> 0;
@@ -117,7 +119,7 @@ class Streams {
       stream.passed();
       this.#asked.set(this.#ticket, { stream, at: performance.now() });
       // It goes to the end of the line.
-      if (stream.hasQuery) this.#waiting.add(stream);
+      if (stream.next() !== null) this.#waiting.add(stream);
     }
   }
 
@@ -175,23 +177,13 @@ class Stream {
   /** Queries that the app has. */
   #asked = 0;
 
-  constructor(socket: Socket, { waits, closed }: { waits: () => void; closed: () => void }) {
+  constructor(socket: Socket) {
     this.network = networkOf(socket.remoteAddress ?? "::");
     this.#socket = socket;
     socket.setNoDelay(true);
-    socket.on("readable", () => {
-      this.#read();
-      if (this.hasQuery) waits();
-    });
     socket.on("end", () => this.end());
-    socket.on("drain", () => {
-      if (this.hasQuery) waits();
-    });
     socket.on("error", () => {});
-    socket.on("close", () => {
-      this.#first.resolve();
-      closed();
-    });
+    socket.on("close", this.#first.resolve);
     this.sent = new Promise((resolve) => {
       for (const event of ["finish", "close"]) socket.once(event, resolve);
     });
@@ -199,7 +191,6 @@ class Stream {
 
   /** Reads the next query, if all of it is here. At its end a socket gives less than it is asked for. */
   #read(): void {
-    if (this.#query !== null) return;
     if (this.#length === 0) {
       const length: Buffer | null = this.#socket.read(LENGTH_BYTES);
       if (length === null || length.length < LENGTH_BYTES) return;
@@ -212,20 +203,15 @@ class Stream {
     this.#length = 0;
   }
 
-  /** Whether a whole query waits, and the client takes its answers. */
-  get hasQuery(): boolean {
-    return this.#query !== null && this.#socket.writableLength <= MOST_UNSENT;
-  }
-
-  /** The next query; null: there is none. */
-  get next(): Uint8Array | null {
-    return this.hasQuery ? this.#query : null;
+  /** The next query; null: it is not here yet, or the client does not take its answers. */
+  next(): Uint8Array | null {
+    if (this.#query === null) this.#read();
+    return this.#socket.writableLength <= MOST_UNSENT ? this.#query : null;
   }
 
   /** The app has the next query. */
   passed(): void {
     this.#query = null;
-    this.#read();
     this.since = performance.now();
     this.#asked++;
     this.#first.resolve();

@@ -148,10 +148,10 @@ export async function makeService(
 /** What an app's tile and its slow side are given alike. */
 function commonContext(metrics: MetricsWriter, say: ReturnType<typeof bounded>) {
   return {
-    metric: (...given: Parameters<AppContext["metric"]>) => metrics.metric(...given),
-    histogram: (...given: Parameters<AppContext["histogram"]>) => metrics.histogram(...given),
-    parseAddress: (text: string) => Address.parse(text),
-    parsePrefix: (text: string) => Prefix.parse(text),
+    metric: metrics.metric.bind(metrics),
+    histogram: metrics.histogram.bind(metrics),
+    parseAddress: Address.parse,
+    parsePrefix: Prefix.parse,
     log: (...said: unknown[]) => say(Level.info, ...said),
   };
 }
