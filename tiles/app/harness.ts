@@ -156,7 +156,6 @@ export class AppHarness {
     const context = { name: "app", ports: harness.#ports, options: options.options ?? {} };
     harness.#service = await makeService(module, {
       ...context,
-      module: "",
       ownPorts: options.ownPorts,
       instance: options.instance,
       instances: options.instances,

@@ -117,7 +117,7 @@ const PROGRAM = new URL("../../", import.meta.url).href;
 /** Makes the app of a module that is loaded. */
 export async function makeService(
   module: { default?: unknown; answer?: unknown },
-  setup: ServiceSetup,
+  setup: Omit<ServiceSetup, "module">,
   host: ServiceHost,
 ): Promise<Service> {
   const metrics = host.metrics ?? new MetricsWriter(setup.metrics);
@@ -382,21 +382,19 @@ export class Service {
   /** Its handler for datagrams, as its author knows it. */
   readonly #form: "receive" | "answer";
   readonly #timers: Timers;
-  readonly #host: Pick<ServiceHost, "counters" | "log">;
-  readonly #date: () => number;
+  readonly #host: Pick<ServiceHost, "counters" | "log" | "date">;
   readonly #seen = new Set<string>();
 
   constructor(
     app: App,
     form: "receive" | "answer",
     timers: Timers,
-    { date = Date.now, ...host }: Pick<ServiceHost, "counters" | "log" | "date">,
+    host: Pick<ServiceHost, "counters" | "log" | "date">,
   ) {
     this.#app = app;
     this.handler = this.#form = form;
     this.#timers = timers;
     this.#host = host;
-    this.#date = date;
     if (app.tick === undefined) return;
     const { tickMillis = 1000 } = app;
     timers.add(tickMillis, (out, now) => app.tick?.(out, now), "tick");
@@ -441,7 +439,7 @@ export class Service {
   /** Calls its timers that are due; returns whether there were any. */
   clock(nowMillis: number, out: Answers): boolean {
     if (this.#timers.due > nowMillis) return false;
-    const now = this.#date() * 1e6;
+    const now = (this.#host.date ?? Date.now)() * 1e6;
     this.#timers.run(nowMillis, ({ name, handler }) => this.#call(name, () => handler(out, now)));
     return true;
   }

@@ -68,7 +68,7 @@ async function run({ shape: asServed, spinTurns, library }: Shape, bursts: numbe
   const service = await makeService(
     { default: (context: AppContext) => standIn(context, () => done % BURSTS_AT_ONCE > 0, next) },
     {
-      ...{ name: "", module: "", ports: [PORT], served: [PORT], options: {} },
+      ...{ name: "", ports: [PORT], served: [PORT], options: {} },
       metrics: heapView(METRICS_BYTES),
     },
     { counters, log() {} },
