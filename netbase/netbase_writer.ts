@@ -399,12 +399,6 @@ function most(all: readonly unknown[], of: (index: number) => number): number {
   return best;
 }
 
-function isUniform(ids: Uint16Array): boolean {
-  const first = ids[0];
-  for (let i = 1; i < ids.length; i++) if (ids[i] !== first) return false;
-  return true;
-}
-
 /** A node's `best`: next hop id of `local` << 16 | of `main`, 0 for none. */
 const LOCAL_MASK = 0x7fff0000;
 const MAIN_MASK = 0x7fff;
@@ -779,7 +773,7 @@ export class FibBuilder extends FibReader {
 
   /** Routes the addresses of the /24 with number `cell`. False: no tbl8 is free, and all now have NEXT_HOP_OVERFLOW. */
   #fillBlock(cell: number, ids: Uint16Array): boolean {
-    if (isUniform(ids)) {
+    if (ids.every((id) => id === ids[0])) {
       this.#fill(cell, cell + 1, ids[0]);
       return true;
     }

@@ -2,7 +2,7 @@
 /**
  * Resolves the neighbours that net tiles need. A net tile puts interface and address on its solicit
  * link; `solicitReceiver` takes them and drops what is not on-link or is known; `NeighborResolver`
- * decides whether and when the kernel is asked; `NeighborSocket` asks it. The kernel's answer comes
+ * decides whether and when the kernel is asked; `neighborSocket` asks it. The kernel's answer comes
  * to the mirror as an ordinary event, and through netbase to the net tile. `NeighborAgeing` keeps
  * neighbours in use confirmed.
  *
@@ -130,7 +130,7 @@ export function solicitReceiver(
 }
 
 /** The kernel as the resolver uses it. */
-export type NeighborKernel = Pick<NeighborSocket, "solicit" | "release">;
+export type NeighborKernel = Pick<ReturnType<typeof neighborSocket>, "solicit" | "release">;
 
 /** A known neighbour is confirmed once in this time at most. */
 const CONFIRM_MILLIS = 100;
@@ -469,39 +469,22 @@ export class BackOff {
 /**
  * Makes the kernel resolve neighbours, by RTM_NEWNEIGH with NTF_USE. It replies only to refuse: an entry to
  * delete may be gone already. Nobody reads that, and what the socket's buffer does not hold the kernel drops.
+ * Addresses are in host order. Throws SystemError.
  */
-export class NeighborSocket {
-  readonly #socket: nl.NetlinkSocket;
-  readonly #writer = new nl.MessageWriter();
-
-  /** Throws SystemError. */
-  constructor(library: NetlinkLibrary) {
-    const options = { groups: [], receiveBuffer: 0, strict: false, burst: 1 };
-    this.#socket = new nl.NetlinkSocket(library, options);
-  }
-
-  get fd(): number {
-    return this.#socket.fd;
-  }
-
-  /** Has the kernel resolve or confirm a neighbour (host order). False: it takes no request now. */
-  solicit(ifindex: number, address: number): boolean {
-    return this.#send(nl.RTM_NEWNEIGH, { ifindex, address });
-  }
-
-  /** Removes an entry without an answer from the kernel's table. */
-  release(ifindex: number, address: number): void {
-    this.#send(nl.RTM_DELNEIGH, { ifindex, address });
-  }
-
-  #send(type: Parameters<typeof nl.writeNeighbor>[1], neighbor: nl.NeighborKey): boolean {
-    const length = nl.writeNeighbor(this.#writer, type, neighbor);
-    return this.#socket.send(this.#writer.bytes, length) === 0;
-  }
-
-  close(): void {
-    this.#socket.close();
-  }
+export function neighborSocket(library: NetlinkLibrary) {
+  const options = { groups: [], receiveBuffer: 0, strict: false, burst: 1 };
+  const socket = new nl.NetlinkSocket(library, options);
+  const writer = new nl.MessageWriter();
+  const send = (type: Parameters<typeof nl.writeNeighbor>[1], neighbor: nl.NeighborKey) =>
+    socket.send(writer.bytes, nl.writeNeighbor(writer, type, neighbor)) === 0;
+  return {
+    fd: socket.fd,
+    /** Has the kernel resolve or confirm a neighbour. False: it takes no request now. */
+    solicit: (ifindex: number, address: number) => send(nl.RTM_NEWNEIGH, { ifindex, address }),
+    /** Removes an entry without an answer from the kernel's table. */
+    release: (ifindex: number, address: number) => void send(nl.RTM_DELNEIGH, { ifindex, address }),
+    close: () => socket.close(),
+  };
 }
 
 /*

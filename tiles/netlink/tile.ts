@@ -23,7 +23,7 @@ import {
   NeighborAgeing,
   type NeighborKernel,
   NeighborResolver,
-  NeighborSocket,
+  neighborSocket,
   neighborTablePoll,
   solicitReceiver,
 } from "./neighbor_resolver.ts";
@@ -58,9 +58,9 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
   });
   const { dumper, routes: { gateways } } = mirror;
   const pollTable = neighborTablePoll(dumper, tableRead);
-  const socket = new NeighborSocket(library);
+  const socket = neighborSocket(library);
   const kernel: NeighborKernel = {
-    solicit: (ifindex, address) => socket.solicit(ifindex, address),
+    solicit: socket.solicit,
     // A dead gateway's entry stays: it makes routes take another (`netbase/netbase.ts`).
     release(ifindex, address) {
       if (!gateways.has(ifindex, address)) socket.release(ifindex, address);
