@@ -16,19 +16,11 @@ import { FibReader, NextHopReader } from "./fib.ts";
 import { InterfaceReader } from "./interfaces.ts";
 import { Header, NextHopFlag } from "./layout.ts";
 import { NeighborReader, NUD_VALID } from "./neighbors.ts";
-import {
-  isRefusal,
-  KIND_GROUP,
-  KIND_OVERFLOW,
-  KIND_UNSUPPORTED,
-  RT_SCOPE_HOST,
-  RT_SCOPE_LINK,
-  RTN_BLACKHOLE,
-  RTN_BROADCAST,
-  RTN_LOCAL,
-  RTN_MULTICAST,
-  RTN_UNSPEC,
-} from "./route.ts";
+import * as rt from "./route.ts";
+
+// As in `fib.ts`.
+const { isRefusal, KIND_GROUP, KIND_OVERFLOW, KIND_UNSUPPORTED, RT_SCOPE_HOST, RT_SCOPE_LINK } = rt;
+const { RTN_BLACKHOLE, RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST, RTN_UNSPEC } = rt;
 
 /** A reader's side, one per tile. */
 export class NetbaseReader {

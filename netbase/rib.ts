@@ -11,25 +11,13 @@
 
 import { NEXT_HOP_OVERFLOW, NextHopFlag, nextHopWords } from "./layout.ts";
 import type { Change, ListenerSlot, NextHopWriter } from "./netbase_writer.ts";
-import {
-  type Hop,
-  isRefusal,
-  KIND_GROUP,
-  KIND_UNSUPPORTED,
-  NLM_F_APPEND,
-  NLM_F_EXCL,
-  NLM_F_REPLACE,
-  type Route,
-  type RouteAttributes,
-  RT_TABLE_LOCAL,
-  RT_TABLE_MAIN,
-  RTN_LOCAL,
-  RTN_THROW,
-  RTN_UNICAST,
-  RTNH_DYNAMIC_FLAGS,
-  RTNH_F_DEAD,
-  RTNH_F_ONLINK,
-} from "./route.ts";
+import * as rt from "./route.ts";
+import type { Hop, Route, RouteAttributes } from "./route.ts";
+
+// As in `fib.ts`.
+const { isRefusal, KIND_GROUP, KIND_UNSUPPORTED, NLM_F_APPEND, NLM_F_EXCL, NLM_F_REPLACE } = rt;
+const { RT_TABLE_LOCAL, RT_TABLE_MAIN, RTN_LOCAL, RTN_THROW, RTN_UNICAST } = rt;
+const { RTNH_DYNAMIC_FLAGS, RTNH_F_DEAD, RTNH_F_ONLINK } = rt;
 
 /**
  * How the kernel asks its tables. A namespace in which no rule was ever added or deleted has `local`

@@ -8,35 +8,16 @@
 
 import type { View } from "../ffi/region.ts";
 import { hash as mix } from "./hash.ts";
-import {
-  EMPTY,
-  HashTableReader,
-  isTaken,
-  MOST_PROBES,
-  SEED_BITS,
-  slotsLog2Of,
-  TOMBSTONE,
-  UNIT_BITS,
-  UNIT_MASK,
-  UNIT_WORDS,
-} from "./hash_table.ts";
+import * as hashTable from "./hash_table.ts";
+import { HashTableReader, isTaken, slotsLog2Of } from "./hash_table.ts";
 import {
   type InterfaceAddress,
   type InterfaceEntry,
   InterfaceReader,
   PLAIN_WORDS,
 } from "./interfaces.ts";
-import {
-  Address,
-  ADDRESS_WORDS,
-  ADDRESSES,
-  type HashTableShape,
-  Interface,
-  INTERFACE_TABLE,
-  NAME_BYTES,
-  Neighbor,
-  NEIGHBOR_TABLE,
-} from "./layout.ts";
+import * as layout from "./layout.ts";
+import type { HashTableShape } from "./layout.ts";
 import {
   emptyNeighbor,
   FLAGS_SHIFT,
@@ -48,6 +29,11 @@ import {
 } from "./neighbors.ts";
 import type { Change, ListenerSlot } from "./netbase_writer.ts";
 import { type DeferredFree, IdPool, RunPool } from "./rcu.ts";
+
+// As in `fib.ts`.
+const { EMPTY, MOST_PROBES, SEED_BITS, TOMBSTONE, UNIT_BITS, UNIT_MASK, UNIT_WORDS } = hashTable;
+const { Address, ADDRESS_WORDS, ADDRESSES, Interface, INTERFACE_TABLE, NAME_BYTES } = layout;
+const { Neighbor, NEIGHBOR_TABLE } = layout;
 
 /** Bits of a publishing word that say which place a table is in. */
 const PLACE_MASK = 0x3f;
