@@ -1264,14 +1264,14 @@ export const MUTANTS: readonly Mutant[] = [
   ...mutantsOf("tiles/netlink/audit.ts", ["unit/netlink/audit"], [
     {
       name: "audit: what an event has named counts as a difference",
-      in: "Audit.#begin",
-      from: "this.#mirror.watchEvents((message, now) => resync.event(message, now));",
+      in: "makeAudit",
+      from: "mirror.watchEvents((message, now) => resync.event(message, now));",
       to: "",
     },
     {
       name: "audit: a difference is not mended",
-      in: "Audit.#repair",
-      from: "this.#mirror.resync(undefined, now);",
+      in: "makeAudit",
+      from: "mirror.resync(undefined, now);",
       to: "",
     },
   ]),

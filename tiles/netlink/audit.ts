@@ -62,151 +62,137 @@ interface Running {
   due: number;
 }
 
-/** Runs audits: every five minutes, and on request. */
-export class Audit {
-  readonly #mirror: AuditedMirror;
-  readonly #counters: Float64Array;
-  readonly #log: (line: string) => void;
-  #running: Running | null = null;
+export type Audit = ReturnType<typeof makeAudit>;
+
+/** Runs audits: every five minutes, and on request. `counters` are the netlink tile's. */
+export function makeAudit(
+  mirror: AuditedMirror,
+  { counters, now, log }: { counters: Float64Array; now: number; log(line: string): void },
+) {
+  let running: Running | null = null;
   /** When the next audit begins; monotonic milliseconds. */
-  #due: number;
+  let nextAt = now + PERIOD_MILLIS;
   /** Callbacks of requests for the next audit, and for the one that is running. */
-  #requests: ((report: AuditReport) => void)[] = [];
-  #answering: ((report: AuditReport) => void)[] = [];
+  const requests: ((report: AuditReport) => void)[] = [];
+  const answering: ((report: AuditReport) => void)[] = [];
 
-  /** `counters` are the netlink tile's. */
-  constructor(
-    mirror: AuditedMirror,
-    { counters, now, log }: { counters: Float64Array; now: number; log(line: string): void },
-  ) {
-    this.#mirror = mirror;
-    this.#counters = counters;
-    this.#log = log;
-    this.#due = now + PERIOD_MILLIS;
-  }
-
-  /** Requests an audit that begins after this call; `done` gets its report. */
-  request(done: (report: AuditReport) => void): void {
-    this.#requests.push(done);
-    if (this.#running === null) this.#due = 0;
-  }
-
-  /** Milliseconds until `turn` has something to do; -1: nothing. */
-  nextDue(now: number): number {
-    if (this.#running === null) return Math.max(0, Math.ceil(this.#due - now));
-    const { resync, due } = this.#running;
-    if (!resync.current) return resync.nextDue(now);
-    return this.#mirror.current ? Math.max(0, Math.ceil(due - now)) : PAUSE_MILLIS;
-  }
-
-  /** Continues with the audit; the mirror's turns carry on its dumps. Returns how much was done. */
-  turn(now: number): number {
-    const running = this.#running;
-    if (running === null) return now < this.#due ? 0 : this.#begin(now);
-    if (running.disruptions !== this.#mirror.disruptions) {
-      this.#stop(now);
-      this.#due = now + PAUSE_MILLIS;
+  function begin(now: number): number {
+    if (!mirror.current) {
+      nextAt = now + PAUSE_MILLIS;
       return 0;
     }
-    const work = running.resync.turn(now);
-    if (work > 0 || now < running.due) return work;
-    if (!running.resync.current || !this.#mirror.current) return 0;
-    if (this.#compareSome(running)) this.#endComparison(running, now);
-    return 1;
-  }
-
-  #begin(now: number): number {
-    if (!this.#mirror.current) {
-      this.#due = now + PAUSE_MILLIS;
-      return 0;
-    }
-    this.#answering.push(...this.#requests.splice(0));
+    answering.push(...requests.splice(0));
     const copy = new NetbaseWriter(heapView(NETBASE_BYTES), { readers: [], seed: randomSeed() });
-    const resync = this.#mirror.copyInto(copy);
-    this.#mirror.watchEvents((message, now) => resync.event(message, now));
-    const { disruptions } = this.#mirror;
+    const resync = mirror.copyInto(copy);
+    mirror.watchEvents((message, now) => resync.event(message, now));
+    const { disruptions } = mirror;
     const differing = new Map();
-    this.#running = {
+    running = {
       ...{ began: now, disruptions, copy, resync, differing, first: null, from: null, due: 0 },
     };
     return 1;
   }
 
-  #stop(now: number): void {
-    this.#mirror.watchEvents(null);
-    this.#running?.resync.abandon(now);
-    this.#running = null;
+  function stop({ resync }: Running, now: number): void {
+    mirror.watchEvents(null);
+    resync.abandon(now);
+    running = null;
   }
 
-  /** Compares one turn's share. Returns whether the comparison is complete. */
-  #compareSome(running: Running): boolean {
-    if (running.from === null) {
-      const theirs = described(running.copy);
-      for (const [name, { table, content }] of described(this.#mirror.writer)) {
-        if (theirs.get(name)?.content !== content) differs(running, table, name);
-        theirs.delete(name);
-      }
-      for (const [name, { table }] of theirs) differs(running, table, name);
-    }
-    running.from = this.#mirror.writer.rib.compare(
-      running.copy.rib,
-      running.from ?? { prefix: 0, length: 0 },
-      {
-        most: PREFIXES_PER_TURN,
-        differs: ({ table, destination, prefixLength }) => {
-          const what = table === RT_TABLE_LOCAL ? "local route" : "route";
-          differs(running, "routes", `${what} ${formatPrefix(destination, prefixLength)}`);
-        },
-      },
-    );
-    return running.from === null;
-  }
-
-  #endComparison(running: Running, now: number): void {
-    if (running.first === null && running.differing.size > 0) {
-      running.first = running.differing;
-      running.differing = new Map();
-      running.due = now + LATE_MILLIS;
+  function endComparison(audit: Running, now: number): void {
+    if (audit.first === null && audit.differing.size > 0) {
+      audit.first = audit.differing;
+      audit.differing = new Map();
+      audit.due = now + LATE_MILLIS;
       return;
     }
-    this.#stop(now);
-    this.#due = this.#requests.length > 0 ? 0 : now + PERIOD_MILLIS;
-    this.#counters[NETLINK.index.audits]++;
-    if (running.differing.size > 0) this.#repair(running.differing, now);
-    const report = this.#report(running, now);
-    for (const done of this.#answering.splice(0)) done(report);
+    stop(audit, now);
+    nextAt = requests.length > 0 ? 0 : now + PERIOD_MILLIS;
+    counters[NETLINK.index.audits]++;
+    if (audit.differing.size > 0) repair(audit.differing, now);
+    const report = reportOf(mirror.writer, audit, now);
+    for (const done of answering.splice(0)) done(report);
   }
 
-  #repair(differing: ReadonlyMap<string, AuditTable>, now: number): void {
-    this.#mirror.resync(undefined, now);
+  function repair(differing: ReadonlyMap<string, AuditTable>, now: number): void {
+    mirror.resync(undefined, now);
     const names = [...differing.keys()];
     for (const table of differing.values()) {
-      this.#counters[NETLINK.index[`audit_difference_${table}`]]++;
+      counters[NETLINK.index[`audit_difference_${table}`]]++;
     }
     for (const name of names.slice(0, MOST_LOGGED)) {
-      this.#log(`audit: ${name} was not as the kernel has it; reading everything anew`);
+      log(`audit: ${name} was not as the kernel has it; reading everything anew`);
     }
-    if (names.length > MOST_LOGGED) {
-      this.#log(`audit: nor were ${names.length - MOST_LOGGED} others`);
-    }
+    if (names.length > MOST_LOGGED) log(`audit: nor were ${names.length - MOST_LOGGED} others`);
   }
 
-  #report({ began, differing }: Running, now: number): AuditReport {
-    const { interfaces, rib, neighbors } = this.#mirror.writer;
-    const divergent = [...differing.values()];
-    const table = (entries: number, table: AuditTable) => {
-      return { entries, divergent: divergent.filter((its) => its === table).length };
-    };
-    return {
-      tables: {
-        interfaces: table(interfaces.size, "interfaces"),
-        routes: table(rib.size, "routes"),
-        neighbors: table(neighbors.size, "neighbors"),
-      },
-      divergent: divergent.length,
-      millis: Math.round(now - began),
-    };
+  return {
+    /** Requests an audit that begins after this call; `done` gets its report. */
+    request(done: (report: AuditReport) => void): void {
+      requests.push(done);
+      if (running === null) nextAt = 0;
+    },
+    /** Milliseconds until `turn` has something to do; -1: nothing. */
+    nextDue(now: number): number {
+      if (running !== null && !running.resync.current) return running.resync.nextDue(now);
+      if (running !== null && !mirror.current) return PAUSE_MILLIS;
+      return Math.max(0, Math.ceil((running?.due ?? nextAt) - now));
+    },
+    /** Continues with the audit; the mirror's turns carry on its dumps. Returns how much was done. */
+    turn(now: number): number {
+      if (running === null) return now < nextAt ? 0 : begin(now);
+      if (running.disruptions !== mirror.disruptions) {
+        stop(running, now);
+        nextAt = now + PAUSE_MILLIS;
+        return 0;
+      }
+      const work = running.resync.turn(now);
+      if (work > 0 || now < running.due) return work;
+      if (!running.resync.current || !mirror.current) return 0;
+      if (compareSome(mirror.writer, running)) endComparison(running, now);
+      return 1;
+    },
+  };
+}
+
+/** Compares one turn's share. Returns whether the comparison is complete. */
+function compareSome(writer: NetbaseWriter, audit: Running): boolean {
+  if (audit.from === null) {
+    const theirs = described(audit.copy);
+    for (const [name, { table, content }] of described(writer)) {
+      if (theirs.get(name)?.content !== content) differs(audit, table, name);
+      theirs.delete(name);
+    }
+    for (const [name, { table }] of theirs) differs(audit, table, name);
   }
+  audit.from = writer.rib.compare(audit.copy.rib, audit.from ?? { prefix: 0, length: 0 }, {
+    most: PREFIXES_PER_TURN,
+    differs({ table, destination, prefixLength }) {
+      const what = table === RT_TABLE_LOCAL ? "local route" : "route";
+      differs(audit, "routes", `${what} ${formatPrefix(destination, prefixLength)}`);
+    },
+  });
+  return audit.from === null;
+}
+
+function reportOf(
+  { interfaces, rib, neighbors }: NetbaseWriter,
+  { began, differing }: Running,
+  now: number,
+): AuditReport {
+  const divergent = [...differing.values()];
+  const table = (entries: number, table: AuditTable) => {
+    return { entries, divergent: divergent.filter((its) => its === table).length };
+  };
+  return {
+    tables: {
+      interfaces: table(interfaces.size, "interfaces"),
+      routes: table(rib.size, "routes"),
+      neighbors: table(neighbors.size, "neighbors"),
+    },
+    divergent: divergent.length,
+    millis: Math.round(now - began),
+  };
 }
 
 /** Notes a difference by its name, unless the first comparison did not show it. */

@@ -16,7 +16,7 @@ import { ControlReader } from "../runtime/control.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import { Life, type Tile, type TileContext, TileReader, Waker } from "../runtime/tile.ts";
 import type { NetlinkSetup } from "../runtime/wiring.ts";
-import { Audit } from "./audit.ts";
+import { makeAudit } from "./audit.ts";
 import { answerer } from "./entries.ts";
 import { Mirror } from "./mirror.ts";
 import {
@@ -74,7 +74,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
     const isFollowed = (ifindex: number) => followed.has(ifindex);
     return solicitReceiver(link, resolver, { reader, gateways, counters, isFollowed });
   });
-  const audit = new Audit(mirror, { counters, now, log });
+  const audit = makeAudit(mirror, { counters, now, log });
   const requests = answerer({ ...setup, rib, reader, audit });
   const wakers = setup.wakes.map(({ tile, eventfd }) =>
     new Waker(new TileReader(tile), () => libraries.tile.wake(eventfd))

@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { NLM_F_APPEND } from "../../../netbase/route.ts";
-import { Audit, type AuditReport } from "../../../tiles/netlink/audit.ts";
+import { type Audit, type AuditReport, makeAudit } from "../../../tiles/netlink/audit.ts";
 import { readCounters } from "../../../tiles/runtime/counters.ts";
 import { SEED } from "../../seed.ts";
 import { commands, WORLD } from "./commands.ts";
@@ -33,7 +33,7 @@ class Audited {
 
   constructor(mirrored: Mirrored) {
     this.#mirrored = mirrored;
-    this.#audit = new Audit(mirrored.mirror, {
+    this.#audit = makeAudit(mirrored.mirror, {
       counters: this.values,
       now: performance.now(),
       log: (line) => this.log.push(line),

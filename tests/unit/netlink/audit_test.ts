@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import type { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { NLM_F_APPEND } from "../../../netbase/route.ts";
-import { Audit, type AuditedMirror, type AuditReport } from "../../../tiles/netlink/audit.ts";
+import { type AuditedMirror, type AuditReport, makeAudit } from "../../../tiles/netlink/audit.ts";
 import { Resync } from "../../../tiles/netlink/mirror.ts";
 import { type Dumper, MessageCursor, type ReplyHandler } from "../../../tiles/netlink/rtnetlink.ts";
 import { type Table, TableBit } from "../../../tiles/netlink/tables.ts";
@@ -44,7 +44,7 @@ class World {
     },
   };
   watcher: ((message: MessageCursor, now: number) => void) | null = null;
-  readonly audit = new Audit(this.mirror as unknown as AuditedMirror, {
+  readonly audit = makeAudit(this.mirror as unknown as AuditedMirror, {
     ...{ counters: this.counters, now: 0, log() {} },
   });
   readonly reports: AuditReport[] = [];

@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
 import { NLM_F_APPEND, type Route } from "../../../netbase/route.ts";
-import { Audit, type AuditedMirror } from "../../../tiles/netlink/audit.ts";
+import { type AuditedMirror, makeAudit } from "../../../tiles/netlink/audit.ts";
 import {
   answerer,
   interfaceNames,
@@ -92,7 +92,7 @@ Deno.test("routes come in parts, a prefix with more routes than a part holds amo
     rib.add({ ...route, destination: 0x0a010000, prefixLength: 16, priority: i }, 0);
   }
   const [control, snapshot] = [heapView(CONTROL_BYTES), heapView(SNAPSHOT_BYTES)];
-  const audit = new Audit({} as AuditedMirror, { counters: new Float64Array(), now: 0, log() {} });
+  const audit = makeAudit({} as AuditedMirror, { counters: new Float64Array(), now: 0, log() {} });
   const tile = answerer({ control, snapshot, rib, reader, audit });
   const main = new ControlWriter(control);
   const question = questioner({ control, snapshot }, (request) => {
