@@ -10,11 +10,11 @@
  * come at line rate, so everything has a fixed size, and what a flood makes the kernel do is bounded:
  *
  * - Only on-link addresses are solicited, each once at a time.
- * - Solicits without an answer take entries of the kernel's table, which all namespaces share. They
- *   may fill a quarter of that table. Together with those answered since its size was last read, they
- *   may fill it to the half. Beyond that only gateways are solicited, and between
- *   two reads of its size one address that is in demand. A client that asks for us is in that table
- *   anyway, and the kernel drops entries that are unused for a minute.
+ * - Solicits without an answer take entries of the kernel's table, which all namespaces share. They may
+ *   fill a quarter of that table; with those answered since its size was last read, they may fill it to
+ *   the half. Beyond that, gateways alone are solicited, and one address in demand between two reads of
+ *   the size. A client that asks for us is in that table anyway, and the kernel drops entries that are
+ *   unused for a minute.
  * - Of the addresses that wait, gateways go first, then those most in demand: a flood names each of
  *   its addresses as often as chance has it, a client comes again.
  * - An address that does not answer backs off, longer each time, and its entry is given back to the

@@ -174,7 +174,7 @@ export class InterfacesTable implements Table {
     return before.master !== now.master || before.mtu !== now.mtu ? TableBit.routes : 0;
   }
 
-  /** Which hops count may have changed; a dump of the routes has that in the hops' flags. */
+  /** Other hops may be usable now; a dump of the routes says which, in the hops' flags. */
   #applySettings(message: nl.MessageCursor): number {
     const { ifindex, ignoreLinkdown } = nl.decodeSettings(message);
     const ignoring = this.#ignoringLinkdown;
@@ -507,7 +507,7 @@ function withoutCarrier(
  */
 export type NeighborListener = (neighbor: nl.NeighborMessage) => void;
 
-/** Neighbours of the interfaces that packets leave by. The group has those of others, proxies and IPv6, too. */
+/** Neighbours of the interfaces that packets leave by. The group also reports other interfaces', proxies and IPv6. */
 export class NeighborsTable implements Table {
   readonly bit = TableBit.neighbors;
   readonly dumps = ["neighbors"] as const;
@@ -599,7 +599,7 @@ export class RulesTable implements Table {
   readonly #reply = rt.emptyRoute();
   /** The order is final. */
   #known = false;
-  /** Whether a route for which the order matters was seen and is not in netbase yet, and whether it is. */
+  /** Whether a route for which the order matters was seen since the last commit, and since the last lookup before that. */
   #noted = false;
   #changed = true;
   #requested = false;
