@@ -13,8 +13,9 @@ import { NetbaseReader } from "../netbase/netbase.ts";
 import { NLM_F_REPLACE } from "../netbase/route.ts";
 import { SolicitProducer } from "../tiles/net/arp_queue.ts";
 import * as nl from "../tiles/netlink/rtnetlink.ts";
-import { MessageWriter, RTM_DELNEIGH, writeNeighbor } from "../tiles/netlink/rtnetlink.ts";
+import { RTM_DELNEIGH, writeNeighbor } from "../tiles/netlink/rtnetlink.ts";
 import { TileReader, Waker } from "../tiles/runtime/tile.ts";
+import { MessageWriter } from "../tests/message_writer.ts";
 import { Random } from "./routes.ts";
 
 /** The worker's setup, its first message. Addresses in host order. */

@@ -437,15 +437,6 @@ export class MessageWriter {
     return this.word(type, swap32(address));
   }
 
-  /** Writes an attribute with these bytes, and its padding. */
-  raw(type: number, bytes: Uint8Array): this {
-    this.u16(NLA_HDRLEN + bytes.length).u16(type);
-    this.bytes.set(bytes, this.#at);
-    this.bytes.fill(0, this.#at + bytes.length, this.#at + padded(bytes.length));
-    this.#at += padded(bytes.length);
-    return this;
-  }
-
   /** Fills in the message's length, and returns it. */
   finish(): number {
     this.#data.setUint32(0, this.#at, true);

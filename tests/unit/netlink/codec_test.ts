@@ -20,12 +20,12 @@ import {
   emptyNeighborMessage,
   MalformedMessage,
   MessageCursor,
-  MessageWriter,
   writeDump,
   writeGetRoute,
   writeNeighbor,
 } from "../../../tiles/netlink/rtnetlink.ts";
 import { recorded } from "../../fixtures/netlink/recorded.ts";
+import { MessageWriter } from "../../message_writer.ts";
 import { SEED } from "../../seed.ts";
 import fc from "../property.ts";
 import { Random } from "../random.ts";

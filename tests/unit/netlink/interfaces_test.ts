@@ -2,13 +2,14 @@
 import assert from "node:assert/strict";
 import { IFF_LOWER_UP, IFF_RUNNING, IFF_UP } from "../../../netbase/interfaces.ts";
 import * as nl from "../../../tiles/netlink/rtnetlink.ts";
-import { MessageCursor, MessageWriter } from "../../../tiles/netlink/rtnetlink.ts";
+import { MessageCursor } from "../../../tiles/netlink/rtnetlink.ts";
 import {
   InterfacesTable,
   NextHopsTable,
   Notices,
   RoutesTable,
 } from "../../../tiles/netlink/tables.ts";
+import { MessageWriter } from "../../message_writer.ts";
 import { ip, routeTo } from "../netbase_kernel.ts";
 import { answerOf, makeRoom } from "../netbase_room.ts";
 
