@@ -85,7 +85,7 @@ function programPage(): string {
     [
       "DESCRIPTION",
       paragraphs(
-        "Tegula answers UDP past the kernel's socket layer. Interfaces, addresses, routes and neighbours " +
+        "Tegula serves UDP and bypasses the kernel's socket layer. Interfaces, addresses, routes and neighbours " +
           "stay where the administrator keeps them. Everything that is not for its ports goes on to the " +
           "kernel untouched.\n\nNames of commands and of what they show may be abbreviated, as for ip(8).",
       ),
