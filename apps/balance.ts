@@ -249,12 +249,8 @@ class Balancer implements App {
           this.#context.log(`${backend.name} is down: it did not answer ${probeFailures} probes`);
           this.#spread();
         }
-        const at = out.reserve(probe.length);
-        if (at >= 0) {
-          out.bytes.set(probe, at);
-          const { address, port } = backend;
-          out.send({ address, port, sourcePort: upstream[this.#portsEach] }, at, probe.length);
-        }
+        const { address, port } = backend;
+        out.send({ address, port, sourcePort: upstream[this.#portsEach] }, probe);
       }
       backend.up.value = Number(this.#isUp(backend));
     }

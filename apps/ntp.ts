@@ -50,8 +50,7 @@ export default function create(context: AppContext): App {
           continue;
         }
         if (refuses(requests)) continue;
-        const isLimited = limit !== null &&
-          !limit.take(requests.sourceAddress, requests.receivedAt / 1e6);
+        const isLimited = limit?.take(requests.sourceAddress, requests.receivedAt / 1e6) === false;
         if (isLimited && limited.value++ % KISS_EVERY !== 0) continue;
         const at = out.reserve(PACKET_BYTES);
         if (at < 0) continue;
