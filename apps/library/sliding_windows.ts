@@ -9,7 +9,7 @@
  */
 
 import type { Address } from "../../tiles/app/contract.ts";
-import { AddressSets } from "./address_sets.ts";
+import { AddressSets, WAYS } from "./address_sets.ts";
 
 /** How much each address may do. */
 export interface Limit {
@@ -39,14 +39,9 @@ export class SlidingWindows {
     { most, millis, entries = 1 << 16 }: Limit,
     key: number = crypto.getRandomValues(new Uint32Array(1))[0],
   ) {
-    const windows = this.#windows = new Float64Array(entries).fill(-Infinity);
-    const counts = this.#counts = new Uint32Array(entries);
-    this.#sets = new AddressSets(entries, key, {
-      isOlder: (entry, other) =>
-        windows[entry] < windows[other] ||
-        (windows[entry] === windows[other] && counts[entry] < counts[other]),
-      clear: (entry) => void (windows[entry] = -Infinity),
-    });
+    this.#sets = new AddressSets(entries, key);
+    this.#windows = new Float64Array(entries).fill(-Infinity);
+    this.#counts = new Uint32Array(entries);
     this.#before = new Uint32Array(entries);
     this.#most = most;
     this.#millis = millis;
@@ -56,7 +51,7 @@ export class SlidingWindows {
   take(address: Address, now: number): boolean {
     const time = now / this.#millis;
     const window = Math.floor(time);
-    const entry = this.#sets.entryOf(address);
+    const entry = this.#entry(address);
     const windows = this.#windows;
     const counts = this.#counts;
     const before = this.#before;
@@ -70,5 +65,23 @@ export class SlidingWindows {
     if (before[entry] * covered + counts[entry] + 1 > this.#most) return false;
     counts[entry]++;
     return true;
+  }
+
+  /** The entry of an address, or the one of its set that is forgotten for it. */
+  #entry(address: Address): number {
+    const found = this.#sets.find(address);
+    if (found >= 0) return found;
+    const windows = this.#windows;
+    const counts = this.#counts;
+    let least = ~found;
+    for (let entry = least + 1; entry < ~found + WAYS; entry++) {
+      const isOlder = windows[entry] < windows[least];
+      if (isOlder || (windows[entry] === windows[least] && counts[entry] < counts[least])) {
+        least = entry;
+      }
+    }
+    this.#sets.store(least, address);
+    windows[least] = -Infinity;
+    return least;
   }
 }

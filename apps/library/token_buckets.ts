@@ -5,7 +5,7 @@
  */
 
 import type { Address } from "../../tiles/app/contract.ts";
-import { AddressSets } from "./address_sets.ts";
+import { AddressSets, WAYS } from "./address_sets.ts";
 
 /** How much each address may take. */
 export interface Rate {
@@ -33,11 +33,8 @@ export class TokenBuckets {
     { perSecond, burst, entries = 1 << 16 }: Rate,
     key: number = crypto.getRandomValues(new Uint32Array(1))[0],
   ) {
-    const full = this.#full = new Float64Array(entries).fill(-Infinity);
-    this.#sets = new AddressSets(entries, key, {
-      isOlder: (entry, other) => full[entry] < full[other],
-      clear: (entry) => void (full[entry] = -Infinity),
-    });
+    this.#sets = new AddressSets(entries, key);
+    this.#full = new Float64Array(entries).fill(-Infinity);
     this.#interval = 1000 / perSecond;
     this.#tolerance = (burst - 1) * this.#interval;
   }
@@ -45,10 +42,24 @@ export class TokenBuckets {
   /** Takes a token of `address` at `now`, in milliseconds. Returns false, and takes nothing, if there is none. */
   take(address: Address, now: number): boolean {
     const full = this.#full;
-    const at = this.#sets.entryOf(address);
+    const at = this.#entry(address);
     const since = Math.max(full[at], now);
     if (since - now > this.#tolerance) return false;
     full[at] = since + this.#interval;
     return true;
+  }
+
+  /** The entry of an address, or the one of its set that is full for the longest time, made its own. */
+  #entry(address: Address): number {
+    const found = this.#sets.find(address);
+    if (found >= 0) return found;
+    const full = this.#full;
+    let oldest = ~found;
+    for (let entry = oldest + 1; entry < ~found + WAYS; entry++) {
+      if (full[entry] < full[oldest]) oldest = entry;
+    }
+    this.#sets.store(oldest, address);
+    full[oldest] = -Infinity;
+    return oldest;
   }
 }
