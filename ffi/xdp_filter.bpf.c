@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  * The XDP program: takes the frames that are Tegula's, and leaves everything else to the kernel.
  *
- * Ours is an IPv4 UDP datagram without options, not a fragment, to our MAC address and to one of our
- * (address, port) pairs, in no VLAN or in VLANs of ours. Whatever is unusual is passed: the kernel
+ * Ours is an IPv4 UDP datagram without options, not a fragment, to our MAC address, to one of our
+ * addresses and one of our ports, in no VLAN or in VLANs of ours. Whatever is unusual is passed: the kernel
  * then does what it would do anyway, and our datagrams come back by the kernel socket. So this has to
  * be right only in what it takes. What it takes is checked again in the net tile.
  *
@@ -24,7 +24,8 @@
 
 /*
  * What is ours; written by tiles/netlink/xdp_filter.ts. Bitmaps are by VLAN id and by port. `addresses` is
- * open-addressed, in host order, 0 for empty; all FILTER_PROBES slots from the hash are always looked at, so that adding and removing an address are one store.
+ * open-addressed, in host order, 0 for empty. All FILTER_PROBES slots from the hash are always examined, so that an
+ * address is added or removed by one store.
  */
 struct filter {
 	__u16 mac[3]; /* in network order */
