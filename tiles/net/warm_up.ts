@@ -101,13 +101,15 @@ type Make = (
 
 /** Has a tile, made by `make`, answer made-up requests. */
 export async function warmUp(context: TileContext<NetSetup>, make: Make): Promise<void> {
+  // Of both tiles: what one leaves in it the other overwrites.
+  const umem = heapView(context.setup.umem.byteLength);
   // V8 expects of all objects what it has seen of the first, so another tile comes before.
-  const first = await makeStage(context, make);
+  const first = await makeStage(context, { make, umem });
   if (first === undefined) return;
   const until = performance.now() + MOST_MILLIS;
   serve(first, FIRST_TURNS, until);
   first.close();
-  const stage = (await makeStage(context, make))!;
+  const stage = (await makeStage(context, { make, umem }))!;
   serve(stage, TURNS, until);
   loop(stage, until);
   stage.close();
@@ -117,11 +119,13 @@ export async function warmUp(context: TileContext<NetSetup>, make: Make): Promis
 
 type Stage = NonNullable<Awaited<ReturnType<typeof makeStage>>>;
 
-/** A tile on memory of its own, with what stands for its peers and its app. */
-async function makeStage(context: TileContext<NetSetup>, make: Make) {
+/** A tile on memory of its own and this `umem`, with what stands for its peers and its app. */
+async function makeStage(
+  context: TileContext<NetSetup>,
+  { make, umem }: { make: Make; umem: View },
+) {
   const { setup, libraries } = context;
   const xsk = libraries.xsk!;
-  const umem = heapView(setup.umem.byteLength);
   const { frames } = setup;
   const ring = setup.sockets[0]?.ring ?? 0;
   const hasInline = (setup.inline ?? []).length > 0;
