@@ -39,6 +39,12 @@ export function baseName(app: string): string {
   return app.replace(/\.\d+$/, "");
 }
 
+/** The ports of an app, each once. */
+export function portsOfApp(listen: readonly Listening[], app: string): number[] {
+  const own = listen.filter((each) => baseName(each.app) === app);
+  return [...new Set(portsOf(own.map(({ port, last = port }) => [port, last])))];
+}
+
 export function appNames(listen: readonly Listening[]): string[] {
   return [...new Set(listen.map(({ app }) => baseName(app)))];
 }
@@ -70,10 +76,7 @@ export function captureStreams(
       throw new Error(`${MOST_CAPTURES} captures are on, and there can be no more`);
     }
     const readers = rings.map((ring) => new CaptureReader(ring));
-    const own = listen.filter(({ app }) => baseName(app) === filter.app);
-    const ports = filter.app === undefined
-      ? null
-      : new Set(portsOf(own.map(({ port, last = port }) => [port, last])));
+    const ports = filter.app === undefined ? null : new Set(portsOfApp(listen, filter.app));
     open.add(filter);
     try {
       mode.set(wantedMode());

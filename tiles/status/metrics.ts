@@ -22,10 +22,9 @@ import {
   totalsOf,
 } from "../runtime/counters.ts";
 import { type HealthReport, type ProcessValues, UNWELL } from "../runtime/health.ts";
-import { type PortRange, portsOf } from "../runtime/plan.ts";
 import { type DeclaredMetric, type Metric, metricOf, METRICS } from "../runtime/metrics.ts";
 import { Life } from "../runtime/tile.ts";
-import { appNames, baseName, type Listening } from "./capture.ts";
+import { appNames, baseName, type Listening, portsOfApp } from "./capture.ts";
 import { type Connection, type Listener, serveConnections } from "./connections.ts";
 import type { StatusView } from "./tile.ts";
 
@@ -322,10 +321,7 @@ export function portGroups(
   listen: readonly Listening[],
 ): { readonly app: string; readonly port: string; readonly ports: readonly number[] }[] {
   return appNames(listen).flatMap((app) => {
-    const own = listen.filter((each) => baseName(each.app) === app);
-    const ports = [
-      ...new Set(portsOf(own.map(({ port, last = port }): PortRange => [port, last]))),
-    ];
+    const ports = portsOfApp(listen, app);
     const single = ports.slice(0, MOST_SINGLE_PORTS);
     const others = ports.slice(MOST_SINGLE_PORTS);
     return [

@@ -188,9 +188,8 @@ const plots = {
 /** Adds a point to each plot; without an overview there was no answer. */
 function plot({ rx, tx, latency, busy, drops }: Partial<Overview>): void {
   const seconds = Date.now() / 1000;
-  const [in_, out] = [rx, tx];
-  plots.packets.add(seconds, lines({ rx: in_?.packets, tx: out?.packets }));
-  plots.bytes.add(seconds, lines({ rx: in_?.bytes, tx: out?.bytes }));
+  plots.packets.add(seconds, lines({ rx: rx?.packets, tx: tx?.packets }));
+  plots.bytes.add(seconds, lines({ rx: rx?.bytes, tx: tx?.bytes }));
   plots.latency.add(seconds, lines({ ...latency }));
   plots.busy.add(seconds, busy ?? new Map());
   plots.drops.add(seconds, lines({ drops }));
