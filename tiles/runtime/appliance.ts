@@ -154,8 +154,8 @@ class Appliance {
 
   #start(own: WorkerHandle, setup: unknown, { held = false } = {}): TileWorker {
     const { kind, name, slot, region } = own;
-    const beside = kind === "net";
-    const { read, clock } = inlineGrants(beside ? this.#handed.setup.apps : []);
+    const isNet = kind === "net";
+    const { read, clock } = inlineGrants(isNet ? this.#handed.setup.apps : []);
     const { nets } = this.#wiring;
     const apps = this.#handed.setup.apps.filter(({ inline }) => !inline);
     const worker: TileWorker = new TileWorker({
@@ -166,8 +166,7 @@ class Appliance {
       region: region.writer,
       control: this.#wiring.control.reader,
       clock,
-      beside,
-      hasPredecessor: beside && this.#handed.setup.isBeside,
+      hasPredecessor: isNet && this.#handed.setup.isBeside,
       held,
       spinTurns: spinTurnsFor(nets.length + apps.length, navigator.hardwareConcurrency),
       setup,
@@ -485,7 +484,7 @@ export class TileWorker {
     this.#waits = boot.held;
     this.#events = events;
     this.#threads = threads;
-    this.#read = reportReader(boot);
+    this.#read = reportReader(boot.kind);
     this.#log = bounded((line, level) => events.log(line, level));
     // A start may fail when nobody waits for it any more.
     this.running.catch(() => {});
@@ -675,9 +674,7 @@ const REPORTS_A_SECOND = 2000;
  * inline app might post what the runtime can post, so each message is checked for its shape, and whether the tile may
  * send it at this point of its life; and their number is limited.
  */
-function reportReader(
-  { kind, beside }: Pick<BootMessage, "kind" | "beside">,
-): (data: unknown) => TileReport {
+function reportReader(kind: WorkerKind): (data: unknown) => TileReport {
   const said = new Set<TileReport["type"]>();
   /** The beginning of the second in which `count` messages came. */
   let begun = -Infinity;
@@ -698,7 +695,7 @@ function reportReader(
     if (type === "log" || (type === "ask" && kind === "status")) return report;
     if (type === "ask") throw new Error("posted a request, which only the status tile may");
     const isFirst = type === "started" || type === "failed" || type === "stopped";
-    const isInTurn = isFirst || (said.has("started") && (type !== "ready" || beside));
+    const isInTurn = isFirst || (said.has("started") && (type !== "ready" || kind === "net"));
     if (!isInTurn || said.has(type)) {
       throw new Error(`posted a message of type ${type} out of turn`);
     }

@@ -36,7 +36,7 @@ export interface TileContext<Setup> {
   ask(request: ControlRequest): void;
   /** Receives messages from main while it runs. Only of the status tile, which has an event loop. */
   onMessage?(listener: (message: MainMessage) => void): void;
-  /** Given if a predecessor may run: confines the thread to these descriptors, and resolves when that has ended. */
+  /** Given to a net tile, as a predecessor may run: confines the thread to these descriptors, and resolves when that has ended. */
   predecessor?(descriptors: readonly number[]): Promise<void>;
 }
 
@@ -86,9 +86,7 @@ export interface BootMessage {
   readonly control: View;
   /** Whether an app inside it was granted the host's clock. */
   readonly clock: boolean;
-  /** Whether it takes over regions that outlast a tile, and reports when it is ready: a net tile. */
-  readonly beside: boolean;
-  /** Whether a predecessor runs on those regions. */
+  /** Whether a predecessor runs on the regions that it takes over: of a net tile. */
   readonly hasPredecessor: boolean;
   /** Whether it waits for `make` after its modules are loaded. */
   readonly held: boolean;
@@ -269,6 +267,11 @@ const TIMED_TURNS = 61;
 const PREDECESSOR_POLL_MILLIS = 1;
 const never = new Int32Array(new SharedArrayBuffer(4));
 
+/** Blocks this thread. */
+export function pause(millis: number): void {
+  Atomics.wait(never, 0, 0, millis);
+}
+
 /**
  * Blocks until the predecessor, whose last store in the region of both says that it has stopped, or main
  * says that there is none. No message is used: through three event loops it took 20 ms. Where nobody runs
@@ -277,10 +280,10 @@ const never = new Int32Array(new SharedArrayBuffer(4));
 export function awaitPredecessor(
   { region, hasPredecessor }: Pick<BootMessage, "region" | "hasPredecessor">,
   control: ControlReader,
-  pause: () => void = () => void Atomics.wait(never, 0, 0, PREDECESSOR_POLL_MILLIS),
+  rest: () => void = () => pause(PREDECESSOR_POLL_MILLIS),
 ): void {
   const predecessor = new TileReader(region);
-  while (!control.serves && !(hasPredecessor && predecessor.life === Life.stopped)) pause();
+  while (!control.serves && !(hasPredecessor && predecessor.life === Life.stopped)) rest();
 }
 
 /** How many idle turns suit where `busy` tiles move datagrams on `cores` processors. */

@@ -82,7 +82,9 @@ async function start(boot: BootMessage): Promise<() => void | Promise<void>> {
     region.awake();
     region.life = Life.booting;
   };
-  if (!boot.beside) join();
+  // A net tile joins regions that outlast it, once its predecessor has ended.
+  const outlived = boot.kind === "net";
+  if (!outlived) join();
   const log: Log = (line, level) => post({ type: "log", line: clipped(line), level });
   Object.assign(console, consoleTo(log));
   // V8 remembers the host's time zone from now on. A format of Intl's would cost 5 MiB.
@@ -117,7 +119,7 @@ async function start(boot: BootMessage): Promise<() => void | Promise<void>> {
     // Node's types hide the data.
     onMessage: (listener) =>
       addEventListener("message", (event) => listener((event as MessageEvent).data)),
-    ...(boot.beside && {
+    ...(outlived && {
       predecessor: async (descriptors) => {
         await secure(descriptors);
         post({ type: "ready" });

@@ -43,16 +43,16 @@ const CONFINED =
 const RUNNING = { type: "running", landlock: true, observed: true };
 
 /** A tile of a kind that runs and sleeps, its region, and what main learns of it. */
-function running(kind: WorkerKind, beside = false) {
-  const { worker, region, ...others } = started(kind, beside);
-  if (!beside) worker.onmessage({ data: RUNNING });
+function running(kind: WorkerKind) {
+  const { worker, region, ...others } = started(kind);
+  worker.onmessage({ data: RUNNING });
   region.life = Life.running;
   region.fallAsleep();
   return { worker, region, ...others };
 }
 
 /** A tile that has said that it is started, and no more. */
-function started(kind: WorkerKind, beside = false) {
+function started(kind: WorkerKind) {
   const view = heapView(TILE_REGION_BYTES);
   const region = new TileRegion(view);
   const heard: string[] = [];
@@ -71,7 +71,7 @@ function started(kind: WorkerKind, beside = false) {
   globalThis.Worker = FakeWorker as unknown as typeof Worker;
   const tile = new TileWorker({
     ...{ kind, name: kind, slot: 0, module: "", region: view, control: heapView(CONTROL_BYTES) },
-    ...{ clock: false, beside, hasPredecessor: beside, held: false, spinTurns: 0, setup: null },
+    ...{ clock: false, hasPredecessor: false, held: false, spinTurns: 0, setup: null },
   }, {
     threads,
     permissions: { ffi: [], read: [], write: [], env: [], net: [] },
@@ -125,7 +125,7 @@ Deno.test("other tiles may sleep for as long as they like, but not stand still a
 });
 
 Deno.test("a tile that waits for its turn is left alone", () => {
-  const { post, heard, poll, worker } = started("net", true);
+  const { post, heard, poll, worker } = started("net");
   post({ type: "ready" });
   for (let i = 0; i < 10 * LONG; i++) poll();
   assert.deepEqual(heard, []);
@@ -133,7 +133,7 @@ Deno.test("a tile that waits for its turn is left alone", () => {
 });
 
 Deno.test("a tile that hangs as it takes over has not started in time", () => {
-  const { post, heard, poll: look, tile, worker } = started("net", true);
+  const { post, heard, poll: look, tile, worker } = started("net");
   post({ type: "ready" });
   for (let i = 0; i < LONG; i++) look();
   tile.takeOver();
@@ -199,7 +199,8 @@ const LIES: Record<string, readonly unknown[]> = {
 for (const [what, lies] of Object.entries(LIES)) {
   Deno.test(`a tile that ${what} is ended and named`, () => {
     for (const lie of lies) {
-      const { post, worker, heard, poll } = started("net");
+      // Only a net tile says that it is ready.
+      const { post, worker, heard, poll } = started(what.includes(" ready ") ? "netlink" : "net");
       post(lie);
       assert.ok(worker.ended, JSON.stringify(lie));
       post({ type: "started", thread: 1 });
