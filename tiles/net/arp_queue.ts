@@ -136,7 +136,10 @@ export class ArpQueue {
     this.#solicits.ask(ifindex, address);
     let neighbor = this.find(ifindex, address);
     // An address that is asked for again while the first packet still waits is a stranger no more.
-    if (neighbor !== NONE && rank > this.#rank[neighbor]) this.#raise(neighbor, rank);
+    if (neighbor !== NONE && rank > this.#rank[neighbor]) {
+      this.#strike(neighbor);
+      this.#enlist(neighbor, rank);
+    }
     if (neighbor !== NONE && this.#waiting[neighbor] >= this.#most(this.#rank[neighbor])) {
       return false;
     }
@@ -290,11 +293,6 @@ export class ArpQueue {
     this.#chain[neighbor] = this.#freeNeighbor;
     this.#freeNeighbor = neighbor;
     this.#strike(neighbor);
-  }
-
-  #raise(neighbor: number, rank: number): void {
-    this.#strike(neighbor);
-    this.#enlist(neighbor, rank);
   }
 
   /** Puts a neighbour on the list of its rank. */

@@ -10,6 +10,7 @@
  */
 
 import { f64, slice, u32, u8, type View } from "../../ffi/region.ts";
+import { pause } from "../runtime/tile.ts";
 import type { AppPort } from "./app_port.ts";
 import type { Umem, XdpPort } from "./rings.ts";
 
@@ -115,10 +116,9 @@ function invisible(umem: Umem, ports: readonly XdpPort[]): Uint8Array {
   };
   // This sees frames that the kernel takes off a ring from now on; the second look those it had before.
   look();
-  const never = new Int32Array(new SharedArrayBuffer(4));
   for (let polls = 0; !ports.every((port) => port.isSettled()); polls++) {
     if (polls === SETTLE_POLLS) throw new RingsLost("the kernel keeps frames that are in no ring");
-    Atomics.wait(never, 0, 0, POLL_MILLIS);
+    pause(POLL_MILLIS);
   }
   look();
   return frames;

@@ -32,7 +32,8 @@ import type { Sender, Transmitter } from "./tx.ts";
 
 // Own constants, see rings.ts.
 const { LARGEST_PAYLOAD } = link;
-const { BATCH, LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, USUAL_TOS_TTL } = frame;
+const { BATCH, LOOK_UP, MOST_IN_FRAME, Packet, PACKET_SHIFT } = frame;
+const { PAYLOAD_AT, USUAL_TOS_TTL } = frame;
 const { checkPorts, checkSame, checkWithin, DRAIN_MILLIS, noDatagram } = host;
 const { sendPayload, tooLong, tosTtlOf } = host;
 const COUNT = APP.index;
@@ -101,7 +102,7 @@ export class InlineApp implements Recipient, Sender {
   run(): void {
     const requests = this.#requests;
     const { count } = requests;
-    if (this.#isFull && this.#answers.hasRoom) this.#drain();
+    if (this.#isFull && this.#answers.room >= BATCH) this.#drain();
     if (count === 0) return;
     this.#counters[COUNT.requests] += count;
     this.#service.receive(requests, this.#answers);
@@ -111,7 +112,7 @@ export class InlineApp implements Recipient, Sender {
     this.largeOut = 0;
   }
 
-  /** Has the app continue with what found no room. */
+  /** Has the app continue with what found no room. There is enough for a call to be worth it. */
   #drain(): void {
     this.#isFull = false;
     this.#service.drain(this.#answers);
@@ -347,11 +348,6 @@ class InlineAnswers implements Answers {
     return Math.max(0, Math.min(room, this.#umem.freeFrames));
   }
 
-  /** Whether there is enough room for a call of the app to be worth it. */
-  get hasRoom(): boolean {
-    return this.room >= BATCH;
-  }
-
   reserve(size: number): number {
     this.takeBack();
     const at = this.#requests.room(size);
@@ -375,7 +371,7 @@ class InlineAnswers implements Answers {
   #reserveApart(size: number): number {
     if (size > LARGEST_PAYLOAD) return tooLong(this.#counters);
     const umem = this.#umem;
-    const isLarge = size > umem.frameBytes - PAYLOAD_AT;
+    const isLarge = size > MOST_IN_FRAME;
     const begin = isLarge ? umem.takeLarge() : this.#takeFrame();
     if (begin < 0) return this.#noRoom();
     this.#owner = -1;

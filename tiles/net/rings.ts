@@ -97,6 +97,9 @@ export const IP_AT = 24;
 /** Where the payload begins in a frame that is sent. */
 export const PAYLOAD_AT = IP_AT + PACKET_HEADER_BYTES;
 
+/** The longest payload that a frame holds. */
+export const MOST_IN_FRAME = FRAME_BYTES - PAYLOAD_AT;
+
 /** The most packets in a batch, received or sent; a power of two. */
 export const BATCH = 64;
 /**
@@ -221,7 +224,6 @@ export function flowHash(a: number, b: number, ports: number): number {
 
 /** A UMEM and its free frames and buffers, all named by their byte offset in it. */
 export class Umem {
-  readonly frameBytes = FRAME_BYTES;
   /** Bytes of all frames together: where the large buffers begin. */
   readonly framesEnd: number;
   readonly largeBuffers: number;
@@ -264,7 +266,7 @@ export class Umem {
    */
   indexOf(offset: number): number {
     if (offset < 0) return -1;
-    if (offset < this.framesEnd) return Math.floor(offset / this.frameBytes);
+    if (offset < this.framesEnd) return Math.floor(offset / FRAME_BYTES);
     const large = Math.floor((offset - this.framesEnd) / UDP_BUFFER_BYTES);
     return large < this.largeBuffers ? this.frameCount + large : -1;
   }
@@ -275,7 +277,7 @@ export class Umem {
     this.#freeFrames = this.#freeLarge = 0;
     for (let i = free.length - 1; i >= 0; i--) {
       if (free[i] !== 1) continue;
-      if (i < frames) this.give(i * this.frameBytes);
+      if (i < frames) this.give(i * FRAME_BYTES);
       else this.give(this.framesEnd + (i - frames) * UDP_BUFFER_BYTES);
     }
   }

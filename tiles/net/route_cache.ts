@@ -17,7 +17,6 @@ import * as hashing from "../../netbase/hash.ts";
 import { decide, emptyDecision, type NetbaseReader } from "../../netbase/netbase.ts";
 import * as route from "../../netbase/route.ts";
 import { NET } from "../runtime/counters.ts";
-import { FRAME_BYTES } from "../runtime/plan.ts";
 import { Rank, type Solicits } from "./arp_queue.ts";
 import * as frame from "./rings.ts";
 import type { XdpSocketSetup } from "./rings.ts";
@@ -26,9 +25,8 @@ import type { XdpSocketSetup } from "./rings.ts";
 const { hash, keyOf, Use } = hashing;
 const { ETH_P_8021AD, ETH_P_IP, ETHERNET_BYTES, MOST_TAGS, TAG_BYTES } = frame;
 const { flowHash, fold, halves, isPeer, IP_CONSTANT_SUM, UDP_CONSTANT_SUM } = frame;
-const { PACKET_HEADER_BYTES, PAYLOAD_AT } = frame;
+const { MOST_IN_FRAME, PACKET_HEADER_BYTES } = frame;
 const COUNT = NET.index;
-const MOST_IN_FRAME = FRAME_BYTES - PAYLOAD_AT;
 
 /** Words of an entry: one cache line. */
 const ENTRY_WORDS = 16;

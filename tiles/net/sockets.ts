@@ -24,6 +24,7 @@ import { type Capture, CaptureFlag } from "./capture.ts";
 import {
   CHECKSUM_PARTIAL,
   LOOK_UP,
+  MOST_IN_FRAME,
   Packet,
   PACKET_HEADER_BYTES,
   PACKET_SHIFT,
@@ -164,7 +165,7 @@ export class SocketReceiver {
   #place(i: number, length: number, app: Recipient): number {
     const umem = this.#umem;
     const buffer = this.#buffers[i];
-    if (length <= umem.frameBytes - PAYLOAD_AT) {
+    if (length <= MOST_IN_FRAME) {
       const frame = umem.takeFrame();
       if (frame < 0) return -1;
       umem.bytes.copyWithin(frame + PAYLOAD_AT, buffer, buffer + length);

@@ -213,9 +213,8 @@ class NetTile implements Tile {
   readonly #receiver: Receiver;
   readonly #socketReceiver: SocketReceiver;
   readonly #socketSender: SocketSender;
-  /** The kernel sockets that this tile receives on, and the port of each. */
-  readonly #socketFds: Int32Array;
-  readonly #socketPorts: Int32Array;
+  /** The kernel sockets that this tile receives on. */
+  readonly #receiving: readonly UdpSocketSetup[];
   readonly #transmitter: Transmitter;
   readonly #solicits: Solicits;
   readonly #capture: Capture;
@@ -288,8 +287,7 @@ class NetTile implements Tile {
       .some(({ packetTimes }) => packetTimes);
     this.#receiver = new Receiver({ ...all, batch, xsk, apps, trustChecksums, packetTimes });
     this.#socketReceiver = new SocketReceiver({ ...all, udp, apps });
-    this.#socketFds = Int32Array.from(receiving, ({ fd }) => fd);
-    this.#socketPorts = Int32Array.from(receiving, ({ port }) => port);
+    this.#receiving = receiving;
 
     const { netlinkTile, netlinkEventfd } = setup;
     this.#netlink = new Waker(new TileReader(netlinkTile), () => tile.wake(netlinkEventfd));
@@ -499,15 +497,15 @@ class NetTile implements Tile {
    */
   #receiveSockets(): number {
     const set = this.#pollSet;
-    if (this.#socketFds.length === 0) return 0;
+    if (this.#receiving.length === 0) return 0;
     if (!set.full && this.#worked && ++this.#turns >= POLL_TURNS) {
       this.#turns = 0;
       set.poll();
     }
     let work = 0;
     for (let at = set.readyCount - 1; at >= 0; at--) {
-      const index = set.ready[at];
-      const count = this.#socketReceiver.burst(this.#socketFds[index], this.#socketPorts[index]);
+      const { fd, port } = this.#receiving[set.ready[at]];
+      const count = this.#socketReceiver.burst(fd, port);
       this.#runInline();
       // The one that takes its place has had its turn.
       if (count === 0) set.emptied(at);

@@ -26,6 +26,7 @@ import {
 } from "../runtime/link.ts";
 import { FRAME_BYTES, HEADROOM_BYTES } from "../runtime/plan.ts";
 import {
+  pause,
   runLoop,
   spinTurnsFor,
   type Tile,
@@ -91,7 +92,6 @@ const UNKNOWN = 0xc6120080;
 const UNASKED_ANSWERS = 32;
 /** Where the kernel puts a frame, besides the headroom that it is told to keep. */
 const KERNEL_HEADROOM = 256;
-const NEVER = new Int32Array(new SharedArrayBuffer(4));
 
 type Make = (
   context: TileContext<NetSetup>,
@@ -219,7 +219,7 @@ function serve(
       tile.nextDue!(now);
       tile.housekeeping!(now);
     }
-    if (turn % TURNS_AT_ONCE === 0) pause();
+    if (turn % TURNS_AT_ONCE === 0) pause(PAUSE_MILLIS);
   }
 }
 
@@ -235,15 +235,10 @@ function loop({ tile, region, control, app, receive }: Stage, until: number): vo
   for (let i = 0; i < LOOPS && performance.now() < until; i++) {
     receive(BURSTS[i % BURSTS.length], { isServed: false });
     runLoop(run);
-    if (i % TURNS_AT_ONCE === 0) pause();
+    if (i % TURNS_AT_ONCE === 0) pause(PAUSE_MILLIS);
   }
   receive(1);
   runLoop(run);
-}
-
-/** Lets other threads run. */
-function pause(): void {
-  Atomics.wait(NEVER, 0, 0, PAUSE_MILLIS);
 }
 
 /** Answers most requests that wait: by turns sends them back as they came, and something else. */
