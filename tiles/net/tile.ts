@@ -108,7 +108,7 @@ export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
   if (setup.sockets.length > MOST_PORTS) {
     throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_PORTS}`);
   }
-  // As at the beginning of a tile.
+  // As long as the new tile is deep (`#deepen`).
   context.libraries.tile.bePrompt(true);
   if (inline.length > 0 || context.predecessor !== undefined) return createBeside(context, inline);
   return new NetTile(context, open(context, adopt(context)), []);
@@ -138,26 +138,25 @@ async function createBeside(
     await context.predecessor(opened.descriptors);
   }
   for (const { setup, metrics } of made) {
-    metrics?.move(setup.metrics);
+    metrics.move(setup.metrics);
     new TileRegion(setup.region).life = Life.running;
   }
   return new NetTile(context, opened, made);
 }
 
 /** An inline app that is made, and not in the tile yet. */
-export type MadeApp = Awaited<ReturnType<typeof makeInline>>;
+export type MadeApp = Omit<Awaited<ReturnType<typeof makeInline>>, "metrics">;
 
 async function makeInline(
-  { libraries: { clock }, log, predecessor }: TileContext<NetSetup>,
+  { libraries: { clock }, log }: TileContext<NetSetup>,
   setup: InlineSetup,
 ) {
   const { counters } = new TileRegion(setup.region);
-  /** Until it is in the tile; without a predecessor its metrics are in the region for them at once. */
-  const metrics = predecessor && new MetricsWriter(heapView(METRICS_BYTES));
+  /** Its metrics until it is in the tile. */
+  const metrics = new MetricsWriter(heapView(METRICS_BYTES));
   const service = await loadService(setup, {
-    counters,
+    ...{ counters, metrics },
     ...(clock && { clock }),
-    ...(metrics && { metrics }),
     log: (line, level) => log(`${setup.name}: ${line}`, level),
   });
   return { setup, service, counters, metrics };

@@ -292,7 +292,7 @@ async function makeInline(): Promise<MadeApp> {
   };
   const { counters } = new TileRegion(setup.region);
   const service = await makeService({ default: () => app }, setup, { counters, log() {} });
-  return { setup, service, counters, metrics: undefined };
+  return { setup, service, counters };
 }
 
 /** A netbase with one interface, its network with a gateway, and the peers behind that. */
