@@ -127,11 +127,11 @@ export class AllowedPeers {
 }
 
 /**
- * The region of what the net tile alone knows of requests that are out, so that a successor can go on
- * with it:
+ * The region of what only the net tile knows of outstanding requests, so that a successor can continue
+ * with them:
  *
  *     word 0   how many descriptors were taken back, as cursors run
- *     word 1   1 once it goes with the links
+ *     word 1   1 once a net tile has used it with these links
  *     byte 64  for each descriptor `Out` words, then for each where its copy begins (`PayloadRing`)
  */
 const State = { reclaimed: 0, joined: 1 } as const;
@@ -143,8 +143,8 @@ export function requestsBytes({ depth }: link.LinkShape): number {
 }
 
 /**
- * What belongs to the description of a request that is out, and does not concern the app: words of
- * `Packet`, log2 of how many, and their offsets. The others are in its descriptor.
+ * What does not concern the app in the description of an outstanding request: words of `Packet`, log2 of
+ * how many, and their offsets. The others are in its descriptor.
  */
 const OUT_SHIFT = 2;
 const Out = {
@@ -172,7 +172,7 @@ class Copies {
     this.#wideFrames = u64(umem.bytes);
   }
 
-  /** Goes on after `pushed` descriptors, of which the last is of `length` bytes at `offset` of the ring. */
+  /** Continues after `pushed` descriptors, of which the last is of `length` bytes at `offset` of the ring. */
   resume(pushed: number, offset: number, length: number): void {
     this.#ring.resume(pushed, (offset & 4) + length);
   }
@@ -289,11 +289,11 @@ export class AppPort implements Recipient, Sender {
     this.#out = i32(slice(setup.requests, OUT_AT, outBytes));
     const { pushed } = this.#requests;
     const reclaimed = this.#state[State.reclaimed] | 0;
-    const goesOn = this.#state[State.joined] === 1 && ((pushed - reclaimed) >>> 0) <= depth;
-    this.#reclaimed = this.#passed = goesOn ? reclaimed : pushed;
+    const continues = this.#state[State.joined] === 1 && ((pushed - reclaimed) >>> 0) <= depth;
+    this.#reclaimed = this.#passed = continues ? reclaimed : pushed;
     this.#state[State.reclaimed] = this.#reclaimed;
     this.#state[State.joined] = 1;
-    if (!goesOn || pushed === reclaimed) return;
+    if (!continues || pushed === reclaimed) return;
     const last = this.#requests.slotAt((pushed - 1) & (depth - 1));
     const { words } = this.#requests;
     const length = words[last + Descriptor.length] & 0xffff;
@@ -301,8 +301,9 @@ export class AppPort implements Recipient, Sender {
   }
 
   /**
-   * Goes on with what a predecessor has out. `claim` returns whether the frame or large buffer of an
-   * offset can be this link's; else the request has none any more. The route cache is a new one.
+   * Continues with the requests of a predecessor that are outstanding. `claim` returns whether the frame or
+   * large buffer at an offset can be this link's. If not, the request has none any more. Routes are looked
+   * up again, as the route cache is new.
    */
   resume(claim: (offset: number) => boolean): void {
     this.largeOut = 0;
@@ -352,7 +353,7 @@ export class AppPort implements Recipient, Sender {
   reclaim(): number {
     const requests = this.#requests;
     if (this.#reclaimed === requests.pushed) return 0;
-    // An app that takes answers back, which it cannot, is not waited for.
+    // An app must not take answers back. One that does is not waited for.
     if (this.#untaken > 0 && this.answers.available() > 0) return 0;
     let count = this.#takeBack();
     requests.refresh();
@@ -406,7 +407,7 @@ export class AppPort implements Recipient, Sender {
     return true;
   }
 
-  /** Whether the request of descriptor `place` is out. */
+  /** Whether the request of descriptor `place` is outstanding. */
   #isOut(place: number): boolean {
     const mask = this.#requests.depth - 1;
     return place <= mask && ((place - this.#reclaimed) & mask) < this.outstanding;
@@ -422,7 +423,7 @@ export class AppPort implements Recipient, Sender {
     return true;
   }
 
-  /** Peer, route and all, as this tile wrote them: nothing here is the app's word but `place`. */
+  /** Writes peer, route and so on as this tile stored them. Of all this only `place` comes from the app. */
   #describe(place: number, packets: Int32Array, p: number): void {
     const { words } = this.#requests;
     const at = this.#requests.slotAt(place);
@@ -510,13 +511,12 @@ const [YOUNGER, KEY_AT, COUNT, HALVES_AT] = [0, 1, 4, 16];
 export const RECENT_PEERS_BYTES = (HALVES_AT + 2 * SLOTS) * 4;
 
 /**
- * The addresses that have sent to an app, and that it may therefore send to without being asked: a table
- * per app and net tile, written by that net tile and read by the others, since an app may send by any of
- * them.
+ * The addresses that have sent to an app, which it may therefore send to: a table per app and net tile,
+ * written by that net tile and read by the others, since an app may send by any of them.
  *
- * Two open-addressed halves: addresses go into one, and when that has its fill, the other, older one is
- * cleared and becomes the next. So the last `KEPT` addresses are known, whatever strangers send, and no
- * address that sent nothing is. The most recent address is always known.
+ * Two open-addressed halves: addresses go into the younger one. When that has `KEPT`, the older one is
+ * cleared and becomes the younger. So the last `KEPT` addresses are known, whatever strangers send, and an
+ * address that sent nothing is not. The most recent address is always known.
  *
  * An address is within `PROBES` slots of its hash. If others occupy all of those, it replaces one of
  * them; since at most half of the slots are taken, that happens once in some four hundred halves. The
@@ -531,8 +531,8 @@ export class RecentPeers {
   #victim = 0;
 
   /**
-   * Joins the table at `view`, zeroed at first. Its writer brings a random `seed`; a writer that takes
-   * over from another goes on with its addresses and its key.
+   * Joins the table at `view`, zeroed at first. Its writer brings a random `seed`. A writer that takes
+   * over from another continues with its addresses and its key.
    */
   constructor(view: View, seed?: number) {
     const words = this.#words = i32(view);

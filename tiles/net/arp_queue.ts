@@ -7,8 +7,8 @@
  * The queue is bounded per neighbour and in all. When it is full, a newcomer displaces a neighbour of
  * its own rank or a lower one, drawn at random, or else is refused. Ranks keep a flood of made-up
  * sources, each of which looks like a new peer, from crowding out neighbours that are likely to
- * resolve. A gateway is named by a route, not by a packet; and an address that was asked for before, or
- * is in the kernel's table, is more than a number out of a flood.
+ * resolve: gateways, which routes name and not packets, and addresses that were requested before or are
+ * in the kernel's table.
  */
 
 import { u32, type View } from "../../ffi/region.ts";
@@ -37,7 +37,7 @@ export const ARP_QUEUE_LIMITS: ArpQueueLimits = {
 };
 /** How long a packet waits: as long as the kernel probes before it gives a neighbour up. */
 export const ARP_QUEUE_MILLIS = 3000;
-/** After how long all neighbours that are waited for are asked for again: a solicit may have been lost. */
+/** How long until neighbours that packets wait for are requested again: a solicit may have been lost. */
 export const REMIND_MILLIS = 1000;
 
 const NONE = -1;
@@ -135,7 +135,7 @@ export class ArpQueue {
     if (this.#count === 0) this.#remindAt = this.#now + REMIND_MILLIS;
     this.#solicits.ask(ifindex, address);
     let neighbor = this.find(ifindex, address);
-    // An address that is asked for again while the first packet still waits is a stranger no more.
+    // An address that is requested again while its first packet waits is no longer a stranger.
     if (neighbor !== NONE && rank > this.#rank[neighbor]) {
       this.#strike(neighbor);
       this.#enlist(neighbor, rank);
@@ -198,7 +198,7 @@ export class ArpQueue {
     return count;
   }
 
-  /** Tells the time, monotonic milliseconds, drops what has expired, and asks again for the others. */
+  /** Sets the time, monotonic milliseconds, drops what has expired, and requests the other neighbours again. */
   clock(nowMillis: number): void {
     this.#now = nowMillis;
     if (this.#count === 0) return;
@@ -469,13 +469,13 @@ export class SolicitConsumer {
   /** Messages that were overwritten before they were read. */
   lapped = 0;
 
-  /** Begins with what is asked from now on. */
+  /** Begins with the next message. */
   constructor(peer: View) {
     this.#words = u32(peer);
     this.#tail = Atomics.load(this.#words, PRODUCED);
   }
 
-  /** Whether anything has been asked that was not taken yet. */
+  /** Whether there are messages that were not taken yet. */
   get waiting(): boolean {
     return Atomics.load(this.#words, PRODUCED) !== this.#tail;
   }

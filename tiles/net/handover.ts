@@ -114,7 +114,7 @@ function invisible(umem: Umem, ports: readonly XdpPort[]): Uint8Array {
       if (!isSane) throw new RingsLost("the rings' cursors are nonsense");
     }
   };
-  // This sees frames that the kernel takes off a ring from now on; the second look those it had before.
+  // The first look sees frames that the kernel takes off a ring from now on, the second those it had before.
   look();
   for (let polls = 0; !ports.every((port) => port.isSettled()); polls++) {
     if (polls === SETTLE_POLLS) throw new RingsLost("the kernel keeps frames that are in no ring");

@@ -159,8 +159,8 @@ export class SocketReceiver {
 
   /**
    * Where the payload in buffer number `i` continues: a frame that it is copied to, with room for headers
-   * before it as in those from AF_XDP, or the buffer itself, which another one replaces. -1 when neither
-   * is to be had.
+   * before it as in those from AF_XDP, or the buffer itself, which another one replaces. -1: there is
+   * neither.
    */
   #place(i: number, length: number, app: Recipient): number {
     const umem = this.#umem;

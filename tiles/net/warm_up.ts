@@ -56,11 +56,11 @@ const CHANGE_TURNS = 64;
 const CLOCK_TURNS = 32;
 /** In one of so many turns the app sleeps, and the netlink tile, and they are woken. */
 const ASLEEP_TURNS = 16;
-/** Of so many turns the last ones find an app that does not get on: first single frames wait, then full bursts. */
+/** Of so many turns the last ones find an app that makes no progress: first single frames wait, then full bursts. */
 const STALL_TURNS = 1024;
 const SINGLE_TURNS = 160;
 const STALLED_TURNS = 256;
-/** What a turn counts for the tile's clock: no whole number, as those of the real clock are. */
+/** What a turn counts for the tile's clock. Like the real clock's, its times are not whole numbers. */
 const TURN_MILLIS = 2.5;
 /** Turns of a tile whose objects show V8 which kinds of value there are. */
 const FIRST_TURNS = 300;
