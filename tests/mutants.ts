@@ -763,8 +763,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "handover: frames that left a ring meanwhile are not seen",
       in: "invisible",
-      from: "  look();\n  const never",
-      to: "  const never",
+      from: "  look();\n  for (let polls",
+      to: "  for (let polls",
     },
   ]),
   ...mutantsOf("tiles/net/tile.ts", ["unit/net/handover"], [
@@ -815,8 +815,8 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "app port: a successor copies over payloads that are being read",
       in: "AppPort.constructor",
-      from: "if (!goesOn || pushed === reclaimed) return;",
-      to: "if (goesOn) return;",
+      from: "if (!continues || pushed === reclaimed) return;",
+      to: "if (continues) return;",
     },
   ]),
   ...mutantsOf("tiles/net/app_port.ts", [
