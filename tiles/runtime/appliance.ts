@@ -21,7 +21,6 @@ import {
   checkedMessage,
   Handed,
   isFlag,
-  isShaped,
   isText,
   isWord,
   messagesBy,
@@ -526,7 +525,7 @@ export class TileWorker {
     }
     const { kind } = this.#boot;
     if (report.type === "log") this.#log(report.level, report.line);
-    else if (report.type === "ask") this.#events.ask?.(report.request);
+    else if (report.type === "ask") this.#events.ask?.(report);
     else if (report.type === "started") {
       if (!this.#threads.take(report.thread)) {
         return this.#refuse(`claimed thread ${report.thread}, which is not its own`);
@@ -656,11 +655,9 @@ const REPORTS: Shapes<TileReport> = {
   running: { landlock: isFlag, observed: isFlag },
   log: { line: isText, level: isLevel },
   ask: {
-    request: isShaped({
-      number: isNumber,
-      kind: isWord,
-      arguments: (value) => Array.isArray(value) && value.length <= 4 && value.every(isWord),
-    }),
+    number: isNumber,
+    kind: isWord,
+    arguments: (value) => Array.isArray(value) && value.length <= 4 && value.every(isWord),
   },
   stopped: {},
   failed: { message: isText, app: optional(isText) },

@@ -36,14 +36,14 @@ export interface HandedSetup<Setup> {
 /** The descriptor of the memfd with the JSON; its length is the process's last argument. */
 export const SETUP_DESCRIPTOR = FIRST_DESCRIPTOR;
 const FIRST_HANDED = FIRST_DESCRIPTOR + 1;
+const READ_ONLY = "read-only ";
 
 /** The child's side: finds descriptors by name. */
 export class Handed<Setup> {
   readonly setup: Setup;
   readonly #regions: Pick<Regions, "mapShared" | "close">;
-  /** Open descriptors by name. A region may have two, one of them read-only. */
+  /** Open descriptors by name. A region may have two, one of them read-only, with `READ_ONLY` before its name. */
   readonly #open = new Map<string, HandedDescriptor & { readonly fd: number }>();
-  readonly #readOnly = new Map<string, HandedDescriptor & { readonly fd: number }>();
 
   /** Reads the `byteLength` bytes of JSON at `SETUP_DESCRIPTOR`. Throws SystemError. */
   constructor(regions: Pick<Regions, "mapShared" | "close">, byteLength: number) {
@@ -55,8 +55,8 @@ export class Handed<Setup> {
     const { descriptors, setup }: HandedSetup<Setup> = JSON.parse(text);
     this.setup = setup;
     descriptors.forEach((descriptor, i) => {
-      const map = descriptor.readOnly ? this.#readOnly : this.#open;
-      map.set(descriptor.name, { ...descriptor, fd: FIRST_HANDED + i });
+      const key = (descriptor.readOnly ? READ_ONLY : "") + descriptor.name;
+      this.#open.set(key, { ...descriptor, fd: FIRST_HANDED + i });
     });
   }
 
@@ -69,33 +69,29 @@ export class Handed<Setup> {
 
   /** Whether a descriptor called `name` was handed over, and not mapped yet. */
   has(name: string): boolean {
-    return this.#open.has(name) || this.#readOnly.has(name);
+    return this.#open.has(name) || this.#open.has(READ_ONLY + name);
   }
 
   /** Maps the region called `name` as it was handed, and closes it. Throws RangeError, SystemError. */
   view(name: string): View {
-    const view = this.#map(this.#open, name) ?? this.#map(this.#readOnly, name);
+    const view = this.#map(name) ?? this.#map(READ_ONLY + name);
     if (view === undefined) throw new RangeError(`no region ${name} was handed over`);
     return view;
   }
 
   /** Maps the region called `name`, of which both descriptors were handed. Throws likewise. */
   region(name: string): Region {
-    const reader = this.#map(this.#readOnly, name);
-    const writer = this.#map(this.#open, name);
+    const [reader, writer] = [this.#map(READ_ONLY + name), this.#map(name)];
     if (reader === undefined || writer === undefined) {
       throw new RangeError(`no region ${name} was handed over to be written`);
     }
     return { writer, reader };
   }
 
-  #map(
-    descriptors: Map<string, HandedDescriptor & { readonly fd: number }>,
-    name: string,
-  ): View | undefined {
-    const descriptor = descriptors.get(name);
+  #map(key: string): View | undefined {
+    const descriptor = this.#open.get(key);
     if (descriptor === undefined) return undefined;
-    descriptors.delete(name);
+    this.#open.delete(key);
     const { fd, bytes, readOnly } = descriptor;
     const view = this.#regions.mapShared(fd, bytes, { readOnly });
     // An open descriptor could be mapped again.
@@ -160,30 +156,25 @@ export function optional(check: Check): Check {
   return (value) => value === undefined || check(value);
 }
 
-/** Accepts a plain object with these fields, and with none but them and `type`. */
-export function isShaped(fields: Readonly<Record<string, Check>>): Check {
-  return (value) =>
-    typeof value === "object" && value !== null && !Array.isArray(value) &&
-    Object.keys(value).every((name) => name === "type" || Object.hasOwn(fields, name)) &&
-    Object.entries(fields).every(([name, check]) =>
-      check(Object.hasOwn(value, name) ? (value as Record<string, unknown>)[name] : undefined)
-    );
-}
-
-/** The message, if it has one of these shapes, else throws Error. A schema library would take 11 MiB. */
+/**
+ * The message, if it is a plain object of one of these shapes and has no other fields, else throws Error. A schema
+ * library would take 11 MiB.
+ */
 export function checkedMessage<Message extends { readonly type: string }>(
   said: unknown,
   shapes: Shapes<Message>,
 ): Message {
-  const type = typeof said === "object" && said !== null && Object.hasOwn(said, "type")
-    ? (said as { type: unknown }).type
-    : undefined;
+  const isPlain = typeof said === "object" && said !== null && !Array.isArray(said);
+  const own = (name: string) =>
+    isPlain && Object.hasOwn(said, name) ? (said as Record<string, unknown>)[name] : undefined;
+  const type = own("type");
   if (typeof type !== "string" || !Object.hasOwn(shapes, type)) {
     throw new Error("a message of no known type");
   }
-  if (!isShaped(shapes[type as Message["type"]])(said)) {
-    throw new Error(`a malformed message of type ${type}`);
-  }
+  const fields = shapes[type as Message["type"]];
+  const isShaped = Object.entries(fields).every(([name, check]) => check(own(name))) &&
+    Object.keys(said!).every((name) => name === "type" || Object.hasOwn(fields, name));
+  if (!isShaped) throw new Error(`a malformed message of type ${type}`);
   return said as Message;
 }
 

@@ -111,7 +111,7 @@ export type TileReport =
   /** It has confined its thread. `observed`: refused system calls are counted. */
   | { readonly type: "running"; readonly landlock: boolean; readonly observed: boolean }
   | { readonly type: "log"; readonly line: string; readonly level?: number }
-  | { readonly type: "ask"; readonly request: ControlRequest }
+  | { readonly type: "ask" } & ControlRequest
   | { readonly type: "stopped" }
   /** Its start failed; `app`: because of that app. */
   | { readonly type: "failed"; readonly message: string; readonly app?: string };

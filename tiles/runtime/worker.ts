@@ -115,7 +115,7 @@ async function start(boot: BootMessage): Promise<() => void | Promise<void>> {
     region,
     libraries,
     log,
-    ask: (request) => post({ type: "ask", request }),
+    ask: (request) => post({ type: "ask", ...request }),
     // Node's types hide the data.
     onMessage: (listener) =>
       addEventListener("message", (event) => listener((event as MessageEvent).data)),

@@ -192,7 +192,7 @@ const LIES: Record<string, readonly unknown[]> = {
   "posted a message of type ready out of turn": [{ type: "ready" }],
   "claimed to have been stopped": [{ type: "stopped" }],
   "posted a request, which only the status tile may": [
-    { type: "ask", request: { number: 1, kind: 1, arguments: [] } },
+    { type: "ask", number: 1, kind: 1, arguments: [] },
   ],
 };
 
