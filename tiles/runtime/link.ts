@@ -178,7 +178,7 @@ export class LinkProducer {
   #published: number;
   #passed: number;
 
-  /** A restarted side carries on where it was; with `trusts` where the other is if its own cursor cannot be true. */
+  /** A restarted side continues where it was; with `trusts`, where the other one is if its own cursor cannot be true. */
   constructor(own: View, peer: View, shape: LinkShape, { trusts = false } = {}) {
     this.words = u32(own);
     this.#peer = u32(peer);

@@ -260,7 +260,7 @@ const LONGEST_SLEEP_MILLIS = 1000;
 /** How long a stopping tile may take to hand over what it holds. */
 const DRAIN_MILLIS = 300;
 
-/** Of so many turns one is timed: the clock costs as much as two datagrams. A prime keeps step with nothing. */
+/** Of so many turns one is timed: the clock costs as much as two datagrams. A prime, so that nothing keeps step with it. */
 const TIMED_TURNS = 61;
 
 /** How often a successor polls whether its predecessor has ended: datagrams wait until it sees that. */
@@ -303,7 +303,7 @@ export function runLoop({ tile, region, control, index, spinTurns }: {
 }): void {
   const { counters } = region;
   const crowded = spinTurns === CROWDED_SPIN_TURNS;
-  /** Idle turns before it blocks: as the last busy turn since it woke says. */
+  /** Idle turns before it blocks. They depend on the last busy turn since it woke. */
   let patience = spinTurns;
   let idle = 0;
   let turns = 0;
