@@ -42,7 +42,6 @@ export interface PeerSetup {
 
 /** An app, as the master hands it to a net tile. */
 export interface AppSetup extends PeerSetup {
-  readonly name: string;
   /** Ports it answers on. Several apps with the same port share it by flow. */
   readonly ports: readonly number[];
   /** The region that this net tile writes for it. */
@@ -252,7 +251,7 @@ export class AppPort implements Recipient, Sender {
   #passed: number;
   #untaken = 0;
 
-  /** Of app number `index`. `wake` wakes the tile that sleeps on an eventfd. */
+  /** Of app number `index`. `wake` wakes the tile that sleeps on an eventfd. RangeError: a region is too small. */
   constructor(
     setup: AppSetup,
     { umem, cache, index, wake, seed }: {
@@ -265,12 +264,6 @@ export class AppPort implements Recipient, Sender {
   ) {
     const { net, app, shape } = setup;
     const { depth } = shape;
-    if (
-      app.byteLength < link.appLinkBytes(shape) || net.byteLength < link.netLinkBytes(shape) ||
-      setup.requests.byteLength < requestsBytes(shape)
-    ) {
-      throw new RangeError(`the link region of app ${setup.name} is too small`);
-    }
     this.index = index;
     this.answers = new link.LinkConsumer(net, app, shape);
     this.#requests = new link.LinkProducer(net, app, shape);

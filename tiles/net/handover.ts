@@ -42,10 +42,8 @@ export class FrameRecord {
   /** Of each frame: 1 if the kernel does not have it. */
   readonly #frames: Uint8Array;
 
+  /** Throws RangeError if the region is too small. */
   constructor(view: View, frames: number) {
-    if (view.byteLength < frameRecordBytes(frames)) {
-      throw new RangeError(`the record of ${frames} frames is too small`);
-    }
     this.totals = f64(slice(view, TOTALS_AT, 8 * TOTALS));
     this.#words = u32(view);
     this.#frames = u8(slice(view, FRAMES_AT, frames));

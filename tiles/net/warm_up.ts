@@ -154,7 +154,7 @@ async function makeStage(
     udp: [],
     apps: setup.apps.slice(0, 1).map((each) => ({
       ...each,
-      ...{ name: "", ports: [PORT], net, app, shape, tile: appTile, eventfd: -1 },
+      ...{ ports: [PORT], net, app, shape, tile: appTile, eventfd: -1 },
       requests: heapView(requestsBytes(shape)),
       ...{ recentPeers: heapView(RECENT_PEERS_BYTES), otherRecentPeers: [], sendTo: [] },
     })),

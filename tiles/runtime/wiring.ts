@@ -374,7 +374,6 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
           receive: i % nets.length === n,
         })),
         apps: apps.filter(({ inline }) => !inline).map((app) => ({
-          name: app.name,
           ports: portsOf(app.ports),
           net: writer(`link ${net} to ${app.name}`),
           app: reader(`link ${app.name} to ${net}`),

@@ -31,7 +31,7 @@ function room(shape = SHAPE) {
   const woken: number[] = [];
   const join = () =>
     new AppPort(
-      { ...PEERS, name: "echo", ports: [7], net, app, requests, shape, tile, eventfd: 9 },
+      { ...PEERS, ports: [7], net, app, requests, shape, tile, eventfd: 9 },
       {
         umem,
         cache: new RouteCache(heapView(256), 1),
@@ -117,7 +117,6 @@ Deno.test("on a link that others have used, nothing is taken back that was never
   const link = new AppPort(
     {
       ...PEERS,
-      name: "echo",
       ports: [7],
       net,
       app,

@@ -125,7 +125,7 @@ export class FakeApp {
       otherRecentPeers: [this.otherRecentPeers],
       sendTo,
     };
-    this.setup = { name: `app-${ports[0]}`, ...link, ...peers };
+    this.setup = { ...link, ...peers };
     this.producer = new LinkProducer(app, net, shape);
     this.consumer = new LinkConsumer(app, net, shape);
     this.#ring = payloadRing(app, shape);
