@@ -86,8 +86,8 @@ function programPage(): string {
       "DESCRIPTION",
       paragraphs(
         "Tegula serves UDP and bypasses the kernel's socket layer. Interfaces, addresses, routes and neighbours " +
-          "stay where the administrator keeps them. Everything that is not for its ports goes on to the " +
-          "kernel untouched.\n\nNames of commands and of what they show may be abbreviated, as for ip(8).",
+          "are configured as before. Packets that are not for its ports go to the kernel unchanged.\n\nNames of " +
+          "commands and of what they show may be abbreviated, as for ip(8).",
       ),
     ],
     [
