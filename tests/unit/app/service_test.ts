@@ -10,7 +10,7 @@ import type {
   Request,
 } from "../../../tiles/app/contract.ts";
 import { AppHarness } from "../../../tiles/app/harness.ts";
-import { COLLECT_BYTES, makeService } from "../../../tiles/app/host.ts";
+import { COLLECT_BYTES, makeService, type Service } from "../../../tiles/app/host.ts";
 import { METRICS_BYTES, MetricsWriter, readMetrics } from "../../../tiles/app/regions.ts";
 import fc from "../property.ts";
 
@@ -381,6 +381,24 @@ Deno.test("a timer that is late is called once, and goes on from there", async (
     service.clock(now, null as unknown as Answers);
   }
   assert.deepEqual(calls, [10, 55, 66, 80]);
+});
+
+Deno.test("a service has the name of the handler that runs", async () => {
+  const seen: string[] = [];
+  const see = () => void seen.push(service.handler);
+  const app = ({ every }: AppContext) => {
+    every(10, see);
+    return { answer() {}, tick: see, tickMillis: 20, drain: see };
+  };
+  const setup = { name: "", ports: [], served: [], options: {}, metrics: heapView(METRICS_BYTES) };
+  const host = { counters: new Float64Array(99), log() {}, now: () => 0 };
+  const service: Service = await makeService({ default: app }, setup, host);
+  see();
+  const out = null as unknown as Answers;
+  service.clock(20, out);
+  service.drain(out);
+  see();
+  assert.deepEqual(seen, ["answer", "every", "tick", "drain", "answer"]);
 });
 
 Deno.test("a tick is called when it is due, and what it throws is counted", async () => {
