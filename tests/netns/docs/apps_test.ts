@@ -131,7 +131,7 @@ const TRIED: Record<string, (client: Namespace, port: number) => Promise<void>> 
     const answers = (await shell(client, port, flood)).length;
     assert.ok(answers >= 10 && answers < 60, `${answers} answers`);
   },
-  async "As fast as it goes"(client, port) {
+  async "The fast form"(client, port) {
     assert.equal(await shell(client, port, "echo back >&3; head -n1 <&3"), "back\n");
   },
   async "Send to others"(client, port) {
