@@ -399,6 +399,12 @@ function most(all: readonly unknown[], of: (index: number) => number): number {
   return best;
 }
 
+function isUniform(ids: Uint16Array): boolean {
+  const first = ids[0];
+  for (let i = 1; i < ids.length; i++) if (ids[i] !== first) return false;
+  return true;
+}
+
 /** A node's `best`: next hop id of `local` << 16 | of `main`, 0 for none. */
 const LOCAL_MASK = 0x7fff0000;
 const MAIN_MASK = 0x7fff;
@@ -640,8 +646,7 @@ export class FibBuilder extends FibReader {
       // Most prefixes hide all that is above: no need to walk down to them and collect it.
       const hides = this.#hides(best) === BOTH;
       if (length < 24) {
-        const above = hides ? 0 : this.#above(words[node + Node.prefix], length);
-        const pair = this.#override(above, best);
+        const pair = this.#override(hides ? 0 : this.#inherited(node), best);
         this.#writeNode(node, pair, changed);
       } else if (cell !== lastCell) {
         if (length === 24 && hides) this.#writeBlock(cell, 0, node);
@@ -651,14 +656,15 @@ export class FibBuilder extends FibReader {
     }
   }
 
-  /** The pair of the prefixes that cover `address` and are shorter than `length`, without the default. */
-  #above(address: number, length: number): number {
+  /** The pair of the prefixes above `node`, without the default. */
+  #inherited(node: number): number {
     const words = this.#trie.words;
+    const prefix = words[node + Node.prefix];
     let pair = 0;
-    let node = this.#trie.step(ROOT, address);
-    while (node !== 0 && words[node + Node.length] < length && this.#trie.covers(node, address)) {
-      pair = this.#override(pair, words[node + Node.best]);
-      node = this.#trie.step(node, address);
+    let current = this.#trie.step(ROOT, prefix);
+    while (current !== node) {
+      pair = this.#override(pair, words[current + Node.best]);
+      current = this.#trie.step(current, prefix);
     }
     return pair;
   }
@@ -691,10 +697,19 @@ export class FibBuilder extends FibReader {
 
   /** Writes one /24, whatever is in it. */
   #writeCell(cell: number): void {
+    const words = this.#trie.words;
     const address = (cell << 8) >>> 0;
-    const node = this.#trie.seek(address, 24);
-    const inside = node !== 0 && this.#trie.words[node + Node.prefix] >>> 8 === cell;
-    this.#writeBlock(cell, this.#above(address, 24), inside ? node : 0);
+    let pair = 0;
+    let node = this.#trie.step(ROOT, address);
+    while (node !== 0 && words[node + Node.length] < 24) {
+      if (!this.#trie.covers(node, address)) node = 0;
+      else {
+        pair = this.#override(pair, words[node + Node.best]);
+        node = this.#trie.step(node, address);
+      }
+    }
+    const inside = node !== 0 && words[node + Node.prefix] >>> 8 === cell;
+    this.#writeBlock(cell, pair, inside ? node : 0);
   }
 
   /** Writes one /24. Its routes are those of `node` (/24 or longer; 0: none) where that covers it, else `pair`. */
@@ -773,7 +788,7 @@ export class FibBuilder extends FibReader {
 
   /** Routes the addresses of the /24 with number `cell`. False: no tbl8 is free, and all now have NEXT_HOP_OVERFLOW. */
   #fillBlock(cell: number, ids: Uint16Array): boolean {
-    if (ids.every((id) => id === ids[0])) {
+    if (isUniform(ids)) {
       this.#fill(cell, cell + 1, ids[0]);
       return true;
     }

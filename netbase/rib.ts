@@ -530,8 +530,11 @@ export class Trie {
 
   /** The node of a prefix, or 0. */
   find(prefix: number, length: number): number {
-    const { words } = this;
-    const node = this.seek(prefix, length);
+    const words = this.words;
+    let node = ROOT;
+    while (node !== 0 && words[node + Node.length] < length) {
+      node = this.step(node, prefix);
+    }
     if (node === 0 || words[node + Node.length] !== length) return 0;
     return words[node + Node.prefix] === prefix >>> 0 ? node : 0;
   }
