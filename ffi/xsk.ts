@@ -15,17 +15,7 @@
  * bound (EBUSY). A successor adopts, waits for the end of its predecessor, and resumes.
  */
 
-import {
-  checked,
-  EBADF,
-  EBUSY,
-  EEXIST,
-  ENOBUFS,
-  int,
-  libraryPath,
-  nothing,
-  textOf,
-} from "./library.ts";
+import { checked, EBUSY, EEXIST, ENOBUFS, int, libraryPath, nothing, textOf } from "./library.ts";
 import { u8, type View } from "./region.ts";
 import { SETSOCKOPT, sizeBuffers } from "./sockets.ts";
 
@@ -160,13 +150,11 @@ function insist(tries: number, attempt: () => number): number {
 }
 
 interface PreparedSocket {
-  readonly memory: View;
-  readonly options: SocketOptions;
+  /** The memory that it has made a UMEM; null: it shares that of the socket `first`. */
+  readonly umem: View | null;
+  readonly first: number;
   /** Where the native side has mapped its receive ring. */
   readonly mapped: BigUint64Array<ArrayBuffer>;
-  /** Whether its UMEM is its own. */
-  registered: boolean;
-  bound: BindOptions["mode"] | null;
 }
 
 /** Opens the library at `path` for the master. */
@@ -190,34 +178,13 @@ export function openXskSetup(path = libraryPath()) {
     close: int("i32"),
   });
   const sockets = new Map<number, PreparedSocket>();
-  const onSame = ({ memory: { buffer, byteOffset } }: PreparedSocket) =>
-    [...sockets].filter(([, { memory }]) =>
-      memory.buffer === buffer && memory.byteOffset === byteOffset
+
+  /** The socket that has made `memory` a UMEM, or -1. */
+  function firstOn(memory: View): number {
+    const found = [...sockets].find(([, { umem }]) =>
+      umem?.buffer === memory.buffer && umem.byteOffset === memory.byteOffset
     );
-
-  /** Makes its memory a UMEM of its own. Returns 0, or -errno. */
-  function registerMemory(fd: number, socket: PreparedSocket): number {
-    const { memory, options: { frameBytes, headroom } } = socket;
-    const bytes = u8(memory);
-    const error = symbols.tegula_xsk_umem(fd, bytes, bytes.length, frameBytes, headroom);
-    socket.registered = error === 0;
-    return error;
-  }
-
-  function bindOnce(fd: number, socket: PreparedSocket, options: BindOptions): number {
-    const { ifindex, queue, mode } = options;
-    const bind = (first: number) =>
-      symbols.tegula_xsk_bind(fd, ifindex, queue, mode === "zero-copy" ? 1 : 0, first);
-    if (!socket.registered) {
-      for (const [other, { bound }] of onSame(socket)) {
-        const error = bound === mode ? bind(other) : -EBADF;
-        // The interface of that one is gone.
-        if (error !== -EBADF) return error;
-      }
-      const error = registerMemory(fd, socket);
-      if (error < 0) return error;
-    }
-    return bind(-1);
+    return found?.[0] ?? -1;
   }
 
   return {
@@ -275,34 +242,35 @@ export function openXskSetup(path = libraryPath()) {
     },
     /**
      * Makes a socket with four rings of its own and `memory` (page-aligned, as the inside of a region is) as
-     * its UMEM. Sockets on the same memory and in the same mode share one. It receives nothing until it is
-     * bound. ENOBUFS: that much memory may not be locked; EAFNOSUPPORT: the kernel has no AF_XDP.
+     * its UMEM. Further sockets on the same memory share that of the first, which has to be bound before them, and is
+     * bound in the same mode. It receives nothing until it is bound. ENOBUFS: that much memory may not be locked;
+     * EAFNOSUPPORT: the kernel has no AF_XDP.
      */
-    prepare(memory: View, options: SocketOptions): number {
+    prepare(memory: View, { frameBytes, headroom, ring }: SocketOptions): number {
       const mapped = new BigUint64Array(1);
-      const fd = symbols.tegula_xsk_prepare(options.ring, mapped);
+      const fd = symbols.tegula_xsk_prepare(ring, mapped);
       if (fd < 0) return fd;
-      const socket: PreparedSocket = { memory, options, mapped, registered: false, bound: null };
-      if (!onSame(socket).some(([, { registered }]) => registered)) {
-        const error = registerMemory(fd, socket);
+      const first = firstOn(memory);
+      if (first < 0) {
+        const bytes = u8(memory);
+        const error = symbols.tegula_xsk_umem(fd, bytes, bytes.length, frameBytes, headroom);
         if (error < 0) {
           symbols.tegula_xsk_close(fd, mapped);
           return error;
         }
       }
-      sockets.set(fd, socket);
-      const { setsockopt } = symbols;
-      sizeBuffers(setsockopt, { fd, send: options.ring * SENT_FRAME_BYTES });
+      sockets.set(fd, { umem: first < 0 ? memory : null, first, mapped });
+      sizeBuffers(symbols.setsockopt, { fd, send: ring * SENT_FRAME_BYTES });
       return fd;
     },
     /**
      * Continues with a bound socket that this process made before it executed another program. Before Linux
      * 6.4 there are no statistics of it (-EBUSY).
      */
-    inherit(fd: number, memory: View, options: SocketOptions, mode: BindOptions["mode"]): void {
+    inherit(fd: number): void {
       const mapped = new BigUint64Array(1);
       symbols.tegula_xsk_map(fd, mapped);
-      sockets.set(fd, { memory, options, mapped, registered: true, bound: mode });
+      sockets.set(fd, { umem: null, first: -1, mapped });
     },
     /**
      * Binds a prepared socket to a queue. Waits up to a second while the queue's former socket is being
@@ -310,11 +278,13 @@ export function openXskSetup(path = libraryPath()) {
      * interface is gone. After an error the socket is as it was, with its mappings, and can be bound in
      * another way. A bound socket stays bound to its queue.
      */
-    bind(fd: number, options: BindOptions): number {
-      const socket = sockets.get(fd)!;
-      const error = insist(BIND_TRIES, () => bindOnce(fd, socket, options));
-      if (error === 0) socket.bound = options.mode;
-      return error;
+    bind(fd: number, { ifindex, queue, mode }: BindOptions): number {
+      const { first } = sockets.get(fd)!;
+      const zeroCopy = mode === "zero-copy" ? 1 : 0;
+      return insist(
+        BIND_TRIES,
+        () => symbols.tegula_xsk_bind(fd, ifindex, queue, zeroCopy, first),
+      );
     },
     /** Puts a bound socket into the program's map: from now on frames of its queue come to it. */
     register: ({ sockets }: XdpProgram, queue: number, fd: number): number =>

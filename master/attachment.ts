@@ -9,8 +9,8 @@
  *     attachment.serve();         // from now on frames come by AF_XDP
  *     attachment.detach();        // from now on the kernel has them
  *
- * Further sockets can be prepared while others serve, and replace them by `open`. An interface that was deleted and
- * recreated has another index: `unload` the attachment and make another.
+ * A socket can be bound only once. To bind again, and for an interface that was deleted and recreated, which has another
+ * index, `unload` the attachment and make another.
  *
  * The program is attached alone, by a link that ends with this process, or as one of the programs that libxdp's dispatcher
  * runs. The latter stays attached if Tegula is killed. Such a leftover is recognised by its queues, which have no sockets.
@@ -31,13 +31,6 @@ export type Binding = "zero-copy" | "copy";
 interface QueueSocket {
   readonly fd: number;
   readonly queue: number;
-  readonly netTile: number;
-}
-
-interface Share {
-  readonly queue: number;
-  readonly netTile: number;
-  readonly umem: View;
 }
 
 export interface Opened {
@@ -55,7 +48,6 @@ export interface AttachmentState {
   /** The bpf_link; null if libxdp's dispatcher runs the program. */
   readonly link: number | null;
   readonly how: Opened;
-  readonly binding: Binding;
   readonly sockets: readonly QueueSocket[];
 }
 
@@ -82,7 +74,7 @@ const SOCKET_OPTIONS = {
 export class Attachment {
   readonly name: string;
   readonly ifindex: number;
-  /** Those that are bound. */
+  /** One for each queue. */
   sockets: readonly QueueSocket[] = [];
   /** The program's filter map, to be written by the netlink tile. */
   readonly filter: View;
@@ -94,11 +86,8 @@ export class Attachment {
   readonly #program: XdpProgram;
   /** Frames handed to the socket of each queue, counted by the program. */
   readonly #redirected: BigUint64Array;
-  #shares: readonly Share[] = [];
-  /** Prepared sockets, of which not all are bound. */
-  #prepared: QueueSocket[] = [];
+  /** How many of the sockets are bound. */
   #bound = 0;
-  #binding: Binding = "copy";
   /** How the program is attached, and its link, or null if a dispatcher runs it. */
   #on: { readonly how: Opened; readonly link: number | null } | null = null;
 
@@ -117,7 +106,7 @@ export class Attachment {
       dispatcher?: boolean;
       /** An attachment whose program this one replaces. */
       replaces?: Attachment;
-      before?: { readonly state: AttachmentState; readonly shares: readonly Share[] };
+      before?: AttachmentState;
     },
   ) {
     this.#notNative = notNative;
@@ -132,66 +121,50 @@ export class Attachment {
         throw new OccupiedError(this.name, occupant);
       }
     }
-    this.#program = before?.state.program ?? setup.load(queues);
+    this.#program = before?.program ?? setup.load(queues);
     this.filter = map(this.#program.filter, FILTER_BYTES);
     if (before === undefined) seedFilter(this.filter);
     this.#redirected = u64(map(this.#program.redirected, 8 * queues));
     if (before === undefined) return;
-    const { link, how, binding, sockets } = before.state;
-    [this.#shares, this.sockets, this.#binding] = [before.shares, sockets, binding];
+    const { link, how, sockets } = before;
+    [this.sockets, this.#bound] = [sockets, sockets.length];
     this.#on = { how, link };
-    for (const { fd, netTile } of sockets) {
-      const { umem } = before.shares.find((share) => share.netTile === netTile)!;
-      setup.inherit(fd, umem, SOCKET_OPTIONS, binding);
-    }
+    for (const { fd } of sockets) setup.inherit(fd);
   }
 
   /** The state for the program that this process executes in its place; null if it is not open. */
   get state(): AttachmentState | null {
     if (this.#on === null) return null;
-    const program = this.#program;
-    return { program, ...this.#on, binding: this.#binding, sockets: this.sockets };
+    return { program: this.#program, ...this.#on, sockets: this.sockets };
   }
 
-  /**
-   * Creates a socket for each share, on the UMEM of its net tile, in place of prepared ones that are not bound. Throws
-   * SystemError; then nothing is prepared.
-   */
-  prepare(shares: readonly Share[]): void {
-    this.#discard();
-    this.#shares = shares;
-    for (const { queue, netTile, umem } of shares) {
+  /** Creates a socket for each queue, on the UMEM of its net tile. Throws SystemError. */
+  prepare(queues: readonly { readonly queue: number; readonly umem: View }[]): void {
+    for (const { queue, umem } of queues) {
       const fd = this.#setup.prepare(umem, SOCKET_OPTIONS);
-      if (fd < 0) {
-        this.#discard();
-        throw new SystemError("open an AF_XDP socket", fd);
-      }
-      this.#prepared.push({ fd, queue, netTile });
+      if (fd < 0) throw new SystemError("open an AF_XDP socket", fd);
+      this.sockets = [...this.sockets, { fd, queue }];
     }
   }
 
   /**
-   * Attaches, natively if that works, unless it is attached, and binds the prepared sockets in place of those that are
-   * bound. Throws OccupiedError if another program is attached, and SystemError if no other mode would help; then it
-   * is closed. Throws Error with the reasons if no mode works; then it is as after `reset`.
+   * Attaches, natively if that works, and binds the sockets. Throws OccupiedError if another program is attached, and
+   * SystemError if no other mode would help; then it is closed. Throws Error with the reasons if no mode works; then
+   * another `binding` can be tried, unless it is `spent`.
    */
   open(binding: Binding): Opened {
-    this.#close(this.sockets);
-    this.sockets = [];
-    const refused = this.#on !== null ? this.#bind(binding) : this.#openAnew(binding);
-    if (refused !== null) {
-      this.reset();
-      throw new Error(refused);
-    }
-    this.sockets = this.#prepared;
-    this.#binding = binding;
-    this.#prepared = [];
-    this.#bound = 0;
+    const refused = this.#tryModes(binding);
+    if (refused !== null) throw new Error(refused);
     return this.#on!.how;
   }
 
+  /** Whether no other `binding` can be tried: a socket is bound already, or it is closed. */
+  get spent(): boolean {
+    return this.#bound > 0 || this.sockets.length === 0;
+  }
+
   /** Attaches and binds. Returns why that failed, or null. */
-  #openAnew(binding: Binding): string | null {
+  #tryModes(binding: Binding): string | null {
     const native = this.#notNative === ""
       ? this.#try({ attach: "native", reason: "" }, binding)
       : this.#notNative;
@@ -237,9 +210,9 @@ export class Attachment {
     return null;
   }
 
-  /** Binds the prepared sockets that are not bound. */
+  /** Binds the sockets that are not bound. */
   #bind(binding: Binding): string | null {
-    for (const { fd, queue } of this.#prepared.slice(this.#bound)) {
+    for (const { fd, queue } of this.sockets.slice(this.#bound)) {
       const error = this.#setup.bind(fd, { ifindex: this.ifindex, queue, mode: binding });
       const lives = this.#dispatcher && error === -EBUSY;
       // Another mode would not help.
@@ -251,17 +224,6 @@ export class Attachment {
       this.#bound++;
     }
     return null;
-  }
-
-  /**
-   * Detaches, and prepares all sockets for another `open`. A socket can be bound only once, so if any is bound all are
-   * closed and created again, with other descriptors. Throws SystemError.
-   */
-  reset(): void {
-    this.detach();
-    if (this.#bound === 0 && this.sockets.length === 0) return;
-    this.close();
-    this.prepare(this.#shares);
   }
 
   /** Puts the sockets into the program's map: from now on they receive our frames. */
@@ -278,12 +240,11 @@ export class Attachment {
     return Number(this.#redirected[queue]);
   }
 
-  /** What the appliance needs, by name: the filter map, and the prepared sockets, else the bound ones. */
+  /** What the appliance needs, by name: the filter map and the sockets. */
   get descriptors(): readonly { readonly name: string; readonly fd: number }[] {
-    const sockets = this.#prepared.length > 0 ? this.#prepared : this.sockets;
     return [
       { name: `filter ${this.name}`, fd: this.#program.filter },
-      ...sockets.map(({ queue, fd }) => ({ name: socketName(this.name, queue), fd })),
+      ...this.sockets.map(({ queue, fd }) => ({ name: socketName(this.name, queue), fd })),
     ];
   }
 
@@ -303,8 +264,7 @@ export class Attachment {
   /** Detaches and closes all sockets, which no net tile may use any more. */
   close(): void {
     this.detach();
-    this.#discard();
-    this.#close(this.sockets);
+    for (const { fd } of this.sockets) this.#setup.close(fd);
     this.sockets = [];
   }
 
@@ -313,16 +273,6 @@ export class Attachment {
     this.close();
     this.#setup.unload(this.#program);
   }
-
-  #discard(): void {
-    this.#close(this.#prepared);
-    this.#prepared = [];
-    this.#bound = 0;
-  }
-
-  #close(sockets: readonly QueueSocket[]): void {
-    for (const { fd } of sockets) this.#setup.close(fd);
-  }
 }
 
 export function descriptorsOf({ program, link, sockets }: AttachmentState): number[] {
@@ -330,33 +280,41 @@ export function descriptorsOf({ program, link, sockets }: AttachmentState): numb
   return [...Object.values(program), ...links, ...sockets.map(({ fd }) => fd)];
 }
 
-/** Identifies the sockets of all attachments. */
-export function socketsOf(attachments: readonly Attachment[]): string {
-  return JSON.stringify(attachments.map(({ descriptors }) => descriptors));
-}
-
-/** Opens all in the best mode that works for all of them. Returns the mode of each, and why. */
+/**
+ * Opens all in the best mode that works for all of them. Returns the mode of each, and why. Returns null if zero-copy
+ * was refused after it had worked for some of the sockets: they can be bound only once, so all have to be created again.
+ * `copyOnly` gets the interface that refused it, and zero-copy is not tried again.
+ */
 export function attachAll(
   attachments: readonly Attachment[],
-  copyOnly: ReadonlySet<string>,
-): readonly { mode: string; reason: string }[] {
-  try {
-    const name = attachments.find(({ name }) => copyOnly.has(name))?.name;
-    if (name !== undefined) throw new Error(`a queue of ${name} refused it`);
-    for (const attachment of attachments) attachment.open("zero-copy");
-    return attachments.map(() => ({ mode: "xdp zero-copy", reason: "the driver has it" }));
-  } catch (error) {
-    if (!(error instanceof Error) || error instanceof OccupiedError) throw error;
-    for (const attachment of attachments) attachment.reset();
-    const zeroCopy = `no zero-copy: ${error.message}`;
-    return attachments.map((attachment) => {
-      const { attach, reason } = attachment.open("copy");
-      return {
-        mode: `xdp ${attach} copy`,
-        reason: reason === "" ? zeroCopy : `${zeroCopy}; no native mode: ${reason}`,
-      };
-    });
+  copyOnly: Set<string>,
+): readonly { mode: string; reason: string }[] | null {
+  let tried = attachments.find(({ name }) => copyOnly.has(name))?.name;
+  let refused = `a queue of ${tried} refused it`;
+  if (tried === undefined) {
+    try {
+      for (const attachment of attachments) {
+        tried = attachment.name;
+        attachment.open("zero-copy");
+      }
+      return attachments.map(() => ({ mode: "xdp zero-copy", reason: "the driver has it" }));
+    } catch (error) {
+      if (!(error instanceof Error) || error instanceof OccupiedError) throw error;
+      refused = error.message;
+    }
+    if (attachments.some(({ spent }) => spent)) {
+      copyOnly.add(tried!);
+      return null;
+    }
   }
+  const zeroCopy = `no zero-copy: ${refused}`;
+  return attachments.map((attachment) => {
+    const { attach, reason } = attachment.open("copy");
+    return {
+      mode: `xdp ${attach} copy`,
+      reason: reason === "" ? zeroCopy : `${zeroCopy}; no native mode: ${reason}`,
+    };
+  });
 }
 
 // The watch of what is attached: frames that the XDP program redirects to a queue's socket have to arrive in
@@ -364,11 +322,8 @@ export function attachAll(
 // the kernel's sockets serve it. An interface that is deleted is detached, too. If it is created again under
 // its name it is another interface, without a program or sockets.
 
-/** The watched part of an attachment. Its sockets may be replaced. */
-type Watched = Pick<
-  Attachment,
-  "name" | "ifindex" | "sockets" | "redirected" | "detach"
->;
+/** The watched part of an attachment. */
+type Watched = Pick<Attachment, "name" | "ifindex" | "sockets" | "redirected" | "detach">;
 
 const POLL_MILLIS = 1000;
 /** Polls in a row with redirected frames and without a received one, until an interface is detached. */
@@ -384,15 +339,15 @@ interface Seen {
 
 /**
  * Polls these every second until `stop`. The timer does not keep the process alive. `exists`: whether an interface has
- * this index. `gone` is called for an interface that was deleted: it has been detached and is not watched any more.
+ * this index. `lost` gets a line for the log after an attachment was detached; that of a deleted interface is not watched
+ * any more.
  */
 export function watchRings(
   attachments: readonly Watched[],
-  { xskSetup, exists, gone, log }: {
+  { xskSetup, exists, lost }: {
     xskSetup: Pick<XskSetup, "statistics">;
     exists(ifindex: number): boolean;
-    gone(attachment: Watched): void;
-    log(line: string): void;
+    lost(line: string): void;
   },
 ) {
   let present = attachments;
@@ -419,16 +374,16 @@ export function watchRings(
 
   function poll(): void {
     present = present.filter((attachment) => {
-      if (exists(attachment.ifindex)) return true;
+      const { name, ifindex, sockets } = attachment;
+      const isThere = exists(ifindex);
+      if (isThere && !sockets.some(({ fd, queue }) => lies(attachment, fd, queue))) return true;
       attachment.detach();
-      gone(attachment);
-      return false;
+      const why = isThere
+        ? "frames are redirected but do not arrive; the kernel has them again"
+        : "it is gone, and AF_XDP with it; should it come back, it is served again";
+      lost(`${name}: ${why}`);
+      return isThere;
     });
-    for (const attachment of present) {
-      if (!attachment.sockets.some(({ fd, queue }) => lies(attachment, fd, queue))) continue;
-      attachment.detach();
-      log(`${attachment.name}: frames are redirected but do not arrive; the kernel has them again`);
-    }
   }
 
   const timer = setInterval(poll, POLL_MILLIS);

@@ -39,7 +39,6 @@ import {
   type Attachment,
   type AttachmentState,
   descriptorsOf,
-  socketsOf,
   watchRings,
 } from "./attachment.ts";
 import { leave, type MainLibraries } from "./confinement.ts";
@@ -650,7 +649,7 @@ class Master {
    * Attaches the programs and binds the sockets, in the best mode that works for all interfaces, and logs the mode and
    * its reason. Throws UserError. Throws Retry if the appliance needs other sockets, or only the kernel's.
    */
-  #attach({ run: { config }, attachments, handed, setup }: Serving): void {
+  #attach({ run: { config }, attachments, setup }: Serving): void {
     if (attachments.length === 0) {
       for (const name of config.interfaces) {
         if (config.provider === "socket") log(`${name}: kernel sockets (as asked)`);
@@ -659,20 +658,16 @@ class Master {
     }
     const names = attachments.map(({ name }) => name).join(", ");
     log(`attaching XDP to ${names}; some drivers restart the link for that`);
+    let opened: ReturnType<typeof attachAll>;
     try {
-      attachAll(attachments, this.#copyOnly).forEach(({ mode, reason }, i) => {
-        log(`${attachments[i].name}: ${mode} (${reason})`);
-      });
+      opened = attachAll(attachments, this.#copyOnly);
     } catch (error) {
       preflight.fallBack(error, config);
       preflight.requireSockets(portsServed(setup.apps), setup.sockets);
       throw new Retry(messageOf(error), { isSocketsOnly: true });
     }
-    if (socketsOf(attachments) !== handed) {
-      // Only some could be bound, so all were created again.
-      for (const { name } of attachments) this.#copyOnly.add(name);
-      throw new Retry("its sockets had to be made anew", {});
-    }
+    if (opened === null) throw new Retry("its sockets have to be created again", {});
+    opened.forEach(({ mode, reason }, i) => log(`${attachments[i].name}: ${mode} (${reason})`));
     if (config.busyPoll) preflight.pollBusily(attachments, this.#libraries.xskSetup);
   }
 
@@ -744,14 +739,7 @@ class Master {
     this.#ringWatch = watchRings(attachments, {
       xskSetup,
       exists: host.exists,
-      gone: ({ name }) => {
-        log(
-          `${name}: it is gone, and AF_XDP with it; should it come back, it is served again`,
-          Level.error,
-        );
-        this.#notifyAttached();
-      },
-      log: (line) => {
+      lost: (line) => {
         log(line, Level.error);
         this.#notifyAttached();
       },

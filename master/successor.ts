@@ -33,7 +33,7 @@ import {
 import type { AppFiles, StagedApp } from "./app_files.ts";
 import { AppProcess, type AppProcessParts, type AppProcessPlan } from "./app_process.ts";
 import { ApplianceProcess, type Ask } from "./appliance_process.ts";
-import { Attachment, socketsOf } from "./attachment.ts";
+import { Attachment } from "./attachment.ts";
 import type { MainLibraries } from "./confinement.ts";
 import {
   APPLIANCE_SLOT,
@@ -97,8 +97,6 @@ export interface Serving {
   /** Files of inline apps that this appliance was started from. */
   readonly staged: readonly StagedApp[];
   readonly attachments: readonly Attachment[];
-  /** The AF_XDP sockets that were handed to the appliance. */
-  readonly handed: string;
   readonly appliance: ApplianceProcess;
   /** Apps that are processes, by name. */
   readonly apps: ReadonlyMap<string, AppProcess>;
@@ -152,9 +150,8 @@ export class Successors {
       const appliance = this.#startAppliance(setup, { fresh, attachments, listeners });
       void appliance.ended.then(discardStaged);
       const tiles = readersOf(setup, fresh);
-      const handed = socketsOf(attachments);
       return {
-        ...{ run, setup, inventory, fresh, staged, attachments, handed },
+        ...{ run, setup, inventory, fresh, staged, attachments },
         ...{ appliance, apps, tiles, changed },
       };
     } catch (error) {
@@ -238,8 +235,8 @@ export class Successors {
         if (!KEPT_REGIONS.has(name)) (isFresh ? fresh : inventory).ensure(name, bytes);
       }
       if (isWarm) return;
-      const shares = sharesOf(setup, inventory);
-      attachments.forEach((attachment, i) => attachment.prepare(shares[i]));
+      const queues = queuesOf(setup, inventory);
+      attachments.forEach((attachment, i) => attachment.prepare(queues[i]));
     } catch (error) {
       if (isWarm || attachments.length === 0) throw error;
       // Without the socket family, for example.
@@ -447,11 +444,10 @@ export class Successors {
     const inventory = new Inventory(this.#parts.libraries, { before: carried.inventory });
     const fresh = new Inventory(this.#parts.libraries, { before: carried.fresh, below: inventory });
     const { staged } = carried;
-    const attachments = carried.attachments.map(({ name, ifindex, queues, state }, i) =>
+    const { dispatcher } = run.config;
+    const attachments = carried.attachments.map(({ name, ifindex, queues, state: before }) =>
       new Attachment(xskSetup, {
-        ...{ name, ifindex, queues, map: regions.mapShared },
-        dispatcher: run.config.dispatcher,
-        before: { state, shares: sharesOf(setup, inventory)[i] },
+        ...{ name, ifindex, queues, map: regions.mapShared, dispatcher, before },
       })
     );
     const process = processes.adopt(carried.appliance);
@@ -462,9 +458,8 @@ export class Successors {
     ]));
     void appliance.ended.then(() => staged.forEach((app) => this.#parts.files.discard(app)));
     const tiles = readersOf(setup, fresh);
-    const handed = socketsOf(attachments);
     return {
-      ...{ run, setup, inventory, fresh, staged, attachments, handed, appliance, apps, tiles },
+      ...{ run, setup, inventory, fresh, staged, attachments, appliance, apps, tiles },
       changed: [],
     };
   }
@@ -490,14 +485,14 @@ function isSame(before: Serving, { config }: Run, setup: ApplianceSetup): boolea
   return shape(before.run.config, before.setup) === shape(config, setup);
 }
 
-/** The queues of each interface, each with its net tile and the UMEM of that. */
-function sharesOf({ attached, plan: { frames, shares } }: ApplianceSetup, inventory: Inventory) {
+/** The queues of each interface, each with the UMEM of its net tile. */
+function queuesOf({ attached, plan: { frames, shares } }: ApplianceSetup, inventory: Inventory) {
   const umems = frames.map((count, n) =>
     slice(inventory.view(`umem ${netName(n)}`, { writable: true }), 0, count * FRAME_BYTES)
   );
   return attached.map((_, i) =>
     shares.filter((share) => share.interface === i)
-      .map(({ queue, netTile }) => ({ queue, netTile, umem: umems[netTile] }))
+      .map(({ queue, netTile }) => ({ queue, umem: umems[netTile] }))
   );
 }
 

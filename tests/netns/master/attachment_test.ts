@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * An interface's attachment (`master/attachment.ts`) on the real kernel: sockets that are handed
- * over before they are bound, replaced while they serve, and made again with their interface.
+ * over before they are bound, carried to another program, and made again with their interface.
  */
 
 import { deepEqual, equal, ok, throws } from "node:assert/strict";
@@ -19,7 +19,7 @@ const regions = openRegions();
 const setup = openXskSetup();
 const xsk = openXsk();
 const umem = createRegion(regions, "umem", 4 * RING_ENTRIES * FRAME_BYTES).writer;
-const SHARES = [{ queue: 0, netTile: 0, umem }];
+const QUEUES = [{ queue: 0, umem }];
 
 /** Loads the program for an interface, with 198.18.0.1:7 ours there, and prepares its only queue. */
 function prepared({ near: { name, ifindex, mac } }: Wire, by = setup): Attachment {
@@ -28,7 +28,7 @@ function prepared({ near: { name, ifindex, mac } }: Wire, by = setup): Attachmen
   filter.setMac(mac);
   filter.setPorts([7]);
   filter.add(ADDRESS);
-  attachment.prepare(SHARES);
+  attachment.prepare(QUEUES);
   return attachment;
 }
 
@@ -75,45 +75,19 @@ Deno.test("sockets that were handed over stay the same when zero-copy is refused
   equal(setup.attached(wire.near.ifindex), null);
 });
 
-Deno.test("prepared sockets wait beside those that serve, and replace them", () => {
-  using wire = new Wire("replaced");
-  const attachment = prepared(wire);
-  const before = adopt(attachment);
-  attachment.open("copy");
-  attachment.serve();
-  const { filter } = attachment;
-
-  attachment.prepare(SHARES);
-  const after = adopt(attachment, 1);
-  ok(serves(wire, before, "the one before"));
-  xsk.release(before);
-  attachment.open("copy");
-  equal(setup.attached(wire.near.ifindex)?.name, "tegula");
-  ok(!serves(wire, after, "between"));
-  attachment.serve();
-  ok(serves(wire, after, "the one after"));
-  equal(attachment.filter, filter);
-
-  // What is prepared and not wanted goes without a trace.
-  attachment.prepare(SHARES);
-  attachment.prepare([]);
-  ok(serves(wire, after, "the one that stays"));
-  xsk.release(after);
-  attachment.unload();
-});
-
-Deno.test("where one socket cannot be bound those that are bound are made again", () => {
+Deno.test("where one socket cannot be bound it is detached, and others can be bound to the queues", () => {
   using wire = new Wire("partly", { queues: 2 });
   const { name, ifindex } = wire.near;
-  const attachment = new Attachment(setup, { name, ifindex, queues: 2, map: regions.mapShared });
-  attachment.prepare([...SHARES, { ...SHARES[0], queue: 7 }]);
-  throws(
-    () => attachment.open("copy"),
-    /^Error: native queue 7: EINVAL.*, generic queue 7: EINVAL/,
-  );
+  const made = () => new Attachment(setup, { name, ifindex, queues: 2, map: regions.mapShared });
+  const partly = made();
+  partly.prepare([...QUEUES, { umem, queue: 7 }]);
+  ok(!partly.spent);
+  throws(() => partly.open("copy"), /^Error: native queue 7: EINVAL.*, generic queue 7: EINVAL/);
   equal(setup.attached(ifindex), null);
-  equal(attachment.descriptors.length, 1 + 2);
-  attachment.prepare(SHARES);
+  ok(partly.spent);
+  partly.unload();
+  const attachment = made();
+  attachment.prepare(QUEUES);
   attachment.open("copy");
   equal(attachment.sockets.length, 1);
   attachment.unload();
@@ -132,7 +106,7 @@ Deno.test("a process that executed another program goes on with what it had open
   // Descriptors are all that is left.
   const attachment = new Attachment(setup, {
     ...{ name, ifindex, queues: 1, map: regions.mapShared },
-    before: { state, shares: SHARES },
+    before: state,
   });
   ok(attachment.attached);
   deepEqual(attachment.descriptors, executed.descriptors);

@@ -2,10 +2,11 @@
 /** How an interface is attached, with no kernel to say no. */
 
 import { deepEqual, equal, throws } from "node:assert/strict";
-import { EBUSY, EEXIST, SystemError } from "../../../ffi/library.ts";
+import { EBUSY, EEXIST, EOPNOTSUPP, SystemError } from "../../../ffi/library.ts";
 import { heapView } from "../../../ffi/region.ts";
 import type { XskSetup } from "../../../ffi/xsk.ts";
 import {
+  attachAll,
   Attachment,
   type Binding,
   OccupiedError,
@@ -37,11 +38,11 @@ function attachment(setup: XskSetup, notNative: string): Attachment {
 
 /** Opens an interface with one queue. */
 function open(attachment: Attachment, binding: Binding): Opened {
-  attachment.prepare(SHARES);
+  attachment.prepare(QUEUES);
   return attachment.open(binding);
 }
 
-const SHARES = [{ queue: 0, netTile: 0, umem: heapView(4096) }];
+const QUEUES = [{ queue: 0, umem: heapView(4096) }];
 
 Deno.test("an interface that is not to be tried natively is attached in generic mode, with the reason", () => {
   const { setup, modes } = willing();
@@ -116,4 +117,40 @@ Deno.test("a dispatcher is in the way where it is not to be joined, and another 
   const other = () => ({ id: 41, name: "other_program" });
   throws(() => attachment(dispatching().setup, ""), OccupiedError);
   throws(() => joining(dispatching({ attached: other }).setup), OccupiedError);
+});
+
+/** An attachment that takes zero-copy or does not, and in which modes it was opened. */
+function choosing(name: string, { zeroCopy }: { zeroCopy: boolean }) {
+  const modes: string[] = [];
+  const bind: XskSetup["bind"] = (_fd, { mode }) => {
+    modes.push(mode);
+    return mode === "copy" || zeroCopy ? 0 : -EOPNOTSUPP;
+  };
+  const map = (_fd: number, bytes: number) => heapView(bytes);
+  const setup = { ...willing().setup, bind };
+  const made = new Attachment(setup, { name, ifindex: 2, queues: 1, map });
+  made.prepare(QUEUES);
+  return { made, modes };
+}
+
+Deno.test("interfaces that all refuse zero-copy are opened in copy mode, with the reason", () => {
+  const all = ["eth0", "eth1"].map((name) => choosing(name, { zeroCopy: false }));
+  const copyOnly = new Set<string>();
+  const reason = "no zero-copy: queue 0: EOPNOTSUPP, operation not supported";
+  const copied = { mode: "xdp native copy", reason };
+  deepEqual(attachAll(all.map(({ made }) => made), copyOnly), [copied, copied]);
+  deepEqual(all.map(({ modes }) => modes), [["zero-copy", "copy"], ["copy"]]);
+});
+
+Deno.test("sockets that only some interfaces have bound are not bound again, as a net tile has them", () => {
+  const [eth0, eth1] = [true, false].map((zeroCopy, i) => choosing(`eth${i}`, { zeroCopy }));
+  const copyOnly = new Set<string>();
+  equal(attachAll([eth0.made, eth1.made], copyOnly), null);
+  deepEqual([eth0.modes, eth1.modes], [["zero-copy"], ["zero-copy"]]);
+  deepEqual([...copyOnly], ["eth1"]);
+  // The next ones are opened in copy mode at once.
+  const next = choosing("eth1", { zeroCopy: false });
+  const reason = "no zero-copy: a queue of eth1 refused it";
+  deepEqual(attachAll([next.made], copyOnly), [{ mode: "xdp native copy", reason }]);
+  deepEqual(next.modes, ["copy"]);
 });
