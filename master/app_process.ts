@@ -48,7 +48,7 @@ import { besideName } from "../tiles/runtime/wiring.ts";
 import { type AppFiles, type StagedApp, stampOf } from "./app_files.ts";
 import { Child } from "./child.ts";
 import type { MainLibraries } from "./confinement.ts";
-import { type Handing, handing, Inventory, type InventoryState, orderOf } from "./inventory.ts";
+import { type Handing, Inventory, type InventoryState, orderOf } from "./inventory.ts";
 import { prefix } from "./log.ts";
 import { residentMib, ticks } from "./proc.ts";
 
@@ -77,14 +77,10 @@ export interface AppProcessParts {
   readonly watcher: Pick<Watcher, "watch" | "forget">;
   readonly files: Pick<AppFiles, "stage" | "discard" | "root">;
   /**
-   * The master's descriptor by its name in `handed.ts`, for readers or for the writer, with the bytes of a region, else
-   * 0. `bytes`: of a state, which may have another size in a successor. Throws RangeError.
+   * The master's descriptor by its name in `handed.ts`, for readers or for the writer. `bytes`: of a state, which may
+   * have another size in a successor. Throws RangeError.
    */
-  descriptor(
-    name: string,
-    readOnly: boolean,
-    bytes?: number,
-  ): { readonly fd: number; readonly bytes: number };
+  descriptor(name: string, readOnly: boolean, bytes?: number): Handing;
   /** The region `tile NAME`. */
   readonly tile: TileReader;
   /** Logs whole lines, under the app's name. */
@@ -322,9 +318,7 @@ class TileChild extends AppChild {
         grants: beside === undefined ? plan.grants : { ...plan.grants, net: [], write: [] },
         handings: [
           own.region(`control ${name}`),
-          ...namesOf(plan).map(([each, readOnly, bytes]) => (
-            { ...parts.descriptor(each, readOnly, bytes), name: each, readOnly }
-          )),
+          ...namesOf(plan).map((each) => parts.descriptor(...each)),
           ...(slow === undefined ? [] : mailHandings(name, slow.mailbox, false)),
         ],
       });
@@ -517,13 +511,10 @@ class SlowSide {
       beside: { ...beside, module: staged.module },
       handings: [
         ...mailHandings(plan.name, this.mailbox, true),
-        ...[`tile ${plan.name}`, `eventfd ${plan.name}`, `metrics ${this.#name}`].map((name, i) => (
-          { ...parts.descriptor(name, i === 0), name, readOnly: i === 0 }
-        )),
-        ...beside.tcp.map(({ address, port }) => {
-          const name = `tcp ${address}:${port}`;
-          return handing(name, parts.descriptor(name, false).fd);
-        }),
+        parts.descriptor(`tile ${plan.name}`, true),
+        parts.descriptor(`eventfd ${plan.name}`, false),
+        parts.descriptor(`metrics ${this.#name}`, false),
+        ...beside.tcp.map(({ address, port }) => parts.descriptor(`tcp ${address}:${port}`, false)),
       ],
     });
     this.#keep(process, "loading");

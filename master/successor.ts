@@ -428,10 +428,10 @@ export class Successors {
       files: this.#parts.files,
       descriptor: (each, readOnly, bytes) => {
         if (each.startsWith("tcp ")) return this.#parts.holdings.accepting(each.slice(4));
+        if (bytes === undefined) return inventory.descriptor(each, readOnly);
         // An app's state outlasts its other regions.
-        return bytes === undefined
-          ? inventory.descriptor(each, readOnly)
-          : this.#parts.holdings.own.descriptor(stateName(name, bytes), readOnly);
+        const held = stateName(name, bytes);
+        return { ...this.#parts.holdings.own.region(held, { writable: true }), name: each };
       },
       tile: new TileReader(inventory.view(`tile ${name}`)),
     };

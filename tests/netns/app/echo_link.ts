@@ -15,6 +15,7 @@ import { openRegions, type SharedRegion, u32, u8, type View } from "../../../ffi
 import { openObserver, openTile, SLOT_BYTES } from "../../../ffi/tile.ts";
 import { openAppFiles } from "../../../master/app_files.ts";
 import { AppProcess, type AppProcessPlan } from "../../../master/app_process.ts";
+import { type Handing, handing } from "../../../master/inventory.ts";
 import type { ServiceSetup } from "../../../tiles/app/host.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
 import {
@@ -129,11 +130,11 @@ export class EchoLink {
   }
 
   /** What the master hands a process by this name. */
-  descriptor(name: string, readOnly: boolean): { readonly fd: number; readonly bytes: number } {
+  descriptor(name: string, readOnly: boolean): Handing {
     const { app } = this;
     const eventfd = { [`eventfd ${app}`]: "app", [`eventfd ${NET}`]: "net" }[name];
     if (eventfd !== undefined) {
-      return { fd: this.#eventfds[eventfd as "app" | "net"], bytes: 0 };
+      return handing(name, this.#eventfds[eventfd as "app" | "net"]);
     }
     const region = ({
       [`tile ${app}`]: "appTile",
@@ -145,7 +146,8 @@ export class EchoLink {
     } satisfies Record<string, RegionName>)[name];
     if (region === undefined) throw new RangeError(`no ${name}`);
     const { writable, readOnly: reading } = this.#descriptors[region as RegionName];
-    return { fd: readOnly ? reading : writable, bytes: REGIONS[region as RegionName].bytes };
+    const { bytes } = REGIONS[region as RegionName];
+    return { name, fd: readOnly ? reading : writable, bytes, readOnly };
   }
 
   /** What the app's process is started with: the echo, or whatever app `module` is. */
