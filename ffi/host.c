@@ -188,24 +188,13 @@ static int restrict_writing(char **write, uint32_t tcp)
 	return error;
 }
 
-/* Sets whether the descriptors stay open across exec. Returns 0, or -errno. */
-static int keep_open(const int32_t *fds, int count, int keep)
-{
-	for (int i = 0; i < count; i++)
-		if (fcntl(fds[i], F_SETFD, keep ? 0 : FD_CLOEXEC) < 0)
-			return -errno;
-	return 0;
-}
-
 /*
  * Executes another program in this process. `strings` are three lists: the program's path and arguments,
- * the environment, and, if it is to be confined, the folders that it may write in. `fds` stay open, and so do
- * other descriptors that do not close on exec. Only the main thread may call this, because the children that
+ * the environment, and, if it is to be confined, the folders that it may write in. Only the main thread may call this, because the children that
  * it started die when another thread calls execve. Returns only on error, with -errno. The thread may be
  * confined then.
  */
-EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, int count,
-			    const struct confinement *confinement)
+EXPORT int tegula_host_exec(char *strings, uint32_t size, const struct confinement *confinement)
 {
 	char **list[3], **lists;
 	sigset_t debugger, before;
@@ -221,8 +210,6 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, in
 	sigaddset(&debugger, SIGUSR1);
 	pthread_sigmask(SIG_BLOCK, &debugger, &before);
 	error = result(access(list[0][0], X_OK));
-	if (!error)
-		error = keep_open(fds, count, 1);
 	if (!error && confinement) {
 		const uint64_t most = confinement->capabilities_low | (uint64_t)confinement->capabilities_high << 32;
 
@@ -236,7 +223,6 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const int32_t *fds, in
 	}
 	if (!error)
 		error = result(execve(list[0][0], list[0], list[1]));
-	keep_open(fds, count, 0);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	free(lists);
 	return error;

@@ -4,7 +4,17 @@
  * driver says of itself, the word to systemd, and descriptors that the event loop waits for.
  */
 
-import { attempt, checked, cString, ENOENT, int, libraryPath, pollSet, textOf } from "./library.ts";
+import {
+  attempt,
+  checked,
+  cString,
+  EBADF,
+  ENOENT,
+  int,
+  libraryPath,
+  pollSet,
+  textOf,
+} from "./library.ts";
 import { Confinement } from "./shared.ts";
 import type { TileLibrary } from "./tile.ts";
 
@@ -50,7 +60,7 @@ const CHANNELS_BYTES = 36;
 const IFREQ_BYTES = 40;
 const IFNAMSIZ = 16;
 
-/** For `closeOnExec`: of fcntl.h. */
+/** Of fcntl.h. */
 const [F_SETFD, FD_CLOEXEC] = [2, 1];
 
 const EFD_NONBLOCK = 0o4000;
@@ -114,7 +124,7 @@ export function openHost(path = libraryPath()) {
     tegula_host_read_thread: int("i32", "buffer", "buffer", "u32"),
     tegula_host_threads: int("i32"),
     tegula_host_listen_unix: int("buffer", "i32"),
-    tegula_host_exec: int("buffer", "u32", "buffer", "i32", "buffer"),
+    tegula_host_exec: int("buffer", "u32", "buffer"),
     tegula_host_lock_folder: int("buffer"),
     tegula_host_listen_tcp: int("buffer", "i32"),
     // libc's, which the library is linked to.
@@ -147,7 +157,13 @@ export function openHost(path = libraryPath()) {
     return ask(ifname, SIOCETHTOOL, data);
   }
 
+  /** Has descriptors close as this process executes another program: `execKeeping` kept them open. */
+  function closeOnExec(fds: readonly number[]): void {
+    for (const fd of fds) symbols.fcntl(fd, F_SETFD, FD_CLOEXEC);
+  }
+
   return {
+    closeOnExec,
     /** A new eventfd, non-blocking, closed on exec. Throws Error. */
     eventfd(): number {
       // Non-blocking, so that it holds up neither the thread that writes it nor the one that empties it.
@@ -238,13 +254,12 @@ export function openHost(path = libraryPath()) {
         confined[Confinement.capabilitiesLow + (each >> 5)] |= 1 << (each & 31);
       }
       confined[Confinement.tcp] = (bindTcp ? 1 : 0) | (connectTcp ? 2 : 0);
-      return symbols.tegula_host_exec(
-        strings,
-        strings.length,
-        Int32Array.from(fds),
-        fds.length,
-        confinement === undefined ? null : confined,
-      );
+      const areOpen = fds.every((fd) => symbols.fcntl(fd, F_SETFD, 0) === 0);
+      const failed = areOpen
+        ? symbols.tegula_host_exec(strings, strings.length, confinement ? confined : null)
+        : -EBADF;
+      closeOnExec(fds);
+      return failed;
     },
     /**
      * poll(2) over `pollSet` on a thread of its own. A descriptor has two words there, as in `struct
@@ -271,10 +286,6 @@ export function openHost(path = libraryPath()) {
      */
     lockFolder: (path: string): number => symbols.tegula_host_lock_folder(cString(path)),
     close: (fd: number): void => void symbols.close(fd),
-    /** Has descriptors close as this process executes another program: `execKeeping` kept them open. */
-    closeOnExec(fds: readonly number[]): void {
-      for (const fd of fds) symbols.fcntl(fd, F_SETFD, FD_CLOEXEC);
-    },
     /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
     notify(message: string): void {
       // A leading '@' stands for the zero byte of an abstract name.

@@ -78,13 +78,18 @@ static inline void emit(struct policy *p, uint16_t code, uint8_t yes, uint8_t no
 	p->length++;
 }
 
+/* What was loaded, a call or an argument, has this `action` where it is `value`. */
+static inline void answer_one(struct policy *p, uint32_t value, uint32_t action)
+{
+	IF_EQUAL(p, 0, 1, value);
+	RETURN(p, action);
+}
+
 /* The calls are allowed whatever their arguments. */
 static inline void allow(struct policy *p, const uint32_t *calls, size_t count)
 {
-	for (size_t i = 0; i < count; i++) {
-		IF_EQUAL(p, 0, 1, calls[i]);
-		RETURN(p, SECCOMP_RET_ALLOW);
-	}
+	for (size_t i = 0; i < count; i++)
+		answer_one(p, calls[i], SECCOMP_RET_ALLOW);
 }
 
 /* The call is allowed when its argument `index` is one of `values`, else refused. */
@@ -105,9 +110,23 @@ static inline int by_number(const void *a, const void *b)
 }
 
 /*
- * Each of the calls is allowed when its first argument is one of `fds`, else refused. Sorts `fds`. A run
- * of adjacent descriptors is one range, so that thousands of sockets that were opened together take
- * three instructions, and one check serves all the calls.
+ * The loaded descriptor has this `action` where it is one of `fds`, which are in order. A run of adjacent ones is one
+ * range, so that thousands of sockets that were opened together take three instructions.
+ */
+static inline void answer_ranges(struct policy *p, const int32_t *fds, int count, uint32_t action)
+{
+	for (int first = 0, next; first < count; first = next) {
+		for (next = first + 1; next < count && fds[next] <= fds[next - 1] + 1; next++)
+			;
+		emit(p, BPF_JMP | BPF_JGE | BPF_K, 0, 2, (uint32_t)fds[first]);
+		emit(p, BPF_JMP | BPF_JGT | BPF_K, 1, 0, (uint32_t)fds[next - 1]);
+		RETURN(p, action);
+	}
+}
+
+/*
+ * Each of the calls is allowed when its first argument is one of `fds`, else refused. Sorts `fds`. One check serves
+ * all the calls.
  */
 static inline void allow_ranges(struct policy *p, const uint32_t *calls, size_t call_count, int32_t *fds,
 			 int count)
@@ -120,13 +139,7 @@ static inline void allow_ranges(struct policy *p, const uint32_t *calls, size_t 
 	skip = p->length;
 	emit(p, BPF_JMP | BPF_JA, 0, 0, 0);
 	LOAD(p, args[0]);
-	for (int first = 0, next; first < count; first = next) {
-		for (next = first + 1; next < count && fds[next] <= fds[next - 1] + 1; next++)
-			;
-		emit(p, BPF_JMP | BPF_JGE | BPF_K, 0, 2, (uint32_t)fds[first]);
-		emit(p, BPF_JMP | BPF_JGT | BPF_K, 1, 0, (uint32_t)fds[next - 1]);
-		RETURN(p, SECCOMP_RET_ALLOW);
-	}
+	answer_ranges(p, fds, count, SECCOMP_RET_ALLOW);
 	RETURN(p, p->refuse);
 	if (skip < INSTRUCTIONS)
 		p->code[skip].k = p->length - skip - 1;
@@ -368,12 +381,9 @@ static inline void make_policy(struct policy *p, int role, int keep, int32_t *fd
 	allow_threads(p);
 	allow_abort(p, SYS_tgkill, 2);
 	allow_ioctl(p, NULL, 0);
-	for (size_t i = 0; i < COUNT(EXPECTED); i++) { /* last: some roles may make these calls */
-		if (EXPECTED[i].role >= 0 && EXPECTED[i].role != (int)role)
-			continue;
-		IF_EQUAL(p, 0, 1, EXPECTED[i].call);
-		RETURN(p, SECCOMP_RET_ERRNO | (uint32_t)EXPECTED[i].error);
-	}
+	for (size_t i = 0; i < COUNT(EXPECTED); i++) /* last: some roles may make these calls */
+		if (EXPECTED[i].role < 0 || EXPECTED[i].role == role)
+			answer_one(p, EXPECTED[i].call, SECCOMP_RET_ERRNO | (uint32_t)EXPECTED[i].error);
 	RETURN(p, p->refuse);
 }
 
@@ -553,13 +563,7 @@ static inline void keep_flags(struct policy *p, const int32_t *fds, int count)
 	other = p->length;
 	emit(p, BPF_JMP | BPF_JA, 0, 0, 0);
 	LOAD(p, args[0]);
-	for (int first = 0, next; first < count; first = next) {
-		for (next = first + 1; next < count && fds[next] == fds[next - 1] + 1; next++)
-			;
-		emit(p, BPF_JMP | BPF_JGE | BPF_K, 0, 2, (uint32_t)fds[first]);
-		emit(p, BPF_JMP | BPF_JGT | BPF_K, 1, 0, (uint32_t)fds[next - 1]);
-		RETURN(p, p->refuse);
-	}
+	answer_ranges(p, fds, count, p->refuse);
 	if (p->length < INSTRUCTIONS) {
 		p->code[other].k = p->length - other - 1;
 		p->code[skip].k = p->length - skip;
@@ -603,17 +607,13 @@ static inline void make_app_policy(struct policy *p, int grants, int32_t report,
 			allow(p, PROCESS_ACCEPT_CALLS, COUNT(PROCESS_ACCEPT_CALLS));
 			allow_only(p, SYS_setsockopt, 1, TCP_LEVEL, COUNT(TCP_LEVEL));
 		}
-		if (p->refuse != SECCOMP_RET_USER_NOTIF) { /* the observer answers the same */
-			IF_EQUAL(p, 0, 1, SYS_socket);
-			RETURN(p, SECCOMP_RET_ERRNO | EACCES);
-		}
+		if (p->refuse != SECCOMP_RET_USER_NOTIF) /* the observer answers the same */
+			answer_one(p, SYS_socket, SECCOMP_RET_ERRNO | EACCES);
 	}
 	allow_only(p, SYS_prctl, 0, PRCTL_OPTIONS, COUNT(PRCTL_OPTIONS));
 	allow_ioctl(p, PROCESS_IOCTL, COUNT(PROCESS_IOCTL));
-	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++) {
-		IF_EQUAL(p, 0, 1, PROCESS_EXPECTED[i].process_call);
-		RETURN(p, SECCOMP_RET_ERRNO | (uint32_t)PROCESS_EXPECTED[i].error);
-	}
+	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++)
+		answer_one(p, PROCESS_EXPECTED[i].process_call, SECCOMP_RET_ERRNO | (uint32_t)PROCESS_EXPECTED[i].error);
 	RETURN(p, p->refuse);
 }
 
@@ -642,10 +642,8 @@ static inline void make_appliance_policy(struct policy *p, int grants)
 	allow_only(p, SYS_prctl, 0, APPLIANCE_PRCTL, COUNT(APPLIANCE_PRCTL));
 	allow_only(p, SYS_sched_getattr, 0, SELF, COUNT(SELF));
 	allow_ioctl(p, APPLIANCE_IOCTL, COUNT(APPLIANCE_IOCTL));
-	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++) {
-		IF_EQUAL(p, 0, 1, PROCESS_EXPECTED[i].process_call);
-		RETURN(p, SECCOMP_RET_ALLOW); /* make_quiet_policy refuses these */
-	}
+	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++) /* make_quiet_policy refuses these */
+		answer_one(p, PROCESS_EXPECTED[i].process_call, SECCOMP_RET_ALLOW);
 	RETURN(p, p->refuse);
 }
 
@@ -657,10 +655,8 @@ static inline void make_quiet_policy(struct policy *p, int grants)
 	begin_policy(p);
 	if (grants & GRANT_WRITE)
 		allow(p, PROCESS_FILE_CALLS, COUNT(PROCESS_FILE_CALLS));
-	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++) {
-		IF_EQUAL(p, 0, 1, PROCESS_EXPECTED[i].process_call);
-		RETURN(p, p->refuse);
-	}
+	for (size_t i = 0; i < COUNT(PROCESS_EXPECTED); i++)
+		answer_one(p, PROCESS_EXPECTED[i].process_call, p->refuse);
 #ifdef SYS_open
 	allow_reading(p, SYS_open, 1);
 #endif

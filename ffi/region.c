@@ -35,7 +35,7 @@ EXPORT int tegula_region_create(const char *name, uint32_t bytes, int32_t fds[2]
 {
 	const int seals = F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL;
 	char path[32];
-	int error, fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
 
 	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 there is no MFD_NOEXEC_SEAL */
 		fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -44,11 +44,8 @@ EXPORT int tegula_region_create(const char *name, uint32_t bytes, int32_t fds[2]
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	fds[0] = fd;
 	if (ftruncate(fd, bytes) < 0 || fcntl(fd, F_ADD_SEALS, seals) < 0 ||
-	    fchmod(fd, S_IRUSR) < 0 || (fds[1] = open(path, O_RDONLY | O_CLOEXEC)) < 0) {
-		error = -errno;
-		close(fd);
-		return error;
-	}
+	    fchmod(fd, S_IRUSR) < 0 || (fds[1] = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+		return opened(fd, -errno);
 	return 0;
 }
 

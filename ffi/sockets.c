@@ -43,11 +43,7 @@ EXPORT int tegula_udp_open(int port)
 	setsockopt(fd, IPPROTO_IP, IP_RECVTTL, &one, sizeof(one));
 	setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &one, sizeof(one));
 	error = result(bind(fd, (const struct sockaddr *)&self, sizeof(self)));
-	if (error) {
-		close(fd);
-		return error;
-	}
-	return fd;
+	return opened(fd, error);
 }
 
 /*
@@ -56,20 +52,16 @@ EXPORT int tegula_udp_open(int port)
  */
 EXPORT int tegula_udp_watch(const int32_t *fds, int count)
 {
-	int error, watch = epoll_create1(EPOLL_CLOEXEC);
+	int error = 0, watch = epoll_create1(EPOLL_CLOEXEC);
 
 	if (watch < 0)
 		return -errno;
-	for (int i = 0; i < count; i++) {
+	for (int i = 0; i < count && !error; i++) {
 		struct epoll_event event = { .events = EPOLLIN, .data.u32 = (uint32_t)i };
 
 		error = result(epoll_ctl(watch, EPOLL_CTL_ADD, fds[i], &event));
-		if (!error)
-			continue;
-		close(watch);
-		return error;
 	}
-	return watch;
+	return opened(watch, error);
 }
 
 /*
@@ -196,7 +188,6 @@ EXPORT int tegula_udp_send(int fd, uint8_t *memory, const struct udp_descriptor 
 	return sent == -EAGAIN || sent == -EINTR ? 0 : sent;
 }
 
-
 /*
  * A non-blocking NETLINK_ROUTE socket that has joined `groups`. Returns the descriptor, which the
  * caller closes, or -errno.
@@ -211,11 +202,7 @@ EXPORT int tegula_netlink_open(const int32_t *groups, int count)
 	error = result(bind(fd, (const struct sockaddr *)&self, sizeof(self)));
 	for (int i = 0; i < count && !error; i++)
 		error = result(setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &groups[i], sizeof(int)));
-	if (error) {
-		close(fd);
-		return error;
-	}
-	return fd;
+	return opened(fd, error);
 }
 
 /*

@@ -1541,7 +1541,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       name: "confinement: a descriptor between two of a tile's is its own",
-      in: "allow_ranges",
+      in: "answer_ranges",
       from: "fds[next] <= fds[next - 1] + 1",
       to: "fds[next] <= fds[next - 1] + 2",
     },
