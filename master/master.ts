@@ -52,7 +52,7 @@ import {
 import { log, logBy } from "./log.ts";
 import * as preflight from "./preflight.ts";
 import { openReport, type Report, type ReportState } from "./report.ts";
-import { discard, type Handover, Retry, type Run, type Serving, Successors } from "./successor.ts";
+import { discard, type Handover, Retry, type Run, type Serving, successors } from "./successor.ts";
 
 /** The state that a master passes to the program that it becomes. Plain data. */
 export interface Carried extends HoldingsState {
@@ -145,7 +145,7 @@ class Master {
   /** Settles when the present change is over: there is one at a time. */
   #change: Promise<unknown> = Promise.resolve();
   readonly #report: Report;
-  readonly #successors: Successors;
+  readonly #successors: ReturnType<typeof successors>;
   readonly #changes = new Changes();
   readonly #announcer = announcer();
   /** Whether a signal has asked for a reload that has not begun. */
@@ -184,11 +184,11 @@ class Master {
       before: carried?.health,
       changed: (health) => this.#announcer.set(isAnnounced(health)),
     });
-    this.#successors = new Successors({
+    this.#successors = successors({
       ...{ libraries, watcher: new Watcher(libraries.host, libraries.tile) },
       ...{ holdings: this.#holdings, files: this.#files, report: this.#report },
       ask: (what, number) => this.#ask(what, number),
-      changed: () => this.#checkHealth(),
+      appChanged: () => this.#checkHealth(),
     });
     this.#timers.push(setInterval(() => {
       this.#report.nameRefusedCalls();
@@ -249,9 +249,7 @@ class Master {
   reload(): Promise<string> {
     return this.#exclusively(async () => {
       this.#hungUp = false;
-      if (this.#serving === undefined || this.#stopping) {
-        throw new UserError(NOT_NOW);
-      }
+      if (this.#serving === undefined || this.#stopping) throw new UserError(NOT_NOW);
       return `reloaded: ${await this.#changeTo(await this.#plan(this.#serving.run))}`;
     });
   }
@@ -280,8 +278,9 @@ class Master {
    * Executes the program that is installed now, in this process. Children and descriptors stay, and the new program
    * replaces them by a handover. Throws UserError if nothing has changed.
    */
-  upgrade(number: number): Promise<never> {
-    return this.#exclusively(async () => {
+  async upgrade(number: number): Promise<never> {
+    if (!this.#booted || this.#stopping) throw new UserError(NOT_NOW);
+    return await this.#exclusively(async () => {
       const { host, observer, regions } = this.#libraries;
       const [program, ...flags] = selfCommand();
       let tried: Deno.CommandOutput;
@@ -365,44 +364,40 @@ class Master {
     const isCold = carried.regionsVersion !== REGIONS_VERSION;
     await this.#changes.add(
       number,
-      this.#exclusively(async () => {
-        try {
-          const next = await this.#changeTo(await this.#plan(run), { isCold });
-          const line = `upgraded to ${VERSION}: ${next}`;
-          log(line, Level.notice);
-          return line;
-        } catch (error) {
-          this.#report.refused();
-          this.#checkHealth();
-          log(
-            `the program was upgraded, appliance and apps go on as they were: ${messageOf(error)}`,
-            Level.error,
-          );
-          throw error;
-        }
-      }),
+      this.#exclusively(() =>
+        this.#told(
+          async () =>
+            `upgraded to ${VERSION}: ${await this.#changeTo(await this.#plan(run), { isCold })}`,
+          () => "the program was upgraded, appliance and apps go on as they were",
+        )
+      ),
     );
   }
 
   /** Makes a change for an operator or a signal, once for each number. */
   change(what: "reload" | "upgrade", number: number): Promise<Outcome> {
-    return this.#changes.ask(number, async () => {
-      try {
-        if (what === "upgrade" && (!this.#booted || this.#stopping)) {
-          throw new UserError(NOT_NOW);
-        }
-        const line = await (what === "reload" ? this.reload() : this.upgrade(number));
-        log(line, Level.notice);
-        return line;
-      } catch (error) {
-        this.#report.refused();
-        this.#checkHealth();
-        const isAsItWas = error instanceof UserError;
-        const says = isAsItWas ? ", it goes on as it was" : "";
-        log(`${what} failed${says}: ${messageOf(error)}`, Level.error);
-        throw error;
-      }
-    });
+    return this.#changes.ask(number, () =>
+      this.#told(
+        () => what === "upgrade" ? this.upgrade(number) : this.reload(),
+        (error) => `${what} failed${error instanceof UserError ? ", it goes on as it was" : ""}`,
+      ));
+  }
+
+  /** Makes a change, and logs the sentence that `work` returns, or what has `failed` and why. */
+  async #told(
+    work: () => Promise<string>,
+    failed: (error: unknown) => string,
+  ): Promise<string> {
+    try {
+      const line = await work();
+      log(line, Level.notice);
+      return line;
+    } catch (error) {
+      this.#report.refused();
+      this.#checkHealth();
+      log(`${failed(error)}: ${messageOf(error)}`, Level.error);
+      throw error;
+    }
   }
 
   /** Calls `end` after the configured time of draining, or at once if called again. */

@@ -111,43 +111,38 @@ interface ChangedApp {
   readonly plan: AppProcessPlan;
 }
 
-/** What successors are started with. */
-interface SuccessorParts {
-  readonly libraries: MainLibraries;
-  readonly watcher: Watcher;
-  readonly holdings: Holdings;
-  readonly files: AppFiles;
-  readonly report: Report;
-  readonly ask: Ask;
-  /** The state of an app has changed. */
-  changed(): void;
-}
-
-export class Successors {
+/** Starts successors, for the master. `appChanged`: the state of an app has changed. */
+export function successors(
+  { libraries, watcher, holdings, files, report, ask, appChanged }: {
+    libraries: MainLibraries;
+    watcher: Watcher;
+    holdings: Holdings;
+    files: AppFiles;
+    report: Report;
+    ask: Ask;
+    appChanged(): void;
+  },
+) {
+  const { host, processes, regions, xskSetup } = libraries;
   /** The index of each interface when AF_XDP was last tried on it; 0 if it did not exist. */
-  readonly tried = new Map<string, number>();
-  readonly #parts: SuccessorParts;
-
-  constructor(parts: SuccessorParts) {
-    this.#parts = parts;
-  }
+  const tried = new Map<string, number>();
 
   /** Starts an appliance, and finds the apps that have to be started. Throws Retry. */
-  async start(handover: Handover): Promise<Serving> {
+  async function start(handover: Handover): Promise<Serving> {
     const { run, before } = handover;
-    const ports = this.#parts.holdings.takePorts(portsServed(run.apps));
-    const listeners = this.#parts.holdings.listeners(run.addresses);
-    this.#parts.holdings.takeTcp(run.apps);
-    const { setup: planned, attachments, isWarm } = this.#planSuccessor(handover, ports);
-    const inventory = isWarm ? before!.inventory : new Inventory(this.#parts.libraries);
-    const fresh = new Inventory(this.#parts.libraries, { below: inventory });
+    const ports = holdings.takePorts(portsServed(run.apps));
+    const listeners = holdings.listeners(run.addresses);
+    holdings.takeTcp(run.apps);
+    const { setup: planned, attachments, isWarm } = planSuccessor(handover, ports);
+    const inventory = isWarm ? before!.inventory : new Inventory(libraries);
+    const fresh = new Inventory(libraries, { below: inventory });
     const staged: StagedApp[] = [];
-    const discardStaged = () => staged.forEach((app) => this.#parts.files.discard(app));
+    const discardStaged = () => staged.forEach((app) => files.discard(app));
     try {
-      this.#makeRegions(planned, { config: run.config, attachments, inventory, fresh, isWarm });
-      const setup = { ...planned, apps: await this.#stageInline(planned.apps, staged) };
-      const { apps, changed } = this.#planApps(setup, inventory, isWarm ? before : undefined);
-      const appliance = this.#startAppliance(setup, { fresh, attachments, listeners });
+      makeRegions(planned, { config: run.config, attachments, inventory, fresh, isWarm });
+      const setup = { ...planned, apps: await stageInline(planned.apps, staged) };
+      const { apps, changed } = planApps(setup, inventory, isWarm ? before : undefined);
+      const appliance = startAppliance(setup, { fresh, attachments, listeners });
       void appliance.ended.then(discardStaged);
       const tiles = readersOf(setup, fresh);
       return {
@@ -166,27 +161,27 @@ export class Successors {
    * The successor's setup, its XDP programs, and whether it takes over the regions, rings and sockets of its
    * predecessor. Throws UserError.
    */
-  #planSuccessor(
+  function planSuccessor(
     { run, before, awaited, isFirst, isCold, isSocketsOnly }: Handover,
     ports: readonly number[],
   ): { setup: ApplianceSetup; attachments: readonly Attachment[]; isWarm: boolean } {
     const { config } = run;
     const isBeside = before !== undefined && !before.appliance.over;
     const plan = (names: readonly string[]) => {
-      const setup = this.#setup(run, { names, ports, awaited, isBeside });
+      const setup = setupOf(run, { names, ports, awaited, isBeside });
       return { setup, isWarm: !isCold && before !== undefined && isSame(before, run, setup) };
     };
-    const names = isSocketsOnly || config.provider === "socket" ? [] : this.#fit(config);
+    const names = isSocketsOnly || config.provider === "socket" ? [] : fit(config);
     const planned = plan(names);
     if (names.length > 0 && planned.isWarm) {
       return { ...planned, attachments: before!.attachments };
     }
     if (!planned.isWarm && !isSocketsOnly) {
       for (const name of config.interfaces) {
-        this.tried.set(name, this.#parts.libraries.host.ifindex(name));
+        tried.set(name, host.ifindex(name));
       }
     }
-    const attachments = this.#loadPrograms(config, names, before?.attachments ?? []);
+    const attachments = loadPrograms(config, names, before?.attachments ?? []);
     if (attachments.length > 0) return { ...planned, attachments };
     // Once it serves, some ports are better than none.
     if (isFirst || !isSocketsOnly) preflight.requireSockets(portsServed(run.apps), ports);
@@ -197,22 +192,17 @@ export class Successors {
    * Loads the XDP program for each interface. If the kernel cannot, provider `auto` continues without AF_XDP and
    * logs why. `replaced` stay until the new attachments replace them.
    */
-  #loadPrograms(
+  function loadPrograms(
     { provider, dispatcher }: RunConfig,
     names: readonly string[],
     replaced: readonly Attachment[],
   ): Attachment[] {
-    const { host, xskSetup, regions } = this.#parts.libraries;
     try {
       return names.map((name) =>
         new Attachment(xskSetup, {
-          ...{
-            name,
-            dispatcher,
-            ifindex: host.ifindex(name),
-            queues: preflight.queues(host, name),
-          },
-          map: regions.mapShared,
+          ...{ name, dispatcher, map: regions.mapShared },
+          ifindex: host.ifindex(name),
+          queues: preflight.queues(host, name),
           notNative: preflight.NOT_NATIVE[host.driver(name)] ?? "",
           replaces: replaced.find((each) => each.name === name),
         })
@@ -224,7 +214,7 @@ export class Successors {
   }
 
   /** Creates missing regions, and AF_XDP sockets on them. Throws Retry. */
-  #makeRegions(
+  function makeRegions(
     setup: ApplianceSetup,
     { config, attachments, inventory, fresh, isWarm }:
       & Pick<Serving, "attachments" | "inventory" | "fresh">
@@ -246,7 +236,7 @@ export class Successors {
   }
 
   /** The apps that are processes: all of them, and those that have to be started. */
-  #planApps(
+  function planApps(
     setup: ApplianceSetup,
     inventory: Inventory,
     before?: Serving,
@@ -254,12 +244,12 @@ export class Successors {
     const apps = new Map<string, AppProcess>();
     const changed: ChangedApp[] = [];
     for (const app of setup.apps.filter(({ inline }) => !inline)) {
-      const plan = this.#appPlan(app, setup);
+      const plan = appPlan(app, setup);
       if (plan.stateBytes !== undefined) {
-        this.#parts.holdings.own.ensure(stateName(plan.name, plan.stateBytes), plan.stateBytes);
+        holdings.own.ensure(stateName(plan.name, plan.stateBytes), plan.stateBytes);
       }
       const process = before?.apps.get(app.name) ??
-        new AppProcess(plan, this.#appParts(app.name, inventory));
+        new AppProcess(plan, appParts(app.name, inventory));
       apps.set(app.name, process);
       if (!process.isMadeFrom(plan)) changed.push({ process, plan });
     }
@@ -270,11 +260,11 @@ export class Successors {
    * The apps. Inline ones get modules that the appliance's user can read, which are added to `staged`. Throws
    * AppError.
    */
-  async #stageInline(apps: readonly AppPlan[], staged: StagedApp[]): Promise<AppPlan[]> {
-    const uid = this.#parts.holdings.uid(0);
+  async function stageInline(apps: readonly AppPlan[], staged: StagedApp[]): Promise<AppPlan[]> {
+    const uid = holdings.uid(0);
     const all = await Promise.allSettled(apps.map(async (app) => {
       if (!app.inline) return app;
-      const made = await this.#parts.files.stage({ name: app.name, service: app, uid });
+      const made = await files.stage({ name: app.name, service: app, uid });
       staged.push(made);
       const { module, read } = made;
       return { ...app, module, grants: { ...app.grants, read: [...app.grants.read, ...read] } };
@@ -286,8 +276,7 @@ export class Successors {
   }
 
   /** The interfaces that exist and are fit for AF_XDP. */
-  #fit({ interfaces, provider }: RunConfig): string[] {
-    const { host } = this.#parts.libraries;
+  function fit({ interfaces, provider }: RunConfig): string[] {
     return interfaces.filter((name) => {
       if (host.ifindex(name) === 0) return false;
       const why = preflight.unfit(host, name);
@@ -296,7 +285,7 @@ export class Successors {
     });
   }
 
-  #setup(
+  function setupOf(
     { config, apps, addresses }: Run,
     { names, ports, awaited, isBeside }: {
       names: readonly string[];
@@ -305,7 +294,6 @@ export class Successors {
       isBeside: boolean;
     },
   ): ApplianceSetup {
-    const { host } = this.#parts.libraries;
     return {
       plan: planTiles({
         queues: names.map((name) => preflight.queues(host, name)),
@@ -324,9 +312,7 @@ export class Successors {
       isBeside,
       sockets: ports,
       slots: Object.fromEntries(
-        apps.filter(({ inline }) => !inline).map((
-          { name },
-        ) => [name, this.#parts.holdings.slot(name)]),
+        apps.filter(({ inline }) => !inline).map(({ name }) => [name, holdings.slot(name)]),
       ),
       build: { version: VERSION, commit: COMMIT },
       trustChecksums: config.checksums === "nic",
@@ -334,7 +320,7 @@ export class Successors {
     };
   }
 
-  #startAppliance(
+  function startAppliance(
     setup: ApplianceSetup,
     { fresh, attachments, listeners }:
       & Pick<Serving, "fresh" | "attachments">
@@ -343,11 +329,11 @@ export class Successors {
     const handings: Handing[] = [
       ...regionsOf(setup).flatMap(({ name, writer }) => [
         ...writer === "appliance" ? [fresh.region(name, { writable: true })] : [],
-        KEPT_REGIONS.has(name) ? this.#parts.holdings.own.region(name) : fresh.region(name),
+        KEPT_REGIONS.has(name) ? holdings.own.region(name) : fresh.region(name),
       ]),
       ...tilesOf(setup).filter(({ inside }) => inside === undefined)
         .map(({ name }) => fresh.eventfd(name)),
-      ...this.#parts.holdings.sockets(
+      ...holdings.sockets(
         setup.sockets,
         new Set(portsServed(setup.apps.filter(({ packetTimes }) => packetTimes))),
       ),
@@ -357,13 +343,13 @@ export class Successors {
       })),
       ...listeners,
     ];
-    const { root } = this.#parts.files;
+    const { root } = files;
     const program = programModule("", root);
     const library = libraryPath(root);
     const { read, clock } = inlineGrants(setup.apps);
-    const order = orderOf(this.#parts.libraries.regions, handings, setup);
+    const order = orderOf(regions, handings, setup);
     try {
-      const child = this.#parts.libraries.processes.start({
+      const child = processes.start({
         name: "appliance",
         role: "appliance",
         args: [
@@ -381,26 +367,26 @@ export class Successors {
         ...(setup.isBeside && { env: SUCCESSOR_ENV }),
         read: [program, library, ...read],
         clock,
-        uid: this.#parts.holdings.uid(0),
+        uid: holdings.uid(0),
         netAdmin: true,
       });
-      this.#parts.report.lack("appliance", child);
-      return this.#watched(child);
+      report.lack("appliance", child);
+      return watched(child);
     } finally {
       order.close();
     }
   }
 
   /** The appliance of a process. `isRunning`: the program before has started it. */
-  #watched(child: ConfinedProcess, isRunning = false): ApplianceProcess {
+  function watched(child: ConfinedProcess, isRunning = false): ApplianceProcess {
     const { listener, words } = child;
     // Its lines name their tiles.
     const how = { name: `${prefix(Level.error)}appliance`, slot: APPLIANCE_SLOT, verbatim: true };
-    this.#parts.libraries.observer.hear({ ...how, listener, words });
-    return new ApplianceProcess(child, { ...this.#parts, isRunning });
+    libraries.observer.hear({ ...how, listener, words });
+    return new ApplianceProcess(child, { watcher, ask, isRunning });
   }
 
-  #appPlan(app: AppPlan, { apps, plan: { frames } }: ApplianceSetup): AppProcessPlan {
+  function appPlan(app: AppPlan, { apps, plan: { frames } }: ApplianceSetup): AppProcessPlan {
     const busy = frames.length + apps.filter(({ inline }) => !inline).length;
     return {
       name: app.name,
@@ -411,58 +397,57 @@ export class Successors {
       grants: app.grants,
       memoryMib: app.memoryMib!,
       ...(app.stateBytes !== undefined && { stateBytes: stateRegionBytes(app.stateBytes) }),
-      uid: this.#parts.holdings.uid(1 + this.#parts.holdings.slot(app.name)),
+      uid: holdings.uid(1 + holdings.slot(app.name)),
       ...(app.beside && { beside: besideSetup(app) }),
     };
   }
 
-  #appParts(name: string, inventory: Inventory): AppProcessParts {
+  function appParts(name: string, inventory: Inventory): AppProcessParts {
     return {
-      ...{ libraries: this.#parts.libraries, log },
-      slot: this.#parts.holdings.slot(name),
+      ...{ libraries, log, watcher, files },
+      slot: holdings.slot(name),
       changed: (what, whose = name) => {
-        if (what === "restarts") this.#parts.report.restarted(whose);
-        this.#parts.changed();
+        if (what === "restarts") report.restarted(whose);
+        appChanged();
       },
-      watcher: this.#parts.watcher,
-      files: this.#parts.files,
       descriptor: (each, readOnly, bytes) => {
-        if (each.startsWith("tcp ")) return this.#parts.holdings.accepting(each.slice(4));
+        if (each.startsWith("tcp ")) return holdings.accepting(each.slice(4));
         if (bytes === undefined) return inventory.descriptor(each, readOnly);
         // An app's state outlasts its other regions.
         const held = stateName(name, bytes);
-        return { ...this.#parts.holdings.own.region(held, { writable: true }), name: each };
+        return { ...holdings.own.region(held, { writable: true }), name: each };
       },
       tile: new TileReader(inventory.view(`tile ${name}`)),
     };
   }
 
   /** What serves, as the program before this one has started it. */
-  adopt({ run, setup, ...carried }: Carried): Serving {
-    const { processes, regions, xskSetup, host } = this.#parts.libraries;
-    for (const name of run.config.interfaces) this.tried.set(name, host.ifindex(name));
-    const inventory = new Inventory(this.#parts.libraries, { before: carried.inventory });
-    const fresh = new Inventory(this.#parts.libraries, { before: carried.fresh, below: inventory });
+  function adopt({ run, setup, ...carried }: Carried): Serving {
+    for (const name of run.config.interfaces) tried.set(name, host.ifindex(name));
+    const inventory = new Inventory(libraries, { before: carried.inventory });
+    const fresh = new Inventory(libraries, { before: carried.fresh, below: inventory });
     const { staged } = carried;
     const { dispatcher } = run.config;
     const attachments = carried.attachments.map(({ name, ifindex, queues, state: before }) =>
       new Attachment(xskSetup, {
-        ...{ name, ifindex, queues, map: regions.mapShared, dispatcher, before },
+        ...{ name, ifindex, queues, dispatcher, before, map: regions.mapShared },
       })
     );
     const process = processes.adopt(carried.appliance);
-    const appliance = this.#watched(process, true);
+    const appliance = watched(process, true);
     const apps = new Map(carried.apps.map(([name, known]) => [
       name,
-      AppProcess.adopt(known, this.#appParts(name, inventory)),
+      AppProcess.adopt(known, appParts(name, inventory)),
     ]));
-    void appliance.ended.then(() => staged.forEach((app) => this.#parts.files.discard(app)));
+    void appliance.ended.then(() => staged.forEach((app) => files.discard(app)));
     const tiles = readersOf(setup, fresh);
     return {
       ...{ run, setup, inventory, fresh, staged, attachments, appliance, apps, tiles },
       changed: [],
     };
   }
+
+  return { start, adopt, tried };
 }
 
 function readersOf(setup: ApplianceSetup, regions: Inventory): CountedTile[] {
