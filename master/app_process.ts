@@ -85,8 +85,8 @@ export interface AppProcessParts {
   readonly tile: TileReader;
   /** Logs whole lines, under the app's name. */
   readonly log: Log;
-  /** It ended by itself, is restarted, or runs again; `whose`: its slow side. */
-  changed(what: "ended" | "restarts" | "runs", whose?: string): void;
+  /** Whether it runs has changed. `restarted`: the process that is started again, after a failure. */
+  changed(restarted?: string): void;
 }
 
 /** How often a process is polled. */
@@ -549,7 +549,7 @@ class SlowSide {
     const line = `${how}; starting it again in ${pause} ms`;
     this.#parts.log(inName(this.#name, line), Level.error);
     this.#pause = setTimeout(() => {
-      this.#parts.changed("restarts", this.#name);
+      this.#parts.changed(this.#name);
       try {
         this.start();
       } catch (error) {
@@ -945,14 +945,14 @@ export class AppProcess {
     this.#barren = barren === null ? 0 : this.#barren + 1;
     this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
     const pause = this.#restartPause.next();
-    this.#parts.changed("ended");
+    this.#parts.changed();
     const line = `${how}; starting it again in ${pause} ms`;
     this.#parts.log(inName(this.name, line), Level.error);
     this.#pause = setTimeout(() => this.#restart(), pause);
   }
 
   async #restart(): Promise<void> {
-    this.#parts.changed("restarts");
+    this.#parts.changed(this.name);
     let child: TileChild;
     try {
       const start = { plan: this.#plan, staged: this.#staged!, warmUp: false };
@@ -966,7 +966,7 @@ export class AppProcess {
       child.go(!this.#skips);
       this.#goSlow(child);
       await child.running;
-      this.#parts.changed("runs");
+      this.#parts.changed();
     } catch {
       // `#keep` restarts it.
     }

@@ -406,8 +406,8 @@ export function successors(
     return {
       ...{ libraries, log, watcher, files },
       slot: holdings.slot(name),
-      changed: (what, whose = name) => {
-        if (what === "restarts") report.restarted(whose);
+      changed: (restarted) => {
+        if (restarted !== undefined) report.restarted(restarted);
         appChanged();
       },
       descriptor: (each, readOnly, bytes) => {
