@@ -367,7 +367,8 @@ function realPath(path: string): string | undefined {
   return attempt(() => Deno.realPathSync(path));
 }
 
-function isBelow(path: string, folders: readonly string[]): boolean {
+/** Whether the path is one of the folders, or below one. */
+export function isBelow(path: string, folders: readonly string[]): boolean {
   return folders.some((folder) =>
     path === folder || path.startsWith(folder.endsWith("/") ? folder : `${folder}/`)
   );

@@ -14,6 +14,7 @@ import { openRegions } from "../ffi/region.ts";
 import { openUdpSetup } from "../ffi/sockets.ts";
 import { openObserver, openTile } from "../ffi/tile.ts";
 import { openXskSetup } from "../ffi/xsk.ts";
+import { isBelow } from "./app_files.ts";
 import { shareJson } from "./inventory.ts";
 import type { Carried } from "./master.ts";
 import type { Run } from "./successor.ts";
@@ -80,9 +81,7 @@ export function checkConfinement(run: Run): void {
   if (text === undefined) return;
   const { write, net }: Allowed = JSON.parse(text);
   const wanted = allowedFor(run);
-  const more = wanted.write.find((path) =>
-    !write.some((allowed) => path === allowed || path.startsWith(`${allowed}/`))
-  );
+  const more = wanted.write.find((path) => !isBelow(path, write));
   if (more === undefined && (net || !wanted.net)) return;
   const what = more === undefined ? "TCP, for metrics or an app," : `writing ${more}`;
   throw new UserError(

@@ -143,11 +143,9 @@ export function openReport(
         processes: [
           { name: "master", pid: Deno.pid, restarts: 0 },
           { name: "appliance", pid, restarts: restartsOf(null) },
-          ...processesOf(serving).map(({ name, pid }) => ({
-            name,
-            pid,
-            restarts: restartsOf(name),
-          })),
+          ...processesOf(serving).map(({ name, pid }) => (
+            { name, pid, restarts: restartsOf(name) }
+          )),
         ].map((process) => ({ ...process, values: values.get(process.pid) })),
       });
     },
@@ -205,7 +203,5 @@ function now(): number {
 
 /** Apps that are processes, and their slow sides. */
 function processesOf(serving: Serving | undefined) {
-  return [...serving?.apps.values() ?? []].flatMap((
-    app,
-  ) => [app, ...app.beside ? [app.beside] : []]);
+  return [...serving?.apps.values() ?? []].flatMap((app) => app.beside ? [app, app.beside] : [app]);
 }
