@@ -71,7 +71,7 @@ export interface Carried extends HoldingsState {
   readonly appliance: KnownProcess;
   readonly apps: readonly (readonly [name: string, app: KnownApp])[];
   /** Folder of the apps' files, and the descriptor that locks it; below 0 without one. */
-  readonly folder: string | null;
+  readonly folder: string;
   readonly lock: number;
   readonly health: ReportState;
   /** The operator's number for this upgrade. */
@@ -86,26 +86,23 @@ const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
 const READY_MILLIS = 60_000;
 /** How often recreated interfaces are polled for, and the longest pause after failures. */
-const POLL_MILLIS = 1000;
+const [POLL_MILLIS, LONGEST_POLL_MILLIS] = [1000, 300_000];
 /** Time from a start or handover until free memory is given back. Predecessors have ended by then. */
 const TRIM_MILLIS = 6000;
-const LONGEST_POLL_MILLIS = 300_000;
 
 /** Runs until a signal ends it. Returns the exit status. `plan` reads the configuration again. */
 export async function serve(
   first: Run | Carried,
-  { plan, libraries, args }: {
+  how: {
     plan: (before: Run) => Promise<Run>;
     libraries: MainLibraries;
     /** The arguments of this program. */
     args: readonly string[];
   },
 ): Promise<number> {
-  logBy(libraries.host.log);
+  logBy(how.libraries.host.log);
   const ending = Promise.withResolvers<number>();
-  const carried = "appliance" in first ? first : undefined;
-  const { user } = ("appliance" in first ? first.run : first).config;
-  const master = new Master(libraries, { plan, args, user, carried });
+  const master = new Master(first, how);
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(signal, () => master.drainFirst(() => ending.resolve(Exit.ok)));
   }
@@ -159,23 +156,16 @@ class Master {
   readonly #timers: ReturnType<typeof setInterval>[] = [];
   #trimming?: ReturnType<typeof setTimeout>;
 
-  constructor(
-    libraries: MainLibraries,
-    { plan, args, user, carried }: {
-      plan: (before: Run) => Promise<Run>;
-      args: readonly string[];
-      user?: number;
-      carried?: Carried;
-    },
-  ) {
+  constructor(first: Run | Carried, { libraries, plan, args }: Parameters<typeof serve>[1]) {
     this.#libraries = libraries;
     this.#plan = plan;
     this.#args = args;
-    this.#holdings = openHoldings(libraries, { user, before: carried });
+    const [run, carried] = "appliance" in first ? [first.run, first] : [first, undefined];
+    this.#holdings = openHoldings(libraries, { user: run.config.user, before: carried });
     this.#files = openAppFiles({
       ...{ host: libraries.host, processes: libraries.processes },
       uid: this.#holdings.uid(0),
-      ...(carried?.folder && { folder: carried.folder, lock: carried.lock }),
+      ...(carried && { folder: carried.folder, lock: carried.lock }),
     });
     const { own } = this.#holdings;
     for (const [name, bytes] of KEPT_REGIONS) own.ensure(name, bytes);
@@ -206,9 +196,7 @@ class Master {
     const { host } = this.#libraries;
     const { config, answering, addresses } = run;
     this.#announcer.start(config.announce);
-    await this.#exclusively(() =>
-      this.#handOver({ run, millis: Infinity, awaited: config.interfaces, isFirst: true })
-    );
+    await this.#exclusively(() => this.#handOver({ run, isFirst: true }));
     this.#report.loaded(run);
     this.#startTimers();
     const asked = addresses.control === null ? "" : `; asked at ${addresses.control}`;
@@ -257,12 +245,7 @@ class Master {
   /** Hands over to a successor that serves `run`. Returns a sentence. Throws UserError if nothing has changed. */
   async #changeTo(run: Run, { isCold = false } = {}): Promise<string> {
     const before = this.#serving!;
-    const next = await this.#handOver({
-      ...{ run, before, isCold },
-      millis: READY_MILLIS,
-      // Interfaces that are served already may be down.
-      awaited: run.config.interfaces.filter((name) => !before.run.config.interfaces.includes(name)),
-    });
+    const next = await this.#handOver({ run, before, isCold });
     this.#report.loaded(run);
     this.#checkHealth();
     this.#trimLater();
@@ -474,25 +457,23 @@ class Master {
 
   /** One try of a handover. Throws Retry. */
   async #attempt(handover: Handover): Promise<Serving> {
-    const { before, millis } = handover;
+    const { before, isFirst } = handover;
     // A predecessor that has left has sockets and ports open until it ends.
     await this.#leaving;
     this.#checkGoesOn();
     before?.appliance.send({ type: "changing", changing: true });
-    const next = this.#starting = await this.#successors.start(handover).catch((error) => {
-      // Without a predecessor the next try uses what was opened.
-      if (before !== undefined) this.#release(before);
-      before?.appliance.send({ type: "changing", changing: false });
-      throw error;
-    });
+    let next: Serving | undefined;
     try {
-      await this.#untilReady(next, millis);
+      next = this.#starting = await this.#successors.start(handover);
+      await this.#untilReady(next, isFirst ? Infinity : READY_MILLIS);
       // If no predecessor holds AF_XDP it is attached before that leaves.
       const isFree = before === undefined || isByKernel(before) && !isByKernel(next);
       if (isFree) this.#attach(next);
     } catch (error) {
-      await this.#endSuccessor(next, { isCold: next.inventory !== before?.inventory });
-      this.#release(before);
+      const isCold = next?.inventory !== before?.inventory;
+      if (next !== undefined) await this.#endSuccessor(next, { isCold });
+      // Without a predecessor the next try uses what was opened.
+      if (before !== undefined) this.#release(before);
       before?.appliance.send({ type: "changing", changing: false });
       throw error;
     } finally {
@@ -635,8 +616,7 @@ class Master {
         );
       }
       for (const { name } of next.attachments) this.#successors.tried.delete(name);
-      const changes = { before: undefined, awaited: [], isSocketsOnly: true };
-      throw new Retry(messageOf(error), changes);
+      throw new Retry(messageOf(error), { before: undefined, isSocketsOnly: true });
     }
   }
 
@@ -687,7 +667,7 @@ class Master {
       void this.#exclusively(async () => {
         if (this.#stopping || this.#serving !== serving) return;
         try {
-          await this.#handOver(sameAgain(serving));
+          await this.#handOver({ run: serving.run, before: serving });
           log("appliance: the next one serves", Level.notice);
         } catch (error) {
           if (this.#serving === serving) this.#lost(serving, new ApplianceError(messageOf(error)));
@@ -709,7 +689,7 @@ class Master {
     await this.#exclusively(async () => {
       if (this.#stopping || this.#serving !== serving) return;
       log(`${again.join(", ")}: there again; AF_XDP is opened anew`, Level.notice);
-      await this.#handOver(sameAgain(serving));
+      await this.#handOver({ run: serving.run, before: serving });
     }).then(() => {
       this.#pollPause = POLL_MILLIS;
       this.#nextPoll = 0;
@@ -768,11 +748,6 @@ class Master {
     this.#release();
     this.#files.close();
   }
-}
-
-/** A handover to a successor with the same configuration. */
-function sameAgain(before: Serving): Handover {
-  return { run: before.run, before, millis: READY_MILLIS, awaited: [] };
 }
 
 /** Whether only the kernel's sockets serve. */

@@ -64,11 +64,7 @@ export interface Handover {
   readonly run: Run;
   /** What serves now, if anything does. */
   readonly before?: Serving;
-  /** How long the successor may take to be ready. */
-  readonly millis: number;
-  /** Interfaces that the successor waits for. */
-  readonly awaited: readonly string[];
-  /** Whether nothing has served yet. */
+  /** Whether nothing has served yet. The successor may take any time to be ready then. */
   readonly isFirst?: boolean;
   /** Whether to take over nothing of the predecessor. */
   readonly isCold?: boolean;
@@ -162,11 +158,14 @@ export function successors(
    * predecessor. Throws UserError.
    */
   function planSuccessor(
-    { run, before, awaited, isFirst, isCold, isSocketsOnly }: Handover,
+    { run, before, isFirst, isCold, isSocketsOnly }: Handover,
     ports: readonly number[],
   ): { setup: ApplianceSetup; attachments: readonly Attachment[]; isWarm: boolean } {
     const { config } = run;
     const isBeside = before !== undefined && !before.appliance.over;
+    // Interfaces that are served already may be down.
+    const known = isFirst ? [] : (before?.run ?? run).config.interfaces;
+    const awaited = config.interfaces.filter((name) => !known.includes(name));
     const plan = (names: readonly string[]) => {
       const setup = setupOf(run, { names, ports, awaited, isBeside });
       return { setup, isWarm: !isCold && before !== undefined && isSame(before, run, setup) };
