@@ -190,9 +190,9 @@ static int restrict_writing(char **write, uint32_t tcp)
 
 /*
  * Executes another program in this process. `strings` are three lists: the program's path and arguments,
- * the environment, and, if it is to be confined, the folders that it may write in. Only the main thread may call this, because the children that
- * it started die when another thread calls execve. Returns only on error, with -errno. The thread may be
- * confined then.
+ * the environment, and, if it is to be confined, the folders that it may write in. Only the main thread may call
+ * this, because the children that it started die when another thread calls execve. Returns only on error, with
+ * -errno. The thread may be confined then.
  */
 EXPORT int tegula_host_exec(char *strings, uint32_t size, const struct confinement *confinement)
 {

@@ -237,7 +237,7 @@ export function openHost(path = libraryPath()) {
      * Children stay children: they die with the main thread (`process.ts`), which continues. A `confinement`
      * takes away what it does not list for good: no new privileges, capabilities, files (landlock). Returns
      * only with -errno: -EPERM where it is not called by the main thread, -ENOENT where there is no such
-     * folder. Confined, the caller can do no more than end then.
+     * folder. The caller may be confined by then, and can only end.
      */
     execKeeping(
       argv: readonly string[],

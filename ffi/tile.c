@@ -557,7 +557,7 @@ static int filter(struct policy *policy, int slot)
 /*
  * Gives up, on the calling thread and for good, all that `role` does not need. `fds` are the `count`
  * sockets that it sends and receives on, which this sorts; `keep` is of KEEP_*; `name` and `slot` are for the observer,
- * if there is one. Returns what was done, of DONE_*, or -errno. After an error part of it may have been done,
+ * if there is one. Returns what was done, of CONFINED_*, or -errno. After an error part of it may have been done,
  * and the tile must not continue.
  */
 EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, const char *name, int slot)

@@ -429,7 +429,8 @@ EXPORT int tegula_xsk_memory(const void *area, uint32_t frame, uint32_t ring)
 /*
  * Does the kernel's part for a slot of tegula_xsk_memory. Moves up to `count` frames from the fill ring to
  * the receive ring. Each takes its offset in the frame and its length from a pair, in which the offset is
- * replaced by the one in the UMEM. Moves as many frames as fit from the transmit ring to the completion ring. Returns how many were received.
+ * replaced by the one in the UMEM. Moves as many frames as fit from the transmit ring to the completion ring.
+ * Returns how many were received.
  */
 EXPORT int tegula_xsk_inject(int slot, uint32_t *pairs, uint32_t count)
 {
