@@ -232,7 +232,7 @@ static int become_another(struct plan *plan)
 	return 0;
 }
 
-/* Installs the filters. Returns the listener, -1 without one, or another -errno. */
+/* Installs the filters. Stores the listener of an app's, or -1. Returns 0, or -errno. */
 static int install_filters(struct plan *plan, int *listener)
 {
 	static struct policy policy; /* of this process alone: it has a copy of the caller's memory */
@@ -473,7 +473,8 @@ EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, 
 	plan.null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	plan.seal = open(seal, O_PATH | O_CLOEXEC);
 	plan.program = open("/proc/self/exe", O_PATH | O_CLOEXEC);
-	if (plan.null < 0 || plan.seal < 0 || plan.program < 0 || pipe2(words, O_CLOEXEC) < 0 || fcntl(words[0], F_SETFL, O_NONBLOCK) < 0 ||
+	if (plan.null < 0 || plan.seal < 0 || plan.program < 0 || pipe2(words, O_CLOEXEC) < 0 ||
+	    fcntl(words[0], F_SETFL, O_NONBLOCK) < 0 ||
 	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) < 0 ||
 	    fcntl(channel[0], F_SETFL, O_NONBLOCK) < 0 || fcntl(channel[1], F_SETFL, O_NONBLOCK) < 0) {
 		error = -errno;
