@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `tegula check`: what on this host Tegula does not honour or suffers from, each finding with a verdict
- * and the command that fixes it. With --config it first goes through a start.
+ * `tegula check`: finds what Tegula ignores on this host, and what slows it down or stops it. Each finding has
+ * a verdict and the command that fixes it. With --config it first goes through a start.
  */
 
 import { resolve } from "node:path";
@@ -122,9 +122,9 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   if (isStart) await goThroughStart(configured, report);
   if (failed() === undefined) {
     const asked = await readConfig(configured);
-    const host = [...checkHost(asked, againWith(configured)), ...await checkRunning(asked)];
+    const found = [...checkHost(asked, againWith(configured)), ...await checkRunning(asked)];
     // The phases of a start have named whatever would end it.
-    for (const each of host) if (!isStart || each.verdict === "warn") report(each);
+    for (const each of found) if (!isStart || each.verdict === "warn") report(each);
   }
   if (json) say(JSON.stringify(findings));
   const first = failed();
@@ -152,7 +152,7 @@ function quoted(word: string | boolean): string {
   return /^[\w=./:@,+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-function checkHost(config: RunConfig, again: Again): Finding[] {
+function* checkHost(config: RunConfig, again: Again): Generator<Finding> {
   const { interfaces: names, listen, netTiles, dispatcher } = config;
   const host = load(openHost);
   const facts = { host, xsk: load(openXskSetup), dispatcher, netTiles, again };
@@ -166,38 +166,35 @@ function checkHost(config: RunConfig, again: Again): Finding[] {
       : interfaces.isUp(record) && interfaces.macHead(record) !== 0
   );
   const wantedNames = wanted.map((record) => interfaces.name(record));
-  return [
-    ...privilegeFindings(facts),
-    checkNeighborTable(neighbors),
-    checkReceiveBuffers(host),
-    ...listen.length === 0 ? [] : [checkSize(host, { ...config, interfaces: wantedNames })],
-    ...names.length > 0
-      ? []
-      : [ok("without --interface and --config", findDefaults(host, live).says)],
-    ...checkRoutes(notices),
-    ...checkMultipath(writer.rib.routes()),
-    ...checkAnnounce(config),
-    ...checkFilters(wantedNames, again),
-    ...wanted.flatMap((record) => checkInterface(facts, interfaces, record)),
-    ...checkQueues(facts, wantedNames),
-  ];
+  yield* checkPrivileges(facts);
+  yield checkNeighborTable(neighbors);
+  yield checkReceiveBuffers(host);
+  if (listen.length > 0) yield checkSize(host, { ...config, interfaces: wantedNames });
+  if (names.length === 0) {
+    yield ok("without --interface and --config", findDefaults(host, live).says);
+  }
+  yield* checkRoutes(notices);
+  yield* checkMultipath(writer.rib.routes());
+  yield* checkAnnounce(config);
+  yield* checkFilters(wantedNames, again);
+  for (const record of wanted) yield* checkInterface(facts, interfaces, record);
+  yield* checkQueues(facts, wantedNames);
 }
 
-function privilegeFindings({ host, dispatcher }: Facts): Finding[] {
+function* checkPrivileges({ host, dispatcher }: Facts): Generator<Finding> {
   const missing = preflight.missingCapabilities(host, { xdp: true });
+  yield missing.length === 0 ? ok("privileges", "all that AF_XDP takes") : fail(
+    "privileges",
+    `missing ${missing.join(", ")}: no AF_XDP`,
+    "run it as root, or as the service of scripts/install",
+  );
   const also = preflight.missingCapabilities(host, { dispatcher });
-  return [
-    missing.length === 0 ? ok("privileges", "all that AF_XDP takes") : fail(
-      "privileges",
-      `missing ${missing.join(", ")}: no AF_XDP`,
-      "run it as root, or as the service of scripts/install",
-    ),
-    ...also.length === 0 ? [] : [fail(
-      "privileges",
-      `missing ${also.join(", ")}: no dispatcher`,
-      "run it as root, or as a service that has it (docs/operating/configure.md: Beside other XDP programs)",
-    )],
-  ];
+  if (also.length === 0) return;
+  yield fail(
+    "privileges",
+    `missing ${also.join(", ")}: no dispatcher`,
+    "run it as root, or as a service that has it (docs/operating/configure.md: Beside other XDP programs)",
+  );
 }
 
 function checkNeighborTable(neighbors: NetbaseReader["neighbors"]): Finding {
@@ -254,28 +251,26 @@ function checkRoutes(notices: readonly string[]): Finding[] {
  * Names the settings by which the kernel spreads flows over next hops differently than Tegula. Netlink has
  * no message about them.
  */
-function checkMultipath(routes: Iterable<Route>): Finding[] {
+function* checkMultipath(routes: Iterable<Route>): Generator<Finding> {
   const kinds = { hops: false, objects: false };
   for (const { hops, nextHopId } of routes) {
     if (hops !== null) kinds[nextHopId === 0 ? "hops" : "objects"] = true;
   }
-  const findings: Finding[] = [];
   const policy = preflight.sysctl("ipv4/fib_multipath_hash_policy");
   if ((kinds.hops || kinds.objects) && policy !== BY_PORTS) {
-    findings.push(warn(
+    yield warn(
       "multipath",
       `fib_multipath_hash_policy is ${policy}: Tegula hashes ports, too`,
       `sysctl -w net.ipv4.fib_multipath_hash_policy=${BY_PORTS}`,
-    ));
+    );
   }
   if (kinds.hops && preflight.sysctl("ipv4/fib_multipath_use_neigh")) {
-    findings.push(warn(
+    yield warn(
       "multipath",
       "fib_multipath_use_neigh is set: Tegula avoids a dead gateway only in next-hop groups",
       "sysctl -w net.ipv4.fib_multipath_use_neigh=0   # or use 'ip nexthop' groups",
-    ));
+    );
   }
-  return findings;
 }
 
 /** Names prefixes that are not announced, since the host has no address in them. */
@@ -586,9 +581,7 @@ async function makeApps(
   const { host, processes, tile } = libraries;
   libraries.observer.start(u32(heapView(SLOT_BYTES)));
   const files = openAppFiles({ host, processes, uid: UID });
-  const shared = {
-    ...{ libraries, files, slot: 0, watcher: new Watcher(host, tile) },
-  };
+  const watcher = new Watcher(host, tile);
   const served = portsServed(apps);
   try {
     for (const [app, [plan]] of Map.groupBy(apps, ({ app }) => app)) {
@@ -600,15 +593,9 @@ async function makeApps(
       own.ensure(`metrics ${name}`, METRICS_BYTES);
       own.ensure(`metrics ${besideName(name)}`, METRICS_BYTES);
       if (stateBytes !== undefined) own.ensure(`state ${name}`, stateRegionBytes(stateBytes));
+      const shape = linkShapeOf(LINK_DEPTH, { isAlone: false });
       const process = new AppProcess({
-        ...{
-          name,
-          service,
-          shape: linkShapeOf(LINK_DEPTH, { isAlone: false }),
-          nets: [],
-          spinTurns: 0,
-          uid: UID,
-        },
+        ...{ name, service, shape, nets: [], spinTurns: 0, uid: UID },
         grants: { ...plan.grants, net: [] },
         memoryMib: plan.memoryMib ?? INLINE_MEMORY_MIB,
         ...(stateBytes !== undefined && { stateBytes: stateRegionBytes(stateBytes) }),
@@ -616,7 +603,7 @@ async function makeApps(
         ...(plan.beside && plan.grants.net.length === 0 &&
           { beside: { ...plan.beside, tcp: [] } }),
       }, {
-        ...shared,
+        ...{ libraries, files, slot: 0, watcher },
         descriptor: (each, readOnly) => own.descriptor(each, readOnly),
         tile: new TileReader(own.view(`tile ${name}`)),
         changed() {},
@@ -643,14 +630,14 @@ async function makeApps(
   }
 }
 
-export function ok(subject: string, says: string): Finding {
+function ok(subject: string, says: string): Finding {
   return { verdict: "ok", subject, says };
 }
 
-export function warn(subject: string, says: string, fix: string): Finding {
+function warn(subject: string, says: string, fix: string): Finding {
   return { verdict: "warn", subject, says, fix };
 }
 
-export function fail(subject: string, says: string, fix: string): Finding {
+function fail(subject: string, says: string, fix: string): Finding {
   return { verdict: "fail", subject, says, fix };
 }

@@ -7,7 +7,7 @@
 
 import { heapView } from "../ffi/region.ts";
 import { NextHopFlag } from "../netbase/layout.ts";
-import { NUD_INCOMPLETE, NUD_VALID } from "../netbase/neighbors.ts";
+import { emptyNeighbor, NUD_INCOMPLETE, NUD_VALID, readEntry } from "../netbase/neighbors.ts";
 import { decide, type Decision, emptyDecision, type NetbaseReader } from "../netbase/netbase.ts";
 import type { Rib } from "../netbase/rib.ts";
 import * as route from "../netbase/route.ts";
@@ -262,12 +262,11 @@ function neighborSteps(facts: Facts, { gateway, ifindex }: Decision, destination
       "the datagram waits";
     return [{ about, says }];
   }
-  const [state, macHead] = [neighbors.state(record), neighbors.macHead(record)];
-  const entry = { ifindex, address, state, flags: 0, macHead, macTail: neighbors.macTail(record) };
+  const entry = readEntry(neighbors.words, record, emptyNeighbor());
   const age = facts.confirmedMillis(ifindex, address);
-  const then = (state & NUD_VALID) !== 0
+  const then = (entry.state & NUD_VALID) !== 0
     ? age < 0 ? "" : `, confirmed ${(age / 1000).toFixed(1)} s ago`
-    : state === NUD_INCOMPLETE
+    : entry.state === NUD_INCOMPLETE
     ? ": the kernel solicits it and has no answer yet; the datagram waits"
     : ": it did not answer; it is solicited again, and the datagram waits";
   return [{ about, says: `${neighborText(neighborEntry(entry, nameOf))}${then}` }];

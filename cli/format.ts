@@ -19,18 +19,13 @@ function interfaceText(entry: Entry): string {
   const name = link === undefined ? ifname : `${ifname}@${link}`;
   const state = `mtu ${mtu}${master === undefined ? "" : ` master ${master}`} state ${operstate}`;
   const hasMac = entry.address !== undefined;
+  const vlan = (entry.linkinfo as Entry | undefined)?.info_data as Entry | undefined;
   return [
     `${ifindex}: ${name}: <${(flags as string[]).join(",")}> ${state}`,
     `    link/${entry.link_type}${hasMac ? ` ${entry.address} brd ${entry.broadcast}` : ""}`,
-    ...vlanLines(entry),
+    ...vlan === undefined ? [] : [`    vlan protocol ${vlan.protocol} id ${vlan.id}`],
     ...(entry.addr_info as Entry[]).map((address) => `    ${addressText(address)}`),
   ].join("\n");
-}
-
-function vlanLines({ linkinfo }: Entry): string[] {
-  if (linkinfo === undefined) return [];
-  const { protocol, id } = (linkinfo as Entry).info_data as Entry;
-  return [`    vlan protocol ${protocol} id ${id}`];
 }
 
 function addressText(entry: Entry): string {
@@ -77,6 +72,4 @@ function keywords(entry: Entry, fields: readonly string[]): string[] {
 }
 
 /** How an entry of each kind is printed. */
-export const TEXTS = {
-  ...{ interfaces: interfaceText, routes: routeText, neighbors: neighborText },
-} as const;
+export const TEXTS = { interfaces: interfaceText, routes: routeText, neighbors: neighborText };
