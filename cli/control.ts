@@ -26,7 +26,7 @@ export const CONTROL_OPTION = {
 export const LIVE_OPTIONS = {
   live: {
     type: "boolean",
-    help: "ask the running tegula, instead of mirroring the kernel's state anew",
+    help: "ask the running tegula, instead of reading the kernel's state",
   },
   control: {
     ...CONTROL_OPTION,
@@ -287,25 +287,25 @@ function isElsewhere(path: string): boolean {
 
 export const reload = changeCommand(
   "reload",
-  `The running tegula reads its configuration and the files of its apps anew; waits until they are in use.
-It keeps serving meanwhile. If there is an error in them, nothing changes; 'tegula check --config FILE' finds
-errors beforehand.`,
+  `Makes the running tegula read its configuration and the files of its apps again, and waits until they are
+in use. It keeps serving meanwhile. If there is an error in them, nothing changes; 'tegula check --config FILE'
+finds errors beforehand.`,
 );
 export const upgrade = changeCommand(
   "upgrade",
-  `The running tegula executes the program that was installed in place of its own, with the current
-configuration and apps; waits until the new one serves. It keeps serving meanwhile, and its process id stays.
-If the new program does not start, nothing changes. If it starts but cannot replace appliance and apps,
-these go on under the new master.`,
+  `Makes the running tegula execute the program that was installed in place of its own, with the current
+configuration and apps, and waits until the new one serves. It keeps serving meanwhile, and its process id
+stays. If the new program does not start, nothing changes. If it starts but cannot replace appliance and apps,
+these continue under the new master.`,
 );
 
 export const drain = changeCommand(
   "drain",
-  `The running tegula is not ready any more: /ready answers 503, and its marker route, if it has one, is
-withdrawn, so that balancers and routers send traffic elsewhere. It serves on whatever comes. That lasts until
-'tegula undrain', through reloads and upgrades, or until it is started again.`,
+  `Makes the running tegula not ready: /ready answers 503, and its marker route, if it has one, is withdrawn, so
+that balancers and routers send traffic elsewhere. It continues to serve what comes. This lasts through reloads
+and upgrades, until 'tegula undrain' or until it is started again.`,
 );
-export const undrain = changeCommand("undrain", `Ends what 'tegula drain' has begun.`);
+export const undrain = changeCommand("undrain", "Makes a drained tegula ready again.");
 
 function changeCommand(name: Request, about: string) {
   return command({

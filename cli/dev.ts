@@ -81,27 +81,24 @@ async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Pr
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     Deno.addSignalListener(signal, () => ended.resolve("ended"));
   }
+  await using cleanup = new AsyncDisposableStack();
   const folder = Deno.makeTempDirSync({ prefix: "tegula-dev-" });
+  cleanup.defer(() => Deno.removeSync(folder, { recursive: true }));
   const plain = basename(module).replace(/\..*$/, "").replaceAll(/[^\w-]/g, "_");
   const name = plain === "" || TILE_NAME.test(plain) ? `${plain}app` : plain;
   // The path of a socket may have 107 bytes.
   const paths = { config: `${folder}/tegula.toml`, control: `${folder}/s` };
-  const run = new Running();
-  try {
-    const project: Project = { module, name, given: values, ...paths };
-    // An error of the command line ends the program: no change of a file would help.
-    await writeConfig(project);
-    for (let files: string[] = [];;) {
-      const found = await importsOf(module, `${folder}/cache`);
-      const config = values.config === undefined ? [] : [resolve(values.config)];
-      files = [...new Set([...found.files, ...config, ...run.isRunning ? files : []])];
-      const stamp = stampOf(null, files);
-      await Promise.race([load(project, run, found.wrong), ended.promise]);
-      if (await Promise.race([changed(files, stamp), ended.promise]) === "ended") return Exit.ok;
-    }
-  } finally {
-    await run.stop();
-    Deno.removeSync(folder, { recursive: true });
+  const run = cleanup.use(new Running());
+  const project: Project = { module, name, given: values, ...paths };
+  // An error of the command line ends the program: no change of a file would help.
+  await writeConfig(project);
+  for (let files: string[] = [];;) {
+    const found = await importsOf(module, `${folder}/cache`);
+    const config = values.config === undefined ? [] : [resolve(values.config)];
+    files = [...new Set([...found.files, ...config, ...run.isRunning ? files : []])];
+    const stamp = stampOf(null, files);
+    await Promise.race([load(project, run, found.wrong), ended.promise]);
+    if (await Promise.race([changed(files, stamp), ended.promise]) === "ended") return Exit.ok;
   }
 }
 
@@ -205,7 +202,7 @@ async function changed(files: readonly string[], stamp: string): Promise<"change
 }
 
 /** The `tegula run`, from its start to its end; then it can be started again. */
-class Running {
+class Running implements AsyncDisposable {
   #child?: Deno.ChildProcess;
   #isStopping = false;
 
@@ -220,7 +217,8 @@ class Running {
     return true;
   }
 
-  async stop(): Promise<void> {
+  /** Ends it. */
+  async [Symbol.asyncDispose](): Promise<void> {
     this.#isStopping = true;
     const child = this.#child;
     attempt(() => child?.kill("SIGTERM"));

@@ -34,9 +34,9 @@ export const COMMANDS: Record<string, [summary: string, load: () => Promise<obje
     () => import("./explain.ts"),
   ],
   status: ["print how a running tegula is, and what it does", () => import("./status.ts")],
-  drain: ["have a running tegula be not ready, and serve on", control],
-  undrain: ["have a drained tegula be ready again", control],
-  reload: ["load the configuration and apps of a running tegula anew", control],
+  drain: ["make a running tegula not ready, while it continues to serve", control],
+  undrain: ["make a drained tegula ready again", control],
+  reload: ["reload the configuration and the apps of a running tegula", control],
   upgrade: ["switch a running tegula to the program that is installed now", control],
   withdraw: [
     "remove the markers of a tegula that was killed (the unit does)",
@@ -77,7 +77,7 @@ export const SUMMARIES: readonly (readonly [name: string, summary: string])[] = 
   ...Object.entries(OTHER_COMMANDS),
 ];
 const NAMES = SUMMARIES.map(([name]) => name);
-/** `r` might also be `run`, but `tegula r g` is to be what `ip r g` is. */
+/** `r` could also be `run`, but `tegula r g` should work as `ip r g` does. */
 const SHORT = new Map([["r", "route"], ["-h", "help"], ["--help", "help"]])
   .set("-V", "version").set("--version", "version");
 

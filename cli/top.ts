@@ -194,7 +194,7 @@ function styled(line: Line, columns: number): string {
   return `${style}${plain(line).slice(0, columns)}${style && RESET}${ERASE_LINE}`;
 }
 
-/** What runs and how it is, in as many lines as that takes, and the rates of the whole. */
+/** The facts about what runs, and the total rates, in as many lines as they take. */
 function headLines({ facts, rx, tx, drops, latency }: Overview, columns: number): Line[] {
   const bad = facts.filter(({ isBad }) => isBad);
   const good = facts.filter(({ isBad }) => !isBad);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula withdraw`: removes the markers of a tegula that was killed. The unit runs it whenever the service has
- * ended. It loads little and minds no error elsewhere in the file, since until it is done routers send clients
- * to a host where nothing answers.
+ * ended. It loads little, and ignores errors elsewhere in the file: until it is done, routers send clients to a
+ * host where nothing answers.
  */
 
 import { parse } from "smol-toml";

@@ -68,23 +68,21 @@ function archive(path: string, folder: string): void {
 
 /** The launcher with the archive behind it. */
 function pack(): void {
+  using cleanup = new DisposableStack();
   const folder = Deno.makeTempDirSync({ prefix: "tegula-compile-" });
-  try {
-    archive(`${folder}/archive.tar`, folder);
-    const payload = Deno.readFileSync(`${folder}/archive.tar`);
-    const launcher = Deno.readTextFileSync(`${ROOT}packaging/launcher.sh`)
-      .replace("@LIMITS@", () => Deno.readTextFileSync(`${ROOT}packaging/limits.sh`))
-      .replace("@VERSION@", createHash("sha256").update(payload).digest("hex"))
-      .replace("@BYTES@", String(payload.length))
-      .replace("@FLAGS@", DENO_FLAGS.join(" "));
-    // Written aside and renamed, so that a running program keeps its file.
-    const fresh = `${OUTPUT}.${Deno.pid}`;
-    Deno.writeTextFileSync(fresh, launcher, { mode: 0o755 });
-    Deno.writeFileSync(fresh, payload, { append: true });
-    Deno.renameSync(fresh, OUTPUT);
-  } finally {
-    Deno.removeSync(folder, { recursive: true });
-  }
+  cleanup.defer(() => Deno.removeSync(folder, { recursive: true }));
+  archive(`${folder}/archive.tar`, folder);
+  const payload = Deno.readFileSync(`${folder}/archive.tar`);
+  const launcher = Deno.readTextFileSync(`${ROOT}packaging/launcher.sh`)
+    .replace("@LIMITS@", () => Deno.readTextFileSync(`${ROOT}packaging/limits.sh`))
+    .replace("@VERSION@", createHash("sha256").update(payload).digest("hex"))
+    .replace("@BYTES@", String(payload.length))
+    .replace("@FLAGS@", DENO_FLAGS.join(" "));
+  // Written aside and renamed, so that a running program keeps its file.
+  const fresh = `${OUTPUT}.${Deno.pid}`;
+  Deno.writeTextFileSync(fresh, launcher, { mode: 0o755 });
+  Deno.writeFileSync(fresh, payload, { append: true });
+  Deno.renameSync(fresh, OUTPUT);
 }
 
 const { values } = parseArgs({ options: { denort: { type: "boolean" } } });

@@ -45,22 +45,21 @@ function wrapper(name: string): string {
 function addPackages(packages: ReadonlySet<string>): void {
   const place = `${fresh}/npm`;
   Deno.mkdirSync(place);
+  using cleanup = new DisposableStack();
   const temporary = Deno.makeTempDirSync({ prefix: "tegula-program-" });
-  try {
-    installPackages(temporary);
-    for (const name of packages) {
-      const [first] = name.split("/");
-      addPackage(first, `${temporary}/node_modules/${first}`, `${place}/node_modules`);
-      Deno.writeTextFileSync(
-        `${fresh}/${wrapper(name)}`,
-        'import { createRequire } from "node:module";\n' +
-          `export default createRequire(import.meta.url)("${name}");\n`,
-      );
-    }
-    addPage(`${temporary}/node_modules/uplot/dist`);
-  } finally {
-    Deno.removeSync(temporary, { recursive: true });
+  cleanup.defer(() => Deno.removeSync(temporary, { recursive: true }));
+  installPackages(temporary);
+  const installed = `${temporary}/node_modules`;
+  for (const name of packages) {
+    const [first] = name.split("/");
+    addPackage(first, `${installed}/${first}`, `${place}/node_modules`);
+    Deno.writeTextFileSync(
+      `${fresh}/${wrapper(name)}`,
+      'import { createRequire } from "node:module";\n' +
+        `export default createRequire(import.meta.url)("${name}");\n`,
+    );
   }
+  addPage(`${installed}/uplot/dist`);
 }
 
 /** Adds to the page's modules its other files, and uPlot, minified, as a module; and each compressed. */
