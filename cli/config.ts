@@ -14,7 +14,6 @@ import { parseAddress, parsePrefix } from "../netbase/route.ts";
 import { MARKER_TABLE } from "../tiles/netlink/rtnetlink.ts";
 import {
   countPorts,
-  type Grants,
   joinRanges,
   MOST_PORTS_SERVED,
   parseRange,
@@ -96,8 +95,10 @@ export function listenText(
     ({ app, instances, inline }) =>
       `${app}${inline ? "@inline" : instances > 1 ? `*${instances}` : ""}`,
   );
-  const own = Object.entries(apps).filter(([, { ownPorts }]) => ownPorts.length > 0)
-    .map(([app, { ownPorts }]) => ` (own ports of ${app}: ${ownPorts.map(rangeText).join(", ")})`);
+  const own = Object.entries(apps).filter(([, { own_ports }]) => own_ports.length > 0)
+    .map(([app, { own_ports }]) =>
+      ` (own ports of ${app}: ${own_ports.map(rangeText).join(", ")})`
+    );
   return [...byApp].flatMap(([app, all]) =>
     joinRanges(all.map(({ ports }) => ports)).map((range) => `${rangeText(range)}=${app}`)
   ).join(" ") + own.join("");
@@ -115,7 +116,7 @@ function isPlace(text: string): boolean {
   return isAddress && isNumberWithin(port, 1, 65_535);
 }
 
-type AppConfig = ReturnType<typeof toAppConfig>;
+type AppConfig = z.output<typeof appSchema>;
 
 /** A value as it may stand in TOML, cut if it is long. */
 function quoted(value: unknown): string {
@@ -243,35 +244,18 @@ export const appSchema = z.strictObject({
     .describe("memory that its successor finds unchanged, 4K to 1G; none by default"),
 }, wants("a table"));
 
-/** Converts what `appSchema` has parsed. Relative paths begin at `folder`. */
-function toAppConfig(parsed: z.infer<typeof appSchema>, folder: string) {
-  const { module, options, beside, memory, tcp, depth, env, net, clock, keep } = parsed;
+/** The table of an app with whole paths: relative ones begin at `folder`. */
+function appIn(folder: string, { module, beside, ...table }: AppConfig): AppConfig {
   const whole = (path: string) => resolve(folder, path);
-  const [read, write] = [parsed.read.map(whole), parsed.write.map(whole)];
-  const grants: Grants = { read, write, env, net, clock, keep };
-  return given({
-    /** Name of an app that ships, or the path of a module, which has a slash or a dot; by default the app's own. */
-    module: module !== undefined && /[./]/.test(module) ? whole(module) : module,
-    options: locateAll(options, folder) as AppPlan["options"],
-    sendTo: parsed.send_to,
-    ownPorts: parsed.own_ports,
-    refuseSources: parsed.refuse_sources,
-    mostPerSecond: parsed.most_per_second,
-    packetTimes: parsed.packet_times,
-    memoryMib: memory === undefined ? undefined : Math.floor(memory / UNITS.M),
-    stateBytes: parsed.state,
-    beside: beside === undefined ? undefined : whole(beside),
-    ...{ tcp, depth, grants },
-  });
+  return {
+    ...table,
+    // The name of an app that ships has neither a slash nor a dot.
+    ...(module !== undefined && { module: /[./]/.test(module) ? whole(module) : module }),
+    ...(beside !== undefined && { beside: whole(beside) }),
+    ...{ read: table.read.map(whole), write: table.write.map(whole) },
+    options: locateAll(table.options, folder) as AppPlan["options"],
+  };
 }
-
-/** An object without what is undefined: it is to be equal to what JSON makes of it. */
-function given<T extends object>(values: T): T {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as T;
-}
-
-/** The configuration of an app that the file does not mention. */
-const NO_APP_CONFIG = toAppConfig(appSchema.parse({}), "");
 
 /** Resolves a path that begins with ./ or ../ against `folder`; returns any other text as it is. */
 export function locate(text: string, folder: string): string {
@@ -484,7 +468,7 @@ export async function readConfig(
     apps: Object.fromEntries(
       Object.entries(inFile.apps).map(([name, app]) => [
         locate(name, folder),
-        toAppConfig(app, folder),
+        appIn(folder, app),
       ]),
     ),
   };
@@ -508,7 +492,7 @@ export function checkConfig(config: RunConfig): void {
 export function rangesServed({ listen, apps }: Pick<RunConfig, "listen" | "apps">): PortRange[] {
   return [
     ...listen.map(({ ports }) => ports),
-    ...Object.values(apps).flatMap(({ ownPorts }) => ownPorts),
+    ...Object.values(apps).flatMap(({ own_ports }) => own_ports),
   ];
 }
 
@@ -592,8 +576,8 @@ export function placeOf(file: string, key: readonly PropertyKey[]): string {
   return `${file}:${lineOf(Deno.readTextFileSync(file), key)}: ${name}`;
 }
 
-/** The default memory of an app's process, in MiB. */
-const MEMORY_MIB = 256;
+/** The default memory of an app's process. */
+const MEMORY_BYTES = 256 * UNITS.M;
 
 /**
  * Returns the app tiles that a configuration needs. An app on several ports is one app. If it has
@@ -610,7 +594,7 @@ export function planApps(
   const groups = Map.groupBy(listen, ({ inline, app }) => `${inline} ${app}`);
   const planned = [...groups.values()].flatMap((group) => {
     const [{ app, inline }] = group;
-    const config = Object.hasOwn(apps, app) ? apps[app] : NO_APP_CONFIG;
+    const config = Object.hasOwn(apps, app) ? apps[app] : appSchema.parse({});
     const plan = planApp(app, { config, inline, file });
     const instances = Math.max(...group.map((one) => one.instances));
     const sockets = (plan.beside?.tcp.length ?? 0) * countPorts(group.map(({ ports }) => ports));
@@ -619,7 +603,7 @@ export function planApps(
         `${app} is granted TCP on ${sockets} addresses and ports: at most ${MOST_TCP} are served`,
       );
     }
-    const own = portsOf(config.ownPorts);
+    const own = portsOf(config.own_ports);
     const refuse = (sentence: string) => {
       const place = placeOf(file!, ["apps", app, "own_ports"]);
       throw new UserError(`${place}: ${sentence}`);
@@ -684,8 +668,7 @@ function planApp(
   app: string,
   { config, inline, file }: { config: AppConfig; inline: boolean; file: string | null },
 ): Omit<AppPlan, "app" | "name" | "ports"> {
-  const { module = app, grants: configured, beside: ownBeside, tcp, ...told } = config;
-  const { options } = told;
+  const { module = app, options, tcp, read, write, env, net, keep, depth, memory, state } = config;
   const shipped = Object.hasOwn(APPS, module) ? APPS[module] : undefined;
   const known = shipped?.options ?? Object.keys(options);
   const unknown = Object.keys(options).find((each) => !known.includes(each));
@@ -695,18 +678,17 @@ function planApp(
         (known.length === 0 ? "it has none" : `it has ${known.join(", ")}`),
     );
   }
-  const grants = { ...configured, clock: configured.clock || shipped?.clock === true };
-  if (inline && (grants.keep || [...grants.write, ...grants.env, ...grants.net].length > 0)) {
+  if (inline && (keep || [...write, ...env, ...net].length > 0)) {
     throw new UserError(
       `${app}@inline shares the net tile's worker, and can only be granted read and clock`,
     );
   }
-  if (inline && (told.memoryMib ?? told.stateBytes ?? told.depth) !== undefined) {
+  if (inline && (memory ?? state ?? depth) !== undefined) {
     throw new UserError(
       `${app}@inline has no process of its own, so it can have neither memory nor state nor depth`,
     );
   }
-  const beside = besideModule(module, { beside: ownBeside, tcp, options });
+  const beside = besideModule(module, config);
   if (inline && (beside ?? tcp[0]) !== undefined) {
     throw new UserError(
       `${app}@inline has no process of its own, so it can have no slow side (beside, tcp)`,
@@ -717,13 +699,20 @@ function planApp(
       `${app} has no slow side that could accept TCP: name its module with beside, or leave tcp out`,
     );
   }
-  return given({
-    ...told,
-    memoryMib: inline ? undefined : told.memoryMib ?? MEMORY_MIB,
-    packetTimes: told.packetTimes ?? shipped?.packetTimes,
-    ...{ module: appModule(module), grants, inline },
+  const grants = { read, write, env, net, clock: config.clock || shipped?.clock === true, keep };
+  const plan = {
+    ...{ module: appModule(module), options, grants, inline, depth },
+    sendTo: config.send_to,
+    refuseSources: config.refuse_sources,
+    mostPerSecond: config.most_per_second,
+    packetTimes: config.packet_times ?? shipped?.packetTimes,
+    memoryMib: inline ? undefined : Math.floor((memory ?? MEMORY_BYTES) / UNITS.M),
+    stateBytes: state,
     beside: beside === undefined ? undefined : { module: beside, tcp },
-  });
+  };
+  // Without what is undefined it is equal to what JSON makes of it.
+  const defined = Object.entries(plan).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(defined) as typeof plan;
 }
 
 /** The URL of the module of an app's slow side; undefined: it has none. Throws UserError. */
