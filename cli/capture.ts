@@ -12,7 +12,6 @@ import {
   command,
   Exit,
   fileTrouble,
-  type Given,
   oneOf,
   say,
   UserError,
@@ -22,31 +21,27 @@ import {
 } from "./command.ts";
 import { Buffer } from "node:buffer";
 
-const OPTIONS = {
-  drops: { type: "boolean", help: "only frames that are dropped, with the reason" },
-  app: { type: "string", value: "NAME", help: "only datagrams from and to the ports of an app" },
-  count: { type: "string", value: "N", help: "end after N frames" },
-  write: {
-    type: "string",
-    short: "w",
-    value: "FILE",
-    help:
-      "write pcapng, for Wireshark and tshark; '-' is standard output. The reason of a drop is the " +
-      "comment of its packet. Traffic of the kernel's sockets has no Ethernet header",
-  },
-  control: CONTROL_OPTION,
-} as const;
-
 export default command({
   name: "capture",
   usage: ["[--drops] [--app NAME] [--count N] [-w FILE.pcapng]"],
   about:
     `Shows the frames that the net tiles of a running tegula receive and send, until Ctrl-C. A frame that
 cannot be captured in time is left out and counted; no datagram waits for it.`,
-  options: OPTIONS,
-}, run);
-
-async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
+  options: {
+    drops: { type: "boolean", help: "only frames that are dropped, with the reason" },
+    app: { type: "string", value: "NAME", help: "only datagrams from and to the ports of an app" },
+    count: { type: "string", value: "N", help: "end after N frames" },
+    write: {
+      type: "string",
+      short: "w",
+      value: "FILE",
+      help:
+        "write pcapng, for Wireshark and tshark; '-' is standard output. The reason of a drop is the " +
+        "comment of its packet. Traffic of the kernel's sockets has no Ethernet header",
+    },
+    control: CONTROL_OPTION,
+  },
+}, async ({ values }) => {
   const most = values.count === undefined
     ? Infinity
     : wholeNumber(values.count, { option: "count", least: 1, most: 1e9 });
@@ -68,7 +63,7 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
     if (++shown === most) break;
   }
   return end();
-}
+});
 
 /** Returns the name of the app that `given` means. Throws UserError if it is not served. */
 async function appOf(control: Control, given: string): Promise<string> {

@@ -35,7 +35,7 @@ import {
 } from "../tiles/runtime/plan.ts";
 import { TILE_REGION_BYTES, TileReader, within } from "../tiles/runtime/tile.ts";
 import { type AppPlan, besideName, servicePlan } from "../tiles/runtime/wiring.ts";
-import { command, Exit, type Given, JSON_OPTION, messageOf, say, UserError } from "./command.ts";
+import { command, Exit, JSON_OPTION, messageOf, say, UserError } from "./command.ts";
 import { CONFIG_OPTIONS, listenText, planApps, readConfig, type RunConfig } from "./config.ts";
 import { Control, type Status } from "./control.ts";
 import { readRun } from "./run.ts";
@@ -43,12 +43,6 @@ import { findDefaults, openMirror } from "./snapshot.ts";
 
 const { interface: name, listen, "net-tiles": netTiles, dispatcher, control, config } =
   CONFIG_OPTIONS;
-const OPTIONS = {
-  ...{ interface: name, listen, "net-tiles": netTiles, dispatcher, control, config },
-  quiet: { type: "boolean", short: "q", help: "print failures alone; warnings do not count" },
-  json: { ...JSON_OPTION, help: "print JSON" },
-} as const;
-
 /**
  * Returns a command line of `tegula run` or `tegula check` with the options that this check was given,
  * those in `other` replaced.
@@ -103,13 +97,15 @@ not follow, tables of the packet filter that do not see what AF_XDP takes, and e
 or every Ethernet interface that is up: its state, queues, driver, and attached XDP programs. Without
 --interface, also says which interfaces 'tegula run' would take. Changes nothing. Each finding that is not ok
 names the command that fixes it.`,
-  options: OPTIONS,
+  options: {
+    ...{ interface: name, listen, "net-tiles": netTiles, dispatcher, control, config },
+    quiet: { type: "boolean", short: "q", help: "print failures alone; warnings do not count" },
+    json: { ...JSON_OPTION, help: "print JSON" },
+  },
   status:
     "0 all is well, 8 only warnings (0 with --quiet), else a failure: with --config the status of the " +
     "start, without it 1.",
-}, run);
-
-async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
+}, async ({ values }) => {
   const { json, quiet = false, ...configured } = values;
   const findings: Finding[] = [];
   const report: Report = (finding) => {
@@ -130,7 +126,7 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
   const first = failed();
   if (first !== undefined) return first.status ?? Exit.failure;
   return findings.some(({ verdict }) => verdict === "warn") ? Exit.warning : Exit.ok;
-}
+});
 
 function text({ verdict, subject, says, fix }: Finding): string {
   const line = `${verdict.padEnd(4)} ${subject}: ${says}`;

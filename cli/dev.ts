@@ -14,31 +14,10 @@ import { importsOf, stampOf } from "../master/app_files.ts";
 import { parseRange, type PortRange, rangeText } from "../tiles/runtime/plan.ts";
 import { delay } from "../tiles/runtime/tile.ts";
 import { typeErrors } from "./check.ts";
-import {
-  command,
-  excerpt,
-  Exit,
-  type Given,
-  linesOf,
-  messageOf,
-  selfCommand,
-  UserError,
-} from "./command.ts";
+import { command, excerpt, Exit, linesOf, messageOf, selfCommand, UserError } from "./command.ts";
 import { locate, locateAll, moduleAt, readConfig, readFile, TILE_NAME } from "./config.ts";
 import { askForChange } from "./control.ts";
 
-const OPTIONS = {
-  port: {
-    type: "string",
-    value: "PORT",
-    help: "the UDP port, or FIRST-LAST; by default those of the app in --config, else 5300",
-  },
-  config: {
-    type: "string",
-    value: "FILE",
-    help: "a configuration file that has this app: its options, grants, instances and ports",
-  },
-} as const;
 const DEFAULT_PORT: PortRange = [5300, 5300];
 
 export default command({
@@ -51,28 +30,21 @@ reload' does: no datagram is lost. While there is an error, which is printed wit
 goes on answering. Ctrl-C ends it.
 
 Hosts that can reach this one can ask the app, too. It needs no privileges, unless for ports below 1024.`,
-  options: OPTIONS,
+  options: {
+    port: {
+      type: "string",
+      value: "PORT",
+      help: "the UDP port, or FIRST-LAST; by default those of the app in --config, else 5300",
+    },
+    config: {
+      type: "string",
+      value: "FILE",
+      help: "a configuration file that has this app: its options, grants, instances and ports",
+    },
+  },
   positionals: 1,
   status: "0 ended as asked, 2 wrong usage or configuration.",
-}, start);
-
-/** What is run, and where it comes from. */
-interface Project {
-  /** Path of the module, without symbolic links. */
-  readonly module: string;
-  readonly name: string;
-  readonly given: Given<typeof OPTIONS>["values"];
-  /** Paths of the run's configuration and control socket. */
-  readonly config: string;
-  readonly control: string;
-}
-
-/** How often files are looked at. One that has changed counts as saved at the next look: editors write in steps. */
-const LOOK_MILLIS = 100;
-/** Lines of the run that this program says in its own words, or that do not matter while an app is written. */
-const HIDDEN = /^(lo: kernel sockets|ready: |reloaded: |reload failed|\w+: some walls)/;
-
-async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Promise<number> {
+}, async ({ values, positionals: [file] }) => {
   if (file === undefined) {
     throw new UserError("dev takes the app's module, for example ./hello.ts");
   }
@@ -100,7 +72,23 @@ async function start({ values, positionals: [file] }: Given<typeof OPTIONS>): Pr
     await Promise.race([load(project, run, found.wrong), ended.promise]);
     if (await Promise.race([changed(files, stamp), ended.promise]) === "ended") return Exit.ok;
   }
+});
+
+/** What is run, and where it comes from. */
+interface Project {
+  /** Path of the module, without symbolic links. */
+  readonly module: string;
+  readonly name: string;
+  readonly given: { readonly port?: string; readonly config?: string };
+  /** Paths of the run's configuration and control socket. */
+  readonly config: string;
+  readonly control: string;
 }
+
+/** How often files are looked at. One that has changed counts as saved at the next look: editors write in steps. */
+const LOOK_MILLIS = 100;
+/** Lines of the run that this program says in its own words, or that do not matter while an app is written. */
+const HIDDEN = /^(lo: kernel sockets|ready: |reloaded: |reload failed|\w+: some walls)/;
 
 /** Starts the app as its files are now, or has it reloaded, and says how that went. */
 async function load(project: Project, run: Running, wrongImport: string): Promise<void> {

@@ -32,40 +32,10 @@ import {
 } from "../tiles/netlink/entries.ts";
 import { NeighborMap } from "../tiles/netlink/neighbor_resolver.ts";
 import { NET } from "../tiles/runtime/counters.ts";
-import {
-  address,
-  command,
-  Exit,
-  type Given,
-  JSON_OPTION,
-  say,
-  UserError,
-  wholeNumber,
-} from "./command.ts";
+import { address, command, Exit, JSON_OPTION, say, UserError, wholeNumber } from "./command.ts";
 import { CONTROL_OPTION, liveControl, type Status } from "./control.ts";
 import { neighborText, routeText } from "./format.ts";
 import { openMirror } from "./snapshot.ts";
-
-const OPTIONS = {
-  source: {
-    type: "string",
-    value: "ADDRESS",
-    help: "the source address; by default the one that would be chosen",
-  },
-  sport: { type: "string", default: "7", value: "PORT", help: "the source port (default 7), and" },
-  dport: {
-    type: "string",
-    default: "50000",
-    value: "PORT",
-    help: "the destination port (default 50000): with the addresses, they choose the next hop",
-  },
-  json: { ...JSON_OPTION, help: "print JSON" },
-  live: {
-    type: "boolean",
-    help: "assume the interfaces of the running tegula; by default all with Ethernet headers",
-  },
-  control: { ...CONTROL_OPTION, help: "the same, of the tegula at this control socket" },
-} as const;
 
 export default command({
   name: "explain",
@@ -74,11 +44,33 @@ export default command({
     `Explains what happens to a datagram to ADDRESS, by the routes and neighbours that the kernel has now:
 which route is used and why no other, which of several next hops for this flow, the neighbour and its state,
 and the headers, or why it is dropped and which command shows the cause. Needs no privileges.`,
-  options: OPTIONS,
+  options: {
+    source: {
+      type: "string",
+      value: "ADDRESS",
+      help: "the source address; by default the one that would be chosen",
+    },
+    sport: {
+      type: "string",
+      default: "7",
+      value: "PORT",
+      help: "the source port (default 7), and",
+    },
+    dport: {
+      type: "string",
+      default: "50000",
+      value: "PORT",
+      help: "the destination port (default 50000): with the addresses, they choose the next hop",
+    },
+    json: { ...JSON_OPTION, help: "print JSON" },
+    live: {
+      type: "boolean",
+      help: "assume the interfaces of the running tegula; by default all with Ethernet headers",
+    },
+    control: { ...CONTROL_OPTION, help: "the same, of the tegula at this control socket" },
+  },
   positionals: 1,
-}, run);
-
-async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<number> {
+}, async ({ values, positionals }) => {
   const flow = {
     destination: address(positionals[0], "the address to explain"),
     source: values.source === undefined ? 0 : address(values.source, "--source"),
@@ -100,7 +92,7 @@ async function run({ values, positionals }: Given<typeof OPTIONS>): Promise<numb
     for (const { about, says } of steps) say(`  ${about.padEnd(10)} ${says}`);
   }
   return Exit.ok;
-}
+});
 
 function portOf(text: string, option: string): number {
   return wholeNumber(text, { option, least: 1, most: 65_535 });

@@ -13,11 +13,9 @@ import {
   routeEntry,
   SYNC_STATES,
 } from "../tiles/netlink/entries.ts";
-import { command, type Given, JSON_OPTION, say, word } from "./command.ts";
+import { command, JSON_OPTION, say, word } from "./command.ts";
 import { TEXTS } from "./format.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
-
-const OPTIONS = { json: { ...JSON_OPTION, help: "print one JSON object a line" } } as const;
 
 /** The topics, and how each is printed. */
 const TOPIC_TEXTS = {
@@ -43,12 +41,9 @@ privileges; Ctrl-C ends it.`,
     neighbors: "with their states",
     sync: "whether the mirror is in sync, and resyncs",
   },
-  options: OPTIONS,
+  options: { json: { ...JSON_OPTION, help: "print one JSON object a line" } },
   positionals: 1,
-}, run);
-
-/** Blocks while it waits for events. So only a signal ends it, or a write after its reader has gone. */
-function run({ values, positionals }: Given<typeof OPTIONS>): never {
+}, ({ values, positionals }) => {
   const [one] = positionals;
   const topics = one === undefined ? TOPICS : [word(one, { command: "monitor", allowed: TOPICS })];
   const live = openMirror();
@@ -56,6 +51,7 @@ function run({ values, positionals }: Given<typeof OPTIONS>): never {
   const changes = changesOf(live, topics);
   const polled = pollSet(mirror.descriptors);
   const text = values.json ? JSON.stringify : textOf;
+  // This thread blocks, so only a signal ends it, or a write after its reader has gone.
   for (;;) {
     const now = performance.now();
     const work = mirror.turn(now);
@@ -64,7 +60,7 @@ function run({ values, positionals }: Given<typeof OPTIONS>): never {
     const due = mirror.nextDue(now);
     library.wait(polled, due < 0 ? LONGEST_WAIT_MILLIS : Math.min(due, LONGEST_WAIT_MILLIS));
   }
-}
+});
 
 function textOf({ topic, change, time, latencyMicros, ...entry }: Entry): string {
   const deleted = change === "removed" ? "Deleted " : "";

@@ -19,7 +19,7 @@ import { log } from "../master/log.ts";
 import { serve } from "../master/master.ts";
 import type { Run } from "../master/successor.ts";
 import type { Host } from "../ffi/host.ts";
-import { command, type Given } from "./command.ts";
+import { command } from "./command.ts";
 
 export default command({
   name: "run",
@@ -32,12 +32,7 @@ SIGUSR2 prints the counters of all tiles.`,
   status:
     `0 stopped as asked, 2 wrong usage, 3 a missing privilege, 4 an interface, 5 a port, 6 XDP or AF_XDP,
 7 something missing on the system, 1 anything else.`,
-}, start);
-
-async function start(
-  { values }: Given<typeof CONFIG_OPTIONS>,
-  args: readonly string[],
-): Promise<number> {
+}, async ({ values }, args) => {
   const libraries = openLibraries();
   libraries.tile.nameThread("tegula");
   const first = takeCarried(libraries) ?? await planRun(values, { libraries });
@@ -48,11 +43,11 @@ async function start(
     return run;
   };
   return await serve(first, { plan, libraries, args });
-}
+});
 
 /** Reads and checks what is to be served, to replace `before` if that is given. Throws UserError. */
 async function planRun(
-  values: Given<typeof CONFIG_OPTIONS>["values"],
+  values: Parameters<typeof readConfig>[0],
   { libraries, before }: { libraries: MainLibraries; before?: Run },
 ): Promise<Run> {
   const { config, apps } = await readRun(values, libraries.host);

@@ -13,21 +13,10 @@ import {
   neighborEntries,
   routeEntry,
 } from "../tiles/netlink/entries.ts";
-import {
-  address,
-  command,
-  Exit,
-  type Given,
-  JSON_OPTION,
-  lineBatches,
-  say,
-  word,
-} from "./command.ts";
+import { address, command, Exit, JSON_OPTION, lineBatches, say, word } from "./command.ts";
 import { type Control, LIVE_OPTIONS, liveControl } from "./control.ts";
 import { routeText, TEXTS } from "./format.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
-
-const SHOW_OPTIONS = { json: JSON_OPTION, ...LIVE_OPTIONS } as const;
 
 const ENTRIES: Record<keyof typeof TEXTS, (mirror: Snapshot) => Iterable<Entry>> = {
   interfaces: ({ reader }) => interfaceEntries(reader),
@@ -50,11 +39,9 @@ export const show = command({
       "also those without a MAC address, as 'ip neighbour' prints them; a running tegula " +
       "has those of the interfaces that it sends by",
   },
-  options: SHOW_OPTIONS,
+  options: { json: JSON_OPTION, ...LIVE_OPTIONS },
   positionals: 1,
-}, runShow);
-
-async function runShow({ values, positionals }: Given<typeof SHOW_OPTIONS>): Promise<number> {
+}, async ({ values, positionals }) => {
   const allowed = ["interfaces", "routes", "neighbors"] as const;
   const what = word(positionals[0], { command: "show", allowed });
   const text = TEXTS[what];
@@ -67,7 +54,7 @@ async function runShow({ values, positionals }: Given<typeof SHOW_OPTIONS>): Pro
     await print(batches(ENTRIES[what](openMirror())), json, json ? JSON.stringify : text);
   }
   return Exit.ok;
-}
+});
 
 function* routeEntries({ writer, reader }: Snapshot): Generator<Entry> {
   const nameOf = interfaceNames(reader.interfaces);
@@ -105,16 +92,6 @@ async function print<Item>(
 
 // `tegula route`: prints the route of a packet.
 
-const ROUTE_OPTIONS = {
-  source: {
-    type: "string",
-    value: "ADDRESS",
-    help: "the source address of the datagram; by default the one that would be chosen",
-  },
-  json: JSON_OPTION,
-  ...LIVE_OPTIONS,
-} as const;
-
 /** Characters of a line that are passed on. A running tegula limits the length of requests. */
 const LONGEST = 256;
 
@@ -133,11 +110,17 @@ an IPv6 gateway.
 With '-' instead of ADDRESS, reads addresses from standard input, one a line, and prints a line of JSON for
 each.`,
   words: { get: "as 'ip route get'" },
-  options: ROUTE_OPTIONS,
+  options: {
+    source: {
+      type: "string",
+      value: "ADDRESS",
+      help: "the source address of the datagram; by default the one that would be chosen",
+    },
+    json: JSON_OPTION,
+    ...LIVE_OPTIONS,
+  },
   positionals: 2,
-}, runRoute);
-
-async function runRoute({ values, positionals }: Given<typeof ROUTE_OPTIONS>): Promise<number> {
+}, async ({ values, positionals }) => {
   const [verb, destination] = positionals;
   word(verb, { command: "route", allowed: ["get"] });
   if (destination !== "-") address(destination, "the address to route to");
@@ -148,7 +131,7 @@ async function runRoute({ values, positionals }: Given<typeof ROUTE_OPTIONS>): P
   const [entry] = await answerer([destination]);
   say(values.json ? JSON.stringify([entry]) : decisionText(entry));
   return Exit.ok;
-}
+});
 
 function askMirror(source: string | undefined): Answerer {
   const { reader } = openMirror();

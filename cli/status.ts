@@ -8,14 +8,9 @@ import { rangeText } from "../tiles/runtime/plan.ts";
 import { delay } from "../tiles/runtime/tile.ts";
 import { baseName } from "../tiles/status/capture.ts";
 import { cellText, type Overview, overview, type Table } from "../tiles/status/page/overview.ts";
-import { command, Exit, type Given, say, UserError } from "./command.ts";
+import { command, Exit, say, UserError } from "./command.ts";
 import { CONTROL_OPTION, LastingControl, NotRunningError, type Status } from "./control.ts";
 import { plain, scrape, tableLines } from "./top.ts";
-
-const OPTIONS = {
-  json: { type: "boolean", short: "j", help: "print JSON" },
-  control: CONTROL_OPTION,
-} as const;
 
 const STATUSES: { readonly [state in HealthState]: number } = {
   ready: Exit.ok,
@@ -37,13 +32,14 @@ export default command({
   about:
     `Prints how the running tegula is: its state and since when, what is wrong, what it serves, rates of
 interfaces, ports and apps over a second, drops by reason, and its processes.`,
-  options: OPTIONS,
+  options: {
+    json: { type: "boolean", short: "j", help: "print JSON" },
+    control: CONTROL_OPTION,
+  },
   status:
     `0 ready, 9 starting, 10 draining, 11 unwell, 12 no tegula runs here, 3 not permitted, 1 it does not
 answer.`,
-}, run);
-
-async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
+}, async ({ values }) => {
   try {
     const control = new LastingControl(values.control);
     const before = await scrape(control);
@@ -61,7 +57,7 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
     if (!(error instanceof NotRunningError)) throw error;
     throw new UserError(error.message, Exit.notRunning);
   }
-}
+});
 
 /** What the running tegula says of itself, and the path of its control socket. */
 interface Known extends Status {

@@ -17,18 +17,7 @@ import {
 import { attempt } from "../ffi/library.ts";
 import { delay } from "../tiles/runtime/tile.ts";
 import { CONTROL_OPTION, LastingControl } from "./control.ts";
-import { command, Exit, type Given, oneOf, say, wholeNumber, write } from "./command.ts";
-
-const OPTIONS = {
-  once: { type: "boolean", help: "print one block and end; the same as --count 1" },
-  count: { type: "string", value: "N", help: "print N blocks and end" },
-  sort: {
-    type: "string",
-    value: SORTS.join("|"),
-    help: "the order of interfaces, ports and apps; by default packets",
-  },
-  control: CONTROL_OPTION,
-} as const;
+import { command, Exit, oneOf, say, wholeNumber, write } from "./command.ts";
 
 const PERIOD_MILLIS = 1000;
 /** Rows of a table in a printed block. */
@@ -44,12 +33,19 @@ running tegula.
 
 In a terminal, q or Ctrl-C ends it, s changes the order, p pauses. Elsewhere, or with --count, it prints a
 block each second, as 'top -b' does.`,
-  options: OPTIONS,
+  options: {
+    once: { type: "boolean", help: "print one block and end; the same as --count 1" },
+    count: { type: "string", value: "N", help: "print N blocks and end" },
+    sort: {
+      type: "string",
+      value: SORTS.join("|"),
+      help: "the order of interfaces, ports and apps; by default packets",
+    },
+    control: CONTROL_OPTION,
+  },
   status: "0 ended as asked, 1 the tegula has ended or does not answer, 2 none runs here, 3 not " +
     "permitted.",
-}, run);
-
-async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
+}, async ({ values }) => {
   const count = values.count === undefined
     ? values.once ? 1 : Infinity
     : wholeNumber(values.count, { option: "count", least: 1, most: 1e9 });
@@ -60,7 +56,7 @@ async function run({ values }: Given<typeof OPTIONS>): Promise<number> {
     await printBlocks(control, { first, sort, count });
   } else await showScreen(control, first, sort);
   return Exit.ok;
-}
+});
 
 /** The metrics now. Throws UserError. */
 export async function scrape(control: LastingControl): Promise<Scrape> {

@@ -14,38 +14,7 @@ import {
   type Stage,
 } from "./scenes.ts";
 import { badEnd, enterLaboratory, insideLaboratory, Lab, OUTER_PID } from "./lab.ts";
-import {
-  command,
-  Exit,
-  type Given,
-  selfCommand,
-  UserError,
-  VERSION,
-  wholeNumber,
-} from "../cli/command.ts";
-
-const OPTIONS = {
-  seconds: {
-    type: "string",
-    default: "14",
-    value: "N",
-    help:
-      "duration of the traffic of all scenes together, 1 to 3600 (default 14); a scene takes at least " +
-      "half a second",
-  },
-  json: { type: "boolean", default: false, help: "print one JSON object instead of text" },
-  hold: {
-    type: "boolean",
-    default: false,
-    help: "keep everything running at the end, until Ctrl-C",
-  },
-  provider: {
-    type: "string",
-    default: "auto",
-    value: "auto|xdp|socket",
-    help: "as for 'tegula run' (default auto)",
-  },
-} as const;
+import { command, Exit, selfCommand, UserError, VERSION, wholeNumber } from "../cli/command.ts";
 
 export default command({
   name: "demo",
@@ -53,20 +22,33 @@ export default command({
   about:
     "Shows Tegula answering while the network changes under it, in network namespaces of its own. " +
     "Needs root, and changes nothing outside these namespaces.",
-  options: OPTIONS,
+  options: {
+    seconds: {
+      type: "string",
+      default: "14",
+      value: "N",
+      help:
+        "duration of the traffic of all scenes together, 1 to 3600 (default 14); a scene takes at least " +
+        "half a second",
+    },
+    json: { type: "boolean", default: false, help: "print one JSON object instead of text" },
+    hold: {
+      type: "boolean",
+      default: false,
+      help: "keep everything running at the end, until Ctrl-C",
+    },
+    provider: {
+      type: "string",
+      default: "auto",
+      value: "auto|xdp|socket",
+      help: "as for 'tegula run' (default auto)",
+    },
+  },
   status: "0 if every scene and the end of the appliance were as expected, else 1.",
-}, start);
-
-/** Long enough for all changes of a scene. */
-const SHORTEST_SCENE_MILLIS = 500;
-
-/**
- * Starts this program again in namespaces that end with it. There, builds the stage and plays every scene on it.
- * Everything is removed afterwards, whatever happens.
- */
-async function start({ values }: Given<typeof OPTIONS>, args: string[]): Promise<number> {
+}, async ({ values }, args) => {
   const seconds = wholeNumber(values.seconds, { option: "seconds", least: 1, most: 3600 });
   if (!insideLaboratory()) return await enterLaboratory([...selfCommand(), "demo", ...args]);
+  // From here on this process is in namespaces that end with it, whatever happens.
   const { provider, json, hold } = values;
   const say = json ? () => {} : (line: string) => console.log(line);
   let holding = false;
@@ -94,7 +76,10 @@ async function start({ values }: Given<typeof OPTIONS>, args: string[]): Promise
   }
   if (end !== null) throw end;
   return summary.ok ? Exit.ok : Exit.failure;
-}
+});
+
+/** Long enough for all changes of a scene. */
+const SHORTEST_SCENE_MILLIS = 500;
 
 /** Plays every scene. Throws UserError if the appliance ends meanwhile. */
 async function playScenes(stage: Stage, say: (line: string) => void): Promise<Outcome[]> {
