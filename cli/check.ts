@@ -497,7 +497,7 @@ async function goThroughStart(
   const planned = await phase(
     "configuration",
     () => readRun(values, libraries.host),
-    ({ config: { interfaces, listen, apps } }) =>
+    ({ config: { interfaces, listen }, apps }) =>
       `${interfaces.join(" ")} answering ${listenText(listen, apps)}`,
   );
   if (planned === null) return;

@@ -86,19 +86,16 @@ export function parseListen(text: string): Listen {
 }
 
 /** Formats what is answered, ranges joined: `7=echo 5300-5363=dns*2`, and the apps' own ports. */
-export function listenText(
-  listen: readonly Listen[],
-  apps: Pick<RunConfig, "apps">["apps"] = {},
-): string {
+export function listenText(listen: readonly Listen[], apps: readonly AppPlan[] = []): string {
   const byApp = Map.groupBy(
     listen,
     ({ app, instances, inline }) =>
       `${app}${inline ? "@inline" : instances > 1 ? `*${instances}` : ""}`,
   );
-  const own = Object.entries(apps).filter(([, { own_ports }]) => own_ports.length > 0)
-    .map(([app, { own_ports }]) =>
-      ` (own ports of ${app}: ${own_ports.map(rangeText).join(", ")})`
-    );
+  const own = [...Map.groupBy(apps, ({ app }) => app)].map(([app, instances]) => {
+    const ranges = joinRanges(instances.flatMap(({ ownPorts = [] }) => ownPorts));
+    return ranges.length > 0 ? ` (own ports of ${app}: ${ranges.map(rangeText).join(", ")})` : "";
+  });
   return [...byApp].flatMap(([app, all]) =>
     joinRanges(all.map(({ ports }) => ports)).map((range) => `${rangeText(range)}=${app}`)
   ).join(" ") + own.join("");
@@ -116,7 +113,8 @@ function isPlace(text: string): boolean {
   return isAddress && isNumberWithin(port, 1, 65_535);
 }
 
-type AppConfig = z.output<typeof appSchema>;
+/** A table of `[apps]`, as it is written. */
+type AppTable = z.input<typeof appSchema>;
 
 /** A value as it may stand in TOML, cut if it is long. */
 function quoted(value: unknown): string {
@@ -245,15 +243,16 @@ export const appSchema = z.strictObject({
 }, wants("a table"));
 
 /** The table of an app with whole paths: relative ones begin at `folder`. */
-function appIn(folder: string, { module, beside, ...table }: AppConfig): AppConfig {
+function appIn(folder: string, table: AppTable): AppTable {
+  const { module, beside, read = [], write = [], options } = table;
   const whole = (path: string) => resolve(folder, path);
   return {
     ...table,
     // The name of an app that ships has neither a slash nor a dot.
     ...(module !== undefined && { module: /[./]/.test(module) ? whole(module) : module }),
     ...(beside !== undefined && { beside: whole(beside) }),
-    ...{ read: table.read.map(whole), write: table.write.map(whole) },
-    options: locateAll(table.options, folder) as AppPlan["options"],
+    ...{ read: read.map(whole), write: write.map(whole) },
+    ...(options !== undefined && { options: locateAll(options, folder) as AppTable["options"] }),
   };
 }
 
@@ -263,7 +262,7 @@ export function locate(text: string, folder: string): string {
 }
 
 /** Does the same for every text in a value, at any depth. Values that JSON lacks become text. */
-export function locateAll(value: unknown, folder: string): unknown {
+function locateAll(value: unknown, folder: string): unknown {
   if (typeof value === "string") return locate(value, folder);
   if (Array.isArray(value)) return value.map((each) => locateAll(each, folder));
   if (value instanceof Date) return value.toISOString();
@@ -441,7 +440,8 @@ export async function readConfig(
   { config: path, ...values }: Partial<Given<typeof CONFIG_OPTIONS>["values"]>,
 ) {
   const folder = dirname(path ?? "");
-  const inFile = path === undefined ? checked({}) : checked(await readFile(path), path);
+  const written = path === undefined ? {} : await readFile(path);
+  const inFile = checked(written, path);
   const options = checked(Object.fromEntries(
     Object.entries(values).map(([option, value]) => [
       keyOf(option),
@@ -466,10 +466,8 @@ export async function readConfig(
       ...options.listen.map((one) => ({ ...one, app: locate(one.app, "") })),
     ],
     apps: Object.fromEntries(
-      Object.entries(inFile.apps).map(([name, app]) => [
-        locate(name, folder),
-        appIn(folder, app),
-      ]),
+      Object.entries((written.apps ?? {}) as Record<string, AppTable>)
+        .map(([name, table]) => [locate(name, folder), appIn(folder, table)]),
     ),
   };
 }
@@ -486,14 +484,6 @@ export function checkConfig(config: RunConfig): void {
       "--provider socket does not use AF_XDP, which --busy-poll and --dispatcher need",
     );
   }
-}
-
-/** All ports to be served: those that apps listen on, and their own. */
-export function rangesServed({ listen, apps }: Pick<RunConfig, "listen" | "apps">): PortRange[] {
-  return [
-    ...listen.map(({ ports }) => ports),
-    ...Object.values(apps).flatMap(({ own_ports }) => own_ports),
-  ];
 }
 
 /**
@@ -538,7 +528,7 @@ function checkRepeated(
 }
 
 /** Reads a file of TOML. Throws UserError. */
-export async function readFile(path: string): Promise<Record<string, unknown>> {
+async function readFile(path: string): Promise<Record<string, unknown>> {
   try {
     return parseToml(await configText(path));
   } catch (error) {
@@ -594,7 +584,7 @@ export function planApps(
   const groups = Map.groupBy(listen, ({ inline, app }) => `${inline} ${app}`);
   const planned = [...groups.values()].flatMap((group) => {
     const [{ app, inline }] = group;
-    const config = Object.hasOwn(apps, app) ? apps[app] : appSchema.parse({});
+    const config = appSchema.parse(Object.hasOwn(apps, app) ? apps[app] : {});
     const plan = planApp(app, { config, inline, file });
     const instances = Math.max(...group.map((one) => one.instances));
     const sockets = (plan.beside?.tcp.length ?? 0) * countPorts(group.map(({ ports }) => ports));
@@ -666,7 +656,11 @@ function checkNames(apps: readonly AppPlan[]): void {
 
 function planApp(
   app: string,
-  { config, inline, file }: { config: AppConfig; inline: boolean; file: string | null },
+  { config, inline, file }: {
+    config: z.output<typeof appSchema>;
+    inline: boolean;
+    file: string | null;
+  },
 ): Omit<AppPlan, "app" | "name" | "ports"> {
   const { module = app, options, tcp, read, write, env, net, keep, depth, memory, state } = config;
   const shipped = Object.hasOwn(APPS, module) ? APPS[module] : undefined;
@@ -718,7 +712,7 @@ function planApp(
 /** The URL of the module of an app's slow side; undefined: it has none. Throws UserError. */
 function besideModule(
   module: string,
-  { beside, tcp, options }: Pick<AppConfig, "beside" | "tcp" | "options">,
+  { beside, tcp, options }: z.output<typeof appSchema>,
 ): string | undefined {
   if (!Object.hasOwn(APPS, module)) return beside && moduleAt(beside);
   if (beside !== undefined) {

@@ -5,7 +5,7 @@
  * made for it in a temporary folder. Whatever fails, the version before continues to answer.
  */
 
-import { basename, dirname, relative, resolve } from "node:path";
+import { basename, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { stringify } from "smol-toml";
 import { exists } from "../ffi/host.ts";
@@ -15,7 +15,7 @@ import { parseRange, type PortRange, rangeText } from "../tiles/runtime/plan.ts"
 import { delay } from "../tiles/runtime/tile.ts";
 import { typeErrors } from "./check.ts";
 import { command, excerpt, Exit, linesOf, messageOf, selfCommand, UserError } from "./command.ts";
-import { locate, locateAll, moduleAt, readConfig, readFile, TILE_NAME } from "./config.ts";
+import { moduleAt, readConfig, TILE_NAME } from "./config.ts";
 import { askForChange } from "./control.ts";
 
 const DEFAULT_PORT: PortRange = [5300, 5300];
@@ -152,7 +152,6 @@ async function writeConfig({ module, name, given, ...run }: Project): Promise<st
 
 /** Where the file at `path` has this app listen, and its table there with whole paths. Throws UserError. */
 async function configured(module: string, path: string) {
-  const folder = dirname(path);
   const { listen, apps } = await readConfig({ config: path });
   const name = listen.map(({ app }) => app).find((app) => {
     const at = Object.hasOwn(apps, app) ? apps[app].module ?? app : app;
@@ -161,22 +160,12 @@ async function configured(module: string, path: string) {
   if (name === undefined) {
     throw new UserError(`${path}: no app that listens has the module ${module}`);
   }
-  const { apps: tables = {} } = await readFile(path) as { apps?: Record<string, Table> };
-  const [, table = {}] = Object.entries(tables).find(([key]) => locate(key, folder) === name) ?? [];
-  const { read = [], write = [], ...rest } = table;
-  const whole = (paths: readonly string[]) => paths.map((each) => resolve(folder, each));
   return {
     listen: listen.filter(({ app }) => app === name).map(({ ports, instances, inline }) => (
       { ports, how: inline ? "@inline" : `*${instances}` }
     )),
-    table: { ...locateAll(rest, resolve(folder)) as Table, read: whole(read), write: whole(write) },
+    table: apps[name] ?? {},
   };
-}
-
-/** A table of `[apps]`, which has been checked. */
-interface Table {
-  readonly read?: readonly string[];
-  readonly write?: readonly string[];
 }
 
 /** Resolves when one of the files is another than when `stamp` was taken, and they stay as they are. */

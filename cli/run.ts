@@ -60,7 +60,7 @@ async function planRun(
   };
   const phase: Phase = async (_, look) => await look();
   const addresses = await checkStart({ config, apps }, { libraries, served, log, phase });
-  return { config, apps, answering: listenText(config.listen, config.apps), addresses };
+  return { config, apps, answering: listenText(config.listen, apps), addresses };
 }
 
 /** Reads what is to be served: the configuration, with the interfaces that are taken if it names none, and apps. */

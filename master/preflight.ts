@@ -7,7 +7,7 @@
 import { accessSync, constants, rmSync } from "node:fs";
 import { resolve } from "node:path";
 import { Exit, UserError } from "../cli/command.ts";
-import { placeOf, rangesServed, type RunConfig } from "../cli/config.ts";
+import { placeOf, type RunConfig } from "../cli/config.ts";
 import { CONTROL_FOLDER, isServed } from "../cli/control.ts";
 import * as native from "../ffi/host.ts";
 import { attempt, describeErrno, EADDRINUSE, EBUSY, ENOBUFS, SystemError } from "../ffi/library.ts";
@@ -17,7 +17,6 @@ import {
   countPorts,
   FRAME_BYTES,
   planTiles,
-  portsOf,
   portsServed,
   portsText,
   type Trouble,
@@ -130,7 +129,7 @@ export async function checkStart(
     () => controlPath(config.control, { interfaces, host, ours: served?.control ?? null }),
     (path) => path ?? "none",
   );
-  await phase("privileges", () => checkPrivileges(host, config), "all that are needed");
+  await phase("privileges", () => checkPrivileges(host, config, apps), "all that are needed");
   // One that is served may be missing for a while.
   const unserved = interfaces.filter((name) => !served?.interfaces.includes(name));
   await phase("interfaces", () => checkInterfaces(host, unserved), interfaces.join(" "));
@@ -140,7 +139,7 @@ export async function checkStart(
     const trouble = scarcity(host, size);
     if (trouble !== null) throw new UserError(`${trouble.says}: ${trouble.fix}`, Exit.system);
   }, "enough open files, locked memory and threads");
-  const ports = () => checkPorts(config, { libraries, ours: served?.ports, log });
+  const ports = () => checkPorts(config.provider, apps, { libraries, ours: served?.ports, log });
   await phase("ports", ports, "free, or held by the running tegula");
   const withoutXdp = interfaces.filter((name) => !served?.xdp.includes(name));
   await phase(
@@ -156,14 +155,15 @@ export async function checkStart(
 /** Throws UserError if a capability that the configuration needs is missing. */
 function checkPrivileges(
   host: Host,
-  { provider, dispatcher, announce, ...config }: RunConfig,
+  { provider, dispatcher, announce }: RunConfig,
+  apps: Size["apps"],
 ): void {
   const unprivileged = sysctl("ipv4/ip_unprivileged_port_start") ?? UNPRIVILEGED_PORT_START;
   const missing = missingCapabilities(host, {
     xdp: provider !== "socket",
     announce: announce !== undefined,
     dispatcher,
-    lowPorts: rangesServed(config).some(([first]) => first < unprivileged),
+    lowPorts: portsServed(apps).some((port) => port < unprivileged),
   });
   if (missing.length === 0) return;
   throw new UserError(
@@ -297,14 +297,15 @@ export function partialChecksums(host: Host, name: string): boolean {
  * Throws UserError if AF_XDP is not used.
  */
 function checkPorts(
-  { provider, ...config }: RunConfig,
+  provider: RunConfig["provider"],
+  apps: Size["apps"],
   { libraries: { udpSetup }, ours = [], log }: {
     libraries: Pick<MainLibraries, "udpSetup">;
     ours?: readonly number[];
     log: Log;
   },
 ): void {
-  const wanted = new Set(portsOf(rangesServed(config))).difference(new Set(ours));
+  const wanted = new Set(portsServed(apps)).difference(new Set(ours));
   const held = [...wanted].filter((port) => {
     const fd = udpSetup.open(port);
     if (fd >= 0) udpSetup.close(fd);

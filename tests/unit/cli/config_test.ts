@@ -143,13 +143,13 @@ Deno.test("listenText() says it as it is written, neighbouring ports as ranges",
 });
 
 Deno.test("listenText() names the ports that are an app's own", async () => {
-  const { config: { listen, apps } } = await load(`
+  const { config } = await load(`
     listen = ["53=balance*2", "7=echo"]
     [apps.balance]
     own_ports = ["20000-20063", "30000"]
   `);
   assert.equal(
-    listenText(listen, apps),
+    listenText(config.listen, planApps(config)),
     "53=balance*2 7=echo (own ports of balance: 20000-20063, 30000)",
   );
 });
