@@ -320,26 +320,23 @@ function changeCommand(name: Request, about: string) {
   });
 }
 
-export const audit = command(
-  {
-    name: "audit",
-    usage: ["[-j] [--control PATH]"],
-    about:
-      `The running tegula reads the kernel's interfaces, routes and neighbours again and compares them
+export const audit = command({
+  name: "audit",
+  usage: ["[-j] [--control PATH]"],
+  about:
+    `The running tegula reads the kernel's interfaces, routes and neighbours again and compares them
 with its mirror. A difference counts if two reads show it and no event announced it between them. It is logged
 and corrected. An audit also runs every five minutes by itself.`,
-    options: { json: { ...JSON_OPTION, help: "print JSON" }, control: CONTROL_OPTION },
-    status: "0 no difference, 1 a difference or no answer, 2 no tegula runs here, 3 not permitted.",
-  },
-  async ({ values }) => {
-    const control = await Control.connect(values.control);
-    const report = await control.one<AuditReport>({ do: "audit" });
-    if (values.json) say(JSON.stringify(report));
-    else {
-      for (const [table, { entries, divergent }] of Object.entries(report.tables)) {
-        say(`${table.padEnd(10)} ${entries} entries, ${divergent} divergent`);
-      }
+  options: { json: { ...JSON_OPTION, help: "print JSON" }, control: CONTROL_OPTION },
+  status: "0 no difference, 1 a difference or no answer, 2 no tegula runs here, 3 not permitted.",
+}, async ({ values }) => {
+  const control = await Control.connect(values.control);
+  const report = await control.one<AuditReport>({ do: "audit" });
+  if (values.json) say(JSON.stringify(report));
+  else {
+    for (const [table, { entries, divergent }] of Object.entries(report.tables)) {
+      say(`${table.padEnd(10)} ${entries} entries, ${divergent} divergent`);
     }
-    return report.divergent === 0 ? Exit.ok : Exit.failure;
-  },
-);
+  }
+  return report.divergent === 0 ? Exit.ok : Exit.failure;
+});

@@ -71,11 +71,12 @@ and the headers, or why it is dropped and which command shows the cause. Needs n
   },
   positionals: 1,
 }, async ({ values, positionals }) => {
+  const port = (text: string, option: string) =>
+    wholeNumber(text, { option, least: 1, most: 65_535 });
   const flow = {
     destination: address(positionals[0], "the address to explain"),
     source: values.source === undefined ? 0 : address(values.source, "--source"),
-    sourcePort: portOf(values.sport, "sport"),
-    destinationPort: portOf(values.dport, "dport"),
+    ports: (port(values.sport, "sport") << 16) | port(values.dport, "dport"),
   };
   const running = await liveControl(values);
   if (running?.isElsewhere) {
@@ -94,20 +95,19 @@ and the headers, or why it is dropped and which command shows the cause. Needs n
   return Exit.ok;
 });
 
-function portOf(text: string, option: string): number {
-  return wholeNumber(text, { option, least: 1, most: 65_535 });
-}
-
 /** The datagram. Addresses in host order; source 0: to be chosen. */
 interface Flow {
   readonly destination: number;
   readonly source: number;
-  readonly sourcePort: number;
-  readonly destinationPort: number;
+  /** The source port in the upper half, the destination port in the lower. */
+  readonly ports: number;
 }
 
-/** The mirror, and what else is known. */
-interface Facts {
+/** The datagram, the mirror, and what is decided by it. */
+interface Facts extends Flow {
+  /** The hash that chooses a next hop. */
+  readonly hash: number;
+  readonly decision: Decision;
   readonly reader: NetbaseReader;
   readonly rib: Rib;
   nameOf(ifindex: number): string;
@@ -130,26 +130,26 @@ function explain(flow: Flow, attached: Facts["attached"]) {
       confirmed.set(ifindex, address, confirmedMillis);
     },
   });
+  const { destination, source, ports } = flow;
+  const decision = emptyDecision();
+  const hash = flowHash(destination | 0, source | 0, ports) >>> 0;
+  const kind = decide(reader, destination, source, hash, decision);
   const facts: Facts = {
-    ...{ reader, rib, attached, nameOf: interfaceNames(reader.interfaces) },
+    ...{ ...flow, hash, decision, reader, rib, attached },
+    nameOf: interfaceNames(reader.interfaces),
     confirmedMillis: (ifindex, address) => confirmed.get(ifindex, address) ?? -1,
   };
-  const decision = emptyDecision();
-  const ports = (flow.sourcePort << 16) | flow.destinationPort;
-  const hash = flowHash(flow.destination | 0, flow.source | 0, ports) >>> 0;
-  const kind = decide(reader, flow.destination, flow.source, hash, decision);
-  const outcome = decisionEntry(reader, flow.destination, flow.source);
   const steps: Step[] = [
-    ...routeSteps(facts, flow.destination, decision),
-    ...hopSteps(facts, decision, hash),
-    ...sourceSteps(reader, flow.source, decision),
-    ...kind === route.RTN_UNICAST ? neighborSteps(facts, decision, flow.destination) : [],
-    headerStep(facts, decision, { ...flow, ports }),
+    ...routeSteps(facts),
+    ...hopSteps(facts),
+    ...sourceSteps(facts),
+    ...kind === route.RTN_UNICAST ? [neighborStep(facts)] : [],
+    headerStep(facts),
   ];
-  return { outcome, steps };
+  return { outcome: decisionEntry(reader, destination, source), steps };
 }
 
-function routeSteps({ rib, reader, nameOf }: Facts, destination: number, by: Decision): Step[] {
+function routeSteps({ rib, reader, nameOf, destination, decision: by }: Facts): Step[] {
   if (destination === 0) return [{ about: "route", says: "no lookup: 0.0.0.0 is this host" }];
   const text = (each: route.Route) => routeText(routeEntry(each, nameOf)).replaceAll("\n\t", " ");
   const covering = [...rib.routesCovering(destination)];
@@ -210,9 +210,9 @@ function whyNot(each: route.Route, best: route.Route, order: string): string {
   return "it comes after the one that is used";
 }
 
-function hopSteps({ reader, nameOf }: Facts, { group, nextHop }: Decision, hash: number): Step[] {
+function hopSteps({ reader: { nextHops }, nameOf, decision, hash }: Facts): Step[] {
+  const { group, nextHop } = decision;
   if (group === 0) return [];
-  const { nextHops } = reader;
   const count = nextHops.memberCount(group);
   const at = Array.from({ length: count }, (_, i) => nextHops.memberId(group, i)).indexOf(nextHop);
   const way = (id: number) => {
@@ -231,7 +231,7 @@ function hopSteps({ reader, nameOf }: Facts, { group, nextHop }: Decision, hash:
   return [{ about: "hop", says }];
 }
 
-function sourceSteps({ nextHops }: NetbaseReader, asked: number, by: Decision): Step[] {
+function sourceSteps({ reader: { nextHops }, source: asked, decision: by }: Facts): Step[] {
   if (asked === 0 && by.interfaceRecord < 0) return [];
   const why = asked !== 0
     ? by.source === 0 ? "is no address of this host" : "as asked for"
@@ -243,16 +243,16 @@ function sourceSteps({ nextHops }: NetbaseReader, asked: number, by: Decision): 
   return [{ about: "source", says: `${formatAddress(asked || by.source)}: ${why}` }];
 }
 
-function neighborSteps(facts: Facts, { gateway, ifindex }: Decision, destination: number): Step[] {
-  const { reader: { neighbors }, nameOf } = facts;
-  const address = gateway === 0 ? destination : gateway;
+function neighborStep(facts: Facts): Step {
+  const { reader: { neighbors }, nameOf, decision: { gateway, ifindex } } = facts;
+  const address = gateway === 0 ? facts.destination : gateway;
   const record = neighbors.find(ifindex, address);
   const about = "neighbour";
   if (record < 0) {
     const says =
       `${formatAddress(address)} dev ${nameOf(ifindex)} is unknown: it is solicited, and ` +
       "the datagram waits";
-    return [{ about, says }];
+    return { about, says };
   }
   const entry = readEntry(neighbors.words, record, emptyNeighbor());
   const age = facts.confirmedMillis(ifindex, address);
@@ -261,15 +261,12 @@ function neighborSteps(facts: Facts, { gateway, ifindex }: Decision, destination
     : entry.state === NUD_INCOMPLETE
     ? ": the kernel solicits it and has no answer yet; the datagram waits"
     : ": it did not answer; it is solicited again, and the datagram waits";
-  return [{ about, says: `${neighborText(neighborEntry(entry, nameOf))}${then}` }];
+  return { about, says: `${neighborText(neighborEntry(entry, nameOf))}${then}` };
 }
 
 /** The headers that a net tile would build, or the drop counter that it would increment. */
-function headerStep(
-  { reader, attached: names, nameOf }: Facts,
-  decision: Decision,
-  { destination, source, ports }: Flow & { ports: number },
-): Step {
+function headerStep(facts: Facts): Step {
+  const { reader, attached: names, nameOf, decision, destination, source, ports } = facts;
   const { interfaces } = reader;
   const attached = interfaces.records().filter((record) => interfaces.vlan(record) === 0)
     .filter((record) => interfaces.macHead(record) !== 0 && !interfaces.isLoopback(record))
