@@ -206,7 +206,9 @@ export class LastingControl {
   async one<Answer = Entry>(request: Entry): Promise<Answer> {
     for (let asked = 1;; asked++) {
       try {
-        const control = this.#control ??= await Control.connect(this.path);
+        // Once is enough to say that it runs elsewhere.
+        const says = this.#wasConnected ? () => {} : undefined;
+        const control = this.#control ??= await Control.connect(this.path, { says });
         [this.path, this.#wasConnected] = [control.path, true];
         return await control.one<Answer>(request);
       } catch (error) {
