@@ -139,7 +139,7 @@ function configPage(): string {
     ["KEYS OF [announce]", list(keys(announceSchema.shape))],
     ["KEYS OF AN APP", list(keys(appSchema.shape))],
     ["EXAMPLE", `.nf\n${roff(example.trim())}\n.fi`],
-    ["SEE ALSO", seeAlso(["tegula (8)", "tegula\\-run (8)", "tegula\\-check (8)"])],
+    ["SEE ALSO", seeAlso(["tegula (8)", "tegula-run (8)", "tegula-check (8)"])],
   ]);
 }
 

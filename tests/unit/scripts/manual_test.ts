@@ -70,6 +70,8 @@ Deno.test("man can read the pages", () => {
   for (const [path, page] of Object.entries(FILES)) {
     if (path.startsWith("man/")) {
       assert.equal(said(page, "mandoc", "-Tlint", "-Wwarning"), "", path);
+      // What was escaped before it is escaped has a backslash in print.
+      assert.ok(!page.includes("\\e\\-"), path);
     }
   }
 });
