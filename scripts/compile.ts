@@ -13,13 +13,12 @@ import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { globSync } from "node:fs";
 import { basename, dirname } from "node:path";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { ROOT } from "../ffi/library.ts";
 import { V8_FLAGS } from "../ffi/process.ts";
 import { DENO_FLAGS } from "../cli/command.ts";
 import { installPackages } from "./packages.ts";
 
-const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const OUTPUT = `${ROOT}dist/tegula`;
 /** Files that the program does not need at run time: C, types, npm's sources, modules for tests. */
 const LEFT_OUT = [

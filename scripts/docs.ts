@@ -10,13 +10,11 @@
 
 import { execFileSync } from "node:child_process";
 import { globSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { wrapped } from "../cli/command.ts";
+import { ROOT } from "../ffi/library.ts";
 import { COUNTERS } from "../tiles/runtime/counters.ts";
 import { metricOf, METRICS as TABLE } from "../tiles/runtime/metrics.ts";
 import type { TileKind } from "../tiles/runtime/tile.ts";
-
-const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 export const CONTRACT = `${ROOT}docs/app_contract.txt`;
 

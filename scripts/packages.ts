@@ -2,8 +2,8 @@
 /** The npm packages of the program, in a folder of their own. */
 
 import { execFileSync } from "node:child_process";
-import { fileURLToPath } from "node:url";
 import project from "../deno.json" with { type: "json" };
+import { ROOT } from "../ffi/library.ts";
 
 /**
  * Installs them into `folder`/node_modules, with a deno.json beside it. All imports are named there, also those of
@@ -15,7 +15,7 @@ export function installPackages(folder: string): void {
   const config = { version, workspace, unstable, imports, nodeModulesDir: "manual", lock: false };
   const [file, lock] = [`${folder}/deno.json`, `${folder}/deno.lock`];
   Deno.writeTextFileSync(file, JSON.stringify(config));
-  Deno.copyFileSync(fileURLToPath(new URL("../deno.lock", import.meta.url)), lock);
+  Deno.copyFileSync(`${ROOT}deno.lock`, lock);
   const install = ["install", "--quiet", "--frozen", "--node-modules-dir=auto"];
   execFileSync(Deno.execPath(), [...install, "--config", file, "--lock", lock], { stdio: "pipe" });
 }

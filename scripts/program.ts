@@ -12,14 +12,12 @@
 import { execFileSync } from "node:child_process";
 import { existsSync, globSync, rmSync } from "node:fs";
 import { dirname, normalize, relative } from "node:path";
-import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import library from "../apps/library/imports.json" with { type: "json" };
 import project from "../deno.json" with { type: "json" };
+import { PROGRAM, ROOT } from "../ffi/library.ts";
 import { installPackages } from "./packages.ts";
 
-const ROOT = fileURLToPath(new URL("..", import.meta.url));
-const PLACE = `${ROOT}build/program`;
 const FOLDERS = ["apps", "ffi", "netbase", "tiles"];
 /** What browsers get. Its modules import packages as files beside them. */
 const PAGE = "tiles/status/page";
@@ -102,7 +100,7 @@ function libraryImports(): [name: string, path: string][] {
   });
 }
 
-const fresh = `${PLACE}.${Deno.pid}`;
+const fresh = `${PROGRAM}.${Deno.pid}`;
 try {
   const modules = FOLDERS.flatMap((folder) => globSync(`${folder}/**/*.ts`, { cwd: ROOT }));
   const transpile = ["transpile", "--quiet", "--outdir", fresh, ...modules];
@@ -119,8 +117,8 @@ try {
   );
   // The old one is replaced as a whole, since processes may use it.
   const old = `${fresh}.old`;
-  if (existsSync(PLACE)) Deno.renameSync(PLACE, old);
-  Deno.renameSync(fresh, PLACE);
+  if (existsSync(PROGRAM)) Deno.renameSync(PROGRAM, old);
+  Deno.renameSync(fresh, PROGRAM);
   rmSync(old, { recursive: true, force: true });
 } finally {
   rmSync(fresh, { recursive: true, force: true });
