@@ -150,7 +150,7 @@ class Balancer implements App {
     // Until the slow side says what they are, those in the state stay.
     if (this.#options.backends.length > 0) this.#setBackends(this.#options.backends);
     else this.#spread();
-    if (this.#sessions.count > 0) log(`goes on with ${this.#sessions.count} sessions`);
+    if (this.#sessions.count > 0) log(`continues with ${this.#sessions.count} sessions`);
   }
 
   mail(bytes: Uint8Array): void {

@@ -59,7 +59,7 @@ export default async function create(context: BesideContext): Promise<Beside> {
       tell();
     } catch (error) {
       const { message } = error as Error;
-      if (message !== said) log(`the backends stay as they were: ${message}`);
+      if (message !== said) log(`the backends are unchanged: ${message}`);
       said = message;
     }
   };

@@ -2,7 +2,7 @@
 /**
  * `tegula dev FILE`: a `tegula run` of one app on the loopback device, which is told to reload whenever a file of
  * the app has changed and its types are right. The run is a process of its own, with a configuration that is
- * made for it in a temporary folder. Whatever fails, the version before continues to answer.
+ * made for it in a temporary folder. Whatever fails, the previous version continues to answer.
  */
 
 import { basename, relative, resolve } from "node:path";
@@ -26,8 +26,8 @@ export default command({
   about:
     `Runs the app of the module FILE on the loopback device, by the kernel's sockets. After each change of FILE,
 of what it imports, or of the configuration file, checks its types and loads it anew by a handover, as 'tegula
-reload' does: no datagram is lost. While there is an error, which is printed with its place, the version before
-goes on answering. Ctrl-C ends it.
+reload' does: no datagram is lost. While there is an error, which is printed with its place, the previous
+version keeps answering. Ctrl-C ends it.
 
 Hosts that can reach this one can ask the app, too. It needs no privileges, unless for ports below 1024.`,
   options: {
@@ -96,16 +96,16 @@ async function load(project: Project, run: Running, wrongImport: string): Promis
   const file = relative("", module);
   const begun = performance.now();
   const wasRunning = run.isRunning;
-  const goesOn = wasRunning ? "the version before goes on" : "waiting for a change";
+  const then = wasRunning ? "the previous version keeps running" : "waiting for a change";
   try {
     const ports = await writeConfig(project);
     if (wrongImport) throw new UserError(wrongImport);
     const errors = /\.[cm]?tsx?$/.test(module) ? await typeErrors(module) : "";
     if (errors) {
       console.error(errors);
-      return say(`${file} has errors; ${goesOn}`);
+      return say(`${file} has errors; ${then}`);
     }
-    if (!await run.load(project)) return say(`${file} was not started; ${goesOn}`);
+    if (!await run.load(project)) return say(`${file} was not started; ${then}`);
     const seconds = ((performance.now() - begun) / 1000).toFixed(1);
     if (wasRunning) return say(`reloaded ${file} in ${seconds} s`);
     const unchecked = errors === null
@@ -117,7 +117,7 @@ async function load(project: Project, run: Running, wrongImport: string): Promis
     // An error of the run's configuration is one of the file that it was made from.
     const place = new RegExp(`${RegExp.escape(project.config)}:\\d+: `, "g");
     const ours = given.config === undefined ? "" : `${given.config}: `;
-    say(`${error.message.replaceAll(place, ours)}; ${goesOn}`);
+    say(`${error.message.replaceAll(place, ours)}; ${then}`);
   }
 }
 

@@ -91,7 +91,7 @@ async function showScreen(control: LastingControl, first: Scrape, sort: Sort): P
     // A serial line has no size.
     const [columns, rows] = [size.columns || 80, size.rows || 24];
     const shown = overview(before, now, { nowSeconds: Date.now() / 1000, sort });
-    const keys = `q ends, s sorts (by ${sort}), p ${isPaused ? "goes on" : "pauses"}`;
+    const keys = `q ends, s sorts (by ${sort}), p ${isPaused ? "resumes" : "pauses"}`;
     const head = headLines(shown, columns);
     const counts = rowCounts(shown.tables, rows - head.length - 1);
     const lines = [...head, ...tableLines(shown.tables, counts, columns)].slice(0, rows - 1);

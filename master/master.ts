@@ -397,7 +397,7 @@ class Master {
   drain(isDraining: boolean): Outcome {
     this.#report.drain(isDraining);
     this.#checkHealth();
-    const line = isDraining ? "draining: it serves on, and is not ready" : "it drains no more";
+    const line = isDraining ? "draining: still serving, but not ready" : "no longer draining";
     log(line, Level.notice);
     return { ok: true, line };
   }
@@ -662,13 +662,13 @@ class Master {
     this.#report.restarted(null);
     this.#checkHealth();
     const when = pause === 0 ? "" : ` in ${pause} ms`;
-    log(`appliance: ${message}; starting the next one${when}`, Level.error);
+    log(`appliance: ${message}; starting a successor${when}`, Level.error);
     setTimeout(() => {
       void this.#exclusively(async () => {
         if (this.#stopping || this.#serving !== serving) return;
         try {
           await this.#handOver({ run: serving.run, before: serving });
-          log("appliance: the next one serves", Level.notice);
+          log("appliance: the successor serves", Level.notice);
         } catch (error) {
           if (this.#serving === serving) this.#lost(serving, new ApplianceError(messageOf(error)));
         }

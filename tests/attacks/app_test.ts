@@ -31,7 +31,7 @@ const PROBER = fileURLToPath(new URL("./prober.ts", import.meta.url));
 const BENIGN = `export const answer = () => "benign";`;
 
 /** What the log says of a reload: it was done, or nothing has changed. */
-const [RELOADED, REFUSED] = ["reloaded: ", "reload failed, it goes on as it was: "];
+const [RELOADED, REFUSED] = ["reloaded: ", "reload failed, nothing has changed: "];
 
 /** An appliance with echo and the app of `module`, and traffic to echo until `settle`. */
 async function beside(lab: Lab, module: string, others = "") {

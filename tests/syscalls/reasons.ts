@@ -6,7 +6,7 @@
 
 /** Of calls that are refused as a matter of course. */
 export const EXPECTED: { readonly [call: string]: string } = {
-  clone3: "its flags stand in memory, which a filter cannot read; libc goes on with clone",
+  clone3: "its flags stand in memory, which a filter cannot read; libc falls back to clone",
   close:
     "what a thread's event loop had stays until the process ends; numbers do not say whose they are",
   fstat: "SQLite asks for the size of Deno's code cache, and gives it up",
@@ -18,10 +18,10 @@ export const EXPECTED: { readonly [call: string]: string } = {
 
 /** The same, of those of an app's process. */
 export const EXPECTED_OF_PROCESSES: { readonly [call: string]: string } = {
-  clone3: "its flags stand in memory, which a filter cannot read; libc goes on with clone",
+  clone3: "its flags stand in memory, which a filter cannot read; libc falls back to clone",
   io_uring_setup: "its calls pass no filter; whoever looks for it does without",
-  openat2: "its flags stand in memory; libc goes on with openat",
-  mkdir: "Deno makes the folder of its caches, which must not exist, and goes on without",
+  openat2: "its flags stand in memory; libc falls back to openat",
+  mkdir: "Deno makes the folder of its caches, which must not exist, and continues without",
   mkdirat: "as mkdir, on aarch64",
   unlink: "Deno clears its caches, which do not exist",
   unlinkat: "as unlink, on aarch64",

@@ -111,9 +111,9 @@ for (const [word, why] of [["hang", "net0 ended: it hangs"], ["exit", "net0 ende
       await other.start({ flows, rate: 100 });
       await answeredAtLeast(other, 20);
       await ask(asker, { port: PORT, payload: word, timeoutMs: 1 });
-      await stderr.find(`appliance: ${why}; starting the next one`);
+      await stderr.find(`appliance: ${why}; starting a successor`);
       assert.equal((await askUntilAnswered(asker, { port: PORT, payload: "fine" })).text, "fine");
-      await stderr.find("appliance: the next one serves");
+      await stderr.find("appliance: the successor serves");
       await answeredAtLeast(other, 3 * BURST);
       const after = childrenByUser(appliance.process.pid);
       const isSame = Object.keys(before).map((user) => before[user] === after[user]);

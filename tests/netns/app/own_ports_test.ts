@@ -46,7 +46,7 @@ labTest("each client has its own answers, whatever instances there are", async (
   const same = await reload(configuration(2, "20000-20299", { idleTimeout: 61 }));
   assert.match(same.said, /^reloaded: /);
   const counts = await Promise.all(["balance.1", "balance.2"].map(async (name) => {
-    const line = await stderr.find(`${name}: goes on with `, { from: same.from });
+    const line = await stderr.find(`${name}: continues with `, { from: same.from });
     return Number(/(\d+) sessions$/.exec(line)?.[1]);
   }));
   assert.equal(counts[0] + counts[1], CLIENTS);

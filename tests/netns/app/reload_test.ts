@@ -33,7 +33,7 @@ const DNS = 53;
 /** Of proc_pid_stat(5), from the state on. */
 const NICE_FIELD = 16;
 /** What the log says of a reload that failed, before the reason. */
-const FAILED = "reload failed, it goes on as it was: ";
+const FAILED = "reload failed, nothing has changed: ";
 
 /**
  * An app that answers with what was in its file as it started, which must not be "broken"; while that is

@@ -209,7 +209,7 @@ probe_failures = 2
   await stderr.find("balance: 198.18.5.2:53 is down: it fails its checks");
   await answered();
   Deno.writeTextFileSync(file, "[");
-  await stderr.find("balance beside: the backends stay as they were: ");
+  await stderr.find("balance beside: the backends are unchanged: ");
   await answered();
 });
 

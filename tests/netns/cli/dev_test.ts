@@ -75,7 +75,7 @@ async function ask(host: Namespace, port = 5300): Promise<string> {
 }
 
 labTest(
-  "dev loads what is right after each change, and the version before goes on meanwhile",
+  "dev loads what is right after each change, and the previous version keeps running meanwhile",
   async (lab) => {
     const host = await lab.namespace("host");
     const right = (word: string) => `export const word: string = "${word}";\n`;
@@ -98,7 +98,7 @@ labTest(
       const wrong: readonly [string, RegExp][] = [
         [
           "\nexport const word: string = 3;\n",
-          /^TS2322 .*'number' is not assignable[^]*word\.ts:2:14[^]*\ntegula: hello\.ts has errors; the version before goes on$/,
+          /^TS2322 .*'number' is not assignable[^]*word\.ts:2:14[^]*\ntegula: hello\.ts has errors; the previous version keeps running$/,
         ],
         [
           "\nexport const word = ;\n",
@@ -106,7 +106,7 @@ labTest(
         ],
         [
           `throw new TypeError("not today");\n${right("x")}`,
-          /^tegula: the app hello: .* not today at file:\S+word\.ts:1:7; .*; the version before goes on$/,
+          /^tegula: the app hello: .* not today at file:\S+word\.ts:1:7; .*; the previous version keeps running$/,
         ],
         [
           `import "left-pad";\n${right("x")}`,

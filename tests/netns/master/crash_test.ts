@@ -23,8 +23,8 @@ function pidsOf({ process }: Appliance, kind: "appliance" | "app"): number[] {
 
 /** What ends an appliance, and what the log says then. */
 const ENDS = {
-  SIGKILL: "appliance: it was ended by SIGKILL; starting the next one",
-  SIGSTOP: "appliance: it hangs; starting the next one",
+  SIGKILL: "appliance: it was ended by SIGKILL; starting a successor",
+  SIGSTOP: "appliance: it hangs; starting a successor",
 } as const;
 
 for (const [signal, said] of Object.entries(ENDS)) {
@@ -39,7 +39,7 @@ for (const [signal, said] of Object.entries(ENDS)) {
     const [apps, [killed]] = [pidsOf(appliance, "app"), pidsOf(appliance, "appliance")];
     Deno.kill(killed, signal as Deno.Signal);
     await stderr.find(said);
-    await stderr.find("appliance: the next one serves");
+    await stderr.find("appliance: the successor serves");
     await answeredAtLeast(asker, (await asker.progress()).answered + 20);
     const { sent, answered, mismatched } = await asker.stop();
     assert.deepEqual({ answered, mismatched }, { answered: sent, mismatched: 0 });

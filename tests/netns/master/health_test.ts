@@ -105,7 +105,7 @@ labTest(
     };
     assert.equal((await run(host, "status", "--control", control)).code, 0);
     const drained = await run(host, "drain", "--control", control);
-    assert.deepEqual([drained.code, drained.out], [0, "draining: it serves on, and is not ready"]);
+    assert.deepEqual([drained.code, drained.out], [0, "draining: still serving, but not ready"]);
     await check("503 draining");
     const { code, out } = await run(host, "status", "--control", control);
     assert.deepEqual([code, out.split(" for ")[0]], [10, "draining"]);
@@ -115,7 +115,7 @@ labTest(
     }
     assert.equal((await run(host, "undrain", "--control", control)).code, 0);
     await check("200 ready");
-    await appliance.process.stderr.find("it drains no more");
+    await appliance.process.stderr.find("no longer draining");
   },
 );
 
@@ -238,7 +238,7 @@ labTest("an appliance that is stopped is unwell before it is replaced", async (l
   const { process } = await Appliance.start(host, [...ECHO, "--control", control]);
   Deno.kill(processesOf(process.pid)[1].pid, "SIGSTOP");
   await process.stderr.find("unwell: net0 makes no progress");
-  await process.stderr.find("appliance: it hangs; starting the next one");
+  await process.stderr.find("appliance: it hangs; starting a successor");
   await becomes(control, "ready");
 });
 
@@ -331,7 +331,7 @@ labTest(
     );
     await process.stderr.find("<5>ready: eth0 answering ");
     Deno.kill(processesOf(process.pid).find(({ role }) => role === "appliance")!.pid, "SIGKILL");
-    await process.stderr.find("<5>appliance: the next one serves");
+    await process.stderr.find("<5>appliance: the successor serves");
     const lines = process.stderr.all;
     for (const line of lines) assert.match(line, /^<[3-6]>/);
     const own = lines.filter((line) => line.includes("app.ts: "));
@@ -343,7 +343,7 @@ labTest(
     ]);
     const warnings = lines.filter((line) => /^<[0-4]>/.test(line) && !own.includes(line));
     assert.deepEqual(warnings.map((line) => line.replace(/ \(.*/, "")), [
-      "<3>appliance: it was ended by SIGKILL; starting the next one",
+      "<3>appliance: it was ended by SIGKILL; starting a successor",
     ]);
     process.kill("SIGTERM");
     await process.ended();

@@ -208,8 +208,8 @@ labTest("an appliance that is stopped is replaced, and nobody asks it in vain", 
     .map((words) => host.spawn([...selfCommand(), ...words.split(" "), "--control", control]));
   // It waits in the ring for the next one.
   assert.equal((await ask(asker)).text, "hello");
-  await appliance.process.stderr.find("appliance: it hangs; starting the next one");
-  await appliance.process.stderr.find("appliance: the next one serves");
+  await appliance.process.stderr.find("appliance: it hangs; starting a successor");
+  await appliance.process.stderr.find("appliance: the successor serves");
   assert.notEqual(applianceOf(appliance.process.pid), stopped);
   for (const process of [capture, ...asking]) {
     const { code } = await process.ended();
