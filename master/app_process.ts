@@ -368,10 +368,14 @@ class TileChild extends AppChild {
     return { known, descriptors: [...openOf(process), ...this.#own.descriptors, ...ofSlow] };
   }
 
+  /** Whether it was told to go. */
+  get hasGone(): boolean {
+    return this.stage === "started" || this.stage === "running";
+  }
+
   /** Whether it hung, or ended after `go` without a burst; and if so, whether by itself. */
   get wasBarren(): { readonly byItself: boolean } | null {
-    const wasToGo = this.stage === "started" || this.stage === "running";
-    if (!wasToGo || (!this.isHung && this.#done !== this.#doneBefore)) return null;
+    if (!this.hasGone || (!this.isHung && this.#done !== this.#doneBefore)) return null;
     return { byItself: !this.isKilledByOthers };
   }
 
@@ -874,9 +878,7 @@ export class AppProcess {
     this.#successor = undefined;
     this.#discard(this.#staged);
     [this.#plan, this.#staged] = [child.plan, child.staged];
-    this.#skips = false;
-    child.go(handedOver);
-    this.#goSlow(child);
+    this.#goOne(child, { skips: !handedOver || this.#skips });
     const running = child.slow?.running;
     try {
       await child.running;
@@ -887,8 +889,11 @@ export class AppProcess {
     await running;
   }
 
-  /** Lets its slow side begin once those before it have ended. */
-  #goSlow({ slow }: TileChild): void {
+  /** Lets a process go, which `skips` what waits in the links, and its slow side once those before it have ended. */
+  #goOne(child: TileChild, { skips }: { skips: boolean }): void {
+    this.#skips = false;
+    child.go(!skips);
+    const { slow } = child;
     slow?.go(this.#slowBefore);
     this.#slowBefore = Promise.all([this.#slowBefore, slow?.ended]);
   }
@@ -941,9 +946,11 @@ export class AppProcess {
   #failed(child: TileChild | undefined, how: string): void {
     if (this.#current !== child || this.#isStopping) return;
     this.#current = undefined;
-    const barren = child?.wasBarren ?? null;
-    this.#barren = barren === null ? 0 : this.#barren + 1;
-    this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
+    if (child?.hasGone) {
+      const barren = child.wasBarren;
+      this.#barren = barren === null ? 0 : this.#barren + 1;
+      this.#skips = barren !== null && (barren.byItself || this.#barren > 1);
+    }
     const pause = this.#restartPause.next();
     this.#parts.changed();
     const line = `${how}; starting it again in ${pause} ms`;
@@ -963,8 +970,7 @@ export class AppProcess {
     this.#keep(child);
     try {
       await child.ready;
-      child.go(!this.#skips);
-      this.#goSlow(child);
+      this.#goOne(child, { skips: this.#skips });
       await child.running;
       this.#parts.changed();
     } catch {

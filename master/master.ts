@@ -362,7 +362,7 @@ class Master {
     return this.#changes.ask(number, () =>
       this.#told(
         () => what === "upgrade" ? this.upgrade(number) : this.reload(),
-        (error) => `${what} failed${error instanceof UserError ? ", it goes on as it was" : ""}`,
+        (error) => `${what} failed${error instanceof UserError ? ", nothing has changed" : ""}`,
       ));
   }
 
