@@ -6,7 +6,7 @@ import type { Udp } from "../ffi/sockets.ts";
 import { IDLE_TILE } from "../tests/idle_tile.ts";
 import { appTile, loadService, NetSide, type ServiceSetup } from "../tiles/app/host.ts";
 import { METRICS_BYTES } from "../tiles/app/regions.ts";
-import { type PeerSetup, RECENT_PEERS_BYTES, requestsBytes } from "../tiles/net/app_port.ts";
+import { type PeerSetup, RECENT_PEERS_BYTES, requestsBytes } from "../tiles/net/app_link.ts";
 import { SOLICIT_LINK_BYTES } from "../tiles/net/arp_queue.ts";
 import { CAPTURE_BYTES } from "../tiles/net/capture.ts";
 import { frameRecordBytes } from "../tiles/net/handover.ts";

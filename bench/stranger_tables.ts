@@ -22,7 +22,7 @@ import { Address } from "../tiles/app/address.ts";
 import type { AppContext } from "../tiles/app/contract.ts";
 import { RecentAnswers } from "../tiles/app/host.ts";
 import { METRICS_BYTES, MetricsWriter } from "../tiles/app/regions.ts";
-import { RECENT_PEERS_BYTES, RecentPeers } from "../tiles/net/app_port.ts";
+import { RECENT_PEERS_BYTES, RecentPeers } from "../tiles/net/app_link.ts";
 import {
   ARP_QUEUE_LIMITS,
   ArpQueue,

@@ -452,7 +452,7 @@ class SlowSide {
   readonly #parts: AppProcessParts;
   readonly #what: SlowSidePlan;
   readonly #name: string;
-  readonly #turn = Promise.withResolvers<void>();
+  readonly #predecessorLeft = Promise.withResolvers<void>();
   readonly #restartPause = new RestartPause();
   #pause?: ReturnType<typeof setTimeout>;
   #mayGo = false;
@@ -468,7 +468,7 @@ class SlowSide {
   ): SlowSide {
     const slow = new SlowSide(what, new Inventory(parts.libraries, { before: mailbox }), parts);
     slow.#mayGo = true;
-    slow.#turn.resolve();
+    slow.#predecessorLeft.resolve();
     slow.#keep(parts.libraries.processes.adopt(process), "running");
     return slow;
   }
@@ -527,7 +527,7 @@ class SlowSide {
   /** Lets it begin when it is ready and `before` has settled: its predecessor has ended. */
   go(before: Promise<unknown>): void {
     this.#mayGo = true;
-    before.finally(() => this.#turn.resolve());
+    before.finally(() => this.#predecessorLeft.resolve());
     if (this.#early !== undefined) this.#failed(this.#early.how);
   }
 
@@ -537,7 +537,10 @@ class SlowSide {
     const child = this.child = new BesideChild(about, stage, this.#parts);
     this.#restartPause.started();
     if (stage === "loading") {
-      Promise.all([child.ready, this.#turn.promise]).then(() => child.go(true), () => {});
+      Promise.all([child.ready, this.#predecessorLeft.promise]).then(
+        () => child.go(true),
+        () => {},
+      );
     }
     child.ended.then((how) => this.#failed(how, child.failure));
   }
@@ -691,7 +694,7 @@ export class AppProcess {
   /** Incremented when a successor begins or is given up. Ends the start of one with an older number. */
   #generation = 0;
   /** Settles when the old process has left, while a successor takes over. */
-  #turn?: Promise<unknown>;
+  #leaving?: Promise<unknown>;
   readonly #restartPause = new RestartPause();
   #pause?: ReturnType<typeof setTimeout>;
   #watch?: ReturnType<typeof setInterval>;
@@ -778,9 +781,9 @@ export class AppProcess {
       if (!this.#isStopping && generation === this.#generation) return;
       throw new AppError(plan.name, "it is given up");
     };
-    if (this.#turn !== undefined) {
+    if (this.#leaving !== undefined) {
       // A successor that takes over finishes first, as it stays if this one fails.
-      await this.#turn;
+      await this.#leaving;
       checkIsWanted();
     }
     this.abandon();
@@ -837,7 +840,7 @@ export class AppProcess {
   /** Gives up a successor, also one that is being made, but not one that takes over. */
   abandon(): void {
     this.#generation++;
-    if (this.#successor === undefined || this.#turn !== undefined) return;
+    if (this.#successor === undefined || this.#leaving !== undefined) return;
     const child = this.#successor;
     this.#successor = undefined;
     child.giveUp();
@@ -911,17 +914,17 @@ export class AppProcess {
     const slow = this.#current?.slow;
     slow?.leave();
     const leaving = slow === undefined ? this.leave() : slow.ended.then(() => this.leave());
-    this.#turn = leaving;
+    this.#leaving = leaving;
     // If it had to be killed, what waits may be the reason.
     const handedOver = await leaving;
-    this.#turn = undefined;
+    this.#leaving = undefined;
     await this.#go(handedOver);
   }
 
   /** Ends it for good. Resolves when it has ended. */
   async stop(): Promise<void> {
     this.#isStopping = true;
-    if (this.#turn !== undefined) await this.#turn;
+    if (this.#leaving !== undefined) await this.#leaving;
     const successor = this.#successor;
     this.abandon();
     await Promise.all([this.leave(), successor?.ended]);

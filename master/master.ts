@@ -512,7 +512,9 @@ class Master {
     this.#checkGoesOn();
     const ready = Promise.all([
       appliance.ready,
-      ...changed.map(({ process, plan }) => process.prepare(plan, { warmUp: setup.isBeside })),
+      ...changed.map(({ process, plan }) =>
+        process.prepare(plan, { warmUp: setup.hasPredecessor })
+      ),
     ]);
     // An appliance that is ready may end while apps are being made.
     const ended = appliance.ended.then((error) => Promise.reject(error));

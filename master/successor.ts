@@ -162,12 +162,12 @@ export function successors(
     ports: readonly number[],
   ): { setup: ApplianceSetup; attachments: readonly Attachment[]; isWarm: boolean } {
     const { config } = run;
-    const isBeside = before !== undefined && !before.appliance.over;
+    const hasPredecessor = before !== undefined && !before.appliance.over;
     // Interfaces that are served already may be down.
     const known = isFirst ? [] : (before?.run ?? run).config.interfaces;
     const awaited = config.interfaces.filter((name) => !known.includes(name));
     const plan = (names: readonly string[]) => {
-      const setup = setupOf(run, { names, ports, awaited, isBeside });
+      const setup = setupOf(run, { names, ports, awaited, hasPredecessor });
       return { setup, isWarm: !isCold && before !== undefined && isSame(before, run, setup) };
     };
     const names = isSocketsOnly || config.provider === "socket" ? [] : fit(config);
@@ -286,11 +286,11 @@ export function successors(
 
   function setupOf(
     { config, apps, addresses }: Run,
-    { names, ports, awaited, isBeside }: {
+    { names, ports, awaited, hasPredecessor }: {
       names: readonly string[];
       ports: readonly number[];
       awaited: readonly string[];
-      isBeside: boolean;
+      hasPredecessor: boolean;
     },
   ): ApplianceSetup {
     return {
@@ -308,7 +308,7 @@ export function successors(
         partialChecksums: preflight.partialChecksums(host, name),
       })),
       interfaces: awaited,
-      isBeside,
+      hasPredecessor,
       sockets: ports,
       slots: Object.fromEntries(
         apps.filter(({ inline }) => !inline).map(({ name }) => [name, holdings.slot(name)]),
@@ -363,7 +363,7 @@ export function successors(
           String(order.bytes),
         ],
         descriptors: order.descriptors,
-        ...(setup.isBeside && { env: SUCCESSOR_ENV }),
+        ...(setup.hasPredecessor && { env: SUCCESSOR_ENV }),
         read: [program, library, ...read],
         clock,
         uid: holdings.uid(0),

@@ -764,8 +764,8 @@ export class FibBuilder extends FibReader {
     const main = pair & MAIN_MASK;
     if (local !== 0 && (this.#order === "merged" || !this.#isThrow(local))) return local;
     if (!this.#localDefault) return main;
-    // The default of `local` hides `main`, unless a `throw` of `local` leads past it; to what `main`
-    // has, or to nothing, which the `throw` says as well.
+    // `local` has a default, so `main` is used only below a `throw`. If `main` has no route there, the `throw`
+    // stays: it also means no route.
     if (local === 0) return 0;
     return main || (this.#trie.words[ROOT + Node.best] & MAIN_MASK) || local;
   }

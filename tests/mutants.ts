@@ -149,7 +149,7 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/runtime/link.ts", ["unit/app/net_side", "unit/net/app_port"], [
+  ...mutantsOf("tiles/runtime/link.ts", ["unit/app/net_side", "unit/net/app_link"], [
     {
       name: "link: a payload overwrites one that was not read yet",
       in: "PayloadRing.reserve",
@@ -493,48 +493,48 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/rings.ts", ["unit/net/xdp_port"], [
+  ...mutantsOf("tiles/net/rings.ts", ["unit/net/xdp_socket"], [
     {
       name: "rings: frames that a fill did not take are lost",
-      in: "XdpPort.refill",
+      in: "XdpSocket.refill",
       from: "for (let i = most - 1; i >= taken; i--) this.#umem.give(this.#frames[i]);",
       to: "",
     },
     {
       name: "rings: a ring that is slow to send takes all free frames",
-      in: "XdpPort.refill",
+      in: "XdpSocket.refill",
       from: "Math.min(this.#transmitting, this.#fill >>> 1)",
       to: "0",
     },
     {
       name: "rings: a ring that is slow to send is left with none to receive in",
-      in: "XdpPort.refill",
+      in: "XdpSocket.refill",
       from: "Math.min(this.#transmitting, this.#fill >>> 1)",
       to: "this.#transmitting",
     },
     {
       name: "rings: frames on their way do not count",
-      in: "XdpPort.room",
+      in: "XdpSocket.room",
       from: " - this.#transmitting",
       to: "",
     },
     {
       name: "rings: what the kernel did not take is sent twice or never",
-      in: "XdpPort.flush",
+      in: "XdpSocket.flush",
       from:
         "if (this.#queued > 0) this.queue.copyWithin(0, 2 * taken, 2 * (taken + this.#queued));",
       to: "",
-      tests: ["unit/net/xdp_port", "unit/net/tile_test", "unit/net/transmit"],
+      tests: ["unit/net/xdp_socket", "unit/net/tile_test", "unit/net/transmit"],
     },
     {
       name: "rings: sent frames are lost",
-      in: "XdpPort.complete",
+      in: "XdpSocket.complete",
       from: "if (taken < count) this.#umem.giveFrames(frames, taken, count);",
       to: "",
     },
     {
       name: "rings: it sleeps while frames wait for room",
-      in: "XdpPort.unfinished",
+      in: "XdpSocket.unfinished",
       from: "return this.#queued > 0;",
       to: "return false;",
       tests: ["unit/net/tile_test"],
@@ -751,7 +751,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "handover: a kernel that keeps frames is not waited for",
       in: "invisible",
-      from: "!ports.every((port) => port.isSettled())",
+      from: "!xdpSockets.every((socket) => socket.isSettled())",
       to: "false",
     },
     {
@@ -799,27 +799,27 @@ export const MUTANTS: readonly Mutant[] = [
       to: "before[i] = 0;",
     },
   ]),
-  ...mutantsOf("tiles/net/app_port.ts", ["unit/net/handover", "unit/net/app_port"], [
+  ...mutantsOf("tiles/net/app_link.ts", ["unit/net/handover", "unit/net/app_link"], [
     {
       name: "app port: a successor does not know what was taken back",
-      in: "AppPort.#takeBack",
+      in: "AppLink.#takeBack",
       from: "this.#state[State.reclaimed] = this.#reclaimed;",
       to: "",
     },
     {
       name: "app port: a successor does not count large buffers that are out",
-      in: "AppPort.resume",
+      in: "AppLink.resume",
       from: "else if (this.#umem.isLarge(offset)) this.largeOut++;",
       to: "",
     },
     {
       name: "app port: a successor copies over payloads that are being read",
-      in: "AppPort.constructor",
+      in: "AppLink.constructor",
       from: "if (!continues || pushed === reclaimed) return;",
       to: "if (continues) return;",
     },
   ]),
-  ...mutantsOf("tiles/net/app_port.ts", [
+  ...mutantsOf("tiles/net/app_link.ts", [
     "unit/net/recent_peers",
     "unit/netbase/stranger_tables",
   ], [
@@ -859,7 +859,7 @@ export const MUTANTS: readonly Mutant[] = [
     {
       name: "transmit: more goes onto a ring than it takes",
       in: "Transmitter.#write",
-      from: "port.room === 0",
+      from: "socket.room === 0",
       to: "port.room < 0",
       tests: ["unit/net/transmit", "unit/net/tile_test"],
     },
@@ -994,31 +994,31 @@ export const MUTANTS: readonly Mutant[] = [
     },
   ]),
 
-  ...mutantsOf("tiles/net/app_port.ts", ["unit/net/app_port"], [
+  ...mutantsOf("tiles/net/app_link.ts", ["unit/net/app_link"], [
     {
       name: "app port: frames come back while an answer may still name them",
-      in: "AppPort.reclaim",
+      in: "AppLink.reclaim",
       from: "if (this.#untaken === 0) count += this.#takeBack();",
       to: "count += this.#takeBack();",
-      tests: ["unit/net/app_port", "unit/net/reflect"],
+      tests: ["unit/net/app_link", "unit/net/reflect"],
     },
     {
       name: "app port: a request is sent back twice from one frame",
-      in: "AppPort.takeRequest",
+      in: "AppLink.takeRequest",
       from: "out[at + Out.offset] = -1;",
       to: "",
-      tests: ["unit/net/app_port", "unit/net/reflect_test"],
+      tests: ["unit/net/app_link", "unit/net/reflect_test"],
     },
     {
       name: "app port: an app names requests that it does not have",
-      in: "AppPort.#isOut",
+      in: "AppLink.#isOut",
       from: "place <= mask && ((place - this.#reclaimed) & mask) < this.outstanding",
       to: "place <= mask",
-      tests: ["unit/net/app_port", "unit/net/reflect_test"],
+      tests: ["unit/net/app_link", "unit/net/reflect_test"],
     },
     {
       name: "app port: an answer to a request that is not there goes where it says",
-      in: "AppPort.answerTo",
+      in: "AppLink.answerTo",
       from: "if (!this.#isOut(place)) return false;",
       to: "if (!this.#isOut(place)) return true;",
       tests: ["unit/net/hostile_app"],
@@ -1032,21 +1032,21 @@ export const MUTANTS: readonly Mutant[] = [
     },
     {
       name: "app port: a payload without room is handed over",
-      in: "AppPort.push",
+      in: "AppLink.push",
       from: "if (seen < 0) break;",
       to: "",
-      tests: ["unit/net/app_port"],
+      tests: ["unit/net/app_link"],
     },
     {
       name: "app port: a full link takes one more",
-      in: "AppPort.push",
+      in: "AppLink.push",
       from: "Math.min(end, from + room)",
       to: "end",
       tests: ["unit/net/tile_test"],
     },
     {
       name: "app port: a sleeping app is not woken",
-      in: "AppPort.publish",
+      in: "AppLink.publish",
       from: "if (this.#requests.publish()) this.#waker.published();",
       to: "this.#requests.publish();",
     },

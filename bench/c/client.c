@@ -36,7 +36,7 @@
 #define FIRST_SOURCE 0xc6130000u /* 198.19.0.0 */
 #define FIRST_SOURCE_PORT 20000u
 #define PEERS 256u
-#define MOST_PORTS 8u
+#define MOST_XDP_SOCKETS 8u
 #define MOST_PHASES 16u
 #define NAME_BYTES 32
 #define TX_FRAMES (2 * RING_SLOTS)
@@ -70,7 +70,7 @@ struct record {
 struct phase {
 	char name[NAME_BYTES];
 	uint32_t first;
-	uint64_t begin_ns, gap_ns[MOST_PORTS], held_ns, skipped;
+	uint64_t begin_ns, gap_ns[MOST_XDP_SOCKETS], held_ns, skipped;
 };
 
 static struct client {
@@ -80,7 +80,7 @@ static struct client {
 	unsigned ports, rate;
 	struct record *records;
 	uint32_t sent;
-	uint64_t mismatched, last_answer_ns[MOST_PORTS], stop_ns;
+	uint64_t mismatched, last_answer_ns[MOST_XDP_SOCKETS], stop_ns;
 	struct phase phases[MOST_PHASES];
 	unsigned phase_count;
 	bool done;
@@ -397,7 +397,7 @@ int main(int argc, char **argv)
 		client.ports = (unsigned)atoi(argv[6]);
 		client.rate = (unsigned)atoi(argv[7]);
 	}
-	if (client.ports - 1 >= MOST_PORTS || client.rate - 1 >= 10000000u) {
+	if (client.ports - 1 >= MOST_XDP_SOCKETS || client.rate - 1 >= 10000000u) {
 		fprintf(stderr, "usage: client OBJECT IFNAME DESTINATION-MAC DESTINATION FIRST-PORT PORTS RATE\n");
 		return 2;
 	}

@@ -28,7 +28,7 @@
 #define FIRST_SOURCE 0xc6130000u /* 198.19.0.0 */
 #define FIRST_SOURCE_PORT 20000u
 #define MOST_PEERS 16384u
-#define MOST_PORTS 1024u
+#define MOST_XDP_SOCKETS 1024u
 /* Requests in flight are told apart by the low bits of their sequence. */
 #define SLOTS 4096u
 /* More than the kernel can have: RING_SLOTS to send, and as many sent and not reported. */
@@ -315,7 +315,7 @@ static bool read_options(struct generator *generator, int argc, char **argv)
 	}
 	queries_open(&generator->queries, queries);
 	return argc - optind == 7 && generator->peers - 1 < MOST_PEERS &&
-	       generator->ports - 1 < MOST_PORTS;
+	       generator->ports - 1 < MOST_XDP_SOCKETS;
 }
 
 int main(int argc, char **argv)

@@ -16,7 +16,7 @@
 
 import { heapView, u8, type View } from "../../ffi/region.ts";
 import { formatAddress, parseAddress } from "../../netbase/route.ts";
-import { RECENT_PEERS_BYTES, RecentPeers } from "../net/app_port.ts";
+import { RECENT_PEERS_BYTES, RecentPeers } from "../net/app_link.ts";
 import { APP, readCounters } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
 import { LINK_DEPTH, linkShapeOf } from "../runtime/plan.ts";

@@ -74,7 +74,7 @@ interface ServiceHost extends Pick<AppContext, "clock" | "state"> {
   /** Its end of the mailbox, if it has a slow side. */
   readonly mailbox?: MailboxEnd;
   /** A predecessor may still run: the caller calls `begin` when it has ended. */
-  readonly beside?: boolean;
+  readonly hasPredecessor?: boolean;
   /** A monotonic clock, milliseconds; `performance.now` when left out. */
   readonly now?: () => number;
   /** Milliseconds since 1970; `Date.now` when left out. */
@@ -141,7 +141,7 @@ export async function makeService(
   const form = formOf(made, isMade);
   const app = form === "receive" ? made as App : fromPlain(made as PlainApp, context, host.collect);
   const service = new Service(app, form, timers, host);
-  if (!host.beside) service.begin();
+  if (!host.hasPredecessor) service.begin();
   return service;
 }
 

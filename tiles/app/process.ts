@@ -170,11 +170,11 @@ async function start(): Promise<() => void | Promise<void>> {
   // Before the app's code runs, which may replace what this calls. Only a process with a predecessor needs the module.
   if (warmUp) await (await import("./warm_up.ts")).warmUp({ shape, spinTurns, library });
   const service = await loadService({ ...setup, metrics: metricsView }, {
-    ...{ counters, metrics, log, state, mailbox, clock, beside: true },
+    ...{ counters, metrics, log, state, mailbox, clock, hasPredecessor: true },
     collect: () => gc({ type: "minor" }),
   });
   library.trim();
-  const handedOver = await turn();
+  const handedOver = await go();
   region.awake();
   region.life = Life.booting;
   metrics.move(metricsView);
@@ -201,7 +201,7 @@ async function start(): Promise<() => void | Promise<void>> {
 }
 
 /** Reports ready and waits for the master's `go`. Returns whether a predecessor handed over. */
-async function turn(): Promise<boolean> {
+async function go(): Promise<boolean> {
   report({ type: "ready" });
   for (;;) {
     const order = messages.receive();
@@ -233,7 +233,7 @@ async function startBeside(
   const metrics = new MetricsWriter(heapView(METRICS_BYTES));
   const host = { mailbox, listeners, metrics, log };
   const beside = await makeBeside(await import(module), service, host);
-  await turn();
+  await go();
   metrics.move(handed.view(`metrics ${name} beside`));
   await beside.begin?.();
   report({ type: "running" });

@@ -3,7 +3,7 @@
  * How a net tile hands its frames over to its successor, on the same UMEM, rings and links.
  *
  * Each frame is free, in one of a socket's rings (or with the driver behind it), or out with an app.
- * Those that are out with apps are recorded in regions of the links (`app_port.ts`). A tile that leaves
+ * Those that are out with apps are recorded in regions of the links (`app_link.ts`). A tile that leaves
  * records which frames the kernel does not have. A tile that was killed has recorded nothing. Then
  * frames that are in no ring count as free, once the kernel has returned all that it had taken off the
  * rings.
@@ -11,8 +11,8 @@
 
 import { f64, slice, u32, u8, type View } from "../../ffi/region.ts";
 import { pause } from "../runtime/tile.ts";
-import type { AppPort } from "./app_port.ts";
-import type { Umem, XdpPort } from "./rings.ts";
+import type { AppLink } from "./app_link.ts";
+import type { Umem, XdpSocket } from "./rings.ts";
 
 /** The rings cannot be taken over, so the sockets have to be opened again. */
 export class RingsLost extends Error {
@@ -50,7 +50,7 @@ export class FrameRecord {
   }
 
   /** Records which frames the kernel does not have. The last thing that a tile does with them. */
-  write(umem: Umem, apps: readonly AppPort[]): void {
+  write(umem: Umem, apps: readonly AppLink[]): void {
     this.#frames.fill(0);
     const add = (offset: number) => {
       if (!umem.isLarge(offset)) this.#frames[umem.indexOf(offset)] = 1;
@@ -70,18 +70,18 @@ export class FrameRecord {
  * Takes over rings, frames and links from a predecessor that has ended; on new ones all frames are
  * free. Throws RingsLost.
  */
-export function takeOver({ umem, ports, apps, record }: {
+export function takeOver({ umem, xdpSockets, apps, record }: {
   umem: Umem;
-  ports: readonly XdpPort[];
-  apps: readonly AppPort[];
+  xdpSockets: readonly XdpSocket[];
+  apps: readonly AppLink[];
   record: FrameRecord;
 }): void {
-  for (const port of ports) port.resume();
+  for (const socket of xdpSockets) socket.resume();
   const recorded = record.take();
   const free = new Uint8Array(umem.frameCount + umem.largeBuffers).fill(1);
-  if (!ports.every((port) => port.isNew())) {
-    const frames = recorded ?? invisible(umem, ports);
-    const held = ports.reduce((sum, port) => sum + port.held, 0);
+  if (!xdpSockets.every((socket) => socket.isNew())) {
+    const frames = recorded ?? invisible(umem, xdpSockets);
+    const held = xdpSockets.reduce((sum, socket) => sum + socket.held, 0);
     let others = 0;
     for (let i = 0; i < frames.length; i++) others += frames[i];
     if (held + others !== umem.frameCount) {
@@ -104,17 +104,17 @@ export function takeOver({ umem, ports, apps, record }: {
  * The frames that are in no ring, 1 each, once the kernel has given back all that it had taken off the
  * rings. Throws RingsLost if it keeps some, as a driver does in zero-copy mode.
  */
-function invisible(umem: Umem, ports: readonly XdpPort[]): Uint8Array {
+function invisible(umem: Umem, xdpSockets: readonly XdpSocket[]): Uint8Array {
   const frames = new Uint8Array(umem.frameCount).fill(1);
   const look = () => {
-    for (const port of ports) {
-      const isSane = port.forEachVisible((offset) => frames[umem.indexOf(offset)] = 0);
+    for (const socket of xdpSockets) {
+      const isSane = socket.forEachVisible((offset) => frames[umem.indexOf(offset)] = 0);
       if (!isSane) throw new RingsLost("the rings' cursors are nonsense");
     }
   };
   // The first look sees frames that the kernel takes off a ring from now on, the second those it had before.
   look();
-  for (let polls = 0; !ports.every((port) => port.isSettled()); polls++) {
+  for (let polls = 0; !xdpSockets.every((socket) => socket.isSettled()); polls++) {
     if (polls === SETTLE_POLLS) throw new RingsLost("the kernel keeps frames that are in no ring");
     pause(POLL_MILLIS);
   }

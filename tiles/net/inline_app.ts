@@ -23,7 +23,7 @@ import * as host from "../app/host.ts";
 import type { Service, ServiceSetup } from "../app/host.ts";
 import { APP } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
-import { AllowedPeers, type PeerSetup } from "./app_port.ts";
+import { AllowedPeers, type PeerSetup } from "./app_link.ts";
 import * as frame from "./rings.ts";
 import type { Umem } from "./rings.ts";
 import type { RouteCache } from "./route_cache.ts";

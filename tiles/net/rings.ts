@@ -359,7 +359,7 @@ export const SocketCell = {
 } as const;
 
 /** The most ports of a net tile: as many as an entry of the route cache can name. */
-export const MOST_PORTS = 127;
+export const MOST_XDP_SOCKETS = 127;
 
 /** An AF_XDP socket, as the master hands it to a net tile. */
 export interface XdpSocketSetup {
@@ -388,7 +388,7 @@ export interface XdpSocketSetup {
  * received, gathers what is to be transmitted, and takes finished frames back. How many frames it may
  * have out is bounded: `fill` on the way in, `tx` on the way out.
  */
-export class XdpPort {
+export class XdpSocket {
   readonly ifindex: number;
   readonly partialChecksums: boolean;
   readonly #xsk: Xsk;

@@ -22,7 +22,7 @@ import * as route from "../../netbase/route.ts";
 import { HISTOGRAMS, NET } from "../runtime/counters.ts";
 import type { Capture } from "./capture.ts";
 import * as frame from "./rings.ts";
-import type { Umem, XdpPort } from "./rings.ts";
+import type { Umem, XdpSocket } from "./rings.ts";
 import * as cached from "./route_cache.ts";
 import * as counted from "./traffic.ts";
 
@@ -225,18 +225,18 @@ export class Receiver {
   }
 
   /**
-   * Takes one batch from `port` and returns how many frames. The caller publishes links and runs inline
+   * Takes one batch from `socket` and returns how many frames. The caller publishes links and runs inline
    * apps.
    */
-  burst(port: XdpPort): number {
+  burst(socket: XdpSocket): number {
     const batch = this.#batch;
-    const count = port.receive(batch.frames);
+    const count = socket.receive(batch.frames);
     if (count === 0) return 0;
     batch.arrival = ticksOf(batch.frames[0], batch.frames[1]);
     // Before the checks, which may move frames.
-    if (this.#packetTimes) port.times(batch.frames, count, batch.times);
+    if (this.#packetTimes) socket.times(batch.frames, count, batch.times);
     this.#traffic.settle(batch.arrival);
-    this.#check(count, port.ifindex, port.partialChecksums);
+    this.#check(count, socket.ifindex, socket.partialChecksums);
     const { packets } = batch;
     let dropped = 0;
     for (let i = 0; i < count;) {
@@ -258,8 +258,8 @@ export class Receiver {
     this.#counters[COUNT.rx_frames] += count;
     this.#counters[COUNT.rx_delivered] += count - dropped;
     countBatch(this.#counters, BATCHES, count);
-    port.cells[SocketCell.rxPackets] += count;
-    port.cells[SocketCell.rxBytes] += batch.frameBytes;
+    socket.cells[SocketCell.rxPackets] += count;
+    socket.cells[SocketCell.rxBytes] += batch.frameBytes;
     this.#traffic.passed(batch.frameBytes);
     // Frames that were given back are whole as long as the fill ring has none of them.
     if (this.#capture.wanted) this.#capture.received(batch, count, this.#umem.bytes);

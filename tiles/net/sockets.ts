@@ -292,12 +292,12 @@ export class PollSet {
   /** The eventfd, the watch, and the AF_XDP sockets. */
   readonly #all: Int32Array;
 
-  /** `ports`: descriptors of AF_XDP sockets. Throws SystemError. */
+  /** `xdpSockets`: descriptors of AF_XDP sockets; `sockets`: of the kernel's. Throws SystemError. */
   constructor(
     { xsk, udp, tile }: { xsk: Xsk; udp: Udp; tile: TileLibrary },
-    { eventfd, ports, sockets }: {
+    { eventfd, xdpSockets, sockets }: {
       eventfd: number;
-      ports: readonly number[];
+      xdpSockets: readonly number[];
       sockets: readonly number[];
     },
   ) {
@@ -308,7 +308,7 @@ export class PollSet {
     this.#watch = sockets.length === 0
       ? -1
       : checked(udp.watch(Int32Array.from(sockets)), `watch ${sockets.length} sockets`);
-    this.#all = pollSet([eventfd, this.#watch, ...ports]);
+    this.#all = pollSet([eventfd, this.#watch, ...xdpSockets]);
   }
 
   /** Blocks until something is ready or `timeoutMs` passed; empties the eventfd. */

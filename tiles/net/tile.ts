@@ -3,9 +3,9 @@
  * The net tile: frames in, frames out. It owns some queues of the attached interfaces, and the kernel
  * sockets behind the served ports. The way of a datagram through this folder:
  *
- *     rings (or sockets) → rx → app_port → (the app) → tx → rings
+ *     rings (or sockets) → rx → app_link → (the app) → tx → rings
  *
- * An inline app takes the place of `app_port`. `rx` looks the route of the answer up in `route_cache`;
+ * An inline app takes the place of `app_link`. `rx` looks the route of the answer up in `route_cache`;
  * without one, `tx` takes the slow path: it resolves the route, and then sends as usual, or by `sockets`, or
  * queues in `arp_queue` while the neighbour is unknown.
  */
@@ -27,7 +27,7 @@ import {
   TileRegion,
   Waker,
 } from "../runtime/tile.ts";
-import { AppPort, type AppSetup } from "./app_port.ts";
+import { AppLink, type AppSetup } from "./app_link.ts";
 import { ARP_QUEUE_LIMITS, SolicitProducer, Solicits } from "./arp_queue.ts";
 import { Capture, CaptureWriter } from "./capture.ts";
 import { FrameRecord, RingsLost, takeOver } from "./handover.ts";
@@ -35,11 +35,11 @@ import { InlineApp, type InlineSetup } from "./inline_app.ts";
 import {
   ETH_P_IP,
   ETHERNET_BYTES,
-  MOST_PORTS,
+  MOST_XDP_SOCKETS,
   TAG_BYTES,
   UDP_PORTS,
   Umem,
-  XdpPort,
+  XdpSocket,
   type XdpSocketSetup,
 } from "./rings.ts";
 import { Devices, Resolver, RouteCache } from "./route_cache.ts";
@@ -105,8 +105,8 @@ export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
   if (setup.frames < framesNeeded(setup)) {
     throw new RangeError(`${setup.frames} frames are too few, it takes ${framesNeeded(setup)}`);
   }
-  if (setup.sockets.length > MOST_PORTS) {
-    throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_PORTS}`);
+  if (setup.sockets.length > MOST_XDP_SOCKETS) {
+    throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_XDP_SOCKETS}`);
   }
   // As long as the new tile is deep (`#deepen`).
   context.libraries.tile.bePrompt(true);
@@ -175,15 +175,15 @@ function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
 function open({ setup, libraries }: TileContext<NetSetup>, slots: readonly number[]) {
   const { eventfd } = setup;
   const [xsk, udp] = [libraries.xsk!, libraries.udp!];
-  const ports = slots.map((slot) => xsk.fd(slot));
+  const xdpSockets = slots.map((slot) => xsk.fd(slot));
   const receiving = setup.udp.filter(({ receive }) => receive);
   const sockets = receiving.map(({ fd }) => fd);
   return {
     slots,
     /** The kernel sockets that it receives on. */
     receiving,
-    pollSet: new PollSet({ xsk, udp, tile: libraries.tile }, { eventfd, ports, sockets }),
-    descriptors: [eventfd, ...ports, ...setup.udp.map(({ fd }) => fd)],
+    pollSet: new PollSet({ xsk, udp, tile: libraries.tile }, { eventfd, xdpSockets, sockets }),
+    descriptors: [eventfd, ...xdpSockets, ...setup.udp.map(({ fd }) => fd)],
   };
 }
 
@@ -206,8 +206,8 @@ class NetTile implements Tile {
   readonly #umem: Umem;
   readonly #reader: NetbaseReader;
   readonly #cache: RouteCache;
-  readonly #ports: readonly XdpPort[];
-  readonly #apps: readonly AppPort[];
+  readonly #xdpSockets: readonly XdpSocket[];
+  readonly #apps: readonly AppLink[];
   readonly #inline: readonly InlineApp[];
   readonly #receiver: Receiver;
   readonly #socketReceiver: SocketReceiver;
@@ -256,8 +256,8 @@ class NetTile implements Tile {
     const traffic = this.#traffic = new TrafficCounter({
       ...{ traffic: setup.traffic, dispatch, counters, xsk },
     });
-    const ports = this.#ports = setup.sockets.map((socket, i) =>
-      new XdpPort(socket, { xsk, umem, slot: slots[i], cells: traffic.socket(i, socket) })
+    const xdpSockets = this.#xdpSockets = setup.sockets.map((socket, i) =>
+      new XdpSocket(socket, { xsk, umem, slot: slots[i], cells: traffic.socket(i, socket) })
     );
     this.#control = new ControlReader(setup.control);
     const capture = this.#capture = new Capture(this.#control, new CaptureWriter(setup.capture));
@@ -268,14 +268,14 @@ class NetTile implements Tile {
     this.#socketSender = sockets;
     const all = { umem, reader, dispatch, cache, devices, capture, counters, traffic, seed };
     const transmitter = this.#transmitter = new Transmitter({
-      ...{ ...all, resolver, solicits, ports, sockets, random: Math.random },
+      ...{ ...all, resolver, solicits, xdpSockets, sockets, random: Math.random },
     });
     const { wake } = tile;
-    this.#apps = setup.apps.map((app, index) => new AppPort(app, { ...all, index, wake }));
+    this.#apps = setup.apps.map((app, index) => new AppLink(app, { ...all, index, wake }));
     this.#record = new FrameRecord(setup.record, setup.frames);
     this.#corruptBefore = counters[NET.index.link_corrupt];
     // Before anything takes a frame.
-    takeOver({ umem, ports, apps: this.#apps, record: this.#record });
+    takeOver({ umem, xdpSockets, apps: this.#apps, record: this.#record });
     const batch = new RxBatch();
     this.#inline = made.map(({ setup: app, service, counters }, i) => {
       const index = setup.apps.length + i;
@@ -292,14 +292,14 @@ class NetTile implements Tile {
     this.#netlink = new Waker(new TileReader(netlinkTile), () => tile.wake(netlinkEventfd));
     this.#pollSet = pollSet;
     this.descriptors = descriptors;
-    ports.forEach((port, i) => {
-      const isNew = port.isNew();
-      port.isDeep = this.#isDeep;
-      port.refill();
+    xdpSockets.forEach((socket, i) => {
+      const isNew = socket.isNew();
+      socket.isDeep = this.#isDeep;
+      socket.refill();
       const { queue, deepFill } = setup.sockets[i];
-      if (port.filled === deepFill || !isNew) return;
+      if (socket.filled === deepFill || !isNew) return;
       throw new RangeError(
-        `queue ${queue}: the fill ring took ${port.filled} of ${deepFill} frames`,
+        `queue ${queue}: the fill ring took ${socket.filled} of ${deepFill} frames`,
       );
     });
     this.#cache.nextTick();
@@ -309,15 +309,15 @@ class NetTile implements Tile {
   turn(): number {
     this.#refresh();
     this.#capture.poll();
-    const ports = this.#ports;
+    const xdpSockets = this.#xdpSockets;
     const apps = this.#apps;
     let work = 0;
     for (let i = 0; i < apps.length; i++) apps[i].reclaim();
     const waits = this.#isDeep && this.#waitsForApps();
-    for (let i = 0; i < ports.length; i++) {
-      ports[i].complete();
+    for (let i = 0; i < xdpSockets.length; i++) {
+      xdpSockets[i].complete();
       if (waits) continue;
-      work += this.#receiver.burst(ports[i]);
+      work += this.#receiver.burst(xdpSockets[i]);
       this.#runInline();
     }
     if (!waits) work += this.#receiveSockets();
@@ -325,14 +325,14 @@ class NetTile implements Tile {
     for (let i = 0; i < apps.length; i++) work += this.#transmitter.burst(apps[i]);
     this.#socketSender.flush();
     let sent = 0;
-    for (let i = 0; i < ports.length; i++) {
-      const count = ports[i].flush();
+    for (let i = 0; i < xdpSockets.length; i++) {
+      const count = xdpSockets[i].flush();
       if (count > 0) countBatch(this.#counters, BATCHES, count);
       sent += count;
     }
     this.#counters[NET.index.tx_frames] += sent;
     // This comes last, so that no answer waits while the kernel gets free frames.
-    for (let i = 0; i < ports.length; i++) ports[i].refill();
+    for (let i = 0; i < xdpSockets.length; i++) xdpSockets[i].refill();
     this.#askNetlink();
     this.#worked = work + sent > 0;
     if (!this.#worked) this.#traffic.rest();
@@ -341,7 +341,7 @@ class NetTile implements Tile {
 
   pending(): boolean {
     return this.#apps.some((app) => app.answers.available() > 0) ||
-      this.#ports.some((port) => port.unfinished()) || this.#overtaken();
+      this.#xdpSockets.some((socket) => socket.unfinished()) || this.#overtaken();
   }
 
   wait(timeoutMs: number): void {
@@ -382,7 +382,7 @@ class NetTile implements Tile {
     this.#isDeep = isDeep;
     this.#patience = PATIENCE_MILLIS;
     this.#tile.bePrompt(isDeep);
-    for (const port of this.#ports) port.isDeep = isDeep;
+    for (const socket of this.#xdpSockets) socket.isDeep = isDeep;
   }
 
   /**
@@ -407,15 +407,15 @@ class NetTile implements Tile {
   /** Updates counters and gauges that others read. */
   #count(): void {
     const totals = new Float64Array(this.#record.totals.length);
-    const areComplete = this.#ports.every((port) => port.addStatistics(totals));
+    const areComplete = this.#xdpSockets.every((socket) => socket.addStatistics(totals));
     if (areComplete) this.#countStatistics(totals);
     this.#counters[NET.index.frames_free] = this.#umem.freeFrames;
-    this.#counters[NET.index.frames_in_kernel] = this.#ports.reduce(
+    this.#counters[NET.index.frames_in_kernel] = this.#xdpSockets.reduce(
       (sum, { held }) => sum + held,
       0,
     );
     this.#counters[NET.index.arp_queue] = this.#transmitter.queue.count;
-    for (const port of this.#ports) port.measure();
+    for (const socket of this.#xdpSockets) socket.measure();
     this.#traffic.flush();
     this.#apps.forEach((app, i) => this.#traffic.links[i] = app.fill);
     this.#counters[NET.index.link_corrupt] = this.#apps.reduce(
@@ -444,9 +444,9 @@ class NetTile implements Tile {
   relinquish(): void {
     this.#transmitter.queue.clear();
     for (const app of this.#inline) app.relinquish();
-    for (const port of this.#ports) {
-      this.#counters[NET.index.tx_frames] += port.flush();
-      this.#counters[NET.index.tx_drop_ring_full] += port.dropQueued((offset) =>
+    for (const socket of this.#xdpSockets) {
+      this.#counters[NET.index.tx_frames] += socket.flush();
+      this.#counters[NET.index.tx_drop_ring_full] += socket.dropQueued((offset) =>
         this.#traffic.dropped(sourcePort(this.#umem.view, offset), PortCell.txDrops)
       );
     }

@@ -15,11 +15,11 @@
 
 import { NET } from "../runtime/counters.ts";
 import * as link from "../runtime/link.ts";
-import type { AllowedPeers, AppPort } from "./app_port.ts";
+import type { AllowedPeers, AppLink } from "./app_link.ts";
 import { ARP_QUEUE_LIMITS, ArpQueue, type Solicits } from "./arp_queue.ts";
 import type { Capture } from "./capture.ts";
 import * as frame from "./rings.ts";
-import type { Umem, XdpPort } from "./rings.ts";
+import type { Umem, XdpSocket } from "./rings.ts";
 import * as cached from "./route_cache.ts";
 import type { Dispatch, RxBatch } from "./rx.ts";
 import type { SocketSender } from "./sockets.ts";
@@ -72,7 +72,7 @@ export class Transmitter {
   readonly #routes: Int32Array;
   readonly #resolver: cached.Resolver;
   readonly #solicits: Solicits;
-  readonly #ports: readonly XdpPort[];
+  readonly #xdpSockets: readonly XdpSocket[];
   readonly #sockets: SocketSender;
   readonly #dispatch: Dispatch;
   readonly #capture: Capture;
@@ -95,7 +95,7 @@ export class Transmitter {
     cache: cached.RouteCache;
     resolver: cached.Resolver;
     solicits: Solicits;
-    ports: readonly XdpPort[];
+    xdpSockets: readonly XdpSocket[];
     sockets: SocketSender;
     dispatch: Dispatch;
     capture: Capture;
@@ -110,7 +110,7 @@ export class Transmitter {
     this.#routes = parts.cache.words;
     this.#resolver = parts.resolver;
     this.#solicits = parts.solicits;
-    this.#ports = parts.ports;
+    this.#xdpSockets = parts.xdpSockets;
     this.#sockets = parts.sockets;
     this.#dispatch = parts.dispatch;
     this.#capture = parts.capture;
@@ -127,12 +127,12 @@ export class Transmitter {
   /** How many frames the fullest transmit ring takes now; without rings any number. */
   get room(): number {
     let room = Infinity;
-    for (const port of this.#ports) if (port.room < room) room = port.room;
+    for (const socket of this.#xdpSockets) if (socket.room < room) room = socket.room;
     return room;
   }
 
   /** Takes one batch from the link of `app` and returns how many packets. */
-  burst(app: AppPort): number {
+  burst(app: AppLink): number {
     const count = Math.min(app.answers.available(), BATCH);
     if (count === 0) return 0;
     for (let i = 0; i < count;) {
@@ -149,7 +149,7 @@ export class Transmitter {
    * Sends back the requests that the answers name, from number `from` on. Returns the first answer
    * that names none, or none of this app's.
    */
-  #reflectRun(app: AppPort, from: number, end: number): number {
+  #reflectRun(app: AppLink, from: number, end: number): number {
     const { answers } = app;
     const { words } = answers;
     const { packets } = this.#returned;
@@ -160,7 +160,7 @@ export class Transmitter {
       const p = ((i - from) & (BATCH - 1)) << PACKET_SHIFT;
       if (!app.takeRequest(words[at + Descriptor.offset], packets, p)) break;
     }
-    if (i > from) this.reflect(app.received, this.#returned, ALL, i - from);
+    if (i > from) this.reflect(app.returning, this.#returned, ALL, i - from);
     return i;
   }
 
@@ -193,7 +193,7 @@ export class Transmitter {
    * Sends answer number `from`, and those after it up to the first that names a request. Returns the
    * number of that one.
    */
-  #sendRun(app: AppPort, from: number, end: number): number {
+  #sendRun(app: AppLink, from: number, end: number): number {
     const { packets } = this;
     const count = this.#read(app, from, end);
     this.#classify(app, count);
@@ -221,7 +221,7 @@ export class Transmitter {
   }
 
   /** Reads the descriptors of a run, each word once, and returns how many there are. */
-  #read(app: AppPort, from: number, end: number): number {
+  #read(app: AppLink, from: number, end: number): number {
     const { answers } = app;
     const { words } = answers;
     const { packets } = this;
@@ -229,7 +229,7 @@ export class Transmitter {
     for (; i < end; i++) {
       const at = answers.slot(i);
       const length = words[at + Descriptor.length];
-      // The first one was tried: it names no request, so it is an invalid length.
+      // A run does not begin with one, unless it names no request: then its length is invalid.
       if (length === REFLECTED && i > from) break;
       const p = ((i - from) & (BATCH - 1)) << PACKET_SHIFT;
       packets[p + Packet.offset] = words[at + Descriptor.offset];
@@ -326,7 +326,7 @@ export class Transmitter {
   #write(packets: Int32Array, count: number): number {
     const frames = this.#frames;
     const routes = this.#routes;
-    const ports = this.#ports;
+    const xdpSockets = this.#xdpSockets;
     const end = count & COUNT_BITS;
     let others = 0;
     for (let i = 0; i < end; i++) {
@@ -337,8 +337,8 @@ export class Transmitter {
         continue;
       }
       const outcome = routes[(r & MOST_WORDS) + Route.outcome];
-      const port = ports[outcome >>> 24];
-      if (port.room === 0) {
+      const socket = xdpSockets[outcome >>> 24];
+      if (socket.room === 0) {
         packets[p + Packet.route] = RING_FULL;
         others++;
         continue;
@@ -346,10 +346,10 @@ export class Transmitter {
       writeHeaders(frames, routes, packets, p);
       const begin = (outcome >>> 16) & BEGIN_BITS;
       const length = packets[p + Packet.length] + PAYLOAD_AT - begin;
-      const queued = port.queueEnd;
-      port.queue[queued] = packets[p + Packet.frame] + begin;
-      port.queue[queued + 1] = length;
-      port.queueUpTo(queued + 2, length);
+      const queued = socket.queueEnd;
+      socket.queue[queued] = packets[p + Packet.frame] + begin;
+      socket.queue[queued + 1] = length;
+      socket.queueUpTo(queued + 2, length);
     }
     if (this.#capture.wanted) {
       for (let i = 0; i < count; i++) {
@@ -374,7 +374,7 @@ export class Transmitter {
     const frames = this.#frames;
     const cache = this.#cache;
     const routes = cache.words;
-    const xdpPorts = this.#ports;
+    const xdpSockets = this.#xdpSockets;
     const bit = appBit(index);
     const bits = TICK_BITS | bit;
     const checked = (cache.tick & TICK_BITS) | bit;
@@ -382,9 +382,9 @@ export class Transmitter {
     const isCurrent = changes === cache.changes;
     const { pending } = this.#traffic;
     const limit = end & COUNT_BITS;
-    // The port of the packet before, where its next frame is queued, and where its room ends.
+    // The socket of the packet before, where its next frame is queued, and where its room ends.
     let number = -1;
-    let port: XdpPort | undefined;
+    let socket: XdpSocket | undefined;
     let queue: Uint32Array | undefined;
     let queued = 0;
     let full = 0;
@@ -406,13 +406,13 @@ export class Transmitter {
       const ports = packets[p + Packet.ports];
       if (ports >>> 16 === 0) break;
       if (outcome >>> 24 !== number) {
-        if (port !== undefined) this.#queueUpTo(port, queued, frameBytes);
+        if (socket !== undefined) this.#queueUpTo(socket, queued, frameBytes);
         frameBytes = 0;
         number = outcome >>> 24;
-        port = xdpPorts[number];
-        queue = port.queue;
-        queued = port.queueEnd;
-        full = queued + 2 * port.room;
+        socket = xdpSockets[number];
+        queue = socket.queue;
+        queued = socket.queueEnd;
+        full = queued + 2 * socket.room;
       }
       if (queued === full) break;
       const at = (packets[p + Packet.offset] - PAYLOAD_AT) & MOST_BYTES;
@@ -428,7 +428,7 @@ export class Transmitter {
       pending[cells + PortCell.txBytes] += length;
     }
     if (i > from) {
-      this.#queueUpTo(port!, queued, frameBytes);
+      this.#queueUpTo(socket!, queued, frameBytes);
       // Requests are answered in their order: if the first and the last came together, all did.
       const first = arrival || packets[picked[from] + Packet.arrival];
       const last = arrival || packets[picked[i - 1] + Packet.arrival];
@@ -443,9 +443,9 @@ export class Transmitter {
     return i;
   }
 
-  /** Queues the frames, `bytes` long, that were written to the queue of `port` up to word `end`. */
-  #queueUpTo(port: XdpPort, end: number, bytes: number): void {
-    port.queueUpTo(end, bytes);
+  /** Queues the frames, `bytes` long, that were written to the queue of `socket` up to word `end`. */
+  #queueUpTo(socket: XdpSocket, end: number, bytes: number): void {
+    socket.queueUpTo(end, bytes);
     this.#traffic.passed(bytes);
   }
 
@@ -454,7 +454,12 @@ export class Transmitter {
     const outcome = this.#routes[packets[p + Packet.route] + Route.outcome];
     const begin = (outcome >>> 16) & BEGIN_BITS;
     const size = packets[p + Packet.length] + PAYLOAD_AT - begin;
-    this.#capture.sent(this.#umem.bytes, at + begin, size, this.#ports[outcome >>> 24].ifindex);
+    this.#capture.sent(
+      this.#umem.bytes,
+      at + begin,
+      size,
+      this.#xdpSockets[outcome >>> 24].ifindex,
+    );
   }
 
   /** Sends or drops the packets of the batch that have no route, one by one. */

@@ -34,7 +34,7 @@ import {
   type TileContext,
   TileRegion,
 } from "../runtime/tile.ts";
-import { RECENT_PEERS_BYTES, requestsBytes } from "./app_port.ts";
+import { RECENT_PEERS_BYTES, requestsBytes } from "./app_link.ts";
 import { SOLICIT_LINK_BYTES } from "./arp_queue.ts";
 import { CAPTURE_BYTES } from "./capture.ts";
 import { frameRecordBytes } from "./handover.ts";

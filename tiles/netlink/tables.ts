@@ -43,7 +43,7 @@ export interface Table {
   readonly types: readonly number[];
   /** Some kernels are built without it: if its dump is refused, the table counts as empty. */
   readonly optional?: boolean;
-  /** An event says where among others its subject goes, so no event may come before a dump's end. */
+  /** The order of events matters to it: those that come during a dump are applied after the dump, not at once. */
   readonly ordered?: boolean;
   /** Applies a message; returns the tables that an event shows to be stale. */
   apply(message: nl.MessageCursor, source: Source): number;

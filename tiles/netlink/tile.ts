@@ -85,7 +85,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
   const control = new ControlReader(setup.control);
   let serves = false;
   const { ports, packetTimes } = setup;
-  /** Of no filter until this appliance serves: until then its predecessor writes them. */
+  /** Until this appliance serves, its predecessor writes the filters, and this updates none. */
   let updateFilters = filterUpdater([], { interfaces, ports, packetTimes, log });
 
   /** Since when the mirror is not in sync; undefined: it is. */

@@ -118,8 +118,8 @@ function setBits(words: Uint32Array, bits: Iterable<number>): void {
 const LOOPBACK_NET = 127;
 
 /**
- * Returns what updates the filters of interfaces, each an XDP program's writable map, and tells whether interfaces
- * had changed. A predecessor's entries stay till then.
+ * Returns a function that brings the filters of interfaces, each an XDP program's writable map, up to date and returns
+ * whether any interface changed. Until its first call a predecessor's addresses stay.
  */
 export function filterUpdater(
   filters: readonly { readonly ifindex: number; readonly view: View }[],

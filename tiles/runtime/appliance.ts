@@ -101,7 +101,7 @@ class Appliance {
 
   /** Starts all tiles. Net tiles wait until their predecessors have stopped, or for `go`. */
   async #boot(): Promise<void> {
-    const { setup: { interfaces, attached, isBeside } } = this.#handed;
+    const { setup: { interfaces, attached, hasPredecessor } } = this.#handed;
     const { netlink, nets, status } = this.#wiring;
     const mirror = this.#start(netlink, this.#wiring.netlinkSetup());
     // The others load meanwhile.
@@ -111,10 +111,10 @@ class Appliance {
     }
     await mirror.running;
     // Without a predecessor nobody else says that this one is starting.
-    const early = isBeside ? undefined : this.#workers.get("status");
+    const early = hasPredecessor ? undefined : this.#workers.get("status");
     early?.make();
-    // Main reads netbase here, although the netlink tile does not wait for it before it frees something. Nothing is freed
-    // yet: that would take a quiescent state of the net tiles, and they do not run.
+    // The netlink tile does not wait for main before it reuses a record, so a record may be replaced while main reads
+    // it. That takes an interface that is replaced at this very moment. At worst this start waits or fails.
     const netbase = new NetbaseReader(this.#wiring.netbase);
     const log = (line: string) => this.#log(line);
     await waitForInterfaces(netbase, { names: interfaces, log });
@@ -165,7 +165,7 @@ class Appliance {
       region: region.writer,
       control: this.#wiring.control.reader,
       clock,
-      hasPredecessor: isNet && this.#handed.setup.isBeside,
+      hasPredecessor: isNet && this.#handed.setup.hasPredecessor,
       held,
       spinTurns: spinTurnsFor(nets.length + apps.length, navigator.hardwareConcurrency),
       setup,

@@ -36,7 +36,7 @@ export const Descriptor = {
   ports: 4,
   /** net→app: the interface that the request came in on. */
   interface: 5,
-  /** app→net: the slot, plus 1, of the request that this goes back to, whatever its addresses say. 0: to those. */
+  /** app→net: the slot, plus 1, of the request that this answers; addresses are then ignored. 0: to the addresses. */
   request: 5,
   /** app→net: TOS << 8 | TTL of the answer's IPv4 header; a TTL of 0 stands for 64. */
   tosTtl: 6,

@@ -11,7 +11,7 @@ import { randomSeed } from "../../netbase/hash.ts";
 import { NETBASE_BYTES } from "../../netbase/layout.ts";
 import type { BesideSetup, ServiceSetup } from "../app/host.ts";
 import { METRICS_BYTES } from "../app/regions.ts";
-import { type PeerSetup, RECENT_PEERS_BYTES, requestsBytes } from "../net/app_port.ts";
+import { type PeerSetup, RECENT_PEERS_BYTES, requestsBytes } from "../net/app_link.ts";
 import { SOLICIT_LINK_BYTES } from "../net/arp_queue.ts";
 import { CAPTURE_BYTES } from "../net/capture.ts";
 import { frameRecordBytes } from "../net/handover.ts";
@@ -102,7 +102,7 @@ export interface ApplianceSetup {
   /** Whether UDP checksums of frames are left to the NIC. */
   readonly trustChecksums: boolean;
   /** Whether a predecessor serves until this one is ready, so that it can warm up. */
-  readonly isBeside: boolean;
+  readonly hasPredecessor: boolean;
   /** What runs, for the metrics: version and commit, the latter "" if it is unknown. */
   readonly build: { readonly version: string; readonly commit: string };
   /** What the status tile listens on. Without either there is no status tile. */
@@ -399,7 +399,7 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
         netlinkEventfd: netlink.eventfd,
         eventfd: nets[n].eventfd,
         seed: randomSeed(),
-        warmUp: setup.isBeside,
+        warmUp: setup.hasPredecessor,
       };
     },
   };

@@ -9,7 +9,7 @@ import { NETBASE_BYTES } from "../../../netbase/layout.ts";
 import { NUD_REACHABLE } from "../../../netbase/neighbors.ts";
 import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
-import { RECENT_PEERS_BYTES } from "../../../tiles/net/app_port.ts";
+import { RECENT_PEERS_BYTES } from "../../../tiles/net/app_link.ts";
 import { SOLICIT_LINK_BYTES } from "../../../tiles/net/arp_queue.ts";
 import { CAPTURE_BYTES } from "../../../tiles/net/capture.ts";
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";

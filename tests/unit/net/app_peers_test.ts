@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
-import { RecentPeers } from "../../../tiles/net/app_port.ts";
+import { RecentPeers } from "../../../tiles/net/app_link.ts";
 import { ETH0, ip, REQUEST, Room } from "./room.ts";
 
 const PEER = REQUEST.source;

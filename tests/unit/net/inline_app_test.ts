@@ -6,7 +6,7 @@ import { Address } from "../../../tiles/app/address.ts";
 import type { Answers, App } from "../../../tiles/app/contract.ts";
 import { makeService } from "../../../tiles/app/host.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
-import { RECENT_PEERS_BYTES } from "../../../tiles/net/app_port.ts";
+import { RECENT_PEERS_BYTES } from "../../../tiles/net/app_link.ts";
 import { InlineApp } from "../../../tiles/net/inline_app.ts";
 import { LOOK_UP, Packet, PACKET_SHIFT, PAYLOAD_AT, Umem } from "../../../tiles/net/rings.ts";
 import { RouteCache } from "../../../tiles/net/route_cache.ts";

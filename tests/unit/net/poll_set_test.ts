@@ -28,7 +28,7 @@ function make(count: number) {
   } as unknown as Xsk;
   const tile = { wait: (fd: number) => emptied.push(fd) } as unknown as TileLibrary;
   const sockets = Array.from({ length: count }, (_, i) => 100 + i);
-  const set = new PollSet({ xsk, udp, tile }, { eventfd: EVENTFD, ports: [], sockets });
+  const set = new PollSet({ xsk, udp, tile }, { eventfd: EVENTFD, xdpSockets: [], sockets });
   const ready = () => [...set.ready.subarray(0, set.readyCount)].sort((a, b) => a - b);
   return { set, udp, readable, emptied, ready };
 }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
 import { hash, keyOf, Use } from "../../../netbase/hash.ts";
-import { RECENT_PEERS_BYTES, RecentPeers } from "../../../tiles/net/app_port.ts";
+import { RECENT_PEERS_BYTES, RecentPeers } from "../../../tiles/net/app_link.ts";
 import fc from "../property.ts";
 
 Deno.test("an address is known when it was put in, and no other is", () => {

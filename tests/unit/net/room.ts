@@ -9,7 +9,7 @@ import { NetbaseWriter } from "../../../netbase/netbase_writer.ts";
 import * as route from "../../../netbase/route.ts";
 import type { App } from "../../../tiles/app/contract.ts";
 import { METRICS_BYTES } from "../../../tiles/app/regions.ts";
-import { type Prefix, RECENT_PEERS_BYTES, requestsBytes } from "../../../tiles/net/app_port.ts";
+import { type Prefix, RECENT_PEERS_BYTES, requestsBytes } from "../../../tiles/net/app_link.ts";
 import { SOLICIT_LINK_BYTES, SolicitConsumer } from "../../../tiles/net/arp_queue.ts";
 import { CAPTURE_BYTES } from "../../../tiles/net/capture.ts";
 import { frameRecordBytes } from "../../../tiles/net/handover.ts";

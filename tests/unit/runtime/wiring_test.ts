@@ -18,7 +18,7 @@ function setup(...names: string[]) {
   });
   return {
     ...{ apps, attached: [], interfaces: [], sockets: [], slots: {}, trustChecksums: false },
-    isBeside: false,
+    hasPredecessor: false,
     build: { version: "0", commit: "" },
     plan: planTiles({ queues: [2], cores: 3, apps }),
     listens: { control: true, metrics: false },

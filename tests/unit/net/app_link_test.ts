@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { heapView, u32, u8 } from "../../../ffi/region.ts";
-import { AppPort, RECENT_PEERS_BYTES, requestsBytes } from "../../../tiles/net/app_port.ts";
+import { AppLink, RECENT_PEERS_BYTES, requestsBytes } from "../../../tiles/net/app_link.ts";
 import { makePackets, Packet, PAYLOAD_AT, Umem } from "../../../tiles/net/rings.ts";
 import { RouteCache } from "../../../tiles/net/route_cache.ts";
 import { RxBatch } from "../../../tiles/net/rx.ts";
@@ -30,7 +30,7 @@ function room(shape = SHAPE) {
   const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
   const woken: number[] = [];
   const join = () =>
-    new AppPort(
+    new AppLink(
       { ...PEERS, ports: [7], net, app, requests, shape, tile, eventfd: 9 },
       {
         umem,
@@ -44,7 +44,7 @@ function room(shape = SHAPE) {
 }
 
 /** Hands a datagram over, from address 1 to 2, whose payload is at `offset`. Whether there was room. */
-function push(link: AppPort, offset: number, length = 10, ports = 3): boolean {
+function push(link: AppLink, offset: number, length = 10, ports = 3): boolean {
   const batch = new RxBatch();
   batch.frames.set([5, 6]);
   batch.packets[Packet.offset] = offset;
@@ -114,7 +114,7 @@ Deno.test("on a link that others have used, nothing is taken back that was never
   const app = heapView(appLinkBytes(SHAPE));
   u32(net)[0] = 5;
   const umem = new Umem(heapView(16 * 2048 + 4 * 65_536), UMEM);
-  const link = new AppPort(
+  const link = new AppLink(
     {
       ...PEERS,
       ports: [7],

@@ -224,15 +224,15 @@ class Copies {
 }
 
 /** The net tile's ends of both links of one app. */
-export class AppPort implements Recipient, Sender {
+export class AppLink implements Recipient, Sender {
   readonly index: number;
   /** Answers: descriptors and payloads are the app's and can change at any time. */
   readonly answers: link.LinkConsumer;
   readonly view: DataView;
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   readonly peers: AllowedPeers;
-  /** The app as the sender of requests that go back as they came. */
-  readonly received: Sender;
+  /** The app as the sender of requests that it returns unchanged: their payloads are in the UMEM. */
+  readonly returning: Sender;
   largeOut = 0;
   readonly #requests: link.LinkProducer;
   readonly #umem: Umem;
@@ -274,7 +274,7 @@ export class AppPort implements Recipient, Sender {
     const copies = link.requestRing(net, shape);
     this.#copies = copies && new Copies(copies, umem, starts);
     this.peers = new AllowedPeers(setup, { cache, index, seed });
-    this.received = { index, peers: this.peers, view: umem.view, bytes: umem.bytes };
+    this.returning = { index, peers: this.peers, view: umem.view, bytes: umem.bytes };
     this.#packetTimes = setup.packetTimes ?? false;
     this.#umem = umem;
     this.#waker = new Waker(new TileReader(setup.tile), () => wake(setup.eventfd));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { heapView } from "../../../ffi/region.ts";
-import { SocketCell, Umem, XdpPort } from "../../../tiles/net/rings.ts";
+import { SocketCell, Umem, XdpSocket } from "../../../tiles/net/rings.ts";
 import fc from "../property.ts";
 import { FakeXsk } from "./fakes.ts";
 
@@ -26,12 +26,12 @@ function makePort({ deepFill = FILL } = {}) {
   return {
     umem,
     xsk,
-    port: new XdpPort(setup, { xsk, umem, slot: 0, cells: new Float64Array(8) }),
+    port: new XdpSocket(setup, { xsk, umem, slot: 0, cells: new Float64Array(8) }),
   };
 }
 
 /** Queues 20 bytes at `offset`. */
-function enqueue(port: XdpPort, offset: number): void {
+function enqueue(port: XdpSocket, offset: number): void {
   const end = port.queueEnd;
   port.queue.set([offset, 20], end);
   port.queueUpTo(end + 2, 20);
@@ -93,7 +93,7 @@ Deno.test("however slow the kernel is and whatever apps keep, each queue of a UM
     const umem = new Umem(region, { frames, largeBuffers: 0 });
     const xsk = new FakeXsk(region, { frameBytes: FRAME_BYTES });
     const ports = Array.from({ length: queues }, (_, slot) =>
-      new XdpPort(
+      new XdpSocket(
         {
           fd: 100 + slot,
           ifindex: 2,
