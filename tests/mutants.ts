@@ -860,7 +860,7 @@ export const MUTANTS: readonly Mutant[] = [
       name: "transmit: more goes onto a ring than it takes",
       in: "Transmitter.#write",
       from: "socket.room === 0",
-      to: "port.room < 0",
+      to: "socket.room < 0",
       tests: ["unit/net/transmit", "unit/net/tile_test"],
     },
     {
