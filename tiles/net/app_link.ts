@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * An app in a process of its own as the net tile knows it: the link that requests go out on, the link
- * that answers come in on, and the frames that the app is reading. A frame comes back when the app's
- * cursor has passed its descriptor. How many are out is bounded by the link's depth, so an app that
- * stops keeps that many and no more. And the addresses that it may send to.
+ * The net tile's view of an app in its own process: the link for requests, the link for answers, the
+ * frames that the app is reading, and the addresses that it may send to. A frame returns when the app's
+ * cursor passes its descriptor. The link's depth bounds the outstanding frames, so an app that stops
+ * holds no more than that.
  */
 
 import { i32, slice, u32, u64, type View } from "../../ffi/region.ts";
@@ -24,7 +24,7 @@ const { COUNT_BITS, LOOK_UP, MOST_BYTES, Packet, PACKET_SHIFT } = frame;
 const { appBit, layout: { MOST_WORDS, Route }, SHARED_BIT, TICK_BITS } = cached;
 const LINK_FULL = NET.index.rx_drop_app_link_full;
 
-/** Addresses in host order, as signed words: those whose bits under `mask` are `address`. */
+/** Addresses in host order, signed words: all whose bits under `mask` equal `address`. */
 export interface Prefix {
   readonly address: number;
   readonly mask: number;
@@ -32,11 +32,11 @@ export interface Prefix {
 
 /** Where an app may send. */
 export interface PeerSetup {
-  /** The table of addresses that sent to it by this net tile. */
+  /** The table of addresses that sent to the app through this net tile. */
   readonly recentPeers: View;
-  /** Those of the other net tiles. */
+  /** The tables of the other net tiles. */
   readonly otherRecentPeers: readonly View[];
-  /** Addresses that it may send to in any case. */
+  /** Addresses that the app may always send to. */
   readonly sendTo: readonly Prefix[];
 }
 
@@ -44,17 +44,17 @@ export interface PeerSetup {
 export interface AppSetup extends PeerSetup {
   /** Ports it answers on. Several apps with the same port share it by flow. */
   readonly ports: readonly number[];
-  /** The region that this net tile writes for it. */
+  /** The region that this net tile writes for the app. */
   readonly net: View;
   /** The region that the app writes. */
   readonly app: View;
-  /** The region, `requestsBytes` long, of what this tile alone knows of requests that are out. */
+  /** The region, `requestsBytes` long, of what only this tile knows of outstanding requests. */
   readonly requests: View;
   readonly shape: link.LinkShape;
   /** The app's tile region, for its sleep word. */
   readonly tile: View;
   readonly eventfd: number;
-  /** Whether it wants the time of each packet, not of its burst. */
+  /** Whether the app wants the time of each packet, not of its burst. */
   readonly packetTimes?: boolean;
 }
 
@@ -68,7 +68,7 @@ export class AllowedPeers {
   /** The app's bit in entries of the route cache. */
   readonly #bit: number;
 
-  /** Of app number `index`. `seed`, random, keys the table that is written here. */
+  /** `index` is the app's number. `seed`, random, keys the table that is written here. */
   constructor(
     { recentPeers, otherRecentPeers, sendTo }: PeerSetup,
     { cache, index, seed }: { cache: cached.RouteCache; index: number; seed: number },
@@ -87,9 +87,9 @@ export class AllowedPeers {
   }
 
   /**
-   * Adds the peers of packet number `from` and those after it for the same app, and returns the first
-   * packet, of `end`, for another. If a packet's route says that the app may send there, its peer is
-   * among the most recent already: `has` saw to that, and the tick changes when addresses are forgotten.
+   * Adds the peers of packet number `from` and of the following ones for the same app. Returns the
+   * first packet, of `end`, for another app. If a packet's route permits the app, its peer is already
+   * among the most recent: `has` added it, and the tick changes when addresses are forgotten.
    */
   addRun(packets: Int32Array, from: number, end: number): number {
     const app = packets[(from << PACKET_SHIFT) + Packet.app];
@@ -105,7 +105,7 @@ export class AllowedPeers {
       const r = packets[p + Packet.route];
       if (
         r >= 0 && (routes[(r & MOST_WORDS) + Route.checked] & (TICK_BITS | bit)) === checked &&
-        // A bit that is shared says nothing of this app's table.
+        // The shared bit does not describe this app's table.
         bit !== SHARED_BIT
       ) continue;
       this.add(packets[p + Packet.peer]);
@@ -142,8 +142,8 @@ export function requestsBytes({ depth }: link.LinkShape): number {
 }
 
 /**
- * What does not concern the app in the description of an outstanding request: words of `Packet`, log2 of
- * how many, and their offsets. The others are in its descriptor.
+ * The fields of an outstanding request that the app does not need: log2 of their number, and their
+ * offsets. Its descriptor has the others.
  */
 const OUT_SHIFT = 2;
 const Out = {
@@ -153,7 +153,7 @@ const Out = {
   sum: 2,
 } as const;
 
-/** The payloads of an app's requests, each copied to memory that this app alone is given. */
+/** The payloads of an app's requests, copied to memory that only this app is given. */
 class Copies {
   readonly #ring: link.PayloadRing;
   /** The ring and the UMEM in words, and in double words. */
@@ -162,7 +162,7 @@ class Copies {
   readonly #wide: BigUint64Array;
   readonly #wideFrames: BigUint64Array;
 
-  /** Copies from `umem` to `ring`, as `requestRing` has it. `starts` is as in `PayloadRing`. */
+  /** Copies from `umem` to `ring`, as `requestRing` returns it. `starts` is as in `PayloadRing`. */
   constructor(ring: View, umem: Umem, starts: Int32Array<SharedArrayBuffer>) {
     this.#ring = new link.PayloadRing(ring.byteLength - PAYLOAD_MARGIN, starts.length, starts);
     this.#words = i32(ring);
@@ -171,17 +171,17 @@ class Copies {
     this.#wideFrames = u64(umem.bytes);
   }
 
-  /** Continues after `pushed` descriptors, of which the last is of `length` bytes at `offset` of the ring. */
+  /** Continues after `pushed` descriptors. The last has `length` bytes at `offset` of the ring. */
   resume(pushed: number, offset: number, length: number): void {
     this.#ring.resume(pushed, (offset & 4) + length);
   }
 
   /**
-   * Copies `length` bytes at `offset` of the UMEM, a multiple of four, and returns where to; -1 when
-   * there is no room. They are of the `pushed`-th descriptor; `outstanding` before it are on their way.
+   * Copies `length` bytes at `offset` of the UMEM, a multiple of four, for the `pushed`-th descriptor.
+   * The `outstanding` before it are in use. Returns where the copy begins; -1: there is no room.
    */
   copy(offset: number, length: number, pushed: number, outstanding: number): number {
-    // The copy begins in its double word where the payload does, so that double words can be copied.
+    // The copy and the payload begin at the same place in a double word, so that double words can be copied.
     const into = offset & 4;
     const at = this.#ring.reserve(into + length, pushed, outstanding);
     if (at < 0) return -1;
@@ -203,12 +203,12 @@ class Copies {
     }
     for (; left > 0; left--) words[to++] = frames[from++];
     const rest = length & 3;
-    // Bytes behind the payload in its frame are of other packets.
+    // In a frame, bytes after the payload belong to other packets.
     if (rest !== 0) words[to] = frames[from] & ((1 << (rest << 3)) - 1);
     return at + into;
   }
 
-  /** Copies `count` times four double words: three times as fast as words, and nothing is allocated. */
+  /** Copies `count` times four double words: three times as fast as words, and without allocation. */
   #copyWide(from: number, to: number, count: number): void {
     const words = this.#wide;
     const frames = this.#wideFrames;
@@ -226,7 +226,7 @@ class Copies {
 /** The net tile's ends of both links of one app. */
 export class AppLink implements Recipient, Sender {
   readonly index: number;
-  /** Answers: descriptors and payloads are the app's and can change at any time. */
+  /** Answers: the app owns descriptors and payloads and can change them at any time. */
   readonly answers: link.LinkConsumer;
   readonly view: DataView;
   readonly bytes: Uint8Array<SharedArrayBuffer>;
@@ -237,7 +237,7 @@ export class AppLink implements Recipient, Sender {
   readonly #requests: link.LinkProducer;
   readonly #umem: Umem;
   readonly #waker: Waker;
-  /** If the app does not read the UMEM. */
+  /** Not null if the app does not read the UMEM. */
   readonly #copies: Copies | null;
   readonly #state: Uint32Array;
   readonly #packetTimes: boolean;
@@ -245,13 +245,13 @@ export class AppLink implements Recipient, Sender {
   readonly #out: Int32Array;
   #reclaimed: number;
   /**
-   * The app's cursor as last read, and how many of its older answers are unread. Such an answer may return
-   * a request that the app has passed already, so its frame stays.
+   * The app's cursor as last read, and how many answers older than that are unread. Such an answer may
+   * return a request that the app has already passed, so the frame is not freed yet.
    */
   #passed: number;
   #untaken = 0;
 
-  /** Of app number `index`. `wake` wakes the tile that sleeps on an eventfd. RangeError: a region is too small. */
+  /** `index` is the app's number; `wake` wakes a tile by its eventfd. RangeError: a region is too small. */
   constructor(
     setup: AppSetup,
     { umem, cache, index, wake, seed }: {
@@ -294,9 +294,9 @@ export class AppLink implements Recipient, Sender {
   }
 
   /**
-   * Continues with the requests of a predecessor that are outstanding. `claim` returns whether the frame or
-   * large buffer at an offset can be this link's. If not, the request has none any more. Routes are looked
-   * up again, as the route cache is new.
+   * Continues with the outstanding requests of a predecessor. `claim` returns whether this link can own
+   * the frame or large buffer at an offset. If not, the request loses it. Routes are looked up again,
+   * as the route cache is new.
    */
   resume(claim: (offset: number) => boolean): void {
     this.largeOut = 0;
@@ -317,36 +317,36 @@ export class AppLink implements Recipient, Sender {
     });
   }
 
-  /** Calls `visit` with the word in `#out` of each descriptor that was not taken back. */
+  /** Calls `visit` with the word in `#out` of each descriptor that was not reclaimed. */
   #forEachOut(visit: (at: number) => void): void {
     const mask = this.#requests.depth - 1;
     for (let i = 0; i < this.outstanding; i++) visit(((this.#reclaimed + i) & mask) << OUT_SHIFT);
   }
 
-  /** Descriptors whose frames were not taken back yet. */
+  /** Descriptors whose frames were not reclaimed yet. */
   get outstanding(): number {
     return (this.#requests.pushed - this.#reclaimed) >>> 0;
   }
 
-  /** The share of the link to the app that it has not passed. */
+  /** The share of the link to the app that the app has not passed. */
   get fill(): number {
     return this.outstanding / this.#requests.depth;
   }
 
-  /** Cursors of the app, in either direction, that could not be true. */
+  /** Impossible cursors that the app wrote, in either direction. */
   get corrupt(): number {
     return this.answers.corrupt + this.#requests.corrupt;
   }
 
   /**
-   * Takes back what the app's cursor has passed, and returns how many requests that was. An app gives
-   * its answers before it passes their requests, so what it has passed is free when the answers that
-   * are there after that have been taken.
+   * Reclaims what the app's cursor has passed, and returns the number of requests. An app writes its
+   * answers before it passes their requests, so the frames are free once the answers present now are
+   * taken.
    */
   reclaim(): number {
     const requests = this.#requests;
     if (this.#reclaimed === requests.pushed) return 0;
-    // An app must not take answers back. One that does is not waited for.
+    // An app must not withdraw answers. If it does, reclaiming does not wait for them.
     if (this.#untaken > 0 && this.answers.available() > 0) return 0;
     let count = this.#takeBack();
     requests.refresh();
@@ -359,7 +359,7 @@ export class AppLink implements Recipient, Sender {
   #takeBack(): number {
     const requests = this.#requests;
     const count = (this.#passed - this.#reclaimed) >>> 0;
-    // A link that starts anew has its cursor one depth behind: nothing is out then.
+    // A new link has its cursor one depth behind: nothing is outstanding.
     if (count > requests.depth) return 0;
     const mask = requests.depth - 1;
     for (let i = 0; i < count; i++) {
@@ -380,8 +380,8 @@ export class AppLink implements Recipient, Sender {
   }
 
   /**
-   * Takes the request of descriptor `place` with its frame or buffer, and writes its description at word
-   * `p` of `packets`. False when the app has no such request, or sent it back before.
+   * Takes the request of descriptor `place` with its frame or buffer, and writes its description at
+   * word `p` of `packets`. False: the app has no such request, or has already sent it back.
    */
   takeRequest(place: number, packets: Int32Array, p: number): boolean {
     if (!this.#isOut(place)) return false;
@@ -407,7 +407,7 @@ export class AppLink implements Recipient, Sender {
   }
 
   /**
-   * Writes at word `p` of `packets` where an answer to the request of descriptor `place` goes. False when
+   * Writes at word `p` of `packets` where an answer to the request of descriptor `place` goes. False:
    * the app has no such request.
    */
   answerTo(place: number, packets: Int32Array, p: number): boolean {
@@ -416,7 +416,7 @@ export class AppLink implements Recipient, Sender {
     return true;
   }
 
-  /** Writes peer, route and so on as this tile stored them. Of all this only `place` comes from the app. */
+  /** Writes peer, route etc. as this tile stored them. Only `place` comes from the app. */
   #describe(place: number, packets: Int32Array, p: number): void {
     const { words } = this.#requests;
     const at = this.#requests.slotAt(place);
@@ -430,7 +430,7 @@ export class AppLink implements Recipient, Sender {
     );
   }
 
-  /** As `Recipient` says. The app sees them after `publish`. */
+  /** See `Recipient`. The app sees the packets after `publish`. */
   push({ frames, packets, times }: RxBatch, from: number, count: number): number {
     const requests = this.#requests;
     const { words } = requests;
@@ -471,7 +471,7 @@ export class AppLink implements Recipient, Sender {
     return i;
   }
 
-  /** Gives the requests that were pushed last, packets number `from` to before `end`, times of their own. */
+  /** Sets individual times in the requests that were pushed last: packets number `from` to before `end`. */
   #setTimes(times: Uint32Array, from: number, end: number): void {
     const requests = this.#requests;
     const { words } = requests;
@@ -490,12 +490,12 @@ export class AppLink implements Recipient, Sender {
 
 const SLOT_BITS = 16;
 const SLOTS = 1 << SLOT_BITS;
-/** Addresses that are remembered at least. */
+/** The least number of addresses that are remembered. */
 const KEPT = SLOTS >>> 1;
-/** Slots of a half that an address may be in. */
+/** Slots of a half in which an address may be. */
 const PROBES = 64;
 /**
- * Words: which half is the younger; three of the hash's key, 0 until the writer has come; slots taken in
+ * Words: which half is the younger; three of the hash's key, 0 until a writer joins; slots in use in
  * the younger half; the halves.
  */
 const [YOUNGER, KEY_AT, COUNT, HALVES_AT] = [0, 1, 4, 16];
@@ -504,27 +504,27 @@ const [YOUNGER, KEY_AT, COUNT, HALVES_AT] = [0, 1, 4, 16];
 export const RECENT_PEERS_BYTES = (HALVES_AT + 2 * SLOTS) * 4;
 
 /**
- * The addresses that have sent to an app, which it may therefore send to: a table per app and net tile,
- * written by that net tile and read by the others, since an app may send by any of them.
+ * The addresses that have sent to an app, to which it may therefore send. There is one table per app
+ * and net tile. That net tile writes it; the others read it, since an app may send by any of them.
  *
- * Two open-addressed halves: addresses go into the younger one. When that has `KEPT`, the older one is
- * cleared and becomes the younger. So the last `KEPT` addresses are known, whatever strangers send, and an
- * address that sent nothing is not. The most recent address is always known.
+ * Addresses go into the younger of two open-addressed halves. When that has `KEPT`, the older half is
+ * cleared and becomes the younger. So the table holds at least the last `KEPT` addresses, whatever
+ * strangers send, and only addresses that sent something. It always holds the most recent one.
  *
  * An address is within `PROBES` slots of its hash. If others occupy all of those, it replaces one of
- * them; since at most half of the slots are taken, that happens once in some four hundred halves. The
- * hash is keyed, so nobody can choose addresses that collide (`netbase/hash.ts`). Its key is in the
- * table's header, for the readers.
+ * them. Since at most half of the slots are in use, that happens once in about four hundred halves. The
+ * hash is keyed, so nobody can choose colliding addresses (`netbase/hash.ts`). The table's header holds
+ * the key, for the readers.
  *
- * Readers need no lock: a slot is one word, which is empty or holds an address, in host order, as a signed
- * word.
+ * Readers need no lock: a slot is one word, which is empty or holds an address, in host order, as a
+ * signed word.
  */
 export class RecentPeers {
   readonly #words: Int32Array;
   #victim = 0;
 
   /**
-   * Joins the table at `view`, zeroed at first. Its writer brings a random `seed`. A writer that takes
+   * Joins the table at `view`, initially zeroed. Its writer passes a random `seed`. A writer that takes
    * over from another continues with its addresses and its key.
    */
   constructor(view: View, seed?: number) {
@@ -535,7 +535,7 @@ export class RecentPeers {
     words.set([add, first, second], KEY_AT);
   }
 
-  /** Adds an address, as the most recent. The writer's alone. Returns whether others were forgotten for it. */
+  /** Adds an address as the most recent; for the writer only. Returns whether others were forgotten. */
   add(address: number): boolean {
     const words = this.#words;
     const half = words[YOUNGER];
@@ -566,7 +566,7 @@ export class RecentPeers {
     return other >= 0 && words[other] === address;
   }
 
-  /** The slot of a half that an address is in, or would be; -1: others have all its slots. */
+  /** The slot of a half that holds an address, or would; -1: others have all its slots. */
   #find(half: number, first: number, address: number): number {
     const words = this.#words;
     for (let i = 0; i < PROBES; i++) {

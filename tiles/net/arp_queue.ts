@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The ARP queue: packets whose neighbour is being resolved. They wait in frames of their own, in order,
- * for a bounded time, and are sent when the neighbour resolves, so that the first answer to a new peer
- * is not lost.
+ * The ARP queue: packets whose neighbour is being resolved. They wait in their own frames, in order,
+ * for a bounded time, and are sent when the neighbour resolves. So the first answer to a new peer is
+ * not lost.
  *
- * The queue is bounded per neighbour and in all. When it is full, a newcomer displaces a neighbour of
- * its own rank or a lower one, drawn at random, or else is refused. Ranks keep a flood of made-up
- * sources, each of which looks like a new peer, from crowding out neighbours that are likely to
- * resolve: gateways, which routes name and not packets, and addresses that were requested before or are
- * in the kernel's table.
+ * The queue is bounded per neighbour and in total. When it is full, a new packet displaces a random
+ * neighbour of the same or a lower rank, or is refused. Ranks keep a flood of made-up sources, each of
+ * which looks like a new peer, from displacing neighbours that are likely to resolve: gateways, which
+ * come from routes and not from packets, and addresses that were requested before or are in the
+ * kernel's table.
  */
 
 import { u32, type View } from "../../ffi/region.ts";
@@ -23,21 +23,21 @@ export const Rank = { stranger: 0, acquainted: 1, gateway: 2 } as const;
 const RANKS = 3;
 
 export interface ArpQueueLimits {
-  /** Packets in all; also the most neighbours. */
+  /** Packets in total; also the most neighbours. */
   readonly total: number;
-  /** Packets of one neighbour. A gateway, which has many peers behind it, may have half of all. */
+  /** Packets of one neighbour. A gateway, which serves many peers, may have half of the total. */
   readonly perNeighbor: number;
   /** Packets of one neighbour while the queue is more than half full. */
   readonly perNeighborCrowded: number;
 }
 
-/** The bounds of a net tile's. */
+/** The bounds of a net tile's queue. */
 export const ARP_QUEUE_LIMITS: ArpQueueLimits = {
   ...{ total: ARP_QUEUE_ENTRIES, perNeighbor: 16, perNeighborCrowded: 2 },
 };
-/** How long a packet waits: as long as the kernel probes before it gives a neighbour up. */
+/** How long a packet waits: as long as the kernel probes before it declares a neighbour failed. */
 export const ARP_QUEUE_MILLIS = 3000;
-/** How long until neighbours that packets wait for are requested again: a solicit may have been lost. */
+/** When to request neighbours with waiting packets again: a solicit may have been lost. */
 export const REMIND_MILLIS = 1000;
 
 const NONE = -1;
@@ -50,7 +50,7 @@ export class ArpQueue {
   readonly #random: () => number;
   readonly #key: HashKey;
   readonly #dropped = new Int32Array(PACKET_WORDS);
-  /** What `neighbors` wrote. */
+  /** The output of `neighbors`. */
   readonly #waitedFor: Int32Array;
   #now = 0;
   #remindAt = 0;
@@ -78,7 +78,7 @@ export class ArpQueue {
 
   /**
    * Calls `drop` with each packet that is displaced or expires, and the counter to increment. `random`
-   * returns 0 to below 1. `seed`, random, keeps others from choosing addresses that share a bucket.
+   * returns a number from 0 to below 1. `seed`, random, prevents chosen addresses from sharing a bucket.
    */
   constructor(limits: ArpQueueLimits, { solicits, drop, random, seed }: {
     solicits: Pick<Solicits, "ask">;
@@ -108,12 +108,12 @@ export class ArpQueue {
     this.#ranked = Array.from({ length: RANKS }, () => new Int32Array(total));
   }
 
-  /** Packets that wait. */
+  /** The number of waiting packets. */
   get count(): number {
     return this.#count;
   }
 
-  /** The neighbour that packets to (ifindex, address) wait for; -1 when none do. */
+  /** The neighbour for which packets to (ifindex, address) wait; -1: none. */
   find(ifindex: number, address: number): number {
     let neighbor = this.#buckets[this.#bucket(ifindex, address)];
     while (
@@ -124,8 +124,8 @@ export class ArpQueue {
   }
 
   /**
-   * Puts `packet` at the end of the queue of a neighbour, until `deadline` (monotonic milliseconds), and
-   * asks for that neighbour. False when there is no room for it; its frame is then still the caller's.
+   * Appends `packet` to the queue of a neighbour until `deadline` (monotonic milliseconds), and
+   * requests the neighbour. False: there is no room, and the caller still owns the frame.
    */
   add(
     { ifindex, neighbor: address, rank }: { ifindex: number; neighbor: number; rank: number },
@@ -167,8 +167,8 @@ export class ArpQueue {
   }
 
   /**
-   * Takes the first packet of `neighbor` out of the queue; its frame is the caller's. Returns how many
-   * still wait there. After the last one the neighbour's number is void.
+   * Removes the first packet from the queue of `neighbor`; the caller now owns its frame. Returns how
+   * many remain. After the last one the neighbour's number is invalid.
    */
   shift(neighbor: number): number {
     const at = this.#first[neighbor];
@@ -182,8 +182,8 @@ export class ArpQueue {
   }
 
   /**
-   * Writes interface and address of each neighbour that is waited for into `out`, the highest rank
-   * first, and returns how many. Room for `2 * total` words.
+   * Writes interface and address of each neighbour with waiting packets into `out`, the highest rank
+   * first, and returns how many. `out` has room for `2 * total` words.
    */
   neighbors(out: Int32Array): number {
     let count = 0;
@@ -198,7 +198,7 @@ export class ArpQueue {
     return count;
   }
 
-  /** Sets the time, monotonic milliseconds, drops what has expired, and requests the other neighbours again. */
+  /** Sets the time, monotonic milliseconds, drops expired packets, and requests the other neighbours again. */
   clock(nowMillis: number): void {
     this.#now = nowMillis;
     if (this.#count === 0) return;
@@ -206,12 +206,12 @@ export class ArpQueue {
     if (nowMillis >= this.#remindAt) this.#remind(nowMillis);
   }
 
-  /** Drops everything: the tile stops. */
+  /** Drops everything, when the tile stops. */
   clear(): void {
     this.#expire(Infinity);
   }
 
-  /** Milliseconds from `nowMillis` until something is to be dropped or asked for; -1: nothing waits. */
+  /** Milliseconds from `nowMillis` until the next drop or request; -1: nothing waits. */
   nextDue(nowMillis: number): number {
     if (this.#count === 0) return -1;
     let due = this.#remindAt;
@@ -242,7 +242,7 @@ export class ArpQueue {
     }
   }
 
-  /** Drops the first packet of `neighbor` and returns how many still wait there. */
+  /** Drops the first packet of `neighbor` and returns how many remain. */
   #dropFirst(neighbor: number, counter: number): number {
     this.peek(neighbor, this.#dropped);
     const left = this.shift(neighbor);
@@ -256,7 +256,7 @@ export class ArpQueue {
     return this.#count * 2 > total ? perNeighborCrowded : perNeighbor;
   }
 
-  /** Makes room by dropping all packets of one neighbour of at most `rank`, other than `spared`. */
+  /** Makes room by dropping all packets of one neighbour of at most `rank`, but not of `spared`. */
   #displace(rank: number, spared: number): boolean {
     for (let lowest = 0; lowest <= rank; lowest++) {
       const count = this.#rankedCount[lowest];
@@ -295,14 +295,14 @@ export class ArpQueue {
     this.#strike(neighbor);
   }
 
-  /** Puts a neighbour on the list of its rank. */
+  /** Adds a neighbour to the list of its rank. */
   #enlist(neighbor: number, rank: number): void {
     this.#rank[neighbor] = rank;
     this.#slot[neighbor] = this.#rankedCount[rank]++;
     this.#ranked[rank][this.#slot[neighbor]] = neighbor;
   }
 
-  /** Takes a neighbour off the list of its rank. */
+  /** Removes a neighbour from the list of its rank. */
   #strike(neighbor: number): void {
     const rank = this.#rank[neighbor];
     const moved = this.#ranked[rank][--this.#rankedCount[rank]];
@@ -316,24 +316,24 @@ export class ArpQueue {
   }
 }
 
-/** Links of a list of 0 to `length` − 1, in that order. */
+/** A linked list of 0 to `length` − 1, in that order. */
 function freeList(length: number): Int32Array {
   return Int32Array.from({ length }, (_, i) => i + 1 < length ? i + 1 : NONE);
 }
 
-/** Milliseconds for which a neighbour is not asked for again. */
+/** Milliseconds before a neighbour is requested again. */
 export const ASK_AGAIN_MILLIS = 100;
-/** Neighbours for which that is remembered; others evict them, which only costs a message. */
+/** Recently requested neighbours that are remembered. Evicting one only costs a message. */
 const RECENT = 1024;
-/** Milliseconds after which the older half of what was asked for is forgotten. */
+/** Milliseconds after which the older half of the requested addresses is forgotten. */
 const WINDOW_MILLIS = 2000;
-/** Bits of a window: enough that with ten thousand addresses in it few others seem to be among them. */
+/** Bits of a window: with ten thousand addresses in it, false positives are rare. */
 const WINDOW_BITS = 1 << 18;
 
 /**
- * The net tile's end of the solicit link. It leaves out a neighbour that was asked for a moment ago.
- * For longer it remembers that an address was asked for: this distinguishes a peer that tries again
- * from a flood of made-up addresses.
+ * The net tile's end of the solicit link. It skips a neighbour that was requested a moment ago. For
+ * longer it remembers that an address was requested, which distinguishes a peer that tries again from a
+ * flood of made-up addresses.
  */
 export class Solicits {
   readonly #link: SolicitProducer;
@@ -342,13 +342,13 @@ export class Solicits {
   readonly #ifindex = new Int32Array(RECENT);
   readonly #address = new Int32Array(RECENT);
   readonly #asked = new Float64Array(RECENT).fill(-Infinity);
-  /** Bloom filters of one hash each: what was asked for in this window, and in the one before. */
+  /** Bloom filters of one hash each: addresses requested in this window, and in the one before. */
   #window = new Int32Array(WINDOW_BITS >>> 5);
   #before = new Int32Array(WINDOW_BITS >>> 5);
   #windowEnd = 0;
   #now = 0;
 
-  /** `seed`, random, keeps others from choosing addresses that collide. */
+  /** `seed`, random, prevents chosen addresses from colliding. */
   constructor(
     link: SolicitProducer,
     { counters, seed }: { counters: Float64Array; seed: number },
@@ -358,25 +358,25 @@ export class Solicits {
     this.#key = keyOf(seed, Use.solicits);
   }
 
-  /** Tells the time, monotonic milliseconds. */
+  /** Sets the time, monotonic milliseconds. */
   clock(nowMillis: number): void {
     this.#now = nowMillis;
     if (nowMillis < this.#windowEnd) return;
     const oldest = this.#before;
     this.#before = this.#window;
     this.#window = oldest.fill(0);
-    // After a long silence both windows are out of date.
+    // After a long pause both windows are out of date.
     if (nowMillis >= this.#windowEnd + WINDOW_MILLIS) this.#before.fill(0);
     this.#windowEnd = nowMillis + WINDOW_MILLIS;
   }
 
-  /** Whether this neighbour was asked for lately. Rarely true of another neighbour with the same hash. */
+  /** Whether this neighbour was requested lately. False positives, by the same hash, are rare. */
   askedBefore(ifindex: number, address: number): boolean {
     const bit = this.#hash(ifindex, address) & (WINDOW_BITS - 1);
     return (((this.#window[bit >>> 5] | this.#before[bit >>> 5]) >>> (bit & 31)) & 1) === 1;
   }
 
-  /** Asks for the neighbour `address` (host order) on `ifindex`, unless that was done just now. */
+  /** Requests the neighbour `address` (host order) on `ifindex`, unless it was requested just now. */
   ask(ifindex: number, address: number): void {
     const mixed = this.#hash(ifindex, address);
     const at = mixed >>> 22;
@@ -394,8 +394,8 @@ export class Solicits {
   }
 
   /**
-   * Forgets that (ifindex, address) was asked for, as it is known now. If it is lost at once, it is
-   * asked for again.
+   * Forgets that (ifindex, address) was requested, because it is now known. If it is lost at once, it
+   * is requested again.
    */
   forget(ifindex: number, address: number): void {
     const at = this.#hash(ifindex, address) >>> 22;
@@ -403,7 +403,7 @@ export class Solicits {
     this.#asked[at] = -Infinity;
   }
 
-  /** Publishes what was asked for; false when there was nothing. */
+  /** Publishes the requests; false: there were none. */
   publish(): boolean {
     return this.#link.publish();
   }
@@ -414,18 +414,18 @@ export class Solicits {
   }
 }
 
-// The solicit link: a net tile's only way to ask for something. A message is two words, interface index and
-// IPv4 address (host order), and nothing else, because it is the one path from untrusted traffic into the
-// netlink tile. The net tile alone writes the ring, waits for nobody and overwrites the oldest message. A
-// message may be overwritten while it is read, so the reader copies it and then reads the cursor again.
+// The solicit link: a net tile's only way to send a request. A message is two words, interface index and
+// IPv4 address (host order), and nothing else, because this is the only path from untrusted traffic into
+// the netlink tile. Only the net tile writes the ring. It never waits, and overwrites the oldest message.
+// As a message may be overwritten while it is read, the reader copies it and then reads the cursor again.
 
 /**
- * Messages that fit, a power of two: what a flood of ten million a second puts in while the netlink
- * tile waits some milliseconds for a processor.
+ * Messages that fit, a power of two: enough for a flood of ten million a second while the netlink tile
+ * waits some milliseconds for a processor.
  */
 export const SOLICIT_DEPTH = 65_536;
 
-/** How many of the oldest are not safe to read: the producer may be overwriting them before it publishes. */
+/** The number of the oldest messages that are unsafe: the producer may overwrite them before it publishes. */
 const UNSAFE = SOLICIT_DEPTH >>> 2;
 
 const PRODUCED = 0;
@@ -442,7 +442,7 @@ export class SolicitProducer {
     this.#head = this.#words[PRODUCED];
   }
 
-  /** Asks for the neighbour `address` (host order) on `ifindex`; goes out with the next publish. */
+  /** Requests the neighbour `address` (host order) on `ifindex`, with the next publish. */
   push(ifindex: number, address: number): void {
     const at = MESSAGES_AT + (this.#head & (SOLICIT_DEPTH - 1)) * 2;
     this.#words[at] = ifindex;
@@ -450,11 +450,11 @@ export class SolicitProducer {
     this.#head = (this.#head + 1) >>> 0;
   }
 
-  /** Publishes what was pushed by one store; false when there was nothing. */
+  /** Publishes what was pushed by one store; false: nothing was pushed. */
   publish(): boolean {
     if (this.#words[PRODUCED] === this.#head) return false;
     Atomics.store(this.#words, PRODUCED, this.#head);
-    // What is pushed from now on must not be seen before the cursor is.
+    // Later pushes must not become visible before the cursor.
     fence(this.#words, PRODUCED);
     return true;
   }
@@ -463,7 +463,7 @@ export class SolicitProducer {
 /** The netlink tile's end, one per net tile. */
 export class SolicitConsumer {
   readonly #words: Uint32Array;
-  /** For `fence()`: the region cannot be written. */
+  /** For `fence()`: the region is read-only here. */
   readonly #own = new Uint32Array(new SharedArrayBuffer(4));
   #tail: number;
   /** Messages that were overwritten before they were read. */
@@ -503,7 +503,7 @@ export class SolicitConsumer {
     return count;
   }
 
-  /** Skips what was overwritten, and the older half of the rest, which will be overwritten soon. */
+  /** Skips overwritten messages, and the older half of the rest, which will be overwritten soon. */
   #skip(head: number): void {
     const tail = (head - SOLICIT_DEPTH / 2) >>> 0;
     this.lapped += (tail - this.#tail) >>> 0;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The net tile's side of `tegula capture`: copies what the tile has dealt with into its capture ring,
- * with what became of it. Without a capture it costs one check of `wanted` per batch; nothing here has to
- * be fast.
+ * The net tile's side of `tegula capture`: copies frames into the tile's capture ring, with their fate.
+ * Without a capture it costs one check of `wanted` per batch, so nothing here needs to be fast.
  *
  * Frames are shown as they are on the wire. Datagrams of the kernel's sockets, and those that were
  * dropped before they had a frame, are shown as bare IPv4 packets with headers made for them.
@@ -23,7 +22,7 @@ import {
 } from "./rings.ts";
 import type { RxBatch } from "./rx.ts";
 
-/** Shows what passes. Made once; does nothing until it is wanted. */
+/** Copies what passes into the ring. Made once; inactive until a capture is on. */
 export class Capture {
   /** Whether a capture is on, as of the last `poll`. */
   wanted = false;
@@ -36,14 +35,14 @@ export class Capture {
     this.#ring = ring;
   }
 
-  /** Sees whether a capture was begun or ended. Once per turn. */
+  /** Checks whether a capture began or ended. Called once per turn. */
   poll(): void {
     const mode = this.#control.captureMode;
     this.wanted = mode !== CaptureMode.off;
     this.#dropsOnly = mode === CaptureMode.drops;
   }
 
-  /** A batch from a receive ring, delivered or refused as each `app` says. */
+  /** A batch from a receive ring; `app` in each packet is its recipient or the reason for its drop. */
   received({ frames, packets }: RxBatch, count: number, umem: Uint8Array): void {
     for (let i = 0; i < count; i++) {
       const p = i << PACKET_SHIFT;
@@ -54,12 +53,12 @@ export class Capture {
     }
   }
 
-  /** A frame that goes onto a transmit ring. */
+  /** A frame that goes to a transmit ring. */
   sent(umem: Uint8Array, at: number, size: number, ifindex: number): void {
     this.#frame(CaptureFlag.out, 0, ifindex, umem.subarray(at, at + size));
   }
 
-  /** A packet that an app sent and that is dropped, its payload in `memory`. */
+  /** A packet of an app that is dropped; its payload is in `memory`. */
   dropped(reason: number, packet: Int32Array, memory: Uint8Array): void {
     const ports = packet[Packet.ports];
     const words = new Uint32Array(UDP_DESCRIPTOR_WORDS);
@@ -72,7 +71,7 @@ export class Capture {
     this.datagram(CaptureFlag.out, reason, words, memory);
   }
 
-  /** A datagram from or to a kernel's socket, by its descriptor; its payload is in `memory`. */
+  /** A datagram from or to a kernel socket, by its descriptor; its payload is in `memory`. */
   datagram(flags: number, reason: number, words: Uint32Array, memory: Uint8Array): void {
     if (this.#dropsOnly && reason === 0) return;
     const offset = words[UdpDescriptor.offset];
@@ -101,7 +100,7 @@ function nowMillis(): number {
   return performance.timeOrigin + performance.now();
 }
 
-/** IPv4 and UDP headers for the datagram of a descriptor, without a UDP checksum. */
+/** Writes IPv4 and UDP headers for the datagram of a descriptor, without a UDP checksum. */
 function writeBareHeaders(view: DataView, words: Uint32Array, length: number): void {
   const total = PACKET_HEADER_BYTES + length;
   const tosTtl = words[UdpDescriptor.tosTtl];
@@ -117,10 +116,10 @@ function writeBareHeaders(view: DataView, words: Uint32Array, length: number): v
   view.setUint32(IPV4_BYTES + 4, ((UDP_BYTES + length) & 0xffff) << 16);
 }
 
-// The capture ring has the frames that a net tile has dealt with, each with what became of it. The net tile
-// writes it while a capture is on (`control.ts`), waits for nobody and overwrites the oldest record. The
-// status tile reads it, and finds by the cursor how many records it has lost. A record may be overwritten
-// while it is read, so the reader copies it and then reads the cursor again.
+// The capture ring holds the frames that a net tile has handled, each with its fate. While a capture is
+// on (`control.ts`), the net tile writes it, never waits, and overwrites the oldest record. The status
+// tile reads it, and computes from the cursor how many records it has lost. As a record may be
+// overwritten while it is read, the reader copies it and then reads the cursor again.
 //
 //     word 0  records written so far, runs freely through 32 bits; moves once a record is whole
 //     byte 2048·n  record n − 1: eight words (flags, reason, interface, size, seconds, microseconds: see
@@ -129,28 +128,28 @@ function writeBareHeaders(view: DataView, words: Uint32Array, length: number): v
 export const CAPTURE_RECORDS = 512;
 const RECORD_BYTES = 2048;
 const HEADER_WORDS = 8;
-/** Bytes of a frame that are kept. Only a datagram of the kernel's sockets can have more. */
+/** Bytes of a frame that are kept. Only a datagram of a kernel socket can be longer. */
 export const MOST_CAPTURED = RECORD_BYTES - HEADER_WORDS * 4;
 export const CAPTURE_BYTES = RECORD_BYTES * (CAPTURE_RECORDS + 1);
 
 export const CaptureFlag = {
-  /** On its way out. */
+  /** Outgoing. */
   out: 1,
-  /** It begins with the IPv4 header: there is no Ethernet header, or none yet. */
+  /** It begins with the IPv4 header, because it has no Ethernet header, or none yet. */
   bare: 2,
 } as const;
 
 const WRITTEN = 0;
 
-/** A record as it is read. */
+/** A record as returned to the reader. */
 export interface Captured {
   /** Of {@linkcode CaptureFlag}. */
   readonly flags: number;
-  /** Index of the counter (`NET`) that says why it was dropped; 0: it was not. */
+  /** Index of the counter (`NET`) of its drop; 0: it was not dropped. */
   readonly reason: number;
   /** Index of the interface; 0: unknown. */
   readonly ifindex: number;
-  /** Bytes on the wire, of which `bytes` may be the first. */
+  /** Bytes on the wire. `bytes` may be only the first of them. */
   readonly size: number;
   /** Since the epoch. */
   readonly seconds: number;
@@ -171,7 +170,7 @@ export class CaptureWriter {
     this.#written = this.#words[WRITTEN];
   }
 
-  /** Where the frame of the current record goes: up to `MOST_CAPTURED` bytes. */
+  /** Where to write the frame of the current record: up to `MOST_CAPTURED` bytes. */
   get at(): number {
     return this.#record * RECORD_BYTES + HEADER_WORDS * 4;
   }
@@ -180,29 +179,29 @@ export class CaptureWriter {
     return 1 + this.#written % CAPTURE_RECORDS;
   }
 
-  /** Finishes the current record, whose frame of `size` bytes is in place as far as there is room. */
+  /** Finishes the current record. Its frame of `size` bytes is in place, truncated to the room. */
   publish(flags: number, reason: number, ifindex: number, size: number, millis: number): void {
     const seconds = Math.floor(millis / 1000);
     const head = [flags, reason, ifindex, size, seconds, (millis - seconds * 1000) * 1000];
     this.#words.set(head, this.#record * RECORD_BYTES >>> 2);
     this.#written = (this.#written + 1) >>> 0;
     Atomics.store(this.#words, WRITTEN, this.#written);
-    // What is written into the next record must not be seen before the cursor is.
+    // Writes to the next record must not become visible before the cursor.
     fence(this.#words, WRITTEN);
   }
 }
 
-/** The status tile's end; any number of them. */
+/** The status tile's end. There may be several. */
 export class CaptureReader {
   /** Records that were overwritten before they were read. */
   lost = 0;
   readonly #words: Uint32Array;
   readonly #bytes: Uint8Array;
-  /** For `fence()`: the region cannot be written. */
+  /** For `fence()`: the region is read-only here. */
   readonly #own = new Uint32Array(new SharedArrayBuffer(4));
   #read: number;
 
-  /** Begins with what is written from now on. */
+  /** Begins with the next record to be written. */
   constructor(view: View) {
     this.#words = u32(view);
     this.#bytes = u8(view);
@@ -213,7 +212,7 @@ export class CaptureReader {
   next(): Captured | null {
     for (;;) {
       let waiting = this.#waiting();
-      // The writer may be at the slot of the oldest before its cursor moves: that one is never safe.
+      // The writer may be writing the oldest slot before its cursor moves, so that one is never safe.
       if (waiting >= CAPTURE_RECORDS) {
         const skipped = waiting - CAPTURE_RECORDS / 2;
         this.lost += skipped;

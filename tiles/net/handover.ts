@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * How a net tile hands its frames over to its successor, on the same UMEM, rings and links.
+ * How a net tile hands its frames over to its successor on the same UMEM, rings and links.
  *
- * Each frame is free, in one of a socket's rings (or with the driver behind it), or out with an app.
- * Those that are out with apps are recorded in regions of the links (`app_link.ts`). A tile that leaves
- * records which frames the kernel does not have. A tile that was killed has recorded nothing. Then
- * frames that are in no ring count as free, once the kernel has returned all that it had taken off the
- * rings.
+ * Each frame is free, in a ring of a socket (or in the driver behind it), or with an app. Regions of
+ * the links record the frames that are with apps (`app_link.ts`). A tile that leaves records which
+ * frames the kernel does not have. A tile that was killed has recorded nothing. Then all frames that
+ * are in no ring count as free, once the kernel has returned all that it had taken off the rings.
  */
 
 import { f64, slice, u32, u8, type View } from "../../ffi/region.ts";
@@ -19,15 +18,15 @@ export class RingsLost extends Error {
   override readonly name = "RingsLost";
 }
 
-/** How long the kernel has to finish what it has taken off its rings, in polls. */
+/** How long the kernel may take to finish what it has taken off its rings, in polls. */
 const SETTLE_POLLS = 50;
 const POLL_MILLIS = 1;
 
-/** Word that is 1 while the record is valid; bytes where totals begin, and a byte for each frame. */
+/** The word that is 1 while the record is valid; offsets of the totals, and of a byte for each frame. */
 const VALID = 0;
 const TOTALS_AT = 16;
 const FRAMES_AT = 64;
-/** The totals of XDP_STATISTICS, which are carried over. */
+/** The number of totals of XDP_STATISTICS that are carried over. */
 const TOTALS = 6;
 
 export function frameRecordBytes(frames: number): number {
@@ -36,7 +35,7 @@ export function frameRecordBytes(frames: number): number {
 
 /** The region in which a net tile leaves a record for its successor. */
 export class FrameRecord {
-  /** What to add to the kernel's totals of the sockets: totals of earlier sockets. */
+  /** Totals of earlier sockets, to be added to the kernel's totals of the current ones. */
   readonly totals: Float64Array;
   readonly #words: Uint32Array;
   /** Of each frame: 1 if the kernel does not have it. */
@@ -49,7 +48,7 @@ export class FrameRecord {
     this.#frames = u8(slice(view, FRAMES_AT, frames));
   }
 
-  /** Records which frames the kernel does not have. The last thing that a tile does with them. */
+  /** Records which frames the kernel does not have. A tile calls it last, and then leaves its frames alone. */
   write(umem: Umem, apps: readonly AppLink[]): void {
     this.#frames.fill(0);
     const add = (offset: number) => {
@@ -60,14 +59,14 @@ export class FrameRecord {
     Atomics.store(this.#words, VALID, 1);
   }
 
-  /** Returns the recorded frames, 1 each, and makes the record void; null: there is none. */
+  /** Returns the recorded frames, 1 each, and invalidates the record; null: there is none. */
   take(): Uint8Array | null {
     return Atomics.exchange(this.#words, VALID, 0) === 1 ? this.#frames.slice() : null;
   }
 }
 
 /**
- * Takes over rings, frames and links from a predecessor that has ended; on new ones all frames are
+ * Takes over rings, frames and links from a predecessor that has ended. If they are new, all frames are
  * free. Throws RingsLost.
  */
 export function takeOver({ umem, xdpSockets, apps, record }: {
@@ -101,7 +100,7 @@ export function takeOver({ umem, xdpSockets, apps, record }: {
 }
 
 /**
- * The frames that are in no ring, 1 each, once the kernel has given back all that it had taken off the
+ * The frames that are in no ring, 1 each, once the kernel has returned all that it had taken off the
  * rings. Throws RingsLost if it keeps some, as a driver does in zero-copy mode.
  */
 function invisible(umem: Umem, xdpSockets: readonly XdpSocket[]): Uint8Array {

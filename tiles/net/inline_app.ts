@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * An app inside the net tile's loop: the same contract and the same counters, but no other thread, and
- * no link. It reads a batch as it came off the ring, and its answers are built in the frames that they
- * leave in. It can therefore do whatever the net tile can: write into any frame, and stop the tile by
- * not returning.
+ * An app inside the net tile's loop: the same contract and the same counters, but no other thread and
+ * no link. It reads a batch directly from the ring, and its answers are built in the frames that carry
+ * them. It can therefore do everything that the net tile can: write into any frame, and stop the tile
+ * by not returning.
  *
  * An answer is built in the request's own frame if it fits, with its headers, before the request's
- * payload, which the app may continue reading:
+ * payload, which the app may continue to read:
  *
  *     request   │ headroom              │ Ethernet │ IPv4 │ UDP │ payload …
  *     answer    │      Ethernet │ IPv4 │ UDP │ payload │
  *
- * A short answer then touches no memory that reading the request has not brought into the cache, and
- * uses no other frame. Else it is built in a free frame, or, if no frame can hold it, in a large buffer,
- * which only a kernel socket can send from.
+ * A short answer then touches only memory that is already in the cache, and uses no other frame.
+ * Otherwise it is built in a free frame, or, if it is too long for a frame, in a large buffer, from
+ * which only a kernel socket can send.
  */
 
 import type { View } from "../../ffi/region.ts";
@@ -38,18 +38,18 @@ const { checkPorts, checkSame, checkWithin, DRAIN_MILLIS, noDatagram } = host;
 const { sendPayload, tooLong, tosTtlOf } = host;
 const COUNT = APP.index;
 
-/** The description of no packet, see `makePackets`. */
+/** The description that stands for no packet, see `makePackets`. */
 const NONE = BATCH << PACKET_SHIFT;
-/** In a description instead of the app: the frame is given away. */
+/** In a description instead of the app: the frame was given away. */
 const SPENT = -1;
-/** All bits of the longest answer that may be built before a payload. */
+/** A mask for the length of an answer that may be built before a payload. */
 const MOST_IN_PLACE = 0xfff;
 
 /** An app inside the net tile, as the master hands it over. */
 export interface InlineSetup extends ServiceSetup, PeerSetup {
-  /** The tile region that its counters are in. */
+  /** The tile region with its counters. */
   readonly region: View;
-  /** Whether it wants the time of each packet, not of its burst. */
+  /** Whether the app wants the time of each packet, not of the burst. */
   readonly packetTimes?: boolean;
 }
 
@@ -59,14 +59,14 @@ export class InlineApp implements Recipient, Sender {
   readonly view: DataView;
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   largeOut = 0;
-  /** Whether it waits for room. */
+  /** Whether the app waits for room. */
   #isFull = false;
   readonly #service: Service;
   readonly #counters: Float64Array;
   readonly #requests: InlineRequests;
   readonly #answers: InlineAnswers;
 
-  /** `index` is the app's number. `batch` is any batch that it will be given. */
+  /** `index` is the app's number. `batch` is any of the batches that the app will receive. */
   constructor(setup: InlineSetup, parts: {
     service: Service;
     counters: Float64Array;
@@ -91,14 +91,14 @@ export class InlineApp implements Recipient, Sender {
     });
   }
 
-  /** As `Recipient` says. There is room for a batch; the app is to be run after each. */
+  /** See `Recipient`. There is always room for a batch; the app must run after each. */
   push(batch: RxBatch, from: number, count: number): number {
     const end = this.peers.addRun(batch.packets, from, count);
     this.#requests.pick(batch, from, end);
     return end;
   }
 
-  /** Gives the app the batch that has come, and sends its answers. */
+  /** Gives the app the current batch, and sends its answers. */
   run(): void {
     const requests = this.#requests;
     const { count } = requests;
@@ -108,11 +108,11 @@ export class InlineApp implements Recipient, Sender {
     this.#service.receive(requests, this.#answers);
     this.#finish();
     requests.end();
-    // Large buffers of the batch are free.
+    // The large buffers of the batch are free again.
     this.largeOut = 0;
   }
 
-  /** Has the app continue with what found no room. There is enough for a call to be worth it. */
+  /** Lets the app continue after it ran out of room. Called when there is enough room to be worth it. */
   #drain(): void {
     this.#isFull = false;
     this.#service.drain(this.#answers);
@@ -123,42 +123,42 @@ export class InlineApp implements Recipient, Sender {
     if (this.#answers.finish()) this.#isFull = this.#service.drains;
   }
 
-  /** Takes back what it has reserved: the tile ends. */
+  /** Frees what the app reserved, when the tile ends. */
   relinquish(): void {
     this.#answers.takeBack();
   }
 
-  /** Milliseconds to its next timer, or until it looks for room; -1 for neither. */
+  /** Milliseconds to the app's next timer or check for room; -1: neither. */
   nextDue(nowMillis: number): number {
     return this.#isFull ? DRAIN_MILLIS : this.#service.nextDue(nowMillis);
   }
 
-  /** Calls its timers that are due. */
+  /** Calls the app's timers that are due. */
   clock(nowMillis: number): void {
     if (this.#service.clock(nowMillis, this.#answers)) this.#finish();
   }
 }
 
-/** Those packets of a batch that are for one app, read as the checks described them. */
+/** The packets of a batch that are for one app, as the checks described them. */
 class InlineRequests implements Datagrams {
   readonly bytes: Uint8Array;
   readonly #umem: Umem;
   /** Where the UMEM's large buffers begin. */
   readonly #framesEnd: number;
-  /** Addresses of the current datagram, once they were asked for. */
+  /** Addresses of the current datagram, filled on request. */
   readonly #source = new Address();
   readonly #destination = new Address();
-  /** The app's packets, by the words at which they begin. */
+  /** The app's packets, by the first words of their descriptions. */
   readonly #picked = new Int32Array(BATCH);
   readonly #packetTimes: boolean;
-  /** Where the times are, and the bits of a packet's word that count there: all, or none for that of the burst. */
+  /** The times, and a mask for a packet's word in them: all bits, or none if all have the burst's time. */
   #times: Uint32Array;
   readonly #timeBits: number;
   #batch: RxBatch;
   #packets: Int32Array;
   #count = 0;
   #spent = 0;
-  /** How many datagrams `next` has passed, and the packet of the last. */
+  /** The number of datagrams that `next` has passed, and the packet of the last one. */
   #gone = 0;
   #current = NONE;
 
@@ -177,7 +177,7 @@ class InlineRequests implements Datagrams {
     return this.#count;
   }
 
-  /** Adds packets number `from` to before `end` of `batch`, from which all come until `end()`. */
+  /** Adds packets number `from` to before `end` of `batch`. Until `end()`, all come from that batch. */
   pick(batch: RxBatch, from: number, end: number): void {
     const picked = this.#picked;
     let count = this.#count;
@@ -188,7 +188,7 @@ class InlineRequests implements Datagrams {
     this.#count = count;
   }
 
-  /** Frees the frames that are left, and prepares for the next batch. */
+  /** Frees the remaining frames, and prepares for the next batch. */
   end(): void {
     if (this.#spent < this.#count) this.#giveBack();
     this.#count = 0;
@@ -211,14 +211,14 @@ class InlineRequests implements Datagrams {
   get packets(): Int32Array {
     return this.#packets;
   }
-  /** The word of the current datagram's description; NONE without one. */
+  /** The word of the current datagram's description; NONE if there is no current datagram. */
   get current(): number {
     return this.#current;
   }
 
   /**
-   * Room for an answer of `size` bytes in the frame of the current datagram, before its payload, with
-   * room for headers before that. -1: there is none, or the frame is given away.
+   * Returns where an answer of `size` bytes fits into the frame of the current datagram, before its
+   * payload and after room for headers. -1: it does not fit, or the frame was given away.
    */
   room(size: number): number {
     if ((size & ~MOST_IN_PLACE) !== 0 || !this.isFramed) return -1;
@@ -226,12 +226,12 @@ class InlineRequests implements Datagrams {
     return at >= this.#umem.frameAt(this.offset) + PAYLOAD_AT ? at : -1;
   }
 
-  /** Whether the current datagram is in a frame, or buffer, that is not given away. */
+  /** Whether the current datagram is in a frame or buffer that was not given away. */
   get isHere(): boolean {
     return this.#packets[this.#current + Packet.app] !== SPENT;
   }
 
-  /** Whether that is a frame, in which there is room for headers before the payload. */
+  /** Whether that is a frame, with room for headers before the payload. */
   get isFramed(): boolean {
     return this.isHere && this.offset < this.#framesEnd;
   }
@@ -242,12 +242,12 @@ class InlineRequests implements Datagrams {
     this.#spent++;
   }
 
-  /** Whether `frame` is that of the current datagram and was given away. */
+  /** Whether `frame` belongs to the current datagram and was given away. */
   isReading(frame: number): boolean {
     return this.#current !== NONE && !this.isHere && this.#umem.frameAt(this.offset) === frame;
   }
 
-  /** Datagrams that `next` has not gone to yet. */
+  /** Datagrams that `next` has not passed yet. */
   get left(): number {
     return this.#count - this.#gone;
   }
@@ -295,36 +295,36 @@ class InlineRequests implements Datagrams {
   }
 }
 
-/** The answers of one app, built where they leave from. */
+/** The answers of one app, built in the memory that they are sent from. */
 class InlineAnswers implements Answers {
   readonly bytes: Uint8Array;
   readonly #sender: Sender;
   readonly #requests: InlineRequests;
   readonly #umem: Umem;
   readonly #transmitter: Transmitter;
-  /** The transmitter's batch, of which `#count` are filled. */
+  /** The transmitter's batch; the first `#count` descriptions are in use. */
   readonly #packets: Int32Array;
   readonly #counters: Float64Array;
   readonly #firstPort: number;
   /**
-   * Where the room begins that was reserved and is not used yet, -1 without it, and how many bytes were
-   * asked for. Bytes behind them are of other packets, so no more than that is sent.
+   * Where the reserved, unused room begins, -1 without one, and its size. Bytes after it belong to
+   * other packets, so no more than that is sent.
    */
   #at = -1;
   #size = 0;
   /**
-   * What was sent from there: offset and size as the app said them, and where it was put last. Sent again, it
-   * is copied from there into another frame. -1: nothing was, or it is another room.
+   * What was last sent from that room: its offset and size, as the app passed them, and where it was put. If it is
+   * sent again, it is copied from there into another frame. -1: nothing was sent, or the room is another one.
    */
   #sentAt = -1;
   #sentSize = 0;
   #copyAt = 0;
   #isFull = false;
-  /** Whether that is in a large buffer. Else, the packet of the request whose frame it is in; -1: none. */
+  /** Whether the room is in a large buffer. Otherwise, the request whose frame it is in; -1: none. */
   #isLarge = false;
   #owner = -1;
   #count = 0;
-  /** Requests that go back as they came, by the words of their descriptions; they follow `#packets`. */
+  /** Requests to be sent back unchanged, by the words of their descriptions; they follow `#packets`. */
   readonly #reflected = new Int32Array(BATCH);
   #reflections = 0;
 
@@ -359,15 +359,15 @@ class InlineAnswers implements Answers {
     return at;
   }
 
-  /** Takes back room that was reserved and not used. */
+  /** Frees room that was reserved and not used. */
   takeBack(): void {
-    // The frame of a request stays with it.
+    // A request keeps its frame.
     if (this.#at >= 0 && this.#owner < 0) this.#umem.give(this.#at);
     this.#at = -1;
     this.#sentAt = -1;
   }
 
-  /** Reserves room that is not in the request's frame. */
+  /** Reserves room outside the request's frame. */
   #reserveApart(size: number): number {
     if (size > LARGEST_PAYLOAD) return tooLong(this.#counters);
     const umem = this.#umem;
@@ -382,8 +382,8 @@ class InlineAnswers implements Answers {
   }
 
   /**
-   * Takes a free frame, but not that of the current request. It can be free when more answers to it were
-   * sent than a batch has, and the first of them was dropped.
+   * Takes a free frame, but not the current request's. That one can be free if more answers to the
+   * request were sent than fit into a batch, and the first of them was dropped.
    */
   #takeFrame(): number {
     const umem = this.#umem;
@@ -413,7 +413,7 @@ class InlineAnswers implements Answers {
     if (this.#at >= 0 || this.#sentAt >= 0) this.takeBack();
     const requests = this.#requests;
     if (!requests.isFramed) return this.#reflectApart();
-    // Answers leave in their order.
+    // Answers leave in order.
     if (this.#count > 0) this.#flush();
     const { current } = requests;
     this.#reflected[this.#reflections++ & (BATCH - 1)] = current;
@@ -467,8 +467,8 @@ class InlineAnswers implements Answers {
   }
 
   /**
-   * Adds the answer in the reserved room to the batch. Returns the word of its description, into which the
-   * caller writes where it goes; -1 when nothing is reserved. Throws RangeError outside of the room.
+   * Adds the answer in the reserved room to the batch. Returns the word of its description, to which
+   * the caller adds the destination; -1: nothing is reserved. Throws RangeError if it exceeds the room.
    */
   #add(offset: number, size: number, fields: HeaderFields | undefined): number {
     const tosTtl = fields === undefined ? USUAL_TOS_TTL : tosTtlOf(fields);
@@ -504,7 +504,7 @@ class InlineAnswers implements Answers {
     return -1;
   }
 
-  /** Copies what was sent last into a frame of its own, and returns where; -1: there is no room. */
+  /** Copies the last answer into another frame, and returns where it is; -1: there is no room. */
   #again(offset: number, size: number): number {
     checkSame(offset, size, this.#sentAt, this.#sentSize);
     const at = this.#reserveApart(size);
@@ -513,8 +513,8 @@ class InlineAnswers implements Answers {
   }
 
   /**
-   * Moves an answer that does not begin where its room does to where it must be in its frame, and
-   * returns where it is. Throws RangeError when it is not within its room.
+   * Moves an answer that does not begin at the start of its room to its place in the frame, and returns
+   * where it is. Throws RangeError if it exceeds its room.
    */
   #move(offset: number, size: number): number {
     checkWithin(offset, size, { at: this.#at, room: this.#size });
@@ -523,7 +523,7 @@ class InlineAnswers implements Answers {
     return this.#at;
   }
 
-  /** Sends requests that go back as they came. */
+  /** Sends the requests that go back unchanged. */
   #turnBack(): void {
     const count = this.#reflections;
     this.#reflections = 0;
@@ -541,8 +541,8 @@ class InlineAnswers implements Answers {
   }
 
   /**
-   * Sends what was answered when a handler is done, and returns whether that had no room or left none. Room
-   * that was reserved and not used stays the app's.
+   * Sends the answers when a handler is done. Returns whether the handler lacked room or left none.
+   * Reserved, unused room remains the app's.
    */
   finish(): boolean {
     this.#flush();

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The memory that packets are in, and the rings by which frames go to the kernel and come back.
+ * The memory that holds packets, and the rings by which frames go to the kernel and come back.
  *
- * The UMEM has the frames of a net tile, and behind them buffers for datagrams of the kernel's sockets,
- * which may be as long as IPv4 lets them:
+ * The UMEM holds the frames of a net tile, and after them buffers for datagrams of the kernel's
+ * sockets, which may have the maximum length of IPv4:
  *
  *     │ frame 0 │ frame 1 │ … │ large buffer 0 (64 KiB) │ large buffer 1 │ … │
  *
  * A frame is in a ring of an AF_XDP socket, in an app's link, in the ARP queue, or free. Free frames and
- * buffers are on stacks, so that what was used last, and is still in the cache, is used next.
+ * buffers are kept on stacks, so that the most recently used one, which is still in the cache, is used next.
  */
 
 import { u8, type View } from "../../ffi/region.ts";
@@ -23,12 +23,12 @@ import type { Xsk } from "../../ffi/xsk.ts";
 import { FRAME_BYTES } from "../runtime/plan.ts";
 
 /*
- * A frame, and the description of the packet in it: where the fields of Ethernet, 802.1Q, IPv4 and
- * UDP headers are, the arithmetic of their checksums, and the words that a net tile carries from
- * the receive ring to the answer.
+ * A frame, and the description of the packet in it: the offsets of the fields of Ethernet, 802.1Q, IPv4
+ * and UDP headers, the arithmetic of their checksums, and the words that a net tile carries from the
+ * receive ring to the answer.
  *
- * In every frame that is sent, the IPv4 header begins at the same place. The Ethernet header, with
- * as many tags as it needs, ends there:
+ * In every frame that is sent, the IPv4 header begins at the same offset. The Ethernet header, with as
+ * many tags as needed, ends there:
  *
  *     0        10          24            44         52
  *     │  (free) │ Ethernet │ IPv4 header │ UDP header │ payload …
@@ -39,9 +39,9 @@ import { FRAME_BYTES } from "../runtime/plan.ts";
  * Checksums are summed in the machine's byte order (little-endian). A one's complement sum of 16-bit
  * words is independent of it, as long as the result is stored the way it was summed (RFC 1071 §1.2 B).
  *
- * Modules on the data path copy these names into constants of their own (`const { fold } = frame`).
- * V8 folds constants into the code, and inlines functions, if a module neither imports nor exports them;
- * all others it loads and checks at every use.
+ * Modules on the data path copy these names into local constants (`const { fold } = frame`). V8 folds
+ * constants and inlines functions only if a module neither imports nor exports them. All others it
+ * loads and checks at every use.
  */
 
 /** Bytes of an Ethernet header without tags. */
@@ -50,7 +50,7 @@ export const ETHERNET_BYTES = 14;
 export const TAG_BYTES = 4;
 /** The most tags in a frame: 802.1ad with 802.1Q inside. */
 export const MOST_TAGS = 2;
-/** Bytes of an IPv4 header without options. Packets with options are left to the kernel. */
+/** Bytes of an IPv4 header without options. The kernel handles packets with options. */
 export const IPV4_BYTES = 20;
 export const UDP_BYTES = 8;
 /** Bytes of IPv4 and UDP headers. */
@@ -78,16 +78,16 @@ export const VERSION_WORD = 0x45;
 export const FRAGMENT_WORD = 0x0040_0000;
 /** Third word: protocol UDP, no time to live and no checksum yet. */
 export const PROTOCOL_WORD = IPPROTO_UDP << 8;
-/** `Packet.tosTtl` of a packet for which the app sets no other. */
+/** `Packet.tosTtl` of a packet unless the app sets it. */
 export const USUAL_TOS_TTL = 64;
 
-/** The part of the IPv4 header's checksum that is the same in all packets that we send. */
+/** The part of the IPv4 header's checksum that is the same in all packets sent. */
 export const IP_CONSTANT_SUM = VERSION_WORD + halves(FRAGMENT_WORD) + PROTOCOL_WORD;
 /** The protocol in the UDP pseudo header (RFC 768), in the byte order in which words are summed. */
 export const UDP_CONSTANT_SUM = swap16(IPPROTO_UDP);
 
 /**
- * Byte offsets of the largest UMEM, all ones. Masking with it changes no offset, but tells V8 that none
+ * A mask for byte offsets of the largest UMEM. Masking changes no offset, but shows V8 that none
  * overflows, which saves a check at every access.
  */
 export const MOST_BYTES = 0x3fffffff;
@@ -103,58 +103,58 @@ export const MOST_IN_FRAME = FRAME_BYTES - PAYLOAD_AT;
 /** The most packets in a batch, received or sent; a power of two. */
 export const BATCH = 64;
 /**
- * All bits of the number of packets in a batch. Masking with it changes none, but tells V8 that a loop's
- * counter is small, and so are the indices that follow from it: none overflows, and none is checked for that.
+ * A mask for the number of packets in a batch. Masking changes no number, but shows V8 that a loop's
+ * counter, and the indices computed from it, are small and cannot overflow, which saves the checks.
  */
 export const COUNT_BITS = 2 * BATCH - 1;
-/** log2 of the words of a packet's description: that of packet `i` begins at word `i << PACKET_SHIFT`. */
+/** log2 of the words of a description: that of packet `i` begins at word `i << PACKET_SHIFT`. */
 export const PACKET_SHIFT = 4;
 export const PACKET_WORDS = 1 << PACKET_SHIFT;
-/** The same for words at which descriptions begin. */
+/** The same mask for the first words of descriptions. */
 export const PACKETS_BITS = (BATCH << PACKET_SHIFT) - 1;
 
 /**
- * Word offsets in the description of a packet. It is written once, as the packet arrives, and carried
+ * Word offsets in the description of a packet. It is written once, when the packet arrives, and carried
  * to the answer: `peer` and `local` do not change places. Addresses are in host order, signed words.
  */
 export const Packet = {
-  /** Where the payload begins, and how long it is: bytes of the UMEM, or of an app's memory until copied. */
+  /** Offset and length of the payload: in the UMEM, or in an app's memory until it is copied. */
   offset: 0,
   length: 1,
-  /** The other side's address, and ours. 0 for ours: the route chooses. */
+  /** The addresses of the other side and of this one. If ours is 0, the route chooses it. */
   peer: 2,
   local: 3,
-  /** peer's port << 16 | our port */
+  /** The peer's port << 16 | our port. */
   ports: 4,
-  /** The interface that it came in on: a VLAN device when it was tagged. */
+  /** The interface on which it arrived: a VLAN device if it was tagged. */
   interface: 5,
-  /** The app that it is for, or a negated counter: why it was dropped. */
+  /** The app that receives it, or the negated counter of its drop. */
   app: 6,
   /** Its route: the index of an entry of the route cache, or one of the values below. */
   route: 7,
-  /** Received: its UDP checksum, below. To be sent: the sum of its payload. Neither is folded. */
+  /** Received: its UDP checksum, see below. To be sent: the sum of its payload. Neither is folded. */
   sum: 8,
-  /** To be sent: its frame, payload at `PAYLOAD_AT`. -1: it has none. */
+  /** To be sent: its frame, with the payload at `PAYLOAD_AT`. -1: it has none. */
   frame: 9,
-  /** To be sent, out of a link: when what it answers arrived, in ticks (`traffic.ts`); 0: it answers nothing. */
+  /** To be sent, from a link: arrival of the request, in ticks (`traffic.ts`); 0: it answers no request. */
   arrival: 10,
-  /** TOS << 8 | TTL of its IPv4 header, as they stand in the first and the third word. */
+  /** TOS << 8 | TTL of its IPv4 header, at their positions in the first and the third word. */
   tosTtl: 11,
 } as const;
 
-/** As a route: no cached route can be used. The packet takes the slow path. */
+/** As a route: there is no usable cached route. The packet takes the slow path. */
 export const UNROUTED = -1;
 /** As a route: not looked up yet. */
 export const LOOK_UP = -2;
-/** As a route: below this, `REFUSED` − counter says why the packet is dropped. */
+/** As a route: below this, `REFUSED` − counter is the reason for the drop. */
 export const REFUSED = -3;
 
-/** As the sum of a received packet: the UDP checksum is valid as it is, none included. Else the headers' sum. */
+/** As the sum of a received packet: the UDP checksum is valid or absent. Otherwise the headers' sum. */
 export const CHECKSUM_VALID = -1;
-/** The same for a packet whose UDP checksum covers the pseudo header alone, or perhaps does. */
+/** The same for a packet whose UDP checksum covers, or may cover, only the pseudo header. */
 export const CHECKSUM_PARTIAL = -2;
 
-/** Descriptions for one batch, and one more that is of no packet: all zeros but for its `app`, -1. */
+/** Descriptions for one batch, and one that stands for no packet: all zeros except `app`, -1. */
 export function makePackets(): Int32Array {
   const packets = new Int32Array((BATCH + 1) << PACKET_SHIFT);
   packets[(BATCH << PACKET_SHIFT) + Packet.app] = -1;
@@ -162,8 +162,8 @@ export function makePackets(): Int32Array {
 }
 
 /**
- * Whether `address` (host order) can be that of a single other host. Not so: 0.0.0.0/8, loopback,
- * multicast, reserved addresses, and 255.255.255.255 (RFC 1122 §3.2.1.3).
+ * Whether `address` (host order) can belong to a single other host. 0.0.0.0/8, loopback, multicast,
+ * reserved addresses, and 255.255.255.255 cannot (RFC 1122 §3.2.1.3).
  */
 export function isPeer(address: number): boolean {
   const net = address >>> 24;
@@ -213,7 +213,7 @@ export function sumWords(words: Int32Array, at: number, length: number): number 
 
 /**
  * 32 well-mixed bits of a flow's addresses and ports, as a signed word (the finaliser of MurmurHash3
- * over their combination). It keeps a flow on one member of an ECMP route, and with one of several apps.
+ * over their combination). It keeps a flow on one member of an ECMP route, and on one of several apps.
  */
 export function flowHash(a: number, b: number, ports: number): number {
   let hash = Math.imul(a, 0x9e3779b1) ^ Math.imul(b, 0x85ebca77) ^ Math.imul(ports, 0xc2b2ae3d);
@@ -222,9 +222,9 @@ export function flowHash(a: number, b: number, ports: number): number {
   return hash ^ (hash >>> 16);
 }
 
-/** A UMEM and its free frames and buffers, all named by their byte offset in it. */
+/** A UMEM and its free frames and buffers, all identified by their byte offset in it. */
 export class Umem {
-  /** Bytes of all frames together: where the large buffers begin. */
+  /** Bytes of all frames: where the large buffers begin. */
   readonly framesEnd: number;
   readonly largeBuffers: number;
   readonly bytes: Uint8Array<SharedArrayBuffer>;
@@ -236,7 +236,7 @@ export class Umem {
   #freeFrames = 0;
   #freeLarge = 0;
 
-  /** Everything is free at first. Throws RangeError when `region` is too small. */
+  /** Initially everything is free. Throws RangeError if `region` is too small. */
   constructor(region: View, { frames, largeBuffers }: { frames: number; largeBuffers: number }) {
     this.framesEnd = frames * FRAME_BYTES;
     this.largeBuffers = largeBuffers;
@@ -260,10 +260,7 @@ export class Umem {
     return this.#frames.length;
   }
 
-  /**
-   * The number of the frame or large buffer that `offset` lies in: frames come first. -1 when there is
-   * none.
-   */
+  /** The number of the frame or large buffer that contains `offset`: frames come first. -1: there is none. */
   indexOf(offset: number): number {
     if (offset < 0) return -1;
     if (offset < this.framesEnd) return Math.floor(offset / FRAME_BYTES);
@@ -271,7 +268,7 @@ export class Umem {
     return large < this.largeBuffers ? this.frameCount + large : -1;
   }
 
-  /** Makes those free whose byte in `free`, by `indexOf`, is 1, and no others. */
+  /** Frees exactly those whose byte in `free`, by `indexOf`, is 1. */
   restart(free: Uint8Array): void {
     const frames = this.frameCount;
     this.#freeFrames = this.#freeLarge = 0;
@@ -295,7 +292,7 @@ export class Umem {
     return this.#freeLarge;
   }
 
-  /** Takes a free frame; -1 when there is none. */
+  /** Takes a free frame; -1: there is none. */
   takeFrame(): number {
     return this.#freeFrames === 0 ? -1 : this.#frames[--this.#freeFrames];
   }
@@ -310,22 +307,22 @@ export class Umem {
     return count;
   }
 
-  /** Takes a free large buffer; -1 when there is none. */
+  /** Takes a free large buffer; -1: there is none. */
   takeLarge(): number {
     return this.#freeLarge === 0 ? -1 : this.#large[--this.#freeLarge];
   }
 
-  /** Whether `offset` lies in a large buffer, not in a frame. */
+  /** Whether `offset` is in a large buffer, not in a frame. */
   isLarge(offset: number): boolean {
     return offset >= this.framesEnd;
   }
 
-  /** Where the frame begins that `offset`, not in a large buffer, lies in. */
+  /** The beginning of the frame that contains `offset`, which is not in a large buffer. */
   frameAt(offset: number): number {
     return offset & this.#frameMask;
   }
 
-  /** Frees the frames that `offsets` lie in, from the `from`-th to before the `end`-th, as `give` does. */
+  /** Frees the frames that contain `offsets`, from the `from`-th to before the `end`-th, as `give` does. */
   giveFrames(offsets: Uint32Array, from: number, end: number): void {
     const frames = this.#frames;
     const mask = this.#frameMask;
@@ -354,28 +351,25 @@ export const SocketCell = {
   rxRing: 4,
   txRing: 5,
   fillRing: 6,
-  /** ifindex and queue: another socket's counts are not continued. */
+  /** ifindex and queue: counts of another socket are not continued. */
   key: 7,
 } as const;
 
-/** The most ports of a net tile: as many as an entry of the route cache can name. */
+/** The most AF_XDP sockets of a net tile: as many as an entry of the route cache can name. */
 export const MOST_XDP_SOCKETS = 127;
 
 /** An AF_XDP socket, as the master hands it to a net tile. */
 export interface XdpSocketSetup {
   readonly fd: number;
-  /** Its number in the library, if its rings are in plain memory; it has no descriptor then. */
+  /** Its number in the library, if its rings are in plain memory; then it has no descriptor. */
   readonly slot?: number;
   readonly ifindex: number;
   readonly queue: number;
-  /** Whether the device has no transmit queue of that number: the kernel sends nothing by it then. */
+  /** Whether the device has no transmit queue of that number, so that the kernel cannot send by it. */
   readonly receivesOnly?: boolean;
   /** Entries of each of its rings. */
   readonly ring: number;
-  /**
-   * Frames that the kernel usually has for receiving, and how many it has while the tile may not run
-   * for some time.
-   */
+  /** Frames that the kernel usually has for receiving, and how many it has while the tile may be delayed. */
   readonly fill: number;
   readonly deepFill: number;
   readonly tx: number;
@@ -384,9 +378,9 @@ export interface XdpSocketSetup {
 }
 
 /**
- * One AF_XDP socket: a queue of an attached interface. Keeps its fill ring filled, returns what it
- * received, gathers what is to be transmitted, and takes finished frames back. How many frames it may
- * have out is bounded: `fill` on the way in, `tx` on the way out.
+ * One AF_XDP socket: a queue of an attached interface. Keeps its fill ring filled, returns received
+ * frames, collects frames to be transmitted, and takes finished frames back. The number of frames it
+ * may hold is bounded: `fill` for receiving, `tx` for sending.
  */
 export class XdpSocket {
   readonly ifindex: number;
@@ -402,18 +396,18 @@ export class XdpSocket {
   readonly #frames = new Uint32Array(BATCH);
   readonly #statistics = new BigUint64Array(XSK_STATISTICS);
   readonly #cursors = new Uint32Array(XSK_CURSORS);
-  /** Its counts, by `SocketCell`. What it receives is counted by the receiver. */
+  /** Its counts, by `SocketCell`. The receiver counts what is received. */
   readonly cells: Float64Array;
   #queued = 0;
   #filled = 0;
   #transmitting = 0;
 
-  /** `slot` is the socket's number in the library. Its rings are empty, or to be resumed. */
+  /** `slot` is the socket's number in the library. Its rings are empty, or are resumed. */
   constructor(setup: XdpSocketSetup, { xsk, umem, slot, cells }: {
     xsk: Xsk;
     umem: Umem;
     slot: number;
-    /** Where it is counted, by `SocketCell`. */
+    /** Its counts, by `SocketCell`. */
     cells: Float64Array;
   }) {
     this.ifindex = setup.ifindex;
@@ -448,8 +442,8 @@ export class XdpSocket {
   }
 
   /**
-   * Whether all that the kernel had taken off the fill and the transmit ring is on the receive and the
-   * completion ring by now. Consumers are read before producers, so later arrivals do not matter.
+   * Whether all frames that the kernel had taken off the fill and transmit rings are on the receive and
+   * completion rings by now. Consumers are read before producers, so later arrivals do not matter.
    */
   isSettled(): boolean {
     const cursors = this.#readCursors();
@@ -483,7 +477,7 @@ export class XdpSocket {
     return count;
   }
 
-  /** Whether the kernel gets more frames to receive than usual. It keeps those that it has until it uses them. */
+  /** Whether the kernel gets more frames for receiving than usual. It keeps them until it uses them. */
   set isDeep(isDeep: boolean) {
     this.#fill = isDeep ? this.#setup.deepFill : this.#setup.fill;
   }
@@ -498,7 +492,7 @@ export class XdpSocket {
     return this.#tx - this.#queued - this.#transmitting;
   }
 
-  /** Takes a batch into `frames` and returns how many frames; they are the caller's now. */
+  /** Takes a batch into `frames` and returns how many frames; the caller now owns them. */
   receive(frames: Uint32Array): number {
     const count = this.#xsk.receive(this.#slot, frames, BATCH);
     if (count <= 0) return 0;
@@ -506,14 +500,14 @@ export class XdpSocket {
     return count;
   }
 
-  /** Writes the time of each of the `count` frames that `receive` gave last: `Xsk.times`. */
+  /** Writes the time of each of the `count` frames that `receive` returned last: `Xsk.times`. */
   times(frames: Uint32Array, count: number, out: Uint32Array): void {
     this.#xsk.times(this.#slot, frames, count, out);
   }
 
   /**
-   * Gives the kernel free frames until it has as many as its fill ring takes, counting those that it is
-   * sending and will give back soon, but for at most half of the ring.
+   * Gives the kernel free frames until it has as many as the fill ring takes, counting those that it is
+   * sending and will soon return, but those for at most half of the ring.
    */
   refill(): void {
     const enough = this.#fill - Math.min(this.#transmitting, this.#fill >>> 1);
@@ -533,8 +527,8 @@ export class XdpSocket {
   }
 
   /**
-   * Queues the frames of the UMEM, `bytes` long together, that were written to `queue` from `queueEnd` up
-   * to word `end`. No more than there is `room` for.
+   * Queues the frames that were written to `queue` from `queueEnd` up to word `end`, of `bytes` bytes
+   * in total. There must be `room` for them.
    */
   queueUpTo(end: number, bytes: number): void {
     this.#queued = end >>> 1;
@@ -542,8 +536,8 @@ export class XdpSocket {
   }
 
   /**
-   * Hands queued frames to the kernel, as many as it takes, and returns how many. The rest stay
-   * queued, in order, for the next turn.
+   * Hands queued frames to the kernel, as many as it takes, and returns how many. The rest stay queued,
+   * in order, for the next turn.
    */
   flush(): number {
     if (this.#queued === 0) return 0;
@@ -556,8 +550,8 @@ export class XdpSocket {
   }
 
   /**
-   * Takes transmitted frames back: onto the fill ring at once while there are less than it takes, else
-   * into the UMEM.
+   * Takes transmitted frames back: directly onto the fill ring while it lacks frames, otherwise into
+   * the UMEM.
    */
   complete(): void {
     const frames = this.#frames;
@@ -574,15 +568,15 @@ export class XdpSocket {
   }
 
   /**
-   * Before the tile blocks: whether frames still wait here for room. Makes the kernel continue with what
-   * is on its rings.
+   * Called before the tile blocks: makes the kernel continue with its rings, and returns whether frames
+   * still wait here for room.
    */
   unfinished(): boolean {
     if (this.#transmitting > 0) this.#xsk.transmit(this.#slot, this.queue, 0);
     return this.#queued > 0;
   }
 
-  /** Notes how full the rings are. */
+  /** Records how full the rings are. */
   measure(): void {
     const cursors = this.#readCursors();
     const share = (producer: number, consumer: number, entries: number) =>
@@ -597,8 +591,8 @@ export class XdpSocket {
   }
 
   /**
-   * Adds the kernel's counts of this socket, in the order of XDP_STATISTICS, to `sums`, as many as
-   * these are. Returns false if the kernel does not give them.
+   * Adds the kernel's counts of this socket, in the order of XDP_STATISTICS, to `sums`, as many as that
+   * has room for. Returns false if the kernel does not provide them.
    */
   addStatistics(sums: Float64Array): boolean {
     if (this.#xsk.statistics(this.#slot, this.#statistics) < 0) return false;

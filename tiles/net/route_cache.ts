@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The route cache: where an address is sent to, with all headers ready but for lengths, ports and the
- * payload's checksum. And what fills it: the route decision, the interface and the neighbour, each read
- * from netbase once per address and generation of netbase.
+ * The route cache maps an address to its egress, with all headers ready except for lengths, ports and
+ * the payload's checksum. The resolver fills it from the route decision, the interface and the
+ * neighbour, each read from netbase once per address and generation of netbase.
  *
- * An entry is good for one generation. When that changes, all are void at once, by changing the epoch.
+ * An entry is valid for one generation. A new generation changes the epoch, which invalidates all entries at once.
  *
- * The cache is a table of cache lines, open addressed: an entry is within `PROBES` slots of its hash. It
- * is private to the tile and of fixed size, so addresses that strangers make up can only evict others,
- * which then cost a route and a neighbour lookup again. The hash is keyed, so nobody can choose which
+ * The cache is an open-addressed table of cache lines: an entry is within `PROBES` slots of its hash.
+ * It is private to the tile and of fixed size, so made-up addresses can only evict other entries, which
+ * then cost a route and a neighbour lookup again. The hash is keyed, so nobody can choose which
  * (`netbase/hash.ts`).
  */
 
@@ -31,21 +31,21 @@ const COUNT = NET.index;
 /** Words of an entry: one cache line. */
 const ENTRY_WORDS = 16;
 /**
- * Word indices of the largest table, all ones. Masking with it changes no index, but tells V8 that
- * none overflows, which saves a check at every access.
+ * A mask for word indices of the largest table. Masking changes no index, but shows V8 that none
+ * overflows, which saves a check at every access.
  */
 const MOST_WORDS = 0xffffff;
 
-/** Word offsets in an entry. Addresses are in host order, signed words, where not said otherwise. */
+/** Word offsets in an entry. Addresses are in host order, signed words, unless noted otherwise. */
 const Route = {
-  /** Key: the address that packets go to. */
+  /** Key: the destination address. */
   peer: 0,
-  /** Key: the source that was asked for; 0: any. */
+  /** Key: the requested source; 0: any. */
   local: 1,
-  /** Key: the next hop if that depends on the flow, else 0. */
+  /** Key: the next hop if it depends on the flow, else 0. */
   member: 2,
   epoch: 3,
-  /** What is done with a packet, see `Outcome`. */
+  /** What happens to a packet, see `Outcome`. */
   outcome: 4,
   /** Sums, folded: of the IPv4 header << 16 | of the pseudo header, both without their lengths. */
   sums: 5,
@@ -56,19 +56,19 @@ const Route = {
   peerBe: 13,
   /** Record of the neighbour, or NO_NEIGHBOR. */
   neighbor: 14,
-  /** The tick at which it was last checked, and a bit for each app that was allowed to send here then. */
+  /** The tick at which it was last checked, and a bit for each app that could send here then. */
   checked: 15,
 } as const;
 
-/** For other modules. Constants that are exported by themselves V8 does not fold here, see rings.ts. */
+/** For other modules. V8 does not fold constants that are exported individually, see rings.ts. */
 export const layout = { MOST_WORDS, Route, isAdmitted } as const;
 
 /** In the word `checked`: the low bits of the tick. */
 export const TICK_BITS = 0xff;
 
 /**
- * The bit in the word `checked` that apps from the 23rd on share: what one of them may send to, the
- * others may for the length of a tick.
+ * The bit in the word `checked` that all apps from the 23rd on share: within a tick, a peer that one of
+ * them may send to is permitted to the others too.
  */
 export const SHARED_BIT = 0x100 << 22;
 
@@ -81,19 +81,19 @@ export function appBit(index: number): number {
 export const LINK_BYTES = 24;
 
 /**
- * Outcomes of an entry. Those from 0 on mean "by an AF_XDP socket": number of the port << 24 |
+ * Outcomes of an entry. Values from 0 on mean "by an AF_XDP socket": number of the socket << 24 |
  * `NO_PEER` or not | where in the frame the Ethernet header begins << 16 | largest payload.
  */
 export const Outcome = {
   /** The next hop depends on the flow: look up again with its member. */
   group: -1,
-  /** By the kernel's socket of our port. */
+  /** By the kernel socket of our port. */
   kernel: -2,
 } as const;
 
 /**
- * In an outcome: packets can be sent there, but none may come from there. It is no single host's
- * address, or the source was left to the route, and so it may be an address of ours.
+ * In an outcome: packets can be sent there, but none may come from there. The address is not a single
+ * host's, or the route chose the source, so it may be an address of ours.
  */
 export const NO_PEER = 0x80_0000;
 
@@ -103,15 +103,15 @@ export const BEGIN_BITS = 0x1f;
 /** Outcomes below this are drops: `DROPS_BELOW` − counter. */
 const DROPS_BELOW = -16;
 
-/** In an entry instead of a neighbour's record: there is none to keep reachable. */
+/** In an entry instead of a neighbour's record: there is no neighbour to keep reachable. */
 const NO_NEIGHBOR = -2;
 
-/** Instead of the index of an entry: the neighbour is not known, so there is none. */
+/** Instead of the index of an entry: there is none, because the neighbour is unknown. */
 export const UNRESOLVED = -1;
 
-/** Whether `length` bytes can be sent at once by an entry with this outcome. */
+/** Whether an entry with this outcome can send `length` bytes at once. */
 function isAdmitted(outcome: number, length: number): boolean {
-  // A negative outcome has no largest payload: only those by an AF_XDP socket pass here.
+  // A negative outcome has no largest payload. Only outcomes by an AF_XDP socket pass here.
   return (outcome | ((outcome & 0xffff) - length)) >= 0;
 }
 
@@ -124,11 +124,11 @@ function dropOutcome(counter: number): number {
 }
 
 /**
- * Bytes of a net tile's cache, allocated as it is used: 65,536 entries. Ten thousand peers then evict
- * none of each other's; in a table a quarter as large one lookup in thirty misses.
+ * Bytes of a net tile's cache: 65,536 entries, allocated on use. Ten thousand peers do not evict each
+ * other; in a table of a quarter of the size one lookup in thirty misses.
  */
 export const ROUTE_CACHE_BYTES = 4 * ENTRY_WORDS << 16;
-/** Slots that an entry can be in. */
+/** Slots in which an entry can be. */
 const PROBES = 4;
 
 /** The private cache of one net tile. */
@@ -138,13 +138,13 @@ export class RouteCache {
   /** The same memory, for fields that have a byte order. */
   readonly view: DataView;
   /**
-   * Changes now and then. Packets of an entry that was checked at another tick take the slow path, so that
-   * its neighbour is kept reachable, and that it is checked again whether the app may send there.
+   * Changes some times a second. Packets of an entry that was checked at another tick take the slow
+   * path, which keeps the neighbour reachable and checks again whether the app may send there.
    */
   tick = 1;
   /**
-   * Changes with every entry that is made or made void. While it is the same, every entry that was
-   * found is there.
+   * Changes with every entry that is made or invalidated. While it is unchanged, every entry that was
+   * found is still there.
    */
   changes = 0;
   readonly #mask: number;
@@ -156,9 +156,9 @@ export class RouteCache {
   #victim = 0;
 
   /**
-   * Takes `memory`, zeroed, of a power of two of entries. It should begin at a cache line, as regions
-   * do: what V8 allocates begins anywhere, and then each entry is in two lines. `seed`, random, keys its
-   * hash.
+   * Uses `memory`, zeroed, of a power of two of entries. It should begin at a cache line, as regions
+   * do: memory that V8 allocates begins anywhere, so that each entry would span two lines. `seed`,
+   * random, keys the hash.
    */
   constructor(memory: View, seed: number) {
     this.words = i32(memory);
@@ -178,30 +178,30 @@ export class RouteCache {
     this.#epoch = 1;
   }
 
-  /** To be called some times a second, and when an app's table of recent peers forgets some. */
+  /** Called some times a second, and when an app's table of recent peers forgets some. */
   nextTick(): void {
     this.tick = (this.tick + 1) | 0;
   }
 
-  /** Index (of its first word) of the entry for this key; -1 when there is none. */
+  /** Index (of its first word) of the entry for this key; -1: there is none. */
   find(peer: number, local: number, member: number): number {
     return this.findFrom(this.slot(peer, local, member), peer, local, member);
   }
 
   /** The first slot of this key, where most entries are. */
   slot(peer: number, local: number, member: number): number {
-    // The mask bounds the index in V8's eyes too.
+    // The mask also bounds the index for V8.
     return this.#at(this.#hash(peer, local, member));
   }
 
-  /** The same as `find`, with what `slot` returned. */
+  /** The same as `find`, with the result of `slot`. */
   findFrom(slot: number, peer: number, local: number, member: number): number {
     const r = slot & MOST_WORDS;
     if (this.#is(r, peer, local, member)) return r;
     return this.#findBeyond(r, peer, local, member);
   }
 
-  /** Looks in the slots after the first. A function of its own, so that V8 inlines the usual case. */
+  /** Searches the slots after the first. A separate function, so that V8 inlines the usual case. */
   #findBeyond(first: number, peer: number, local: number, member: number): number {
     for (let probe = 1; probe < PROBES; probe++) {
       const r = this.#at((first / ENTRY_WORDS | 0) + probe);
@@ -211,15 +211,15 @@ export class RouteCache {
   }
 
   /**
-   * Whether `length` bytes can be sent at once by entry `r`, which was found for this key earlier: others
-   * may have evicted it since. If `r` is negative there is none.
+   * Whether entry `r`, found earlier for this key, can send `length` bytes at once. It may have been
+   * evicted since. A negative `r` is no entry.
    */
   leads(r: number, peer: number, local: number, length: number): boolean {
     return r >= 0 && this.isOf(r, peer, local) &&
       isAdmitted(this.words[(r & MOST_WORDS) + Route.outcome], length);
   }
 
-  /** Whether entry `r`, which was found for this key earlier, is still there. */
+  /** Whether entry `r`, found earlier for this key, is still there. */
   isOf(r: number, peer: number, local: number): boolean {
     return this.#is(r & MOST_WORDS, peer, local, 0);
   }
@@ -235,8 +235,8 @@ export class RouteCache {
   }
 
   /**
-   * Makes an entry for this key, which `find` did not find, and returns its index. The caller writes its
-   * outcome and all else.
+   * Makes an entry for this key, which `find` did not find, and returns its index. The caller writes
+   * its outcome and all other fields.
    */
   insert(peer: number, local: number, member: number): number {
     const { words } = this;
@@ -257,7 +257,7 @@ export class RouteCache {
     return r;
   }
 
-  /** Writes the addresses of entry `r`, host order, and the sums that follow from them. */
+  /** Writes the addresses of entry `r`, host order, and the sums that depend on them. */
   setAddresses(r: number, local: number, peer: number): void {
     const { words } = this;
     this.view.setInt32((r + Route.localBe) << 2, local, false);
@@ -272,17 +272,17 @@ export class RouteCache {
   }
 }
 
-/** Where frames of an interface go; recomputed for each generation. */
+/** How frames leave by an interface; computed again for each generation. */
 interface Egress {
-  /** Indices of the ports on the device below, one for each of its queues that is ours and can send. */
+  /** Indices of the sockets on the device below: one for each queue of this tile that can send. */
   readonly ports: readonly number[];
   /** VLAN protocol << 16 | id of each tag, the outermost first. */
   readonly tags: readonly number[];
 }
 
 /**
- * Interfaces as the wire sees them: the attached device that a frame leaves by, with which VLAN tags, and
- * the VLAN device that a tagged frame came in on. Lookups are kept for one generation of netbase.
+ * Interfaces as seen on the wire: the attached device by which a frame leaves and its VLAN tags, and
+ * the VLAN device on which a tagged frame arrived. Lookups are kept for one generation of netbase.
  */
 export class Devices {
   readonly #reader: NetbaseReader;
@@ -292,7 +292,7 @@ export class Devices {
   readonly #tagged = new Map<number, Map<number, number>>();
   #generation = -1;
 
-  /** `sockets` are those of the ports, by index. */
+  /** `sockets` are the AF_XDP sockets, by index. */
   constructor(
     reader: NetbaseReader,
     sockets: readonly Pick<XdpSocketSetup, "ifindex" | "receivesOnly">[],
@@ -303,15 +303,15 @@ export class Devices {
     });
   }
 
-  /** How frames leave by `ifindex`; null when not through a socket of this tile. */
+  /** How frames leave by `ifindex`; null: not through a socket of this tile. */
   egress(ifindex: number): Egress | null {
     this.#refresh();
     return this.#egress.getOrInsertComputed(ifindex, () => this.#walk(ifindex));
   }
 
   /**
-   * Index of the VLAN device above `ifindex` that takes frames with the tag `protocol`, `id`; -1 when
-   * none is up. Id 0 is no VLAN, only a priority, and belongs to the device itself.
+   * Index of the VLAN device above `ifindex` that takes frames with the tag `protocol`, `id`; -1: none
+   * is up. Id 0 is not a VLAN but a priority tag, and belongs to the device itself.
    */
   tagged(ifindex: number, protocol: number, id: number): number {
     if (id === 0) return ifindex;
@@ -337,7 +337,7 @@ export class Devices {
     return record === undefined ? -1 : interfaces.ifindex(record);
   }
 
-  /** From an interface down to a device with a socket, collecting tags on the way. */
+  /** Walks from an interface down to a device with a socket, and collects tags. */
   #walk(ifindex: number): Egress | null {
     const { interfaces } = this.#reader;
     const tags: number[] = [];
@@ -360,7 +360,7 @@ export class Devices {
   }
 }
 
-/** The counter for packets whose route is of a kind that leads nowhere. */
+/** The drop counters by the types of routes that lead nowhere. */
 const DROPS = new Map<number, number>([
   [route.RTN_UNSPEC, COUNT.tx_drop_no_route],
   [route.RTN_BLACKHOLE, COUNT.tx_drop_blackhole],
@@ -370,7 +370,7 @@ const DROPS = new Map<number, number>([
   [route.KIND_OVERFLOW, COUNT.tx_drop_fib_overflow],
 ]);
 
-/** What the resolver found. */
+/** The result of the resolver. */
 export type Resolution = ReturnType<Resolver["resolve"]>;
 
 /** Makes entries of the route cache. */
@@ -383,11 +383,11 @@ export class Resolver {
   readonly #found = {
     /** Index of the entry, whose outcome is never `group`; or UNRESOLVED. */
     route: UNRESOLVED,
-    /** Whether the entry is new, and by way of a neighbour. */
+    /** Whether the entry is new, and uses a neighbour. */
     isNew: false,
     /**
-     * If the entry is new or there is none: the neighbour, how likely it is to be real, and the largest
-     * payload.
+     * If the entry is new, or there is none: the neighbour, how likely it is to be real, and the
+     * largest payload.
      */
     ifindex: 0,
     neighbor: 0,
@@ -421,7 +421,7 @@ export class Resolver {
     found.route = known;
     if (known >= 0 && words[known + Route.outcome] !== Outcome.group) return found;
 
-    // As for a request of ours: source port << 16 | destination port.
+    // The order of our packets: source port << 16 | destination port.
     const hash = flowHash(peer, local, (ports << 16) | (ports >>> 16));
     const decision = this.#decision;
     decide(this.#reader, peer >>> 0, local >>> 0, hash >>> 0, decision);
@@ -435,7 +435,7 @@ export class Resolver {
     return found;
   }
 
-  /** Asks for the neighbour of entry `r` if the netlink tile wants to be told that it is used. */
+  /** Sends a solicit for the neighbour of entry `r` if the netlink tile needs to know that it is in use. */
   confirm(r: number): void {
     const record = this.#cache.words[r + Route.neighbor];
     if (record === NO_NEIGHBOR) return;
@@ -468,7 +468,7 @@ export class Resolver {
     return r;
   }
 
-  /** The device that the packet leaves by, or the outcome that needs none. */
+  /** The device by which the packet leaves, or an outcome that needs none. */
   #egress(local: number): Egress | number {
     const { kind, ifindex, interfaceRecord, source } = this.#decision;
     const { fib, nextHops, interfaces } = this.#reader;
@@ -492,8 +492,8 @@ export class Resolver {
   }
 
   /**
-   * Finds the Ethernet address that the packet goes to. Returns the neighbour's record, NO_NEIGHBOR
-   * (broadcast, multicast), or UNRESOLVED.
+   * Finds the destination Ethernet address. Returns the neighbour's record, NO_NEIGHBOR (broadcast,
+   * multicast), or UNRESOLVED.
    */
   #address(peer: number): number {
     const { kind, gateway, ifindex } = this.#decision;

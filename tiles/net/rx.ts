@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The way in: a batch of frames from a receive ring is checked, and each good packet is handed to the
- * app that serves its port, with its payload in place. Every frame ends with an app or back in the UMEM;
- * if it goes back, the reason is counted. Frames come straight from the wire; nothing in them is
- * believed.
+ * The receive path: a batch of frames from a receive ring is checked, and each valid packet goes to the
+ * app that serves its port, with its payload in place. Every frame ends with an app or back in the
+ * UMEM; if it goes back, the reason is counted. Frames come from the wire, so no field in them is
+ * trusted.
  *
- * Nearly all are alike: untagged, well formed, to a served port, from a peer with a cached route. One
- * pass over the batch reads the addresses; the cache entries that they name are prefetched all at once,
- * and the next pass finds the route there. The pass after that recognises an ordinary frame by one
- * condition over all headers. A frame that fails it for whatever reason is checked on its own, step by
- * step, in the order of the headers. A last pass sums payloads.
+ * Nearly all frames are alike: untagged, well formed, to a served port, from a peer with a cached
+ * route. The first pass over the batch reads the addresses. The cache entries for them are prefetched
+ * all at once, and the next pass finds the routes there. The pass after that recognises an ordinary
+ * frame by a single condition over all headers. A frame that fails it is checked individually, step by
+ * step, in the order of the headers. The last pass sums payloads.
  *
- * Each pass is a loop in a function of its own: V8 hoists what does not change out of an innermost loop
- * that is small and calls nothing, and not out of others.
+ * Each pass is a loop in its own function: V8 hoists invariants out of an innermost loop only if that
+ * loop is small and calls nothing.
  */
 
 import * as shared from "../../ffi/shared.ts";
@@ -63,31 +63,31 @@ const PORTS_WORD = UDP_PORTS >>> 2;
 const UDP_LENGTH_WORD = PORTS_WORD + 1;
 /** Bits that are 0 in the outcome of a route to a host that may send to us. */
 const NOT_A_PEER = 0x8000_0000 | NO_PEER;
-/** As a packet's app: not ordinary, to be checked on its own. */
+/** As a packet's app: not ordinary, to be checked individually. */
 const UNUSUAL = -1 << 30;
 
-/** A batch on its way in; made once. */
+/** A received batch; made once. */
 export class RxBatch {
   /** Time low, time high, then offset and length of each frame, as `Xsk.receive` writes them. */
   readonly frames = new Uint32Array(RECEIVE_HEADER_WORDS + 2 * BATCH);
-  /** The description of each packet, `Packet` words. Of a packet that is not good, only `app` is set. */
+  /** The description of each packet, `Packet` words. For an invalid packet, only `app` is set. */
   readonly packets = frame.makePackets();
-  /** Time low and time high of each packet. Of frames only if an app wants that (`packetTimes`). */
+  /** Time low and time high of each packet. For frames only if an app requests it (`packetTimes`). */
   readonly times = new Uint32Array(2 * BATCH);
-  /** `RouteCache.changes` when their routes were found. */
+  /** `RouteCache.changes` when the routes were found. */
   changes = 0;
-  /** When it came, in ticks (`traffic.ts`). */
+  /** When the batch arrived, in ticks (`traffic.ts`). */
   arrival = 0;
   frameBytes = 0;
 }
 
-/** An app as the way in knows it: its link, or itself if it is in this tile. */
+/** An app as seen by the receive path: its link, or an inline app. */
 export interface Recipient {
   /** Large buffers that the app is reading. */
   largeOut: number;
   /**
-   * Hands over packet number `from` and those after it, up to `end`, all for the same app. Returns the
-   * first that was not taken. If that was for lack of room, its `app` is now the counter, negated.
+   * Hands over packet number `from` and the following ones, up to `end`, all for the same app. Returns
+   * the first that was not taken. If there was no room for it, its `app` is now the negated counter.
    */
   push(batch: RxBatch, from: number, end: number): number;
 }
@@ -96,20 +96,20 @@ export interface Recipient {
 export interface UdpSocketSetup {
   readonly fd: number;
   readonly port: number;
-  /** Whether this tile receives on it; every tile may send on all. */
+  /** Whether this tile receives on it. Every tile may send on all sockets. */
   readonly receive: boolean;
 }
 
-/** The app of a port is drawn from several. */
+/** Several apps share the port. */
 const SHARED = -32768;
 
 /**
  * Which app answers on a port, and which ports an app may send from. Fixed when the tile starts. A
- * served port has a small number, its service; 0 is none. Several apps may share a port, which then
- * takes the datagrams of a flow always to the same of them.
+ * served port has a small number, its service; 0 is none. Several apps may share a port. All datagrams
+ * of a flow then go to the same app.
  */
 export class Dispatch {
-  /** For each port what `app` returns, or SHARED. */
+  /** For each port the result of `app`, or SHARED. */
   readonly #alone = new Int16Array(65_536).fill(-COUNT.rx_drop_no_app);
   readonly #services = new Uint16Array(65_536);
   /** The apps of each service. */
@@ -157,7 +157,7 @@ export class Dispatch {
     return this.#served[index * this.#width + this.#services[port]] === 1;
   }
 
-  /** The kernel socket of a served port; -1 when another program has it. */
+  /** The kernel socket of a served port; -1: another program owns the port. */
   fd(port: number): number {
     return this.#fds[this.#services[port]];
   }
@@ -180,16 +180,16 @@ export class Receiver {
   readonly #traffic: counted.TrafficCounter;
   readonly #trustChecksums: boolean;
   readonly #packetTimes: boolean;
-  /** Where in the route cache each packet's route is looked for first. */
+  /** For each packet, the first slot in the route cache for its route. */
   readonly #slots = new Uint32Array(BATCH);
-  /** An address that was found to be ours in this generation of netbase; 0: none. */
+  /** An address of ours, found in this generation of netbase; 0: none. */
   #own = 0;
-  /** Whether the batch came in by loopback, where our own addresses are valid sources. */
+  /** Whether the batch arrived by loopback, where our own addresses are valid sources. */
   #isLoopback = false;
   #ifindex = -1;
   #generation = -1;
 
-  /** `trustChecksums`: UDP checksums are left to the NIC. `packetTimes`: an app wants a time for each packet. */
+  /** `trustChecksums`: the NIC verifies UDP checksums. `packetTimes`: an app requests a time for each packet. */
   constructor(
     parts: {
       batch: RxBatch;
@@ -225,8 +225,8 @@ export class Receiver {
   }
 
   /**
-   * Takes one batch from `socket` and returns how many frames. The caller publishes links and runs inline
-   * apps.
+   * Receives one batch from `socket` and returns how many frames. The caller publishes links and runs
+   * inline apps.
    */
   burst(socket: XdpSocket): number {
     const batch = this.#batch;
@@ -261,16 +261,16 @@ export class Receiver {
     socket.cells[SocketCell.rxPackets] += count;
     socket.cells[SocketCell.rxBytes] += batch.frameBytes;
     this.#traffic.passed(batch.frameBytes);
-    // Frames that were given back are whole as long as the fill ring has none of them.
+    // Returned frames are intact until they are on the fill ring.
     if (this.#capture.wanted) this.#capture.received(batch, count, this.#umem.bytes);
     return count;
   }
 
   /**
-   * Describes the packets of the batch, and counts those with an app at their ports. A frame that does not
-   * begin where the UMEM's headroom puts frames is moved, and `frames` says where to. `partialChecksums`: the
-   * bare sum of the pseudo header is a valid UDP checksum too, since the sender left the rest to hardware that
-   * is not there.
+   * Describes the packets of the batch, and counts those for served ports. A frame that does not begin
+   * where the UMEM's headroom puts frames is moved, and `frames` is updated. `partialChecksums`: the
+   * bare sum of the pseudo header is also a valid UDP checksum, since the sender left the rest to
+   * hardware that does not exist.
    */
   #check(count: number, ifindex: number, partialChecksums: boolean): void {
     const { generation, interfaces } = this.#reader;
@@ -297,8 +297,8 @@ export class Receiver {
   }
 
   /**
-   * Reads the addresses of each frame from where an ordinary one has them, and hashes them. Those of a
-   * frame that cannot be ordinary read as 0, which is nobody's address.
+   * Reads the addresses of each frame at their place in an ordinary one, and hashes them. For a frame
+   * that cannot be ordinary they are 0, which is nobody's address.
    */
   #readAddresses(count: number): void {
     const { frames, packets } = this.#batch;
@@ -326,7 +326,7 @@ export class Receiver {
     this.#batch.frameBytes = bytes;
   }
 
-  /** Looks up the route of an answer to each, once all cache lines are on their way. */
+  /** Looks up the route of each answer, after all cache lines were prefetched. */
   #findRoutes(count: number): void {
     const { packets } = this.#batch;
     const cache = this.#cache;
@@ -342,15 +342,15 @@ export class Receiver {
   }
 
   /**
-   * Describes ordinary packets, and leaves the others at `UNUSUAL`. Returns how many those are. An
-   * ordinary packet is valid but for the UDP checksum, which is not checked yet.
+   * Describes ordinary packets, marks the others `UNUSUAL`, and returns the number of the latter. An
+   * ordinary packet is valid except for the UDP checksum, which is not checked yet.
    */
   #passOrdinary(count: number, ifindex: number, partialChecksums: boolean): number {
     const { frames, packets } = this.#batch;
     const words = this.#words;
     const routes = this.#cache.words;
     const dispatch = this.#dispatch;
-    // As numbers in constants, since V8 checks the type of a parameter or a field at every use.
+    // Numbers in constants, since V8 checks the type of a parameter or a field at every use.
     const isTrusted = this.#trustChecksums ? 1 : 0;
     const mayBePartial = partialChecksums ? 1 : 0;
     const device = ifindex | 0;
@@ -407,7 +407,7 @@ export class Receiver {
     return end - ordinary;
   }
 
-  /** Sums the payloads whose UDP checksum is to be verified. */
+  /** Sums the payloads whose UDP checksum must be verified. */
   #sumPayloads(count: number): void {
     const { packets } = this.#batch;
     const words = this.#words;
@@ -424,13 +424,13 @@ export class Receiver {
     }
   }
 
-  /** Takes the packet at word `p` out of the counts of its port, since it is dropped. */
+  /** Removes the packet at word `p` from the counts of its port, because it is dropped. */
   #uncount(p: number): void {
     const { packets } = this.#batch;
     this.#traffic.notReceived(packets[p + Packet.ports] & 0xffff, packets[p + Packet.length]);
   }
 
-  /** Checks the packet at word `p` on its own, and describes it. Returns its app, or a negated counter. */
+  /** Checks and describes the packet at word `p` individually. Returns its app, or a negated counter. */
   #checkOne(p: number, ifindex: number, partialChecksums: boolean): number {
     const { frames, packets } = this.#batch;
     const i = p >>> PACKET_SHIFT;
@@ -473,12 +473,12 @@ export class Receiver {
     packets[p + Packet.ports] = view.getInt32(ip + UDP_PORTS);
     packets[p + Packet.offset] = ip + PAYLOAD;
     packets[p + Packet.tosTtl] = (first & TOS_BITS) | (this.#words[(ip >>> 2) + 2] & TTL_BITS);
-    // The room for UDP, until its own length is known to be valid.
+    // The room for UDP, until UDP's own length is validated.
     packets[p + Packet.length] = total - IPV4_BYTES;
     return 0;
   }
 
-  /** Checks addresses by netbase, since the route cache does not know them. Returns 0, or a counter. */
+  /** Checks addresses against netbase, since the route cache has no entry. Returns 0, or a counter. */
   #checkAddresses(peer: number, local: number): number {
     const { fib, nextHops } = this.#reader;
     if (local !== this.#own) {
@@ -506,7 +506,7 @@ export class Receiver {
       return COUNT.rx_drop_udp_length;
     }
     packets[p + Packet.length] = length - UDP_BYTES;
-    // 0: the sender made none (RFC 768).
+    // 0: the sender computed none (RFC 768).
     if (checksum === 0) return 0;
     const lengths = UDP_CONSTANT_SUM + (udp & 0xffff);
     if (partialChecksums) {
@@ -517,17 +517,17 @@ export class Receiver {
       }
     }
     if (this.#trustChecksums) return 0;
-    // The addresses of the pseudo header come right before the UDP header.
+    // The addresses of the pseudo header directly precede the UDP header.
     const sum = sumWords(words, w + SOURCE_WORD, ADDRESSES_BYTES + length);
     return fold(sum + lengths) === 0xffff ? 0 : COUNT.rx_drop_udp_checksum;
   }
 
-  /** Moves frame number `i`, if need be, to where its headers are aligned, and returns where that is. */
+  /** Moves frame number `i`, if necessary, so that its headers are aligned, and returns its offset. */
   #align(i: number): number {
     const { frames } = this.#batch;
     const at = frames[2 * i + RECEIVE_HEADER_WORDS];
     if ((at & 3) === IP_ALIGNMENT) return at;
-    // Downwards, into the room that the kernel keeps before every frame.
+    // Downwards, into the headroom that the kernel keeps before every frame.
     const to = (at & ~3) - IP_ALIGNMENT;
     this.#umem.bytes.copyWithin(to, at, at + frames[2 * i + RECEIVE_HEADER_WORDS + 1]);
     frames[2 * i + RECEIVE_HEADER_WORDS] = to;

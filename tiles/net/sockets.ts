@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The kernel's sockets behind the served ports: for what the XDP program leaves alone (loopback,
- * reassembled fragments, interfaces that are not attached), and for what is routed to the host itself,
- * leaves by an interface without an AF_XDP socket, or is too long for one packet. The kernel has checked
+ * The kernel's sockets behind the served ports. They receive what the XDP program passes on (loopback,
+ * reassembled fragments, other interfaces), and send what is routed to the host itself, leaves by an
+ * interface without an AF_XDP socket, or exceeds one packet. The kernel has checked incoming packets;
+ * only broadcast and multicast must still be dropped.
  * incoming packets; only broadcast and multicast are still to be kept out.
  */
 
@@ -42,9 +43,9 @@ const AFTER_CHECKS: ReadonlySet<number> = new Set([
 ]);
 
 /**
- * Receives from kernel sockets. Datagrams are received into large buffers, since one can be as long as
- * IPv4 lets it. Those that fit continue in an ordinary frame, so that an app keeps a large buffer only for
- * what needs one, and no more of them than its share.
+ * Receives from kernel sockets. Datagrams are received into large buffers, since they can have the
+ * maximum length of IPv4. Those that fit are copied to an ordinary frame, so that an app holds a large
+ * buffer only for a datagram that needs one, and no more of them than its share.
  */
 export class SocketReceiver {
   readonly #udp: Udp;
@@ -56,10 +57,10 @@ export class SocketReceiver {
   readonly #counters: Float64Array;
   readonly #traffic: TrafficCounter;
   readonly #batch = new RxBatch();
-  /** Large buffers that the next datagrams go into. */
+  /** Large buffers for the next datagrams. */
   readonly #buffers: Uint32Array;
   readonly #received = new Uint32Array(RECEIVE_HEADER_WORDS + BURST * UDP_DESCRIPTOR_WORDS);
-  /** Large buffers that one app may keep. */
+  /** Large buffers that one app may hold. */
   readonly #share: number;
 
   constructor(parts: {
@@ -89,8 +90,8 @@ export class SocketReceiver {
   }
 
   /**
-   * Takes one batch from `fd`, the socket of `port`, and returns how many datagrams. The caller publishes
-   * links and runs inline apps.
+   * Receives one batch from `fd`, the socket of `port`, and returns how many datagrams. The caller
+   * publishes links and runs inline apps.
    */
   burst(fd: number, port: number): number {
     const buffers = this.#buffers;
@@ -151,16 +152,16 @@ export class SocketReceiver {
     return -packets[p + Packet.app];
   }
 
-  /** Whether `address` is not a single host's: multicast, reserved, or a broadcast address of ours. */
+  /** Whether `address` is not that of a single host: multicast, reserved, or a broadcast address of ours. */
   #isMany(address: number): boolean {
     const { fib, nextHops } = this.#reader;
     return (address >>> 24) > 223 || nextHops.kind(fib.lookup(address)) === RTN_BROADCAST;
   }
 
   /**
-   * Where the payload in buffer number `i` continues: a frame that it is copied to, with room for headers
-   * before it as in those from AF_XDP, or the buffer itself, which another one replaces. -1: there is
-   * neither.
+   * Moves the payload in buffer number `i` to a frame, with room for headers before it as in frames
+   * from AF_XDP, or keeps it in the buffer, which is then replaced. Returns its offset; -1: there is
+   * neither a frame nor a buffer.
    */
   #place(i: number, length: number, app: Recipient): number {
     const umem = this.#umem;
@@ -181,9 +182,9 @@ export class SocketReceiver {
 }
 
 /**
- * Sends through kernel sockets. Datagrams are gathered while they come from the same memory for the same
- * socket, and sent by one call, straight from that memory. Each is counted as sent or as dropped. One in
- * the UMEM gives its frame or large buffer away.
+ * Sends through kernel sockets. Datagrams are collected as long as they have the same memory and the
+ * same socket, and sent by one call, directly from that memory. Each is counted as sent or dropped. A
+ * datagram in the UMEM gives up its frame or large buffer.
  */
 export class SocketSender {
   readonly #udp: Udp;
@@ -211,8 +212,8 @@ export class SocketSender {
   }
 
   /**
-   * Sends `packet`, whose payload is in `memory`, by the socket `fd`, with the next flush at the latest.
-   * Until then the memory must stay.
+   * Sends `packet`, whose payload is in `memory`, by the socket `fd`, with the next flush at the
+   * latest. The memory must remain valid until then.
    */
   send(fd: number, memory: Uint8Array, packet: Int32Array): void {
     if (fd !== this.#fd || memory !== this.#memory || this.#count === BURST) this.flush();
@@ -229,7 +230,7 @@ export class SocketSender {
     this.#batch[at + UdpDescriptor.tosTtl] = packet[Packet.tosTtl];
   }
 
-  /** Sends what was gathered. What the kernel refuses, or has no room for now, is dropped. */
+  /** Sends the collected datagrams. Those that the kernel refuses, or has no room for now, are dropped. */
   flush(): void {
     let left = this.#count;
     this.#count = 0;
@@ -238,7 +239,7 @@ export class SocketSender {
     while (left > 0) {
       const taken = this.#udp.send(this.#fd, this.#memory, this.#batch, left);
       if (taken === 0) break;
-      // An error is about the first datagram alone: the others get their chance.
+      // An error concerns only the first datagram: the others are tried again.
       const passed = taken > 0 ? taken : 1;
       if (taken > 0) sent += taken;
       else refused++;
@@ -255,7 +256,7 @@ export class SocketSender {
     this.#counters[NET.index.tx_drop_socket_full] += left;
   }
 
-  /** Shows what became of the first `count` of the batch, and frees their memory. */
+  /** Captures the first `count` datagrams of the batch with their fate, and frees their memory. */
   #finish(reason: number, count: number): void {
     const isInUmem = this.#memory === this.#umem.bytes;
     for (let i = 0; i < count; i++) {
@@ -273,26 +274,26 @@ export class SocketSender {
 }
 
 /**
- * What a net tile blocks on: its eventfd, its AF_XDP sockets, and the kernel sockets that it receives on.
- * There may be thousands of kernel sockets, so one epoll descriptor watches them. A poll set has two words
- * for each descriptor: the descriptor, and events | revents << 16 (struct pollfd).
+ * The descriptors that a net tile blocks on: its eventfd, its AF_XDP sockets, and the kernel sockets that
+ * it receives on. There may be thousands of the latter, so one epoll descriptor watches them. A poll set
+ * has two words for each descriptor: the descriptor, and events | revents << 16 (struct pollfd).
  */
 export class PollSet {
-  /** Indices of kernel sockets that have something to receive: the first {@linkcode readyCount}. */
+  /** Indices of kernel sockets with datagrams: the first {@linkcode readyCount}. */
   readonly ready = new Uint32Array(BURST);
   readyCount = 0;
-  /** Whether the last poll filled `ready`, so that other sockets may be waiting for their turn. */
+  /** Whether the last poll filled `ready`, so that more sockets may have datagrams. */
   full = false;
   readonly #xsk: Xsk;
   readonly #udp: Udp;
   readonly #tile: TileLibrary;
   readonly #eventfd: number;
-  /** Stands for all kernel sockets; -1, which poll(2) ignores, without any. */
+  /** The epoll descriptor of all kernel sockets; -1, which poll(2) ignores, if there are none. */
   readonly #watch: number;
-  /** The eventfd, the watch, and the AF_XDP sockets. */
+  /** The eventfd, the epoll descriptor, and the AF_XDP sockets. */
   readonly #all: Int32Array;
 
-  /** `xdpSockets`: descriptors of AF_XDP sockets; `sockets`: of the kernel's. Throws SystemError. */
+  /** `xdpSockets`: descriptors of AF_XDP sockets; `sockets`: of kernel sockets. Throws SystemError. */
   constructor(
     { xsk, udp, tile }: { xsk: Xsk; udp: Udp; tile: TileLibrary },
     { eventfd, xdpSockets, sockets }: {
@@ -311,7 +312,7 @@ export class PollSet {
     this.#all = pollSet([eventfd, this.#watch, ...xdpSockets]);
   }
 
-  /** Blocks until something is ready or `timeoutMs` passed; empties the eventfd. */
+  /** Blocks until something is ready or `timeoutMs` passed; clears the eventfd. */
   wait(timeoutMs: number): void {
     const set = this.#all;
     if (this.#xsk.wait(set, set.length >>> 1, timeoutMs) <= 0) return;
@@ -320,8 +321,8 @@ export class PollSet {
   }
 
   /**
-   * Finds out, without blocking, which kernel sockets have datagrams. Epoll moves the sockets that it
-   * reports behind the others, so repeated polls reach every socket, however many stay busy.
+   * Finds, without blocking, the kernel sockets with datagrams. Epoll moves the sockets that it reports
+   * to the end of its list, so repeated polls reach every socket, however many stay busy.
    */
   poll(): void {
     if (this.#watch < 0) return;

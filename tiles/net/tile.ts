@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The net tile: frames in, frames out. It owns some queues of the attached interfaces, and the kernel
- * sockets behind the served ports. The way of a datagram through this folder:
+ * The net tile receives and sends frames. It owns some queues of the attached interfaces, and the
+ * kernel sockets behind the served ports. The path of a datagram through this folder:
  *
  *     rings (or sockets) → rx → app_link → (the app) → tx → rings
  *
- * An inline app takes the place of `app_link`. `rx` looks the route of the answer up in `route_cache`;
- * without one, `tx` takes the slow path: it resolves the route, and then sends as usual, or by `sockets`, or
- * queues in `arp_queue` while the neighbour is unknown.
+ * An inline app replaces `app_link`. `rx` looks up the route of the answer in `route_cache`. Without a
+ * cached route, `tx` takes the slow path: it resolves the route, and then sends as usual or by
+ * `sockets`, or queues in `arp_queue` while the neighbour is unknown.
  */
 
 import { describeErrno } from "../../ffi/library.ts";
@@ -49,32 +49,32 @@ import { countBatch, PortCell, TrafficCounter } from "./traffic.ts";
 import { Transmitter } from "./tx.ts";
 
 /**
- * Busy turns between two polls of the kernel sockets. Idle turns do not poll: the system call would delay
- * the next request, and the tile soon blocks on these sockets anyway.
+ * Busy turns between two polls of the kernel sockets. Idle turns do not poll: the system call would
+ * delay the next request, and the tile soon blocks on these sockets anyway.
  */
 const POLL_TURNS = 16;
 /** For how long after a handover the processors are busy with it. */
 const DEEP_MILLIS = 2000;
-/** During a handover datagrams wait if the app has not passed this share of its link. */
+/** During a handover datagrams wait if an app has not passed this share of its link. */
 const WAITING_FILL = 0.5;
-/** How long, in all, datagrams wait during a handover for apps whose links are full. */
+/** How long, in total, datagrams wait during a handover for apps whose links are full. */
 const PATIENCE_MILLIS = 100;
 const BATCHES = HISTOGRAMS.tx_batch;
 
 export interface NetSetup {
-  /** Netbase, to be read. */
+  /** Netbase, read here. */
   readonly netbase: View;
   /** The UMEM: frames, then large buffers of 64 KiB. */
   readonly umem: View;
-  /** The record of its frames that a net tile on this UMEM leaves its successor (`handover.ts`). */
+  /** The record of its frames that a net tile leaves for its successor on this UMEM (`handover.ts`). */
   readonly record: View;
-  /** What it counts by socket and port (`traffic.ts`). */
+  /** Its counts by socket and port (`traffic.ts`). */
   readonly traffic: View;
   readonly routeCache: View;
   readonly frames: number;
   readonly largeBuffers: number;
   readonly sockets: readonly XdpSocketSetup[];
-  /** Whether UDP checksums of frames are left to the NIC. */
+  /** Whether the NIC verifies the UDP checksums of frames. */
   readonly trustChecksums?: boolean;
   readonly udp: readonly UdpSocketSetup[];
   readonly apps: readonly AppSetup[];
@@ -83,21 +83,21 @@ export interface NetSetup {
   readonly solicit: View;
   /** The capture ring, written here. */
   readonly capture: View;
-  /** The control region, which says whether a capture is on. */
+  /** The control region, which contains whether a capture is on. */
   readonly control: View;
   /** The netlink tile's region, for its sleep word. */
   readonly netlinkTile: View;
   readonly netlinkEventfd: number;
   readonly eventfd: number;
-  /** Whether there is time to warm up: its predecessor serves meanwhile. */
+  /** Whether there is time to warm up, because a predecessor still serves. */
   readonly warmUp?: boolean;
   /** Random: keys the hashes of tables with addresses of strangers (`netbase/hash.ts`). */
   readonly seed: number;
 }
 
 /**
- * Makes a net tile. Throws RangeError if its setup does not fit together, and RingsLost if its sockets
- * have to be opened again.
+ * Makes a net tile. Throws RangeError if its setup is inconsistent, and RingsLost if its sockets must
+ * be opened again.
  */
 export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
   const { setup: { inline = [], ...setup }, libraries: { xsk, udp } } = context;
@@ -108,15 +108,15 @@ export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
   if (setup.sockets.length > MOST_XDP_SOCKETS) {
     throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_XDP_SOCKETS}`);
   }
-  // As long as the new tile is deep (`#deepen`).
+  // Remains set while the new tile is deep (`#deepen`).
   context.libraries.tile.bePrompt(true);
   if (inline.length > 0 || context.predecessor !== undefined) return createBeside(context, inline);
   return new NetTile(context, open(context, adopt(context)), []);
 }
 
 /**
- * Makes the apps that run inside first, and waits for the predecessor's end: until then what others may
- * still use stays untouched. Throws Error with what is wrong with an app.
+ * Makes the inline apps first, and waits for the predecessor's end before it touches memory that others
+ * may still use. Throws Error with the reason if an app fails.
  */
 async function createBeside(
   context: TileContext<NetSetup>,
@@ -128,7 +128,7 @@ async function createBeside(
     if (context.setup.warmUp) {
       // Only a tile with a predecessor needs this module.
       const { warmUp } = await import("./warm_up.ts");
-      // As if there were kernel sockets, of which none ever has anything.
+      // As if there were kernel sockets that never have any datagrams.
       const receiving = [{ fd: -1, port: 0, receive: true }];
       await warmUp(
         context,
@@ -144,7 +144,7 @@ async function createBeside(
   return new NetTile(context, opened, made);
 }
 
-/** An inline app that is made, and not in the tile yet. */
+/** An inline app that is made, but not in the tile yet. */
 export type MadeApp = Omit<Awaited<ReturnType<typeof makeInline>>, "metrics">;
 
 async function makeInline(
@@ -171,7 +171,7 @@ function adopt({ setup, libraries: { xsk } }: TileContext<NetSetup>): number[] {
   });
 }
 
-/** Opens what takes more system calls than a confined tile has. Throws SystemError. */
+/** Opens what needs system calls that a confined tile may not make. Throws SystemError. */
 function open({ setup, libraries }: TileContext<NetSetup>, slots: readonly number[]) {
   const { eventfd } = setup;
   const [xsk, udp] = [libraries.xsk!, libraries.udp!];
@@ -222,14 +222,14 @@ class NetTile implements Tile {
   readonly #counters: Float64Array;
   readonly #record: FrameRecord;
   readonly #traffic: TrafficCounter;
-  /** What predecessors counted in `link_corrupt`. */
+  /** The predecessors' count of `link_corrupt`. */
   readonly #corruptBefore: number;
   readonly #control: ControlReader;
   readonly #tile: TileLibrary;
-  /** Whether a handover may keep this tile, or an app, from running, and until when. At first it may. */
+  /** Whether a handover may keep this tile, or an app, from running, and until when. Initially true. */
   #isDeep = true;
   #deepUntil = 0;
-  /** When datagrams began to wait for apps with full links, and how much longer they may. */
+  /** When datagrams began to wait for apps with full links, and how much longer they may wait. */
   #waitingSince = 0;
   #patience = PATIENCE_MILLIS;
   #generation = -1;
@@ -331,7 +331,7 @@ class NetTile implements Tile {
       sent += count;
     }
     this.#counters[NET.index.tx_frames] += sent;
-    // This comes last, so that no answer waits while the kernel gets free frames.
+    // Refilled last, so that no answer waits while the kernel gets free frames.
     for (let i = 0; i < xdpSockets.length; i++) xdpSockets[i].refill();
     this.#askNetlink();
     this.#worked = work + sent > 0;
@@ -355,7 +355,7 @@ class NetTile implements Tile {
     this.#transmitter.queue.clock(nowMillis);
     for (const app of this.#inline) app.clock(nowMillis);
     this.#socketSender.flush();
-    // The tile may be about to sleep: a solicit of this call must not wait for the next turn.
+    // The tile may be about to sleep, so a solicit of this call must not wait for the next turn.
     this.#askNetlink();
   }
 
@@ -386,9 +386,9 @@ class NetTile implements Tile {
   }
 
   /**
-   * Whether datagrams stay in the rings because an app's link is more than half full: a handover may
-   * keep an app from running, too. When the patience is used up, such an app loses its own datagrams,
-   * as at any other time.
+   * Whether datagrams stay in the rings because an app's link is more than half full. A handover may
+   * keep an app from running as well. After `PATIENCE_MILLIS` such an app loses its own datagrams, as
+   * at any other time.
    */
   #waitsForApps(): boolean {
     const apps = this.#apps;
@@ -424,7 +424,7 @@ class NetTile implements Tile {
     );
   }
 
-  /** Takes over what the kernel has counted of the sockets. New sockets begin at 0. */
+  /** Adds the kernel's counts of the sockets. New sockets begin at 0. */
   #countStatistics(totals: Float64Array): void {
     const before = this.#record.totals;
     for (let i = 0; i < before.length; i++) {
@@ -435,7 +435,7 @@ class NetTile implements Tile {
   }
 
   drained(): boolean {
-    // An app may still answer what it has not passed.
+    // An app may still answer requests that it has not passed.
     const isPassed = this.#apps.every((app) => (app.reclaim(), app.outstanding === 0));
     return isPassed && !this.pending();
   }
@@ -452,7 +452,7 @@ class NetTile implements Tile {
     }
     this.#count();
     this.#record.write(this.#umem, this.#apps);
-    // Its frames are the successor's, so what an inline app left behind (such as a promise) gets none.
+    // The successor owns the frames, so leftovers of an inline app (such as a promise) get none.
     this.#umem.restart(new Uint8Array(0));
   }
 
@@ -460,14 +460,14 @@ class NetTile implements Tile {
     this.#transmitter.queue.clear();
   }
 
-  /** Whether netbase has changed for packets that wait; the netlink tile wakes us on that. */
+  /** Whether netbase has changed while packets wait. The netlink tile wakes this one on a change. */
   #overtaken(): boolean {
     if (this.#transmitter.queue.count === 0) return false;
     this.#reader.refresh();
     return this.#reader.generation !== this.#generation;
   }
 
-  /** Follows netbase; what waited for a change is sent first. */
+  /** Follows netbase. Packets that waited for a change are sent first. */
   #refresh(): void {
     this.#reader.refresh();
     if (this.#generation === this.#reader.generation) return;
@@ -477,8 +477,8 @@ class NetTile implements Tile {
   }
 
   /**
-   * Lets apps in this tile answer the batch that has come. Requests of the same batch for other apps are
-   * published first: an inline app that hangs or ends the tile must not take them along.
+   * Lets inline apps answer the current batch. Requests of the same batch for other apps are published
+   * first, so that an inline app that hangs or ends the tile does not lose them.
    */
   #runInline(): void {
     if (this.#inline.length === 0) return;
@@ -491,8 +491,8 @@ class NetTile implements Tile {
   }
 
   /**
-   * Receives from kernel sockets that have something. Polls now and then which have, and each turn while
-   * more are busy than a poll finds, so that all of them are served.
+   * Receives from kernel sockets with datagrams. Polls them every few turns, and every turn while more
+   * sockets are busy than one poll returns, so that all of them are served.
    */
   #receiveSockets(): number {
     const set = this.#pollSet;
@@ -506,7 +506,7 @@ class NetTile implements Tile {
       const { fd, port } = this.#receiving[set.ready[at]];
       const count = this.#socketReceiver.burst(fd, port);
       this.#runInline();
-      // The one that takes its place has had its turn.
+      // The socket that takes its place was already served.
       if (count === 0) set.emptied(at);
       work += count;
     }

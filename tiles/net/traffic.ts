@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What a net tile counts by socket and by served port, how full its rings and links are, and how long
- * answered datagrams take. All other counters are in the tile region (`../runtime/counters.ts`).
+ * A net tile's counts by socket and by served port, the fill levels of its rings and links, and the
+ * latency of answers. All other counters are in the tile region (`../runtime/counters.ts`).
  *
  * The region `traffic NET`, all doubles, written by the net tile and read by the status tile:
  *
@@ -10,9 +10,9 @@
  *     link i     the share of the i-th app's link that the app has not passed
  *     port p     packets, payload bytes and drops, received and sent; 0 is for what names no port of its app
  *
- * A record of a port is a cache line, and one of many that are in use would push others out of the cache.
- * So the passes over a batch add up in a table of the net tile's own, which goes to the region at least ten
- * times a second. What is in it when the tile is killed is in no port's counts.
+ * A port's record is a cache line, and many of them in use would evict other data from the cache. So
+ * the passes over a batch add to a private table of the net tile, which is added to the region at least
+ * ten times a second. If the tile is killed, what the private table contains is lost.
  */
 
 import { f64, type View } from "../../ffi/region.ts";
@@ -25,7 +25,7 @@ import type { Dispatch } from "./rx.ts";
 const { BATCH, Packet, SocketCell } = frame;
 const { at: LATENCY, sum: LATENCY_SUM } = HISTOGRAMS.latency;
 
-/** Doubles of a record, and which is which. */
+/** Doubles of a record, and their indices. */
 const RECORD_SHIFT = 3;
 const RECORD = 1 << RECORD_SHIFT;
 export const PortCell = {
@@ -47,22 +47,22 @@ const PORTS = 1 << 16;
 export const TRAFFIC_BYTES = (PORTS_AT + PORTS * RECORD) * 8;
 
 /**
- * log2 of the words of a port in `TrafficCounter.pending`. They are signed and 32 bits long, so V8 adds to
- * them without conversions and checks. That is enough for this many bytes and one more batch of the longest
- * datagrams.
+ * log2 of the words of a port in `TrafficCounter.pending`. They are signed and 32 bits long, so V8 adds
+ * to them without conversions and checks. That suffices for this many bytes and one more batch of the
+ * longest datagrams.
  */
 const PENDING_SHIFT = 2;
 const MOST_PENDING = 2 ** 30;
 /** For other modules, see rings.ts. */
 export const layout = { PENDING_SHIFT } as const;
 
-/** Runs of answers with one arrival that wait for the clock. */
+/** Runs of answers with the same arrival that wait for the clock. */
 const RUNS = 64;
 /** Nanoseconds of a tick of `Xsk.ticks`, log2. */
 const TICK_SHIFT = 8;
 const TICK_SECONDS = 2 ** TICK_SHIFT / 1e9;
 
-/** A view of all records, for either side. */
+/** A view of all records, for writer and readers. */
 export class Traffic {
   readonly #doubles: Float64Array;
 
@@ -70,7 +70,7 @@ export class Traffic {
     this.#doubles = f64(view);
   }
 
-  /** The `i`-th socket's, by `SocketCell`. */
+  /** The record of the `i`-th socket, by `SocketCell`. */
   socket(i: number): Float64Array {
     return this.#doubles.subarray(i * RECORD, (i + 1) * RECORD);
   }
@@ -79,7 +79,7 @@ export class Traffic {
     return this.#doubles.subarray(LINKS_AT, PORTS_AT);
   }
 
-  /** The port's, by `PortCell`. */
+  /** The record of a port, by `PortCell`. */
   port(port: number): Float64Array {
     return this.#doubles.subarray(PORTS_AT + port * RECORD, PORTS_AT + (port + 1) * RECORD);
   }
@@ -94,27 +94,27 @@ export function ticksOf(low: number, high: number): number {
   return (high << (32 - TICK_SHIFT)) | (low >>> TICK_SHIFT);
 }
 
-/** Counts in a net tile. */
+/** Counts traffic in a net tile. */
 export class TrafficCounter {
   readonly #traffic: Traffic;
   readonly #ports: Float64Array;
   /**
-   * What the region does not have yet: for each port its packets and bytes of payload, received and sent, by
-   * `PortCell`. After adding to it, call `passed`.
+   * Counts that the region does not include yet: for each port its packets and payload bytes, received
+   * and sent, by `PortCell`. After adding to it, call `passed`.
    */
   readonly pending = new Int32Array(PORTS << PENDING_SHIFT);
   #passed = 0;
   readonly #dispatch: Pick<Dispatch, "serves" | "ports">;
   readonly #counters: Float64Array;
   readonly #xsk: Pick<Xsk, "ticks">;
-  /** Arrival in ticks, and how many answers: runs that wait for `settle`. */
+  /** Arrival in ticks, and number of answers: runs that wait for `settle`. */
   readonly #runs = new Int32Array(2 * RUNS);
   #waiting = 0;
 
   constructor({ traffic, dispatch, counters, xsk }: {
     traffic: View;
     dispatch: Pick<Dispatch, "serves" | "ports">;
-    /** Of the tile region. */
+    /** The counters of the tile region. */
     counters: Float64Array;
     xsk: Pick<Xsk, "ticks">;
   }) {
@@ -125,7 +125,7 @@ export class TrafficCounter {
     this.#xsk = xsk;
   }
 
-  /** The record of the `i`-th socket. It is reset if it was another socket's before. */
+  /** The record of the `i`-th socket. It is reset if it belonged to another socket. */
   socket(i: number, { ifindex, queue }: { ifindex: number; queue: number }): Float64Array {
     const cells = this.#traffic.socket(i);
     const key = ifindex * 2 ** 16 + queue;
@@ -138,27 +138,27 @@ export class TrafficCounter {
     return this.#traffic.links;
   }
 
-  /** Counts a received datagram that some pass over its batch did not. */
+  /** Counts a received datagram that no pass over its batch has counted. */
   received(port: number, bytes: number): void {
     const at = port << PENDING_SHIFT;
     this.pending[at + PortCell.rxPackets]++;
     this.pending[at + PortCell.rxBytes] += bytes;
   }
 
-  /** A datagram that was counted as received is dropped. */
+  /** Corrects the counts for a datagram that was counted as received but is dropped. */
   notReceived(port: number, bytes: number): void {
     const at = port << PENDING_SHIFT;
     this.pending[at + PortCell.rxPackets]--;
     this.pending[at + PortCell.rxBytes] -= bytes;
   }
 
-  /** Packets of a batch, `bytes` long with their headers, have been added to `pending`. */
+  /** Called after packets of a batch, `bytes` long with headers, have been added to `pending`. */
   passed(bytes: number): void {
     this.#passed += bytes;
     if (this.#passed > MOST_PENDING) this.flush();
   }
 
-  /** Adds what is pending to the region. */
+  /** Adds the pending counts to the region. */
   flush(): void {
     if (this.#passed === 0) return;
     this.#passed = 0;
@@ -187,7 +187,7 @@ export class TrafficCounter {
     this.#ports[(port << RECORD_SHIFT) + cell]++;
   }
 
-  /** Notes answers to the packets at the words `picked` from number `from` on, up to `end`. */
+  /** Records answers to the packets at the words `picked` from number `from` on, up to `end`. */
   answeredEach(packets: Int32Array, picked: Int32Array, from: number, end: number): void {
     let begin = from;
     for (let i = from; i < end; i++) {
@@ -198,7 +198,7 @@ export class TrafficCounter {
     }
   }
 
-  /** Notes `count` answers to what arrived at `time`: how long they took is known when they have left. */
+  /** Records `count` answers to requests that arrived at `time`. Their latency is known when they have left. */
   answered(time: number, count: number): void {
     const runs = this.#runs;
     const last = this.#waiting - 2;
@@ -212,17 +212,17 @@ export class TrafficCounter {
     this.#waiting += 2;
   }
 
-  /** The tile has nothing to do: what was noted has left. */
+  /** Called when the tile is idle: all recorded answers have left. */
   rest(): void {
     if (this.#waiting > 0) this.settle(this.#xsk.ticks());
   }
 
-  /** Answers noted so far have left by `now`, in ticks, for example when the next burst arrives. */
+  /** Recorded answers have left by `now`, in ticks, for example when the next burst arrives. */
   settle(now: number): void {
     const runs = this.#runs;
     const counters = this.#counters;
     for (let i = 0; i < this.#waiting; i += 2) {
-      // The clock of day can be set back.
+      // The wall clock can be set back.
       const ticks = Math.max(0, (now - runs[i]) | 0);
       const count = runs[i + 1];
       counters[LATENCY + latencyBucket(ticks)] += count;

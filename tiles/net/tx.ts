@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The way out: packets from apps, each checked, given a frame with its payload and the headers that the
- * route cache has for its peer, and put on a transmit ring. A packet without a cached route takes the
- * slow path: its route is resolved, and it is sent, queued until the neighbour is known, handed to the
- * kernel's socket, or dropped. Every packet accepted ends in one of these, with the one counter that
- * says so.
+ * The transmit path: each packet from an app is checked, gets a frame with its payload and the headers
+ * that the route cache has for its peer, and is put on a transmit ring. A packet without a cached route
+ * takes the slow path: its route is resolved, and it is sent, queued until the neighbour is known,
+ * handed to the kernel's socket, or dropped. Every packet has exactly one of these outcomes, with one
+ * counter.
  *
- * Nothing that an app writes is believed. A descriptor is read once, its bounds are checked, and the
- * payload is copied once, into a frame that no app can write. What a packet answers, and so where it
- * goes, is the net tile's own knowledge.
+ * Nothing that an app writes is trusted. A descriptor is read once, its bounds are checked, and the
+ * payload is copied once, into a frame that no app can write. Which request a packet answers, and so
+ * its destination, is stored in the net tile.
  *
  * A batch goes through passes of one kind of work each, as in `rx.ts`.
  */
@@ -39,19 +39,19 @@ const { fold, halves, sumWords, swap16, swapHalves } = frame;
 const { FRAGMENT_WORD, PROTOCOL_WORD, USUAL_TOS_TTL, VERSION_WORD } = frame;
 const COUNT = NET.index;
 
-/** Instead of the counter of a drop: the packet is sent or queued, and its frame given away. */
+/** Instead of the counter of a drop: the packet is sent or queued, and its frame was given away. */
 const GONE = 0;
 /** As a route: the transmit ring has no room. */
 const RING_FULL = REFUSED - COUNT.tx_drop_ring_full;
 /** Where the Ethernet header begins when it has no tags. */
 const UNTAGGED_BEGIN = LINK_BYTES - ETHERNET_BYTES;
-/** All of a batch, in order, as `reflect` takes them. */
+/** All packets of a batch, in order, as `reflect` takes them. */
 const ALL = Int32Array.from({ length: BATCH }, (_, i) => i << PACKET_SHIFT);
 
-/** Where requests to be sent back are described; `arrival` 0: each has its own. */
+/** The descriptions of requests to be sent back; `arrival` 0: each has its own. */
 type ReflectedBatch = Pick<RxBatch, "packets" | "changes" | "arrival">;
 
-/** The sender of packets: an app, and the memory that its payloads are in. */
+/** The sender of packets: an app, and the memory of their payloads. */
 export interface Sender {
   /** The app's number in this tile. */
   readonly index: number;
@@ -60,7 +60,7 @@ export interface Sender {
   readonly bytes: Uint8Array<SharedArrayBuffer>;
 }
 
-/** Sends what apps answer. */
+/** Sends the answers of apps. */
 export class Transmitter {
   /** The descriptions of the current batch. The caller of `send` fills them. */
   readonly packets = frame.makePackets();
@@ -78,18 +78,18 @@ export class Transmitter {
   readonly #capture: Capture;
   readonly #counters: Float64Array;
   readonly #traffic: counted.TrafficCounter;
-  /** Requests that go back as they came, taken from a link. */
+  /** Requests from a link that are sent back unchanged. */
   readonly #returned: ReflectedBatch = {
     packets: frame.makePackets(),
     changes: -1,
     arrival: 0,
   };
-  /** The packet on the slow path, and one out of the ARP queue. */
+  /** The packet on the slow path, and one from the ARP queue. */
   readonly #packet = new Int32Array(PACKET_WORDS);
   readonly #waiting = new Int32Array(PACKET_WORDS);
   readonly #waitedFor = new Int32Array(2 * ARP_QUEUE_LIMITS.total);
 
-  /** `random` and `seed` are those of the ARP queue. */
+  /** `random` and `seed` are for the ARP queue. */
   constructor(parts: {
     umem: Umem;
     cache: cached.RouteCache;
@@ -124,7 +124,7 @@ export class Transmitter {
     this.queue = new ArpQueue(ARP_QUEUE_LIMITS, { solicits, drop, random, seed });
   }
 
-  /** How many frames the fullest transmit ring takes now; without rings any number. */
+  /** How many frames the fullest transmit ring can take now; without rings any number. */
   get room(): number {
     let room = Infinity;
     for (const socket of this.#xdpSockets) if (socket.room < room) room = socket.room;
@@ -139,15 +139,15 @@ export class Transmitter {
       i = this.#reflectRun(app, i, count);
       if (i < count) i = this.#sendRun(app, i, count);
     }
-    // Kernel sockets send from the app's memory, so before the app is told that this is free.
+    // Kernel sockets send from the app's memory, so this comes before the app may reuse it.
     this.#sockets.flush();
     app.release(count);
     return count;
   }
 
   /**
-   * Sends back the requests that the answers name, from number `from` on. Returns the first answer
-   * that names none, or none of this app's.
+   * Sends back the requests that the answers name, from number `from` on. Returns the first answer that
+   * names none, or one that is not this app's.
    */
   #reflectRun(app: AppLink, from: number, end: number): number {
     const { answers } = app;
@@ -165,9 +165,9 @@ export class Transmitter {
   }
 
   /**
-   * Sends received packets of `from` back, each in its own frame and without reading its payload:
-   * the first `count` that `picked` lists, by the words at which they begin in `batch`. They leave in
-   * order. A packet that cannot be sent like that is sent as any other answer.
+   * Sends received packets of `from` back, each in its own frame and without reading its payload: the
+   * first `count` that `picked` lists, by the first words of their descriptions in `batch`. They leave
+   * in order. A packet that cannot be reflected is sent like any other answer.
    */
   reflect(
     from: Sender,
@@ -190,8 +190,8 @@ export class Transmitter {
   }
 
   /**
-   * Sends answer number `from`, and those after it up to the first that names a request. Returns the
-   * number of that one.
+   * Sends answer number `from`, and the following ones up to the first that names a request. Returns
+   * the number of that one.
    */
   #sendRun(app: AppLink, from: number, end: number): number {
     const { packets } = this;
@@ -206,9 +206,9 @@ export class Transmitter {
   }
 
   /**
-   * Sends the first `count` of `packets`, payload in place in the UMEM. Each has a frame, or a large
-   * buffer (`frame` is -1 then), which is given away by that. Kernel sockets send with their next flush.
-   * `arrival`: of the burst that they answer, in ticks; 0: each says its own, if it answers any.
+   * Sends the first `count` of `packets`, with payloads in place in the UMEM. Each gives away its frame, or
+   * its large buffer (`frame` is -1 then). Kernel sockets send with their next flush. `arrival`: that of
+   * the burst that they answer, in ticks; 0: each description has its own, if it answers a request.
    */
   send(from: Sender, count: number, arrival: number): void {
     const { packets } = this;
@@ -229,7 +229,7 @@ export class Transmitter {
     for (; i < end; i++) {
       const at = answers.slot(i);
       const length = words[at + Descriptor.length];
-      // A run does not begin with one, unless it names no request: then its length is invalid.
+      // A run begins with one only if it names no request. Its length is then invalid.
       if (length === REFLECTED && i > from) break;
       const p = ((i - from) & (BATCH - 1)) << PACKET_SHIFT;
       packets[p + Packet.offset] = words[at + Descriptor.offset];
@@ -245,7 +245,7 @@ export class Transmitter {
         packets[p + Packet.route] = LOOK_UP;
         packets[p + Packet.arrival] = 0;
       } else if (!app.answerTo(request - 1, packets, p)) {
-        // The request is not there. A length of -1 is invalid.
+        // The app has no such request. A length of -1 is invalid.
         packets[p + Packet.length] = -1;
         packets[p + Packet.ports] = 0;
         packets[p + Packet.arrival] = 0;
@@ -254,7 +254,7 @@ export class Transmitter {
     return i - from;
   }
 
-  /** Checks the packets, leaves a route to those that can be sent at once, and counts all at their ports. */
+  /** Checks the packets, keeps the routes of those that can be sent at once, and counts all by port. */
   #classify({ index, bytes }: Sender, count: number): void {
     const { packets } = this;
     const routes = this.#routes;
@@ -273,7 +273,7 @@ export class Transmitter {
       const length = packets[p + Packet.length];
       const ports = packets[p + Packet.ports];
       let r = packets[p + Packet.route];
-      // One that is refused may name a port of another app.
+      // A refused packet may name a port of another app.
       let port = 0;
       if (length < 0 || length > LARGEST_PAYLOAD || offset < 0 || offset > memoryBytes - length) {
         r = REFUSED - COUNT.tx_drop_invalid_descriptor;
@@ -303,7 +303,7 @@ export class Transmitter {
     this.#traffic.passed(total);
   }
 
-  /** Gives a frame to each that has a route. */
+  /** Gives a frame to each packet with a route. */
   #takeFrames(count: number): void {
     const { packets } = this;
     const umem = this.#umem;
@@ -319,9 +319,9 @@ export class Transmitter {
   }
 
   /**
-   * Writes the headers of each packet that has a route, payload in its frame and summed, and queues it for
-   * its transmit ring. Without room there, its route says so, and the frame is still the caller's.
-   * Returns how many have no route.
+   * Writes the headers of each packet with a route, whose payload is in its frame and summed, and
+   * queues it for its transmit ring. If the ring is full, the route becomes `RING_FULL`, and the caller
+   * still owns the frame. Returns the number of packets without a route.
    */
   #write(packets: Int32Array, count: number): number {
     const frames = this.#frames;
@@ -361,8 +361,8 @@ export class Transmitter {
   }
 
   /**
-   * Turns received packets round by their routes and queues them, from number `from` of `picked` on.
-   * Returns the first that cannot be sent like that, or `end`.
+   * Reverses the headers of received packets by their routes and queues them, from number `from` of
+   * `picked` on. Returns the first that cannot be reflected, or `end`.
    */
   #turnRound(
     { index }: Sender,
@@ -378,11 +378,11 @@ export class Transmitter {
     const bit = appBit(index);
     const bits = TICK_BITS | bit;
     const checked = (cache.tick & TICK_BITS) | bit;
-    // Nothing changes in here.
+    // Nothing here changes the cache.
     const isCurrent = changes === cache.changes;
     const { pending } = this.#traffic;
     const limit = end & COUNT_BITS;
-    // The socket of the packet before, where its next frame is queued, and where its room ends.
+    // The socket of the previous packet, where its next frame is queued, and where its room ends.
     let number = -1;
     let socket: XdpSocket | undefined;
     let queue: Uint32Array | undefined;
@@ -402,7 +402,7 @@ export class Transmitter {
         (routes[(r & MOST_WORDS) + Route.checked] & bits) !== checked ||
         packets[p + Packet.sum] === CHECKSUM_PARTIAL
       ) break;
-      // Port 0 is nobody's.
+      // Port 0 is never valid.
       const ports = packets[p + Packet.ports];
       if (ports >>> 16 === 0) break;
       if (outcome >>> 24 !== number) {
@@ -429,7 +429,7 @@ export class Transmitter {
     }
     if (i > from) {
       this.#queueUpTo(socket!, queued, frameBytes);
-      // Requests are answered in their order: if the first and the last came together, all did.
+      // Requests are answered in order: if the first and the last arrived together, all did.
       const first = arrival || packets[picked[from] + Packet.arrival];
       const last = arrival || packets[picked[i - 1] + Packet.arrival];
       if (first === last) this.#traffic.answered(first, i - from);
@@ -443,13 +443,13 @@ export class Transmitter {
     return i;
   }
 
-  /** Queues the frames, `bytes` long, that were written to the queue of `socket` up to word `end`. */
+  /** Queues the frames, `bytes` long in total, that were written to the queue of `socket` up to word `end`. */
   #queueUpTo(socket: XdpSocket, end: number, bytes: number): void {
     socket.queueUpTo(end, bytes);
     this.#traffic.passed(bytes);
   }
 
-  /** Shows a packet that was queued for a transmit ring, its frame at `at`. */
+  /** Captures a packet that was queued for a transmit ring, its frame at `at`. */
   #show(packets: Int32Array, p: number, at: number): void {
     const outcome = this.#routes[packets[p + Packet.route] + Route.outcome];
     const begin = (outcome >>> 16) & BEGIN_BITS;
@@ -485,7 +485,7 @@ export class Transmitter {
     const [peer, local, ports] = [packet[Packet.peer], packet[Packet.local], packet[Packet.ports]];
     if (!from.peers.has(peer)) return COUNT.tx_drop_unsolicited;
     let found = this.#resolver.resolve(peer, local, ports);
-    // Older packets may wait for a neighbour that was found just now: they go first.
+    // Older packets may wait for a neighbour that was just found. They are sent first.
     if (found.isNew && this.#release(found.ifindex, found.neighbor)) {
       found = this.#resolver.resolve(peer, local, ports);
     }
@@ -493,9 +493,9 @@ export class Transmitter {
   }
 
   /**
-   * Does with `packet` what its resolution says. `from`: the app that sends it; null: it waited in the
-   * queue, until `deadline` at most. Returns GONE, or the counter that says why it is dropped. Then its
-   * memory is still the caller's.
+   * Handles `packet` according to its resolution. `from`: the app that sends it; null: it waited in the
+   * queue, until `deadline` at most. Returns GONE, or the counter of its drop. After a drop the caller
+   * still owns its memory.
    */
   #forward(from: Sender | null, packet: Int32Array, found: cached.Resolution, deadline?: number) {
     const routes = this.#routes;
@@ -523,12 +523,12 @@ export class Transmitter {
       return isResolved ? COUNT.tx_drop_ring_full : COUNT.tx_drop_arp_queue_full;
     }
     if (!isResolved && from !== null) this.#counters[COUNT.tx_queued]++;
-    // Out of a large buffer.
+    // The payload was in a large buffer.
     if (isCopied && from !== null && from.bytes === this.#umem.bytes) this.#umem.give(offset);
     return GONE;
   }
 
-  /** Notes that app `index` may send by entry `r` until the next tick, and keeps its neighbour reachable. */
+  /** Permits app `index` to send by entry `r` until the next tick, and keeps its neighbour reachable. */
   #check(r: number, index: number): void {
     const routes = this.#routes;
     const now = this.#cache.tick & TICK_BITS;
@@ -539,7 +539,7 @@ export class Transmitter {
     routes[r + Route.checked] |= appBit(index);
   }
 
-  /** Copies the payload of `packet` into a frame, if it is in none, and sums it. False when none is free. */
+  /** Copies the payload of `packet` into a frame, if it is in none, and sums it. False: no frame is free. */
   #fillFrame(from: Sender, packet: Int32Array): boolean {
     if (packet[Packet.frame] >= 0) {
       sumPayloads(this.#frames, packet, 1);
@@ -553,7 +553,7 @@ export class Transmitter {
     return true;
   }
 
-  /** Hands `packet` to the kernel's socket of its port. Returns GONE; `counter` if it has none. */
+  /** Hands `packet` to the kernel's socket of its port. Returns GONE; `counter` if there is none. */
   #sendByKernel(from: Sender | null, packet: Int32Array, counter: number): number {
     const fd = this.#dispatch.fd(packet[Packet.ports] & 0xffff);
     if (fd < 0) return counter;
@@ -561,7 +561,7 @@ export class Transmitter {
     return GONE;
   }
 
-  /** Sends all that can be sent now. To be called when netbase changed, before anything newer is sent. */
+  /** Sends all that can be sent now. Called when netbase has changed, before newer packets are sent. */
   releaseAll(): void {
     if (this.queue.count === 0) return;
     const waiting = this.#waitedFor;
@@ -569,13 +569,13 @@ export class Transmitter {
     for (let i = 0; i < count; i++) this.#release(waiting[2 * i], waiting[2 * i + 1]);
   }
 
-  /** Sends what waits for (ifindex, address), if it can be sent now. True when something waited. */
+  /** Sends what waits for (ifindex, address), if it can be sent now. True: something waited. */
   #release(ifindex: number, address: number): boolean {
     const { queue } = this;
     const packet = this.#waiting;
     let any = false;
-    // Each turn takes one packet out of this queue. Others may join or displace neighbours meanwhile, so
-    // the queue is looked up again.
+    // Each iteration takes one packet out of this queue. Others may join or displace neighbours
+    // meanwhile, so the queue is looked up again.
     while (queue.count > 0) {
       const neighbor = queue.find(ifindex, address);
       if (neighbor < 0) break;
@@ -596,7 +596,7 @@ export class Transmitter {
     return any;
   }
 
-  /** Counts, and shows, that the packet at word `p` is dropped. Its payload is in `memory`. */
+  /** Counts and captures the drop of the packet at word `p`. Its payload is in `memory`. */
   #drop(
     packets: Int32Array,
     p: number,
@@ -616,8 +616,8 @@ function copyPacket(from: Int32Array, p: number, to: Int32Array): void {
 }
 
 /**
- * Copies the payload of each packet that has a route from `source` into its frame, and stores its one's
- * complement sum, not folded. What is summed is what was copied, even if the source changes meanwhile.
+ * Copies the payload of each packet with a route from `source` into its frame, and stores its one's
+ * complement sum, not folded. It sums the copied bytes, even if the source changes meanwhile.
  */
 function copyPayloads(
   source: DataView,
@@ -632,7 +632,7 @@ function copyPayloads(
     const length = packets[p + Packet.length];
     let at = packets[p + Packet.offset];
     let to = (packets[p + Packet.frame] + PAYLOAD_AT) >>> 2;
-    // As a signed word, see `sumWords`.
+    // A signed word, see `sumWords`.
     let sum = 0;
     for (const last = to + (length >>> 2); to < last; to++) {
       const word = source.getInt32(at, true);
@@ -649,7 +649,7 @@ function copyPayloads(
   }
 }
 
-/** The same sum of payloads that are in their frames already. */
+/** The same sum of payloads that are already in their frames. */
 function sumPayloads(frames: Int32Array, packets: Int32Array, count: number): void {
   const end = count & COUNT_BITS;
   for (let i = 0; i < end; i++) {
@@ -668,8 +668,8 @@ function lastBytes(source: DataView, at: number, count: number): number {
 }
 
 /**
- * Writes the headers of the packet at word `p`, payload in place and summed, into its frame, from its
- * entry of the route cache. Frames begin at multiples of four.
+ * Writes the headers of the packet at word `p`, whose payload is in place and summed, into its frame,
+ * from its entry of the route cache. Frames begin at multiples of four.
  */
 function writeHeaders(
   frames: Int32Array,
@@ -683,22 +683,22 @@ function writeHeaders(
   const length = packets[p + Packet.length] & 0xffff;
   writePacketHeader(frames, routes, w, r, length, packets[p + Packet.tosTtl]);
 
-  // The peer's port is the higher half, and comes second in memory. In each, the higher byte comes first.
+  // The peer's port is the higher half, and second in memory. In each port the higher byte comes first.
   const portsBe = swapHalves(ports);
   const udpLength = swap16(length + UDP_BYTES);
-  // The length counts twice, in the pseudo header and in the UDP header itself.
+  // The length counts twice: in the pseudo header and in the UDP header itself.
   const sum = (routes[r + Route.sums] & 0xffff) + 2 * udpLength + halves(portsBe) +
     packets[p + Packet.sum];
   const udpSum = ~fold(sum) & 0xffff;
   frames[w + 11] = portsBe;
-  // A sum of 0 means "no checksum" and is sent as its other form (RFC 768).
+  // A sum of 0 means "no checksum", so it is sent as 0xffff (RFC 768).
   frames[w + 12] = udpLength | ((udpSum === 0 ? 0xffff : udpSum) << 16);
 }
 
 /**
- * Turns the headers of a received packet round: its payload of `length` bytes is in place in the frame at
- * byte `at`, and `r` is the entry of its peer. Addresses and ports only change places, which no one's
- * complement sum depends on: the UDP checksum stays valid (RFC 1071 §2).
+ * Reverses the headers of a received packet: its payload of `length` bytes is in place in the frame at
+ * byte `at`, and `r` is the entry of its peer. Addresses and ports are only swapped, which changes no
+ * one's complement sum: the UDP checksum stays valid (RFC 1071 §2).
  */
 function turnHeaders(
   frames: Int32Array,
@@ -713,7 +713,7 @@ function turnHeaders(
   frames[w + 11] = (ports << 16) | (ports >>> 16);
 }
 
-/** Writes what comes before the UDP header of the frame at word `w`. */
+/** Writes everything before the UDP header of the frame at word `w`. */
 function writePacketHeader(
   frames: Int32Array,
   routes: Int32Array,
@@ -740,5 +740,5 @@ function writePacketHeader(
   frames[w + 10] = routes[r + Route.peerBe];
 }
 
-/** For tests and benchmarks. Functions that are exported by themselves V8 does not inline here. */
+/** For tests and benchmarks. V8 does not inline functions here that are exported individually. */
 export const headers = { copyPayloads, writeHeaders } as const;

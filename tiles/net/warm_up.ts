@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * V8 interprets code until it is hot, but a net tile that takes over has its first datagrams at once. So
- * before its turn it answers made-up requests in memory of its own, by the same code and the same calls
- * of the library, until V8 has had time to compile it.
+ * V8 interprets code until it is hot, but a net tile that takes over gets datagrams at once. So before
+ * that it answers made-up requests in private memory, by the same code and the same calls of the
+ * library, until V8 has had time to compile it.
  */
 
 import { heapView, slice, u8, type View } from "../../ffi/region.ts";
@@ -43,26 +43,26 @@ import { TRAFFIC_BYTES } from "./traffic.ts";
 import { ROUTE_CACHE_BYTES } from "./route_cache.ts";
 import type { MadeApp, NetSetup } from "./tile.ts";
 
-/** How long it may take: the predecessor serves meanwhile, on the same processors. */
+/** The longest warm-up: the predecessor serves meanwhile, on the same processors. */
 const MOST_MILLIS = 4000;
-/** Turns after which V8 has optimised all of it, and after how many it lets others run. */
+/** Turns after which V8 has optimised all code, and the turns between two yields to others. */
 const TURNS = 6000;
 const TURNS_AT_ONCE = 8;
 const PAUSE_MILLIS = 1;
-/** Frames that come together, turn after turn. */
+/** Frames that arrive together, by turn. */
 const BURSTS = [BATCH, 1, 8, 0, BATCH / 2, 2, 16, BATCH, 4];
-/** Turns until netbase changes again, and until the tile's clock and housekeeping are due. */
+/** Turns between two changes of netbase, and between two calls of the tile's clock and housekeeping. */
 const CHANGE_TURNS = 64;
 const CLOCK_TURNS = 32;
-/** In one of so many turns the app sleeps, and the netlink tile, and they are woken. */
+/** In one of this many turns the app and the netlink tile sleep, and are woken. */
 const ASLEEP_TURNS = 16;
-/** Of so many turns the last ones find an app that makes no progress: first single frames wait, then full bursts. */
+/** The last of this many turns find a stalled app: first single frames wait, then full bursts. */
 const STALL_TURNS = 1024;
 const SINGLE_TURNS = 160;
 const STALLED_TURNS = 256;
-/** What a turn counts for the tile's clock. Like the real clock's, its times are not whole numbers. */
+/** The time of a turn for the tile's clock. As with the real clock, times are not whole numbers. */
 const TURN_MILLIS = 2.5;
-/** Turns of a tile whose objects show V8 which kinds of value there are. */
+/** Turns of the first tile, from whose objects V8 learns the kinds of values. */
 const FIRST_TURNS = 300;
 /** Runs of the loop, and its idle turns. */
 const LOOPS = 400;
@@ -74,23 +74,23 @@ const INLINE_PORT = 9;
 const NOBODYS_PORT = 11;
 const OURS = 0xc6120001;
 const GATEWAY = 0xc6120002;
-/** The peers of 198.19.0.0/16 that ask, and how far their addresses are apart. */
+/** The requesting peers, of 198.19.0.0/16, and the distance of their addresses. */
 const PEERS = 0xc6130000;
 const PEER_COUNT = 1024;
 const PEER_STEP = 37;
 const HEADERS_BYTES = 42;
-/** Bytes of payload: of the first peer, and how many more of the others at most. */
+/** Payload bytes of the first peer, and the most that others have in addition. */
 const PAYLOAD_BYTES = 18;
 const MORE_BYTES = 31;
-/** Of so many frames one goes to a port that is nobody's, and one has no checksum. */
+/** One of this many frames goes to a port that is not served, and one has no checksum. */
 const NOBODYS_FRAMES = 61;
 const UNSUMMED_FRAMES = 17;
-/** Of so many frames one is from a neighbour that is unknown. */
+/** One of this many frames is from an unknown neighbour. */
 const UNKNOWN_FRAMES = 59;
 const UNKNOWN = 0xc6120080;
-/** Of so many answers one names no request, but a destination. */
+/** One of this many answers names no request, but a destination. */
 const UNASKED_ANSWERS = 32;
-/** Where the kernel puts a frame, besides the headroom that it is told to keep. */
+/** Where the kernel puts a frame, in addition to the headroom that it is configured to keep. */
 const KERNEL_HEADROOM = 256;
 
 type Make = (
@@ -99,11 +99,11 @@ type Make = (
   made: readonly MadeApp[],
 ) => Tile;
 
-/** Has a tile, made by `make`, answer made-up requests. */
+/** Lets a tile, made by `make`, answer made-up requests. */
 export async function warmUp(context: TileContext<NetSetup>, make: Make): Promise<void> {
-  // Of both tiles: what one leaves in it the other overwrites.
+  // Shared by both tiles: the second overwrites what the first leaves in it.
   const umem = heapView(context.setup.umem.byteLength);
-  // V8 expects of all objects what it has seen of the first, so another tile comes before.
+  // V8 specialises code to the first objects that it sees, so another tile comes first.
   const first = await makeStage(context, { make, umem });
   if (first === undefined) return;
   const until = performance.now() + MOST_MILLIS;
@@ -119,7 +119,7 @@ export async function warmUp(context: TileContext<NetSetup>, make: Make): Promis
 
 type Stage = NonNullable<Awaited<ReturnType<typeof makeStage>>>;
 
-/** A tile on memory of its own and this `umem`, with what stands for its peers and its app. */
+/** A tile on private memory and this `umem`, with substitutes for its peers and its app. */
 async function makeStage(
   context: TileContext<NetSetup>,
   { make, umem }: { make: Make; umem: View },
@@ -129,7 +129,7 @@ async function makeStage(
   const { frames } = setup;
   const ring = setup.sockets[0]?.ring ?? 0;
   const hasInline = (setup.inline ?? []).length > 0;
-  // The same kinds of app as will be served.
+  // The same kinds of apps as in the setup.
   const ports = [...setup.apps.slice(0, 1).map(() => PORT), ...hasInline ? [INLINE_PORT] : []];
   if (ring === 0 || ports.length === 0) return;
   const slot = xsk.memorySlot(slice(umem, 0, frames * FRAME_BYTES), {
@@ -142,7 +142,7 @@ async function makeStage(
   const [appTile, netlinkTile] = [heapView(TILE_REGION_BYTES), heapView(TILE_REGION_BYTES)];
   const control = heapView(CONTROL_BYTES);
   const netbase = makeNetbase();
-  // As it comes by a message, so that V8 sees objects of the same shape.
+  // Cloned like a message, so that V8 sees objects of the same shape.
   const own: NetSetup = structuredClone({
     ...setup,
     netbase: netbase.view,
@@ -179,7 +179,7 @@ async function makeStage(
       requests: new LinkConsumer(app, net, shape),
       answers: new LinkProducer(app, net, shape),
     },
-    /** Has so many requests come, or as many as there is room for; or, if not `isServed`, frames that are dropped. */
+    /** Lets this many requests arrive, or as many as fit. If not `isServed`, they are dropped. */
     receive(burst: number, { isServed = true } = {}): void {
       const from = isServed ? requests : others;
       const frameAt = (i: number) => from[(next + i) % from.length];
@@ -195,13 +195,13 @@ async function makeStage(
   };
 }
 
-/** Calls the tile as its loop would, for all that can happen to it. */
+/** Calls the tile as its loop would, with all kinds of events. */
 function serve(
   { tile, control, netbase, others, app, receive }: Stage,
   turns: number,
   until: number,
 ): void {
-  // Two functions, so that V8 inlines neither here: it is to compile each on its own.
+  // Two functions, so that V8 inlines neither here, but compiles each on its own.
   const methods: readonly (() => unknown)[] = [tile.turn, tile.pending];
   const orders = new ControlWriter(control);
   for (let turn = 0; turn < turns && performance.now() < until; turn++) {
@@ -223,7 +223,7 @@ function serve(
   }
 }
 
-/** Runs the tile's loop: often, to its end, and at last while it waits for an app. */
+/** Runs the tile's loop: often, to its end, and finally while it waits for an app. */
 function loop({ tile, region, control, app, receive }: Stage, until: number): void {
   new ControlWriter(control).stop();
   const { index } = NET;
@@ -241,7 +241,7 @@ function loop({ tile, region, control, app, receive }: Stage, until: number): vo
   runLoop(run);
 }
 
-/** Answers most requests that wait: by turns sends them back as they came, and something else. */
+/** Answers most waiting requests, alternately unchanged and with other payload. */
 function answer({ requests, answers }: Stage["app"], turn: number): void {
   const waiting = requests.available();
   const count = Math.min(waiting - (turn % 4 === 3 ? waiting >>> 1 : 0), answers.refresh());
@@ -268,7 +268,7 @@ function answer({ requests, answers }: Stage["app"], turn: number): void {
   requests.release(count);
 }
 
-/** An inline app that sends back every other request as it came, and answers the others. */
+/** An inline app that sends back every other request unchanged, and answers the others. */
 async function makeInline(): Promise<MadeApp> {
   let count = 0;
   const app: App = {
@@ -295,7 +295,7 @@ async function makeInline(): Promise<MadeApp> {
   return { setup, service, counters };
 }
 
-/** A netbase with one interface, its network with a gateway, and the peers behind that. */
+/** A netbase with one interface, its network, a gateway, and peers behind the gateway. */
 function makeNetbase(): { view: View; change(): void } {
   const view = heapView(NETBASE_BYTES);
   const writer = new NetbaseWriter(view, { readers: [], seed: 1, neighborSlots: 1024 });
@@ -338,7 +338,7 @@ function makeFrames(ports: readonly number[]): Uint8Array[] {
     }));
 }
 
-/** A request as a frame, with a header checksum, and one of UDP's if it `isSummed`. */
+/** A request as a frame, with an IPv4 header checksum, and a UDP checksum if `isSummed`. */
 function makeFrame(
   { peer, port, size, isSummed }: { peer: number; port: number; size: number; isSummed: boolean },
 ): Uint8Array {
