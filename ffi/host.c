@@ -17,8 +17,8 @@
 #define LISTENER (SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
 
 /*
- * Makes a SIOC* request of netdevice(7). `about` is its struct ifreq. If `data` is not NULL, ifr_data is set to
- * it, and the answer is there; else the answer is in `about`. Returns 0, or -errno.
+ * Makes a SIOC* request of netdevice(7) with the struct ifreq `about`. The kernel answers in
+ * `data`, to which ifr_data then points, or in `about` if `data` is NULL. Returns 0, or -errno.
  */
 EXPORT int tegula_host_ask(uint32_t request, struct ifreq *about, void *data)
 {
@@ -34,8 +34,8 @@ EXPORT int tegula_host_ask(uint32_t request, struct ifreq *about, void *data)
 }
 
 /*
- * Reads at most `size` bytes of the file `name` of a thread of this process. It is here because
- * main, once it has booted, may read no file of /proc. Returns the number of bytes, or -errno.
+ * Reads at most `size` bytes of the file `name` of a thread of this process. JavaScript cannot do
+ * this: after booting, main may not read /proc. Returns the number of bytes, or -errno.
  */
 EXPORT int tegula_host_read_thread(int thread, const char *name, char *into, uint32_t size)
 {
@@ -59,8 +59,8 @@ static void *wait_for(void *lock)
 }
 
 /*
- * Returns how many of `count` more threads this process can have at once, by trying. Limits of the user, of
- * control groups and of the kernel apply, and none of them tells how many are left.
+ * Tries to start `count` threads at once and returns how many the process could start. Limits of the
+ * user, of control groups and of the kernel apply, and none of them reports how many threads are left.
  */
 EXPORT int tegula_host_threads(int count)
 {
@@ -78,7 +78,7 @@ EXPORT int tegula_host_threads(int count)
 	return started;
 }
 
-/* Returns 1 if nobody serves the socket at `address`, 0 if somebody does, or -errno; ENOTSOCK if it is not a socket. */
+/* Returns 1 if no process serves the socket at `address`, 0 if one does, or -errno; ENOTSOCK if it is not a socket. */
 static int is_abandoned(const struct sockaddr_un *address)
 {
 	struct stat status;
@@ -97,9 +97,9 @@ static int is_abandoned(const struct sockaddr_un *address)
 }
 
 /*
- * A Unix socket that listens at `path`, non-blocking. `mode` says who may connect: who can write the file.
- * A socket that nobody serves any more is replaced. Returns the descriptor, or -errno: EADDRINUSE where somebody
- * serves it, ENOTSOCK where something else is there.
+ * Opens a non-blocking Unix socket that listens at `path`. `mode` is the mode of its file: users
+ * who can write it may connect. Replaces a socket that no process serves. Returns the descriptor,
+ * or -errno: EADDRINUSE if a process serves the socket, ENOTSOCK if `path` is not a socket.
  */
 EXPORT int tegula_host_listen_unix(const char *path, int mode)
 {
@@ -112,7 +112,7 @@ EXPORT int tegula_host_listen_unix(const char *path, int mode)
 	fd = socket(AF_UNIX, LISTENER, 0);
 	if (fd < 0)
 		return -errno;
-	/* The file is created with this mode less the umask, and gets the rest afterwards. */
+	/* bind creates the file with this mode less the umask; chmod below sets the rest. */
 	error = result(fchmod(fd, (mode_t)mode));
 	if (!error)
 		error = result(bind(fd, (const struct sockaddr *)&address, sizeof(address)));
@@ -130,7 +130,7 @@ EXPORT int tegula_host_listen_unix(const char *path, int mode)
 	return opened(fd, error);
 }
 
-/* A TCP socket that listens at a numeric IPv4 or IPv6 address, non-blocking. Returns the descriptor, or -errno. */
+/* Opens a non-blocking TCP socket that listens at a numeric IPv4 or IPv6 address. Returns the descriptor, or -errno. */
 EXPORT int tegula_host_listen_tcp(const char *address, int port)
 {
 	union {
@@ -146,11 +146,11 @@ EXPORT int tegula_host_listen_tcp(const char *address, int port)
 		self.any.sa_family = AF_INET6;
 	else
 		return -EINVAL;
-	self.v4.sin_port = htons((uint16_t)port); /* as sin6_port */
+	self.v4.sin_port = htons((uint16_t)port); /* at the same offset as sin6_port */
 	fd = socket(self.any.sa_family, LISTENER, 0);
 	if (fd < 0)
 		return -errno;
-	/* Connections of a predecessor that are being closed do not hold the port. */
+	/* Closing connections of a predecessor do not block the port. */
 	error = result(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)));
 	if (!error)
 		error = result(bind(fd, &self.any, sizeof(self)));
@@ -175,8 +175,8 @@ static int restrict_writing(char **write, uint32_t tcp)
 		return fd == -ENOSYS || fd == -EOPNOTSUPP ? 0 : fd;
 	error = allow_path(fd, LANDLOCK_ACCESS_FS_WRITE_FILE, "/dev/null");
 	/*
-	 * A child without privileges writes the map of its user namespace below /proc, where an ordinary user
-	 * can write to nothing but its own.
+	 * A child without privileges writes the map of its user namespace below /proc, where an
+	 * ordinary user can write only its own files.
 	 */
 	if (!error && geteuid() != 0)
 		error = allow_path(fd, LANDLOCK_ACCESS_FS_WRITE_FILE, "/proc");
@@ -189,10 +189,10 @@ static int restrict_writing(char **write, uint32_t tcp)
 }
 
 /*
- * Executes another program in this process. `strings` are three lists: the program's path and arguments,
- * the environment, and, if it is to be confined, the folders that it may write in. Only the main thread may call
- * this, because the children that it started die when another thread calls execve. Returns only on error, with
- * -errno. The thread may be confined then.
+ * Executes another program in this process. `strings` are three lists: the program's path and
+ * arguments, the environment, and, if it is to be confined, the folders that it may write in. Only
+ * the main thread may call this: if another thread calls execve, the children of the main thread
+ * die. Returns only on error, with -errno. The thread may be confined by then.
  */
 EXPORT int tegula_host_exec(char *strings, uint32_t size, const struct confinement *confinement)
 {
@@ -214,7 +214,7 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const struct confineme
 		const uint64_t most = confinement->capabilities_low | (uint64_t)confinement->capabilities_high << 32;
 
 		bound_capabilities(most);
-		/* Root has its bounding set after exec; others have what is ambient. */
+		/* After exec, root has its bounding set; others have the ambient set. */
 		error = keep_capabilities(most, geteuid() != 0);
 		if (!error)
 			error = result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
@@ -229,9 +229,9 @@ EXPORT int tegula_host_exec(char *strings, uint32_t size, const struct confineme
 }
 
 /*
- * Opens a folder and locks it (flock(2)), as long as a copy of the descriptor is open. The folder has to be this
- * user's, writable by nobody else, and not a symbolic link. Returns the descriptor, or -errno: -EWOULDBLOCK if it
- * is locked.
+ * Opens a folder and locks it (flock(2)) until all copies of the descriptor are closed. The folder
+ * must belong to this user, be writable only by it, and not be a symbolic link. Returns the
+ * descriptor, or -errno: -EWOULDBLOCK if it is locked.
  */
 EXPORT int tegula_host_lock_folder(const char *path)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What the master alone asks of the host: eventfds for the tiles, its capabilities and limits, what a
- * driver says of itself, the word to systemd, and descriptors that the event loop waits for.
+ * Calls that only the master makes: eventfds for tiles, capabilities and limits, queries of
+ * drivers, notifications to systemd, and descriptors that the event loop waits for.
  */
 
 import {
@@ -28,24 +28,24 @@ export const CAP_BPF = 39;
 
 /** Capabilities that a master keeps, if it was started with them. It gives up all others. */
 const MASTER_CAPABILITIES: readonly number[] = [
-  1, // CAP_DAC_OVERRIDE: root reads what apps were granted, and makes sockets, in folders of others
-  5, // CAP_KILL: processes of other users
-  ...[6, 7, 8], // CAP_SETGID, CAP_SETUID, CAP_SETPCAP: the user and the bounding set of a process
+  1, // CAP_DAC_OVERRIDE: root reads granted files and makes sockets in folders of other users
+  5, // CAP_KILL: to end processes of other users
+  ...[6, 7, 8], // CAP_SETGID, CAP_SETUID, CAP_SETPCAP: to set the user and the bounding set of a process
   CAP_NET_BIND_SERVICE,
   CAP_NET_ADMIN,
   CAP_NET_RAW,
   CAP_IPC_LOCK, // UMEMs beyond RLIMIT_MEMLOCK
   CAP_SYS_ADMIN, // namespaces of a process; XDP before Linux 5.8
-  24, // CAP_SYS_RESOURCE: limits of a process beyond the master's
-  38, // CAP_PERFMON, with CAP_BPF: BPF calls that needed CAP_SYS_ADMIN before Linux 5.8
+  24, // CAP_SYS_RESOURCE: limits of a process above the master's
+  38, // CAP_PERFMON, with CAP_BPF: BPF calls, which needed CAP_SYS_ADMIN before Linux 5.8
   CAP_BPF,
 ];
 
-/** Kinds of link of linux/if_arp.h. */
+/** Hardware types of linux/if_arp.h. */
 const ARPHRD_ETHER = 1;
 const ARPHRD_LOOPBACK = 772;
 
-/** Requests of linux/sockios.h and linux/ethtool.h, and bytes of the latter's answers. */
+/** Requests of linux/sockios.h and linux/ethtool.h, and sizes of the ethtool structures. */
 const SIOCGIFHWADDR = 0x8927;
 const SIOCETHTOOL = 0x8946;
 const ETHTOOL_GDRVINFO = 0x3;
@@ -56,7 +56,7 @@ const FLAGS_BYTES = 8;
 /** A flag: the driver removes tags from received frames. */
 const ETH_FLAG_RXVLAN = 1 << 8;
 const CHANNELS_BYTES = 36;
-/** struct ifreq: the name, then what is asked for. */
+/** struct ifreq: the name, then the value. */
 const IFREQ_BYTES = 40;
 const IFNAMSIZ = 16;
 
@@ -66,34 +66,33 @@ const [F_SETFD, FD_CLOEXEC] = [2, 1];
 const EFD_NONBLOCK = 0o4000;
 const EFD_CLOEXEC = 0o2000000;
 
-/** For `notify`: numbers of sys/socket.h, and how long a path sun_path takes. */
+/** For `notify`: numbers of sys/socket.h, and the length of sun_path. */
 const AF_UNIX = 1;
 const SOCK_DGRAM_CLOEXEC = 0o2000002;
 const MSG_NOSIGNAL = 0x4000;
 const LONGEST_PATH = 107;
 
 /**
- * How a program that is executed in this one's place is confined, with all of its threads and
- * children. So it has to leave all that any of these will ever be granted: executing another program
- * cannot give it back.
+ * How the program that replaces this one is confined, with all of its threads and children. It must
+ * keep everything that any of them will ever need: no later exec can give it back.
  */
 interface MasterConfinement {
-  /** Files and folders that exist, where it may write, make and remove. It may read and execute everywhere. */
+  /** Existing files and folders that it may write, and create and remove files in. It may read and execute all. */
   readonly write: readonly string[];
-  /** Whether TCP sockets may be bound, and connected. Those that were handed over continue. */
+  /** Whether TCP sockets may be bound, and connected. Sockets that were handed over keep working. */
   readonly bindTcp?: boolean;
   readonly connectTcp?: boolean;
 }
 
-/** The master's own calls. Interfaces are those of the calling thread's network namespace. */
+/** The master's own calls. Interfaces are looked up in the calling thread's network namespace. */
 export type Host = ReturnType<typeof openHost>;
 
-/** Whether a set from {@linkcode Host.capabilities} has `capability` in it. */
+/** Whether a set from {@linkcode Host.capabilities} contains `capability`. */
 export function hasCapability(set: number, capability: number): boolean {
   return Math.floor(set / 2 ** capability) % 2 === 1;
 }
 
-/** Whether there is anything at `path`. */
+/** Whether `path` exists. */
 export function exists(path: string): boolean {
   return attempt(() => Deno.statSync(path), null) !== null;
 }
@@ -105,7 +104,7 @@ export function softLimit(name: string, pid: number | "self" = "self"): number {
   return limit === "unlimited" ? Infinity : Number(limit);
 }
 
-/** Strings as `make_lists` of `native.h` reads them. Throws TypeError where one cannot be in a list. */
+/** Encodes strings for `make_lists` of `native.h`. Throws TypeError if one is empty or contains a zero byte. */
 export function stringLists(...lists: readonly (readonly string[])[]): Uint8Array<ArrayBuffer> {
   for (const text of lists.flat()) {
     if (text === "" || text.includes("\0")) {
@@ -127,7 +126,7 @@ export function openHost(path = libraryPath()) {
     tegula_host_exec: int("buffer", "u32", "buffer"),
     tegula_host_lock_folder: int("buffer"),
     tegula_host_listen_tcp: int("buffer", "i32"),
-    // libc's, which the library is linked to.
+    // Functions of libc, to which the library is linked.
     eventfd: int("u32", "i32"),
     wait: { name: "poll", nonblocking: true, ...int("buffer", "usize", "i32") },
     if_nametoindex: { parameters: ["buffer"], result: "u32" },
@@ -140,7 +139,7 @@ export function openHost(path = libraryPath()) {
 
   const page = new Uint8Array(4096);
 
-  /** The answer to `request` about `ifname`, in `data` or a struct ifreq; null when refused. */
+  /** The kernel's answer to `request` about `ifname`, in `data` or a struct ifreq; null if it refused. */
   function ask(ifname: string, request: number, data: DataView | null = null): DataView | null {
     const about = new Uint8Array(IFREQ_BYTES);
     const name = cString(ifname);
@@ -150,14 +149,14 @@ export function openHost(path = libraryPath()) {
     return data ?? new DataView(about.buffer);
   }
 
-  /** The answer of the driver of `ifname` to an ETHTOOL_* request. */
+  /** The answer of the driver of `ifname` to an ETHTOOL_* request; null if it refused. */
   function askDriver(ifname: string, command: number, bytes: number): DataView | null {
     const data = new DataView(new ArrayBuffer(bytes));
     data.setUint32(0, command, true);
     return ask(ifname, SIOCETHTOOL, data);
   }
 
-  /** Has descriptors close as this process executes another program: `execKeeping` kept them open. */
+  /** Sets close-on-exec, which `execKeeping` had cleared. */
   function closeOnExec(fds: readonly number[]): void {
     for (const fd of fds) symbols.fcntl(fd, F_SETFD, FD_CLOEXEC);
   }
@@ -166,38 +165,38 @@ export function openHost(path = libraryPath()) {
     closeOnExec,
     /** A new eventfd, non-blocking, closed on exec. Throws Error. */
     eventfd(): number {
-      // Non-blocking, so that it holds up neither the thread that writes it nor the one that empties it.
+      // Non-blocking, so that it delays neither its writer nor its reader.
       const fd = symbols.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
       if (fd < 0) throw new Error("cannot make an eventfd; are too many files open?");
       return fd;
     },
-    /** Effective capabilities of this thread as a bit set in a double; ask `hasCapability`. */
+    /** Effective capabilities of this thread as a bit set in a double, for `hasCapability`. */
     capabilities(): number {
       const status = Deno.readTextFileSync("/proc/thread-self/status");
       return parseInt(status.match(/^CapEff:\s*(\w+)$/m)![1], 16);
     },
-    /** How many of `count` more threads, at most 1024, this process can have at once. */
+    /** Tries to start `count` threads at once, at most 1024, and returns how many could be started. */
     threads: symbols.tegula_host_threads,
     /** Whether the thread with this number (`TileLibrary.thread`) still runs. */
     isRunning: (thread: number): boolean =>
       symbols.tegula_host_read_thread(thread, cString("stat"), page, 1) > 0,
     /**
-     * The file `name` ("status", "stat") of a thread of this process under /proc/self/task (proc(5)); null
-     * where there is no such thread.
+     * The file `name` ("status", "stat") of a thread of this process under /proc/self/task
+     * (proc(5)); null if there is no such thread.
      */
     readThread(thread: number, name: string): string | null {
       const length = symbols.tegula_host_read_thread(thread, cString(name), page, page.length);
       return length < 0 ? null : new TextDecoder().decode(page.subarray(0, length));
     },
     /**
-     * A Unix socket that listens at `path`; users who can write by `mode` may connect. It replaces a socket that
-     * nobody serves any more, and nothing else. Non-blocking and closed on exec, as that of `listenTcp`:
-     * both are to be handed over. Throws SystemError: EADDRINUSE where somebody serves it, ENOTSOCK where
-     * something else is there.
+     * Opens a Unix socket that listens at `path`; users with write permission by `mode` may
+     * connect. Replaces a socket that no process serves, and nothing else. Like the socket of
+     * `listenTcp` it is non-blocking, closes on exec, and can be handed over. Throws SystemError:
+     * EADDRINUSE if a process serves the socket, ENOTSOCK if `path` is not a socket.
      */
     listenUnix: (path: string, mode: number): number =>
       checked(symbols.tegula_host_listen_unix(cString(path), mode), `listen at ${path}`),
-    /** A TCP socket that listens at a numeric `address`. Throws SystemError. */
+    /** Opens a TCP socket that listens at a numeric `address`. Throws SystemError. */
     listenTcp: (address: string, port: number): number =>
       checked(
         symbols.tegula_host_listen_tcp(cString(address), port),
@@ -205,39 +204,39 @@ export function openHost(path = libraryPath()) {
       ),
     /** Index of the interface `ifname`, 0 when there is none. */
     ifindex: (ifname: string): number => symbols.if_nametoindex(cString(ifname)),
-    /** Whether there is an interface with this index, whatever its name. */
+    /** Whether an interface with this index exists. */
     exists: (ifindex: number): boolean =>
       symbols.if_indextoname(ifindex, new Uint8Array(IFNAMSIZ)) !== null,
-    /** Queues of `ifname` (ETHTOOL_GCHANNELS: its own and the combined); 0 when the driver does not say. */
+    /** Queues of `ifname`, combined ones included (ETHTOOL_GCHANNELS); 0 if the driver does not report them. */
     channels(ifname: string): { readonly rx: number; readonly tx: number } {
       const channels = askDriver(ifname, ETHTOOL_GCHANNELS, CHANNELS_BYTES);
       if (channels === null) return { rx: 0, tx: 0 };
       const [rx, tx, combined] = [20, 24, 32].map((at) => channels.getUint32(at, true));
       return { rx: rx + combined, tx: tx + combined };
     },
-    /** The driver of `ifname` (ETHTOOL_GDRVINFO), "" when it does not say. */
+    /** The driver of `ifname` (ETHTOOL_GDRVINFO), "" if unknown. */
     driver(ifname: string): string {
       const info = askDriver(ifname, ETHTOOL_GDRVINFO, DRVINFO_BYTES);
       if (info === null) return "";
       return textOf(new Uint8Array(info.buffer, 4, 32));
     },
-    /** Whether VLAN tags of frames that `ifname` receives are handed over beside them (rx-vlan-offload). */
+    /** Whether `ifname` strips VLAN tags from received frames (rx-vlan-offload). */
     stripsTags(ifname: string): boolean {
       const flags = askDriver(ifname, ETHTOOL_GFLAGS, FLAGS_BYTES);
       return flags !== null && (flags.getUint32(4, true) & ETH_FLAG_RXVLAN) !== 0;
     },
-    /** Whether frames on `ifname` have Ethernet headers: loopback's have, a tun device's have not. */
+    /** Whether frames on `ifname` have Ethernet headers: on loopback they do, on a tun device they do not. */
     hasEthernetHeaders(ifname: string): boolean {
       const hardware = ask(ifname, SIOCGIFHWADDR)?.getUint16(IFNAMSIZ, true);
       return hardware === ARPHRD_ETHER || hardware === ARPHRD_LOOPBACK;
     },
     /**
-     * Becomes another program, path and arguments in `argv`, with another environment and with SIGUSR1
-     * blocked; `fds` stay open, all else closes on exec. Only a main isolate with every permission may.
-     * Children stay children: they die with the main thread (`process.ts`), which continues. A `confinement`
-     * takes away what it does not list for good: no new privileges, capabilities, files (landlock). Returns
-     * only with -errno: -EPERM where it is not called by the main thread, -ENOENT where there is no such
-     * folder. The caller may be confined by then, and can only end.
+     * Replaces this program by another: `argv` is its path and arguments, `env` its environment.
+     * SIGUSR1 is blocked, and only `fds` stay open. Must be called by a main isolate with all
+     * permissions. Children survive, because they die with the main thread (`process.ts`), which
+     * continues. A `confinement` removes all that it does not list for good: new privileges,
+     * capabilities, files (landlock). Returns only on error: -EPERM if the caller is not the main
+     * thread, -ENOENT if a folder does not exist. The caller may be confined by then, and can only end.
      */
     execKeeping(
       argv: readonly string[],
@@ -262,31 +261,31 @@ export function openHost(path = libraryPath()) {
       return failed;
     },
     /**
-     * poll(2) over `pollSet` on a thread of its own. A descriptor has two words there, as in `struct
-     * pollfd`: itself, and the events that are waited for; the events that are there come back in the
-     * upper half of the second. Neither `pollSet` nor its descriptors may change meanwhile: an eventfd
-     * in it ends the wait. Resolves with how many are ready, 0 where `timeoutMs` passed (-1: never).
+     * Calls poll(2) on a separate thread. `pollSet` has two words per descriptor, as in `struct
+     * pollfd`: the descriptor, and the events to wait for, with the returned events in the upper half.
+     * Neither `pollSet` nor its descriptors may change meanwhile: to end the wait, write to an eventfd
+     * in the set. Resolves with the number of ready descriptors, 0 after `timeoutMs` (-1: no limit).
      */
     async waitAny(pollSet: Int32Array<ArrayBuffer>, timeoutMs: number): Promise<number> {
       const ready = await symbols.wait(pollSet, BigInt(pollSet.length / 2), timeoutMs);
       return Math.max(0, ready); // a signal is no reason
     },
     /**
-     * Writes a line to standard error without waiting. Returns false if it was not written whole: nobody
-     * reads, or the disk is full.
+     * Writes a line to standard error without blocking. Returns false if it was not written whole,
+     * because the pipe or the disk is full.
      */
     log(line: string): boolean {
       const bytes = new TextEncoder().encode(`${line}\n`);
       return symbols.tegula_host_log(bytes, bytes.length) === 0;
     },
     /**
-     * Locks the folder at `path` and returns a descriptor. The lock lasts until that is closed, also across
-     * `execKeeping`. Returns -errno if somebody else has locked it, or if it is not a folder of this user that
-     * only this user can write. Does not follow a symbolic link.
+     * Locks the folder at `path` and returns a descriptor. The lock lasts until the descriptor is
+     * closed, also across `execKeeping`. Returns -errno if another process has locked it, or if it is
+     * not a folder that this user owns and only this user can write. Does not follow a symbolic link.
      */
     lockFolder: (path: string): number => symbols.tegula_host_lock_folder(cString(path)),
     close: (fd: number): void => void symbols.close(fd),
-    /** sd_notify(3): tells systemd, e.g. "READY=1". Does nothing without $NOTIFY_SOCKET. */
+    /** Notifies systemd, for example of "READY=1" (sd_notify(3)). Does nothing without $NOTIFY_SOCKET. */
     notify(message: string): void {
       // A leading '@' stands for the zero byte of an abstract name.
       const path = new TextEncoder().encode(Deno.env.get("NOTIFY_SOCKET")?.replace(/^@/, "\0"));
@@ -302,7 +301,7 @@ export function openHost(path = libraryPath()) {
 
 /** Calls back when descriptors are readable: one thread of Deno's pool waits for all of them. */
 export class Watcher {
-  /** Ends a wait, so that the next one includes new descriptors. */
+  /** Ends the current wait, so that the next one includes new descriptors. */
   readonly #eventfd: number;
   readonly #host: Pick<Host, "waitAny">;
   readonly #tile: Pick<TileLibrary, "wake" | "wait">;
@@ -316,8 +315,8 @@ export class Watcher {
   }
 
   /**
-   * Calls `callback` whenever `fd` is readable or hung up, until `forget`. It may be called without
-   * reason, as when the number is another descriptor's by then.
+   * Calls `callback` whenever `fd` is readable or hung up, until `forget`. Spurious calls are
+   * possible, for example if the descriptor's number was reused.
    */
   watch(fd: number, callback: () => void): void {
     this.#callbacks.set(fd, callback);
@@ -325,7 +324,7 @@ export class Watcher {
     else this.#run();
   }
 
-  /** Stops watching `fd`. To be called before it is closed. */
+  /** Stops watching `fd`. Must be called before `fd` is closed. */
   forget(fd: number): void {
     this.#callbacks.delete(fd);
     if (this.#isWaiting) this.#tile.wake(this.#eventfd);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What all bindings share: where the native library is, and the kernel's error numbers by name. Native
- * functions return a count or 0, or -errno.
+ * Code that all bindings share: the path of the native library, and the kernel's error numbers by
+ * name. Native functions return a count or 0, or -errno.
  */
 
-/** The folder that the program is in, with a slash at its end: also seen from `build/program`. */
+/** The program's folder, with a trailing slash, also for modules in `build/program`. */
 export const ROOT = import.meta.dirname!.replace(/(build\/program\/)?ffi$/, "");
 
 /**
  * The modules of `apps`, `ffi`, `netbase` and `tiles` as plain JavaScript, made by `deno task build`
- * (`scripts/program.ts`): what a process of its own runs, as it has no cache for TypeScript.
+ * (`scripts/program.ts`). Confined processes run these, because they have no cache for TypeScript.
  */
 export const PROGRAM = `${ROOT}build/program`;
 
@@ -18,7 +18,7 @@ export function programModule(source: string, root = ROOT): string {
   return `${root}build/program/${source.replace(/\.ts$/, ".js")}`;
 }
 
-/** The absolute path of the native library, made by `deno task build`: what `ffi` permissions are given. */
+/** The absolute path of the native library, made by `deno task build`, for `ffi` permissions. */
 export function libraryPath(root = ROOT): string {
   return `${root}build/libtegula.so`;
 }
@@ -29,8 +29,8 @@ export function sealPath(root = ROOT): string {
 }
 
 /**
- * Name and meaning by number. Node has such a table; but the first module of Node's that a tile loads
- * costs it 1.8 MiB, and this is in every tile.
+ * Name and meaning by number. Node has such a table, but the first Node module that a tile loads
+ * costs 1.8 MiB, and every tile needs this.
  */
 const ERRORS: { readonly [number: number]: readonly [name: string, meaning: string] } = {
   1: ["EPERM", "operation not permitted"],
@@ -59,7 +59,7 @@ const ERRORS: { readonly [number: number]: readonly [name: string, meaning: stri
   36: ["ENAMETOOLONG", "the path is too long"],
   38: ["ENOSYS", "function not implemented"],
   71: ["EPROTO", "protocol error"],
-  88: ["ENOTSOCK", "what is there is no socket"],
+  88: ["ENOTSOCK", "not a socket"],
   90: ["EMSGSIZE", "message too long"],
   92: ["ENOPROTOOPT", "protocol not available"],
   93: ["EPROTONOSUPPORT", "protocol not supported"],
@@ -75,7 +75,7 @@ const ERRORS: { readonly [number: number]: readonly [name: string, meaning: stri
   113: ["EHOSTUNREACH", "host is unreachable"],
 };
 
-/** The errors that the code asks for by name; compare with what a native function returned, negated. */
+/** The errors that the code compares with the negated result of a native function. */
 export const EPERM = 1;
 export const ENOENT = 2;
 export const ESRCH = 3;
@@ -106,14 +106,14 @@ export function describeErrno(n: number): string {
 }
 
 /**
- * The message of an error of Deno's in our words:
- * `inWords("No such file or directory (os error 2): open '/x'")` is `"/x: not found"`.
+ * Rewrites the message of a Deno error: `inWords("No such file or directory (os error 2): open
+ * '/x'")` is `"/x: not found"`.
  */
 export function inWords(message: string): string {
   const found = / \(os error (\d+)\)(?:: \w+ '(.*?)')?/.exec(message);
   if (found === null) return message;
   const [all, errno, path] = found;
-  // Searched from behind: what comes before may be long, and a stranger's.
+  // Search from the end: the text before may be long and untrusted.
   const begin = message.lastIndexOf(":", found.index) + 1;
   const text = message.slice(begin, found.index);
   const meaning = ERRORS[Number(errno)]?.[1] ?? text.trimStart().toLowerCase();
@@ -122,7 +122,7 @@ export function inWords(message: string): string {
     message.slice(found.index + all.length);
 }
 
-/** What `work` returns, or `otherwise` if it throws: for what may be missing, or ended, or another user's. */
+/** What `work` returns, or `otherwise` if it throws, for example because a file or process does not exist. */
 export function attempt<T, U = undefined>(work: () => T, otherwise?: U): T | U {
   try {
     return work();
@@ -131,7 +131,7 @@ export function attempt<T, U = undefined>(work: () => T, otherwise?: U): T | U {
   }
 }
 
-/** A native call that failed where failing is not expected: what was tried, and the system's word. */
+/** An unexpected failure of a native call: what was tried, and the system's error. */
 export class SystemError extends Error {
   override readonly name = "SystemError";
   /** The positive error number. */
@@ -156,15 +156,15 @@ export function nothing<const Parameters extends readonly Deno.NativeType[]>(
   return { parameters, result: "void" } as const;
 }
 
-/** Taken before an app's code runs, which may put another in its place. */
+/** Saved before an app's code runs, which may replace it. */
 const encode = TextEncoder.prototype.encode.bind(new TextEncoder());
 
-/** `text` as C has it. */
+/** `text` as a string of C, with its terminating zero. */
 export function cString(text: string): Uint8Array<ArrayBuffer> {
   return encode(`${text}\0`);
 }
 
-/** The text at the beginning of `bytes` that C has written. */
+/** The string of C at the beginning of `bytes`. */
 export function textOf(bytes: Uint8Array): string {
   return new TextDecoder().decode(bytes).replace(/\0.*/s, "");
 }
@@ -172,7 +172,7 @@ export function textOf(bytes: Uint8Array): string {
 /** Events of poll(2). */
 export const [POLLIN, POLLOUT] = [1, 4];
 
-/** Descriptors to be polled for reading: of each a `struct pollfd`, itself and what is waited for. */
+/** Makes the array of `struct pollfd` by which poll(2) waits until one of `descriptors` is readable. */
 export function pollSet(descriptors: readonly number[]): Int32Array<ArrayBuffer> {
   return Int32Array.from(descriptors.flatMap((fd) => [fd, POLLIN]));
 }

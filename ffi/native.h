@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the C files share, which make one library. Each is a few functions that a TypeScript binding of the
- * same name calls: they take descriptors, sizes and memory, look into no packet and no message, and return
- * a count, 0, or -errno. What is not marked EXPORT is hidden, so that a worker which may load the library
- * finds nothing in it but what the bindings name.
+ * Shared by the C files, which make one library. A TypeScript binding of the same name calls the
+ * functions of each file. They take descriptors, sizes and memory, do not parse packets or
+ * messages, and return a count, 0, or -errno. Functions without EXPORT are hidden, so that a worker
+ * that may load the library finds only those that the bindings name.
  */
 #ifndef TEGULA_NATIVE_H
 #define TEGULA_NATIVE_H
@@ -22,13 +22,13 @@
 #define EXPORT __attribute__((visibility("default")))
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-/* A system call's result as our functions return it. */
+/* Converts a system call's result to -errno on failure. */
 static inline int result(long value)
 {
 	return value < 0 ? -errno : (int)value;
 }
 
-/* Returns the descriptor that was opened, or closes it after an error and returns that. */
+/* Returns `fd`, or closes it and returns the error. */
 static inline int opened(int fd, int error)
 {
 	if (!error)
@@ -38,7 +38,7 @@ static inline int opened(int fd, int error)
 }
 
 /*
- * Writes to standard error without waiting, so that nothing stops if nobody reads the log or its disk is full.
+ * Writes to standard error without blocking, so that an unread log or a full disk stops nothing.
  * Returns 0 if all was written, or -errno.
  */
 static inline int write_log(const char *text, size_t length)
@@ -46,7 +46,7 @@ static inline int write_log(const char *text, size_t length)
 	struct pollfd log = { .fd = STDERR_FILENO, .events = POLLOUT };
 
 	while (length > 0) {
-		/* A pipe with any room takes this much. */
+		/* A writable pipe takes this much. */
 		long count = poll(&log, 1, 0) == 1 && log.revents & POLLOUT ?
 				     write(STDERR_FILENO, text, length < PIPE_BUF ? length : PIPE_BUF) :
 				     (errno = EAGAIN, -1);
@@ -77,12 +77,12 @@ static inline void stamp(uint32_t out[2])
 }
 
 /*
- * Makes `count` lists of the `size` bytes of `strings`, as execve(2) takes them: there, each list ends by
- * an empty string. Returns the memory of the lists, for free(3), or NULL without memory or if lists are missing.
+ * Makes `count` lists for execve(2) from the `size` bytes of `strings`, in which an empty string ends each
+ * list. Returns the memory of the lists, for free(3), or NULL if memory runs out or lists are missing.
  */
 static inline char **make_lists(char *strings, uint32_t size, char ***lists, size_t count)
 {
-	/* A string takes two bytes at least. */
+	/* A string takes at least two bytes. */
 	char **all = calloc((size_t)size / 2 + 2 * count, sizeof(*all)), **next = all;
 	const char *end = strings + size;
 

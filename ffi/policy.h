@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The policies of system calls, with the reason for each call: those of tiles (tile.c: a filter for one
- * thread), and those of the process of an app and of the appliance (process.c: a filter that is installed
- * before exec, for every thread). docs/system_calls.md is made from these lists, and a test compares
- * them.
+ * System call policies, with the reason for each call: of tiles (tile.c: a filter for one thread),
+ * and of the processes of apps and of the appliance (process.c: a filter for all threads, installed
+ * before exec). docs/system_calls.md is generated from these lists, and a test compares them.
  */
 #ifndef TEGULA_POLICY_H
 #define TEGULA_POLICY_H
@@ -37,7 +36,7 @@
 #error "no system call policy for this architecture"
 #endif
 
-/* Newer than the headers of some hosts; the numbers are those of every architecture. */
+/* Newer than the headers of some hosts; the numbers are the same on every architecture. */
 #ifndef SYS_map_shadow_stack
 #define SYS_map_shadow_stack 453
 #endif
@@ -47,24 +46,24 @@
 #define SYS_futex_requeue 456
 #endif
 #ifndef SYS_arch_prctl
-#define SYS_arch_prctl SYS_set_tid_address /* x86's alone: the register of a thread's own data */
+#define SYS_arch_prctl SYS_set_tid_address /* only x86 has it: sets the register of thread-local data */
 #endif
 #ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
 #endif
 
 /*
- * A seccomp filter in the making. Classic BPF jumps at most 255 instructions ahead when it compares,
- * so each rule is its own short piece: compare, return. Of arguments only the lower 32 bits are looked
- * at, as the kernel does with descriptors and commands.
+ * A seccomp filter under construction. A conditional jump of classic BPF reaches at most 255
+ * instructions ahead, so each rule is a short piece: compare, return. Only the lower 32 bits of
+ * arguments are compared, which are all that the kernel uses of descriptors and commands.
  */
 #define INSTRUCTIONS BPF_MAXINSNS
 struct policy {
 	struct sock_filter code[INSTRUCTIONS];
 	unsigned length;
-	/* What happens to a call that is neither allowed nor expected: SECCOMP_RET_*. */
+	/* The action for a call that is neither allowed nor expected: SECCOMP_RET_*. */
 	uint32_t refuse;
-	int log; /* whether the kernel logs what it refuses; not where an observer counts it */
+	int log; /* whether the kernel logs refused calls, if no observer counts them */
 };
 
 #define LOAD(p, field) emit(p, BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, field))
@@ -78,21 +77,21 @@ static inline void emit(struct policy *p, uint16_t code, uint8_t yes, uint8_t no
 	p->length++;
 }
 
-/* What was loaded, a call or an argument, has this `action` where it is `value`. */
+/* Takes `action` if the loaded word, a call or an argument, is `value`. */
 static inline void answer_one(struct policy *p, uint32_t value, uint32_t action)
 {
 	IF_EQUAL(p, 0, 1, value);
 	RETURN(p, action);
 }
 
-/* The calls are allowed whatever their arguments. */
+/* Allows the calls with any arguments. */
 static inline void allow(struct policy *p, const uint32_t *calls, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
 		answer_one(p, calls[i], SECCOMP_RET_ALLOW);
 }
 
-/* The call is allowed when its argument `index` is one of `values`, else refused. */
+/* Allows the call if its argument `index` is one of `values`, else refuses it. */
 static inline void allow_only(struct policy *p, uint32_t call, int index, const int32_t *values, int count)
 {
 	IF_EQUAL(p, 1, 0, call);
@@ -110,7 +109,7 @@ static inline int by_number(const void *a, const void *b)
 }
 
 /*
- * The loaded descriptor has this `action` where it is one of `fds`, which are in order. A run of adjacent ones is one
+ * Takes `action` if the loaded descriptor is one of the sorted `fds`. Adjacent descriptors form one
  * range, so that thousands of sockets that were opened together take three instructions.
  */
 static inline void answer_ranges(struct policy *p, const int32_t *fds, int count, uint32_t action)
@@ -125,8 +124,8 @@ static inline void answer_ranges(struct policy *p, const int32_t *fds, int count
 }
 
 /*
- * Each of the calls is allowed when its first argument is one of `fds`, else refused. Sorts `fds`. One check serves
- * all the calls.
+ * Allows each of the calls if its first argument is one of `fds`, else refuses it. Sorts `fds`. All
+ * calls share one check.
  */
 static inline void allow_ranges(struct policy *p, const uint32_t *calls, size_t call_count, int32_t *fds,
 			 int count)
@@ -145,7 +144,7 @@ static inline void allow_ranges(struct policy *p, const uint32_t *calls, size_t 
 		p->code[skip].k = p->length - skip - 1;
 }
 
-/* Writes to standard output and error go to the observer. */
+/* Passes writes to standard output and error to the observer. */
 static inline void observe_words(struct policy *p)
 {
 	IF_EQUAL(p, 1, 0, SYS_write);
@@ -157,7 +156,7 @@ static inline void observe_words(struct policy *p)
 	LOAD(p, nr);
 }
 
-/* mmap is allowed for anonymous memory alone: neither a ring nor a BPF map of another tile. */
+/* Allows mmap only for anonymous memory: a tile must not map rings or BPF maps of other tiles. */
 static inline void allow_anonymous_mmap(struct policy *p)
 {
 	IF_EQUAL(p, 0, 4, SYS_mmap);
@@ -167,13 +166,13 @@ static inline void allow_anonymous_mmap(struct policy *p)
 	RETURN(p, p->refuse);
 }
 
-/* What each thread of glibc has, and what none may ask for. */
+/* Flags that glibc sets for each thread, and flags that are forbidden. */
 #define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD)
 #define NAMESPACE_FLAGS \
 	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | \
 	 CLONE_NEWNET)
 
-/* clone makes threads alone, whose memory, descriptors and filter are the caller's. */
+/* Allows clone only for threads, which share the caller's memory, descriptors and filter. */
 static inline void allow_threads(struct policy *p)
 {
 	IF_EQUAL(p, 0, 5, SYS_clone);
@@ -185,8 +184,8 @@ static inline void allow_threads(struct policy *p)
 }
 
 /*
- * What every policy begins with. Calls of another architecture, whose numbers mean other things, are
- * refused; x32's carry a bit in their number that no rule has.
+ * The beginning of every policy. Refuses calls of another architecture, whose numbers have other
+ * meanings. No rule matches calls of x32, which have an additional bit in their numbers.
  */
 static inline void begin_policy(struct policy *p)
 {
@@ -197,7 +196,7 @@ static inline void begin_policy(struct policy *p)
 	LOAD(p, nr);
 }
 
-/* `call` (kill, or tgkill) sends SIGABRT, its argument `signal`, within this process alone: abort(3). */
+/* Allows `call` (kill or tgkill) only to send SIGABRT, in argument `signal`, to this process, for abort(3). */
 static inline void allow_abort(struct policy *p, uint32_t call, int signal)
 {
 	IF_EQUAL(p, 0, 6, call);
@@ -210,8 +209,8 @@ static inline void allow_abort(struct policy *p, uint32_t call, int signal)
 }
 
 /*
- * ioctl is allowed for the commands. Whoever asks whether a descriptor is a terminal, as for colours,
- * is told that it is not one.
+ * Allows ioctl for the commands. The query whether a descriptor is a terminal, as for colours,
+ * fails with ENOTTY.
  */
 static inline void allow_ioctl(struct policy *p, const int32_t *commands, size_t count)
 {
@@ -225,98 +224,98 @@ static inline void allow_ioctl(struct policy *p, const int32_t *commands, size_t
 	RETURN(p, p->refuse);
 }
 
-/* Calls that are refused as a matter of course: the caller has another way, and takes it. */
+/* Calls whose refusal is expected: the caller has an alternative, and uses it. */
 static const struct {
 	uint32_t call;
 	int error;
 	int role; /* -1: every role */
 } EXPECTED[] = {
-	/* Its flags are in memory, where no filter sees them; glibc falls back to clone. */
+	/* Its flags are in memory, which filters cannot read; glibc falls back to clone. */
 	{ SYS_clone3, ENOSYS, -1 },
-	/* SQLite, by which Deno keeps compiled code: it gives the cache up at once. */
+	/* SQLite, for Deno's cache of compiled code: it gives up the cache at once. */
 	{ SYS_pread64, EPERM, -1 }, { SYS_pwrite64, EPERM, -1 },
-	/* And where that has changed it asks for the size before it reads. */
+	/* SQLite also, where the cache has changed: it gets the size before it reads. */
 	{ SYS_fstat, EPERM, -1 },
-	/* A thread's event loop, as the thread ends: the descriptors stay until the process does. Numbers
-	 * are not told apart here, and others' sockets are among them. */
+	/* A thread's event loop, as the thread ends: its descriptors stay open until the process ends. A filter
+	 * cannot distinguish them from sockets of other threads. */
 	{ SYS_close, EPERM, -1 },
-	/* The control socket's listener, as its tile ends: the master removes the file. */
+	/* The listener of the control socket, as its tile ends: the master removes the file. */
 #ifdef SYS_unlink
 	{ SYS_unlink, EPERM, ROLE_STATUS },
 #endif
 	{ SYS_unlinkat, EPERM, ROLE_STATUS },
 };
 
-/* Beginnings of paths of files that are looked for as a matter of course; the caller continues without. */
+/* Prefixes of paths whose refusal is expected: the caller continues without the file. */
 static const char *const EXPECTED_PATHS[] = {
 	"/proc/sys/vm/overcommit_memory", /* malloc, when it shrinks an arena */
 	"/proc/self/statm", /* Deno.memoryUsage() */
-	"/proc/self/cgroup", "/sys/fs/cgroup/", /* Rust, to know how many processors it may use */
-	"/sys/devices/system/cpu/", "/proc/stat", /* malloc likewise, where threads allocate at once */
+	"/proc/self/cgroup", "/sys/fs/cgroup/", /* Rust, to count the processors that it may use */
+	"/sys/devices/system/cpu/", "/proc/stat", /* malloc likewise, when threads allocate at the same time */
 	"/dev/sysgenid", /* the cryptographic library, in each thread that draws random numbers */
 };
 
-/* Parts of such paths, below Deno's own folder, wherever that is. */
+/* Parts of such paths below Deno's folder, whose location varies. */
 static const char *const EXPECTED_PARTS[] = {
-	"/gen/file/", /* the cache of emitted code, for a stack */
-	"_cache_v", /* caches in SQLite, which looks for their journals */
+	"/gen/file/", /* the cache of emitted code, for a stack trace */
+	"_cache_v", /* SQLite caches and their journals */
 };
 
-/* What a busy Deno worker needs whatever it does, and why. None names a file or a process. */
+/* Calls that every Deno worker needs, and why. None takes a file name or a process. */
 static const uint32_t COMMON[] = {
-	SYS_futex, /* locks, Atomics.wait, V8's own threads at work for us */
+	SYS_futex, /* locks, Atomics.wait, V8's threads that work for the tile */
 	SYS_epoll_pwait, /* the worker's event loop, and the wait for postMessage */
 #ifdef SYS_epoll_wait
 	SYS_epoll_wait,
 	SYS_poll,
 #endif
-	SYS_ppoll, /* waiting, ours */
-	SYS_restart_syscall, /* a wait continues after SIGSTOP and SIGCONT */
+	SYS_ppoll, /* the tile's own waits */
+	SYS_restart_syscall, /* continues a wait after SIGSTOP and SIGCONT */
 	SYS_madvise, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_brk, /* heap, collector and JIT */
-	/* As mprotect: V8's code pages, where the CPU has memory protection keys; aborts without. */
+	/* As mprotect: V8's code pages, if the CPU has memory protection keys; V8 aborts if refused. */
 	SYS_pkey_mprotect, SYS_pkey_alloc, SYS_pkey_free,
 	SYS_clock_gettime, SYS_clock_getres, SYS_clock_nanosleep, /* timers, back-off in locks */
-	/* The clock, where the kernel has no vDSO for it (clocksource hpet, acpi_pm, Xen). */
+	/* The clock, if its source has no vDSO (clocksource hpet, acpi_pm, Xen). */
 	SYS_gettimeofday,
 #ifdef SYS_time
 	SYS_time,
 #endif
 	SYS_sched_yield,
 	SYS_getpid, SYS_getppid, SYS_gettid, SYS_getrandom, /* hash seeds, thread identity in locks */
-	SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, /* V8's traps; a thread's end */
+	SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, /* V8's traps; the end of a thread */
 	SYS_sched_getparam, SYS_sched_getscheduler, SYS_sched_getaffinity, /* thread start and panic */
-	SYS_set_robust_list, SYS_rseq, /* glibc, in each new thread; it aborts without the second */
+	SYS_set_robust_list, SYS_rseq, /* glibc, in each new thread; it aborts if rseq is refused */
 	SYS_membarrier, /* V8's and Rust's fences between threads */
-	SYS_getcpu, SYS_getrusage, SYS_sysinfo, /* what the process itself uses, and of how much */
-	/* Deno.execPath(), which looks before it asks for a permission, and panics without. It discloses
-	 * where symbolic links lead, and no file. */
+	SYS_getcpu, SYS_getrusage, SYS_sysinfo, /* the resources of the process and the machine */
+	/* Deno.execPath(), which calls it before it checks the permission, and panics if refused. It discloses
+	 * the targets of symbolic links, but no file. */
 #ifdef SYS_readlink
 	SYS_readlink,
 #endif
 	SYS_readlinkat,
 	SYS_getcwd, /* the text of an uncaught error */
-	/* What a newer libc makes of the above (Linux 5.11 to 6.7). */
+	/* What a newer libc calls in place of the above (Linux 5.11 to 6.7). */
 	SYS_epoll_pwait2, SYS_futex_waitv, SYS_futex_wake, SYS_futex_wait, SYS_futex_requeue,
 	SYS_map_shadow_stack,
 	SYS_exit, SYS_exit_group,
 };
 
 /*
- * fcntl asks about descriptors but changes none: flags are shared with the other tiles. Locks are
- * allowed because Deno's code cache is an SQLite file, looked at when a part of Deno is first used,
- * also to report an error: SQLite takes a refused lock for a busy one and tries again for minutes,
- * where a refused read makes it give up at once.
+ * fcntl may query descriptors but not change them: all tiles share their flags. Locks are allowed
+ * because Deno's code cache is an SQLite file, which Deno opens when it first uses a part of
+ * itself, also to report an error: SQLite takes a refused lock for a busy one and retries for
+ * minutes, while it gives up at once after a refused read.
  */
 static const int32_t FCNTL_COMMANDS[] = { F_GETFD, F_GETFL, F_SETLK };
 
 /*
- * V8 looks at a fault first and, where it is none of its own, sets the default action back and lets
- * it happen again: without rt_sigaction a store into another's region would fault for ever instead
+ * V8 handles a fault first. If the fault is not V8's, it restores the default action and lets the
+ * fault repeat: without rt_sigaction a store into a read-only region would fault for ever instead
  * of ending the process. abort(3) does the same with SIGABRT.
  */
 static const int32_t FAULT_SIGNALS[] = { SIGSEGV, SIGBUS, SIGABRT };
 
-/* prctl names a thread or a mapping, as runtimes do for who debugs them, and changes nothing else. */
+/* prctl may name a thread or a mapping, as runtimes do for debuggers, and change nothing else. */
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
 #endif
@@ -324,23 +323,23 @@ static const int32_t PRCTL_OPTIONS[] = { PR_SET_NAME, PR_SET_VMA };
 
 static const int32_t SELF[] = { 0 }; /* the calling thread */
 
-/* What each role does on its own sockets, besides. */
+/* Additional calls of each role on its own sockets. */
 static const uint32_t NET_CALLS[] = {
 	SYS_sendto, SYS_recvfrom, /* AF_XDP kicks */
 	SYS_recvmmsg, SYS_sendmmsg, /* kernel sockets */
-	SYS_getsockopt, /* XDP_STATISTICS; SO_PREFER_BUSY_POLL as rings are taken over */
+	SYS_getsockopt, /* XDP_STATISTICS; SO_PREFER_BUSY_POLL when rings are taken over */
 };
 static const uint32_t NETLINK_CALLS[] = { SYS_recvmmsg, SYS_recvmsg, SYS_sendto };
 
 /*
- * The status tile waits in Deno's event loop on sockets that it was listening on before; who connects
- * gets a descriptor that nobody knows beforehand. So these are not bound to descriptors, but what they
- * can do to another tile's is little: a connection is served without addresses (sendto has none, and
- * a UDP socket of ours sends nothing without), and netlink changes nothing without a capability.
+ * The status tile waits in Deno's event loop on sockets on which it already listens. A connection's
+ * descriptor is not known in advance, so these calls are not bound to descriptors. Still they can
+ * do little to another tile's sockets: sendto is allowed only without an address, without which our
+ * UDP sockets send nothing, and netlink changes nothing without a capability.
  */
 static const uint32_t STATUS_CALLS[] = {
-	SYS_epoll_ctl, SYS_accept4, SYS_recvfrom, /* the listening sockets and who connects */
-	SYS_getsockname, SYS_getpeername, /* Deno asks for both of each connection */
+	SYS_epoll_ctl, SYS_accept4, SYS_recvfrom, /* listening sockets and connections */
+	SYS_getsockname, SYS_getpeername, /* Deno gets both of each connection */
 	SYS_shutdown, SYS_close,
 };
 static const int32_t NO_ADDRESS[] = { 0 };
@@ -348,7 +347,7 @@ static const int32_t TCP_LEVEL[] = { IPPROTO_TCP }; /* TCP_NODELAY */
 
 static const uint32_t EVENTFD_CALLS[] = { SYS_read, SYS_write };
 
-/* Setting the clock takes a capability; libc reads it by the one call or the other. */
+/* Setting the clock takes a capability; libc reads it by one of these calls. */
 static const uint32_t CLOCK_CALLS[] = { SYS_adjtimex, SYS_clock_adjtime };
 
 /* The whole policy of a role. */
@@ -359,7 +358,7 @@ static inline void make_policy(struct policy *p, int role, int keep, int32_t *fd
 	observe_words(p);
 	if (role == ROLE_NET) {
 		allow_ranges(p, NET_CALLS, COUNT(NET_CALLS), fds, count);
-		/* Its slices of a processor, during a handover. */
+		/* Its time slices, during a handover. */
 		allow_only(p, SYS_sched_getattr, 0, SELF, COUNT(SELF));
 		allow_only(p, SYS_sched_setattr, 0, SELF, COUNT(SELF));
 	}
@@ -388,13 +387,13 @@ static inline void make_policy(struct policy *p, int role, int keep, int32_t *fd
 }
 
 /*
- * An app's process: the stock Deno from its execve on, with every thread that there will ever be. Its
- * descriptors are its own, so calls on descriptors are allowed whatever the number is (but those of
- * PROCESS_SHARED); what it can open
- * is bounded by landlock, by its user and by Deno's permissions, and to write, by the flags of open.
+ * An app's process: the stock Deno from execve on, with all its threads. Its descriptors are its
+ * own, so calls on descriptors are allowed for every number, except those of PROCESS_SHARED.
+ * Landlock, its user and Deno's permissions limit the files that it can open; the flags of open
+ * limit which it can write.
  */
 static const uint32_t PROCESS_CALLS[] = {
-	/* The start; the preloaded seal.c forbids these before Deno's main, but seccomp in the appliance. */
+	/* The start; the preloaded seal.c forbids these before Deno's main, except seccomp in the appliance. */
 	SYS_execve, SYS_execveat, SYS_seccomp,
 	SYS_arch_prctl, SYS_set_tid_address, /* libc, as a program starts */
 	/* Modules, libraries, /proc/self/maps: reading. */
@@ -403,71 +402,71 @@ static const uint32_t PROCESS_CALLS[] = {
 #ifdef SYS_open
 	SYS_stat, SYS_lstat, SYS_access,
 #endif
-	SYS_write, SYS_writev, /* the pipe of its words, eventfds, the channel, granted files */
-	SYS_epoll_create1, SYS_epoll_ctl, SYS_eventfd2, SYS_pipe2, /* an event loop for each isolate */
-	SYS_recvfrom, /* Deno's thread for signals, half a second after the start, on a pair of sockets */
-	SYS_rt_sigaction, /* its own handlers: V8's traps, Rust's overflow of a stack */
-	SYS_uname, SYS_umask, SYS_getpriority, /* Deno's inquiries about itself */
+	SYS_write, SYS_writev, /* the pipe of its output, eventfds, the channel, granted files */
+	SYS_epoll_create1, SYS_epoll_ctl, SYS_eventfd2, SYS_pipe2, /* the event loop of each isolate */
+	SYS_recvfrom, /* Deno's signal thread, half a second after the start, on a socket pair */
+	SYS_rt_sigaction, /* its own handlers: V8's traps, Rust's stack overflows */
+	SYS_uname, SYS_umask, SYS_getpriority, /* Deno's queries about itself */
 	SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid,
 };
 
 /*
- * Where the app was granted files to write. Which ones is landlock's to say, and Deno's permissions; what
- * only reads is in PROCESS_CALLS.
+ * Calls of an app that may write files. Landlock and Deno's permissions limit which ones. Calls
+ * that only read are in PROCESS_CALLS.
  */
 static const uint32_t PROCESS_FILE_CALLS[] = {
 	SYS_openat, SYS_pwrite64, SYS_ftruncate, SYS_fsync, SYS_fdatasync, SYS_flock, SYS_copy_file_range,
 	SYS_mkdirat, SYS_unlinkat, SYS_renameat, SYS_renameat2, SYS_utimensat,
-	SYS_fchmod, SYS_fchmodat, /* also a mere copy, or a write by Node's functions, sets the file's mode */
+	SYS_fchmod, SYS_fchmodat, /* copying a file, or writing one with Node's functions, sets its mode */
 #ifdef SYS_open
 	SYS_open, SYS_chmod, SYS_mkdir, SYS_unlink, SYS_rmdir, SYS_rename,
 #endif
 };
 
-/* Where the app was granted the network. */
+/* Calls of an app that was granted the network. */
 static const uint32_t PROCESS_NET_CALLS[] = {
 	SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_shutdown,
 	SYS_sendto, SYS_sendmsg, SYS_recvmsg, SYS_sendmmsg, SYS_recvmmsg,
 	SYS_setsockopt, SYS_getsockopt, SYS_getsockname, SYS_getpeername,
 };
-/* With listening sockets that it was given: it accepts connections and makes none. All apps have send and recv. */
+/* For an app with listening sockets: it accepts connections but makes none. All apps have send and recv. */
 static const uint32_t PROCESS_ACCEPT_CALLS[] = {
-	SYS_listen, /* node:net, on a socket that was handed over and listens already */
+	SYS_listen, /* node:net, on a socket that already listens */
 	SYS_accept4, SYS_getsockname, SYS_getpeername, SYS_shutdown,
-	SYS_getsockopt, /* Deno asks what kind of socket was handed over, and for errors */
+	SYS_getsockopt, /* Deno gets the type of a given socket, and errors */
 };
 
-/* Of a slow side that was granted files: Deno.watchFs. Landlock does not look at these, the user's rights to read do. */
+/* For a slow side with files: Deno.watchFs. Landlock ignores these; the user's read permission limits them. */
 static const uint32_t PROCESS_WATCH_CALLS[] = { SYS_inotify_init1, SYS_inotify_add_watch, SYS_inotify_rm_watch };
 
 /*
- * Neither the host's services (landlock does not look at sockets that have a path), nor packets, nor the
- * kernel's cryptography. getaddrinfo sorts by netlink.
+ * Not AF_UNIX, which reaches services of the host (landlock ignores sockets with a path), nor
+ * packet sockets, nor the kernel's cryptography. getaddrinfo uses netlink to sort addresses.
  */
 static const int32_t PROCESS_FAMILIES[] = { AF_INET, AF_INET6, AF_NETLINK };
 
-static const int32_t PROCESS_PAIRS[] = { AF_UNIX }; /* by which tokio's signals wake its loop */
+static const int32_t PROCESS_PAIRS[] = { AF_UNIX }; /* tokio's signal handler wakes its loop by a pair */
 static const int32_t PROCESS_FCNTL[] = {
-	F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, F_GETLK, /* as FCNTL_COMMANDS; but see PROCESS_SHARED */
+	F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_SETLK, F_GETLK, /* as in FCNTL_COMMANDS; but see PROCESS_SHARED */
 	F_DUPFD_CLOEXEC, /* Rust's try_clone, of its own descriptors */
 };
 static const int32_t PROCESS_IOCTL[] = { FIONBIO, FIOCLEX, FIONREAD }; /* Rust, for pipes and sockets; a resolver */
 /*
- * What it may not do with descriptors that it was handed, but for those of memory: others have the same
- * file, and would wait for ever where it blocks. Nor copy them, to do it by another number. (One that was
- * granted the network can send itself a copy, over a pair of sockets.)
+ * Forbidden on given descriptors, except those of memory: other processes have the same open file,
+ * and would wait for ever if it became blocking. Copies are forbidden because they have another
+ * number. (An app with the network can still send itself a copy over a socket pair.)
  */
 static const int32_t PROCESS_SHARED[] = { F_SETFL, F_DUPFD, F_DUPFD_CLOEXEC, FIONBIO };
 
-/* Refused as a matter of course; the caller has another way, or continues without. */
+/* Calls whose refusal is expected: the caller has an alternative, or continues without. */
 static const struct {
 	uint32_t process_call;
 	int error;
 } PROCESS_EXPECTED[] = {
 	{ SYS_clone3, ENOSYS }, /* as in EXPECTED */
-	{ SYS_io_uring_setup, ENOSYS }, /* no filter sees its calls; programs that probe for it do without it */
+	{ SYS_io_uring_setup, ENOSYS }, /* filters do not see its operations; programs do without it */
 	{ SYS_openat2, ENOSYS }, /* its flags are in memory */
-	/* Deno makes the folder of its caches and clears it, in vain, and continues without. */
+	/* Deno fails to make and clear the folder of its caches, and continues without. */
 #ifdef SYS_mkdir
 	{ SYS_mkdir, EACCES },
 	{ SYS_unlink, EACCES },
@@ -477,21 +476,21 @@ static const struct {
 };
 
 /*
- * The appliance: an app's process may make the calls above; these are those of its tiles (NET_CALLS,
- * NETLINK_CALLS and STATUS_CALLS, which are bound to their descriptors later), those by which they
- * start, and those by which they confine themselves.
+ * The appliance may also make the calls of its tiles (NET_CALLS, NETLINK_CALLS and STATUS_CALLS,
+ * which the tiles' filters bind to descriptors later), those that start tiles, and those by which
+ * tiles confine themselves.
  */
 static const uint32_t APPLIANCE_CALLS[] = {
 	SYS_sendto, SYS_sendmsg, SYS_sendmmsg, SYS_recvmsg, SYS_recvmmsg, SYS_getsockopt,
 	SYS_accept4, SYS_getsockname, SYS_getpeername, SYS_shutdown,
-	SYS_listen, /* node:net, on a socket that was handed over and listens already */
+	SYS_listen, /* node:net, on a socket that already listens */
 	SYS_capget, SYS_capset, SYS_landlock_create_ruleset, SYS_landlock_restrict_self, /* confine() */
 };
-/* bind is the netlink socket's: the addresses of all other families have another length. */
+/* bind is only for the netlink socket: addresses of other families have another length. */
 static const int32_t APPLIANCE_ADDRESSES[] = { sizeof(struct sockaddr_nl) };
 static const int32_t APPLIANCE_LEVELS[] = { SOL_SOCKET, SOL_NETLINK, IPPROTO_TCP };
 static const int32_t APPLIANCE_PRCTL[] = { PR_SET_NAME, PR_SET_VMA, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS };
-/* A filter is for the thread that installs it, never for all (SECCOMP_FILTER_FLAG_TSYNC). */
+/* A filter is only for the thread that installs it, never for all (SECCOMP_FILTER_FLAG_TSYNC). */
 static const int32_t APPLIANCE_FILTERS[] = {
 	0, SECCOMP_FILTER_FLAG_LOG, SECCOMP_FILTER_FLAG_NEW_LISTENER,
 	SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
@@ -499,10 +498,10 @@ static const int32_t APPLIANCE_FILTERS[] = {
 static const int32_t APPLIANCE_IOCTL[] = {
 	FIONBIO, FIOCLEX,
 	(int32_t)SECCOMP_IOCTL_NOTIF_RECV, (int32_t)SECCOMP_IOCTL_NOTIF_SEND, /* the tiles' observer */
-	TCGETS, TIOCGWINSZ, /* the answer is that there is no terminal: nothing to log */
+	TCGETS, TIOCGWINSZ, /* the answer is that this is no terminal: not worth logging */
 };
 
-/* Memory that is shared and has no file counts in no limit of the process. */
+/* Forbids shared anonymous memory: no limit of the process counts it. */
 static inline void allow_counted_mmap(struct policy *p)
 {
 	IF_EQUAL(p, 0, 5, SYS_mmap);
@@ -515,7 +514,7 @@ static inline void allow_counted_mmap(struct policy *p)
 
 static const int32_t MIRROR_SOCKETS[] = { AF_NETLINK };
 
-/* open is for reading, where no file was granted to be written: SQLite opens its caches, in vain. */
+/* Allows open only for reading, if no file to write was granted: SQLite tries to open its caches. */
 static inline void allow_reading(struct policy *p, uint32_t call, int flags)
 {
 	IF_EQUAL(p, 0, 4, call);
@@ -525,7 +524,7 @@ static inline void allow_reading(struct policy *p, uint32_t call, int flags)
 	RETURN(p, p->refuse == SECCOMP_RET_TRACE ? p->refuse : SECCOMP_RET_ERRNO | EACCES);
 }
 
-/* What policies of app and appliance have in common. */
+/* The common part of the policies of apps and the appliance. */
 static inline void allow_process(struct policy *p, int grants)
 {
 	allow(p, COMMON, COUNT(COMMON));
@@ -537,9 +536,9 @@ static inline void allow_process(struct policy *p, int grants)
 	allow_reading(p, SYS_openat, 2);
 	if (grants & GRANT_CLOCK)
 		allow(p, CLOCK_CALLS, COUNT(CLOCK_CALLS));
-	allow_only(p, SYS_sched_setattr, 0, SELF, COUNT(SELF)); /* V8's threads give way (seal.c), a tile is prompt */
+	allow_only(p, SYS_sched_setattr, 0, SELF, COUNT(SELF)); /* V8's threads (seal.c), time slices */
 	allow_only(p, SYS_socketpair, 0, PROCESS_PAIRS, COUNT(PROCESS_PAIRS));
-	allow_only(p, SYS_prlimit64, 0, SELF, COUNT(SELF)); /* limits of the process itself can only fall */
+	allow_only(p, SYS_prlimit64, 0, SELF, COUNT(SELF)); /* the process can only lower its limits */
 	allow_only(p, SYS_fcntl, 1, PROCESS_FCNTL, COUNT(PROCESS_FCNTL));
 	allow_counted_mmap(p);
 	allow_threads(p);
@@ -547,7 +546,7 @@ static inline void allow_process(struct policy *p, int grants)
 	allow_abort(p, SYS_kill, 1);
 }
 
-/* Refuses what changes the flags of the `fds`, which are in order, or copies them. */
+/* Refuses calls that copy the sorted `fds` or change their flags. */
 static inline void keep_flags(struct policy *p, const int32_t *fds, int count)
 {
 	const uint8_t commands = COUNT(PROCESS_SHARED);
@@ -571,7 +570,7 @@ static inline void keep_flags(struct policy *p, const int32_t *fds, int count)
 	LOAD(p, nr);
 }
 
-/* Where the network was granted: sockets of IP. libc looks for a cache of names on AF_UNIX, and continues without. */
+/* Allows sockets of IP. libc looks for a name service cache on AF_UNIX, and continues without. */
 static inline void allow_network(struct policy *p)
 {
 	const uint32_t refuse = p->refuse;
@@ -584,9 +583,9 @@ static inline void allow_network(struct policy *p)
 }
 
 /*
- * The policy of the calling process, which becomes an app's. `report` is the descriptor by which it
- * sends the filter's listener; seal.c forbids that call with execve. `shared` are those, in order, whose
- * flags are others' too.
+ * The policy of the calling process, which becomes an app's. It sends the filter's listener through
+ * the descriptor `report`; seal.c later forbids that call and execve. `shared` are the sorted
+ * descriptors whose flags others share.
  */
 static inline void make_app_policy(struct policy *p, int grants, int32_t report, const int32_t *shared,
 				   int shared_count)
@@ -601,13 +600,13 @@ static inline void make_app_policy(struct policy *p, int grants, int32_t report,
 		allow_network(p);
 	} else {
 		allow_only(p, SYS_sendmsg, 0, &report, 1);
-		/* send, by which a handler of signals wakes tokio's thread */
+		/* send, by which a signal handler wakes tokio's thread */
 		allow_only(p, SYS_sendto, 4, NO_ADDRESS, COUNT(NO_ADDRESS));
 		if (grants & GRANT_ACCEPT) {
 			allow(p, PROCESS_ACCEPT_CALLS, COUNT(PROCESS_ACCEPT_CALLS));
 			allow_only(p, SYS_setsockopt, 1, TCP_LEVEL, COUNT(TCP_LEVEL));
 		}
-		if (p->refuse != SECCOMP_RET_USER_NOTIF) /* the observer answers the same */
+		if (p->refuse != SECCOMP_RET_USER_NOTIF) /* the observer gives the same answer */
 			answer_one(p, SYS_socket, SECCOMP_RET_ERRNO | EACCES);
 	}
 	allow_only(p, SYS_prctl, 0, PRCTL_OPTIONS, COUNT(PRCTL_OPTIONS));
@@ -618,10 +617,10 @@ static inline void make_app_policy(struct policy *p, int grants, int32_t report,
 }
 
 /*
- * The policy of the calling process, which becomes the appliance. Each of its tiles has a filter with a
- * listener of its own, which the kernel refuses beneath another listener, so this one has none: `refuse`
- * is SECCOMP_RET_TRACE. Without a tracer that is ENOSYS, and it gives way to a tile's own answer, so
- * that the tiles' observer counts what a tile is refused; SECCOMP_RET_ERRNO would not.
+ * The policy of the calling process, which becomes the appliance. It has no listener, because each
+ * tile's filter has one, and the kernel allows only one on a thread. So `refuse` is SECCOMP_RET_TRACE,
+ * which without a tracer fails with ENOSYS. The action of a tile's filter has precedence over it, but
+ * not over SECCOMP_RET_ERRNO, so that the tiles' observer counts refused calls.
  */
 static inline void make_appliance_policy(struct policy *p, int grants)
 {
@@ -647,7 +646,7 @@ static inline void make_appliance_policy(struct policy *p, int grants)
 	RETURN(p, p->refuse);
 }
 
-/* Beneath the appliance's: what is refused as a matter of course, which the kernel does not log. */
+/* A second filter of the appliance: refuses calls whose refusal is expected, so that the kernel does not log them. */
 static inline void make_quiet_policy(struct policy *p, int grants)
 {
 	p->refuse = SECCOMP_RET_TRACE;
@@ -665,12 +664,12 @@ static inline void make_quiet_policy(struct policy *p, int grants)
 }
 
 /*
- * Puts the filter on the calling thread. Returns its listener where the policy wants one, else 0;
- * or -errno, when the kernel has no such listener (before Linux 5.0), or this is inside another's.
+ * Installs the filter on the calling thread. Returns its listener if the policy has one, else 0, or
+ * -errno if the kernel has no listeners (before Linux 5.0) or another filter of the thread has one.
  */
 static inline int install(struct policy *p)
 {
-	/* Signals wait while the observer answers, from Linux 5.19 on. */
+	/* Since Linux 5.19, signals can wait until the observer answers. */
 	const unsigned long ways[] = {
 		SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 		SECCOMP_FILTER_FLAG_NEW_LISTENER,
@@ -686,8 +685,8 @@ static inline int install(struct policy *p)
 }
 
 /*
- * Stores all signals but those of a thread's own faults and of V8's profiler (signal(7)): SIGUSR1 would open
- * Deno's inspector, and Deno's handlers write to a pipe, which a tile may not.
+ * Stores all signals except those of a thread's own faults and of V8's profiler (signal(7)). SIGUSR1
+ * would open Deno's inspector, and Deno's handlers write to a pipe, which a tile may not do.
  */
 static inline void foreign_signals(sigset_t *set)
 {
@@ -699,8 +698,8 @@ static inline void foreign_signals(sigset_t *set)
 }
 
 /*
- * Drops all capabilities but `keep` from the bounding set: no exec can give them back. That takes CAP_SETPCAP;
- * without it no_new_privs has to suffice.
+ * Drops all capabilities except `keep` from the bounding set, so that no exec can give them back.
+ * This takes CAP_SETPCAP; without it, no_new_privs must suffice.
  */
 static inline void bound_capabilities(uint64_t keep)
 {
@@ -710,8 +709,8 @@ static inline void bound_capabilities(uint64_t keep)
 }
 
 /*
- * Limits the capabilities of the calling thread to `keep`. Programs that it executes have them too where they are
- * `inherited`; what is not inheritable is not ambient either. Returns 0, or -errno.
+ * Limits the capabilities of the calling thread to `keep`. If `inherited`, programs that it executes
+ * have them too; a capability that is not inheritable cannot be ambient. Returns 0, or -errno.
  */
 static inline int keep_capabilities(uint64_t keep, int inherited)
 {
@@ -727,7 +726,7 @@ static inline int keep_capabilities(uint64_t keep, int inherited)
 	}
 	if (syscall(SYS_capset, &header, data) < 0)
 		return -errno;
-	/* Otherwise exec would drop them, as it does if ambient capabilities are forbidden. */
+	/* Without this, exec drops them, as it does if ambient capabilities are forbidden. */
 	for (int capability = 0; capability < 64; capability++)
 		if (data[capability / 32].inheritable >> capability % 32 & 1)
 			prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0);
@@ -737,14 +736,14 @@ static inline int keep_capabilities(uint64_t keep, int inherited)
 #define ALL_TCP (LANDLOCK_ACCESS_NET_BIND_TCP | LANDLOCK_ACCESS_NET_CONNECT_TCP)
 
 /*
- * Makes a landlock ruleset that handles the accesses `files` to files, those to TCP, and the scopes of
- * signals and abstract sockets where wanted, as far as they are known. Stores which accesses to files these
- * are, and the version of landlock. Returns the descriptor, or -errno; -ENOSYS or -EOPNOTSUPP where the kernel has
- * no landlock.
+ * Makes a landlock ruleset that handles the accesses `files` and `tcp` and, if `scopes`, signals
+ * and abstract sockets, as far as the kernel supports them. Stores the supported accesses to files
+ * and the version of landlock. Returns the descriptor, or -errno; -ENOSYS or -EOPNOTSUPP if the
+ * kernel has no landlock.
  */
 static inline int make_ruleset(uint64_t tcp, int scopes, uint64_t *files, long *version)
 {
-	/* How many accesses each version of landlock knows. */
+	/* The number of accesses that each version of landlock supports. */
 	static const uint8_t ACCESSES[] = { 13, 14, 15, 15, 16 };
 	struct landlock_ruleset_attr rules = { 0 };
 
@@ -764,12 +763,12 @@ static inline int make_ruleset(uint64_t tcp, int scopes, uint64_t *files, long *
 	return result(syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0));
 }
 
-/* Accesses of landlock that apply to files. */
+/* Landlock accesses that apply to files. */
 #define OF_FILES                                                                            \
 	(LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | \
 	 LANDLOCK_ACCESS_FS_TRUNCATE)
 
-/* Allows `access` of what is at `path`, and below. Returns 0, or -errno. */
+/* Allows `access` to `path` and everything below it. Returns 0, or -errno. */
 static inline int allow_path(int ruleset, uint64_t access, const char *path)
 {
 	struct landlock_path_beneath_attr rule = { .allowed_access = access };
@@ -786,7 +785,7 @@ static inline int allow_path(int ruleset, uint64_t access, const char *path)
 	return error;
 }
 
-/* Likewise for all of a list. */
+/* Does so for all paths of a list. */
 static inline int allow_paths(int ruleset, uint64_t access, char **paths)
 {
 	int error = 0;

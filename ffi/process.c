@@ -1,32 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Starts a process that is confined before exec (process.ts). Walls that are built before the program's
- * first instruction hold for all its threads. In order, in the child:
+ * Starts a process that is confined before exec (process.ts). Restrictions made before the
+ * program's first instruction hold for all its threads. In order, in the child:
  *
  *   1. Namespaces of its own: network (unless granted), IPC, UTS, PID, cgroup. With CAP_SYS_ADMIN
- *      directly; else within a user namespace; if the system refuses both, without namespaces. The appliance
- *      stays in the host's network, and is never in a user namespace: its netlink tile needs the
- *      privileges that it keeps where the interfaces are.
- *   2. First in line for the OOM killer. A session of its own. Descriptors: 0 is /dev/null, 1
- *      and 2 are a pipe, 3 is the channel, given ones follow in order; all others are closed. All signals
- *      blocked but those of a thread's own faults: SIGUSR1 would open Deno's inspector. SIGKILL is the one
- *      way to end it.
- *   3. Limits: no core, no locked memory, no message queues, descriptors, threads (where the count is
- *      its own), data.
- *   4. The bounding set dropped, user and groups of its own where allowed, no capability (but
- *      CAP_NET_ADMIN where that is granted and the caller's), death with the thread that called (it has
- *      to stay), no new privileges.
- *   5. Landlock: files by list, no TCP (unless granted), no signal and no abstract socket outside.
- *   6. The filter of policy.h. An app's has a listener, which goes to the caller, whose observer (tile.c)
- *      answers; the appliance's has none, so that its tiles can have theirs.
- *   7. execve of the program that the caller is, by descriptor where its path is closed to the child's
- *      user, or another's since an upgrade. The preloaded seal.c then
- *      forbids execve, and the call by which the listener went.
+ *      directly; else within a user namespace; if the system refuses both, without namespaces. The
+ *      appliance stays in the host's network namespace, and is never in a user namespace: its
+ *      netlink tile needs CAP_NET_ADMIN over the host's interfaces.
+ *   2. A high OOM score, and a session of its own. Descriptors: 0 is /dev/null, 1 and 2 are a pipe,
+ *      3 is the channel, given ones follow in order; all others are closed. All signals are blocked
+ *      except those of a thread's own faults: SIGUSR1 would open Deno's inspector. Only SIGKILL
+ *      ends it.
+ *   3. Limits: no core, no locked memory, no message queues; descriptors, threads (if it has its
+ *      own count), data.
+ *   4. The bounding set dropped, a user and group of its own if allowed, no capabilities (except
+ *      CAP_NET_ADMIN if granted and the caller has it), death with the calling thread (which must
+ *      not exit), no new privileges.
+ *   5. Landlock: listed files only, no TCP (unless granted), no signals or abstract sockets to other processes.
+ *   6. The filter of policy.h. An app's has a listener, which is sent to the caller and served by
+ *      its observer (tile.c); the appliance's has none, so that its tiles can have listeners.
+ *   7. execve of the caller's program: by descriptor if the child's user cannot reach its path, or
+ *      an upgrade has replaced the file. The preloaded seal.c then forbids execve, and the call
+ *      that sent the listener.
  *
- * Where the system has no way to build a wall, the child starts without and the caller is told which is
- * missing. Any other failure ends the child, and the caller is told the step.
+ * If the system does not support a wall, the child starts without it and reports it to the caller.
+ * After any other failure the child reports the step and ends.
  *
- * The caller has many threads, so between clone and execve there are system calls alone: no malloc, no
- * lock, no stdio. What can be prepared is prepared before.
+ * The caller has many threads, so between clone and execve the child makes only system calls: no
+ * malloc, no locks, no stdio. The caller prepares as much as possible before.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -53,22 +53,22 @@ struct report {
 	int32_t step, error, missing;
 };
 
-/* What is prepared for the child. */
+/* What the caller prepares for the child. */
 struct plan {
 	const struct order *order;
 	char **argv, **envp;
 	char uid_map[40], gid_map[40];
 	int null, words, channel;
-	int seal, program; /* the library that is preloaded, and what is executed */
-	int by_path; /* whether the program at its path is still the same */
-	int setup, ruleset; /* the child's own, until it executes */
+	int seal, program; /* the preloaded library, and the program to execute */
+	int by_path; /* whether the path still names the same program */
+	int setup, ruleset; /* only for the child, until execve */
 	int32_t *from; /* room for place_descriptors() */
-	int32_t *shared; /* the child's descriptors that others share, in order */
+	int32_t *shared; /* the child's descriptors whose files others share, sorted */
 	int shared_count;
 	int missing, user_namespace;
 };
 
-/* Places of descriptors: the first ones, those of the order, the seal, and those that close on exec. */
+/* Descriptor numbers: the first ones, those of the order, the seal, and those that close on exec. */
 #define FIRST_PLACES 4
 #define OWN_PLACES 3
 
@@ -94,7 +94,7 @@ static int allow_ports(int ruleset, char **ports)
 }
 
 /*
- * Makes the ruleset of the child from its four lists; with the network and no ports there is all of TCP.
+ * Makes the child's ruleset from its four lists; with the network and no ports, all TCP is allowed.
  * Returns its descriptor, -1 without landlock, or -errno.
  */
 static int make_rules(struct plan *plan, char **execute, char **read, char **write, char **ports)
@@ -139,7 +139,7 @@ static int write_file(const char *path, const char *text)
 	return error;
 }
 
-/* Tells the caller the child's step, with the filter's listener. Ends the child after an error. */
+/* Reports the child's step to the caller, with the filter's listener. Ends the child after an error. */
 static void report(int setup, int step, int error, int missing, int listener)
 {
 	struct report said = { (int32_t)step, error, missing };
@@ -156,12 +156,12 @@ static void report(int setup, int step, int error, int missing, int listener)
 		message.msg_control = &control;
 		message.msg_controllen = sizeof(control);
 	}
-	/* write: the filter lets nothing but the listener go by sendmsg. */
+	/* write: the filter allows sendmsg only for the listener. */
 	if ((listener >= 0 ? sendmsg(setup, &message, MSG_NOSIGNAL) : write(setup, &said, sizeof(said))) < 0 || error < 0)
 		syscall(SYS_exit_group, 127);
 }
 
-/* Ends the child if the step failed, after it has told the caller. */
+/* Reports the step to the caller and ends the child, if the step failed. */
 static void check(const struct plan *plan, int step, int error)
 {
 	if (error < 0)
@@ -178,9 +178,9 @@ static int limit(int resource, rlim_t value)
 }
 
 /*
- * Moves the descriptors to their numbers: first all of them above these numbers, then each to its own. For a
- * moment there are twice as many, within the caller's limit, which Deno has raised to the hard one. The
- * descriptors that only the child needs come last, and close on exec. Returns 0, or -errno.
+ * Moves the descriptors to their numbers: first all of them above these numbers, then each to its
+ * own. So twice as many must fit into the caller's limit for a moment; Deno has raised it to the hard
+ * limit. Descriptors that only the child needs come last, and close on exec. Returns 0, or -errno.
  */
 static int place_descriptors(struct plan *plan)
 {
@@ -215,14 +215,14 @@ static uint64_t kept_capabilities(const struct order *order)
 	return order->grants & GRANT_NET_ADMIN ? 1ULL << CAP_NET_ADMIN : 0;
 }
 
-/* Changes to a user and groups of its own. Returns 0, also if that is not allowed, or -errno. */
+/* Changes the user and group. Returns 0, also if this is not permitted, or -errno. */
 static int become_another(struct plan *plan)
 {
 	const struct order *order = plan->order;
 
 	bound_capabilities(kept_capabilities(order));
 	if (plan->user_namespace)
-		return 0; /* inside its namespace it is the other user, and this one outside */
+		return 0; /* it has the new user inside its namespace, and the old one outside */
 	if (order->grants & GRANT_NET_ADMIN && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
 		return -errno;
 	if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, order->uid, order->uid, order->uid) < 0 ||
@@ -232,10 +232,10 @@ static int become_another(struct plan *plan)
 	return 0;
 }
 
-/* Installs the filters. Stores the listener of an app's, or -1. Returns 0, or -errno. */
+/* Installs the filters. Stores the listener of an app's filter, or -1. Returns 0, or -errno. */
 static int install_filters(struct plan *plan, int *listener)
 {
-	static struct policy policy; /* of this process alone: it has a copy of the caller's memory */
+	static struct policy policy; /* private to the child: it has a copy of the caller's memory */
 	const struct order *order = plan->order;
 	int error;
 
@@ -259,7 +259,7 @@ static int install_filters(struct plan *plan, int *listener)
 	return install(&policy);
 }
 
-/* Whether it is a socket that listens. */
+/* Whether `fd` is a listening socket. */
 static int listens(int fd)
 {
 	int is = 0;
@@ -269,9 +269,9 @@ static int listens(int fd)
 }
 
 /*
- * Notes the descriptors whose flags the child may not change: the channel, and all that it is given except
- * memory and sockets that listen. The child closes a region's descriptor once it is mapped, and the number may
- * be reused. The sockets are shared with processes of the same app alone.
+ * Lists the descriptors whose flags the child may not change: the channel, and all given ones
+ * except memory and listening sockets. The child closes a region's descriptor after mapping it, and
+ * the number may be reused. Listening sockets are shared only with processes of the same app.
  */
 static void note_shared(struct plan *plan)
 {
@@ -283,7 +283,7 @@ static void note_shared(struct plan *plan)
 			plan->shared[plan->shared_count++] = FIRST_PLACES + i;
 }
 
-/* Returns 0 if the caller still has its end of the socket, else -ESRCH. PIDs mean nothing across namespaces. */
+/* Returns 0 if the caller still has its end of the socket, else -ESRCH. A PID has no meaning in another namespace. */
 static int has_caller(int setup)
 {
 	struct pollfd end = { .fd = setup };
@@ -300,7 +300,7 @@ static _Noreturn void child(struct plan *plan)
 	int error, listener;
 
 	if (plan->user_namespace) {
-		write_file("/proc/self/setgroups", "deny"); /* not there before Linux 3.19 */
+		write_file("/proc/self/setgroups", "deny"); /* missing before Linux 3.19 */
 		check(plan, STEP_USER_NAMESPACE, write_file("/proc/self/uid_map", plan->uid_map));
 		check(plan, STEP_USER_NAMESPACE, write_file("/proc/self/gid_map", plan->gid_map));
 	}
@@ -318,7 +318,7 @@ static _Noreturn void child(struct plan *plan)
 	check(plan, STEP_LIMITS, limit(RLIMIT_MSGQUEUE, 0));
 	if (order->data_mib > 0)
 		check(plan, STEP_LIMITS, limit(RLIMIT_DATA, (rlim_t)order->data_mib << 20));
-	/* The kernel counts threads by user and user namespace. In the caller's the count would include the caller's. */
+	/* The kernel counts threads by user and user namespace. The caller's would include its own. */
 	if (plan->user_namespace || !(plan->missing & WALL_USER))
 		check(plan, STEP_LIMITS, limit(RLIMIT_NPROC, (rlim_t)order->threads));
 	else
@@ -327,21 +327,21 @@ static _Noreturn void child(struct plan *plan)
 	check(plan, STEP_PRIVILEGES, keep_capabilities(kept_capabilities(order), 1));
 	check(plan, STEP_PRIVILEGES, result(prctl(PR_SET_PDEATHSIG, SIGKILL)));
 	check(plan, STEP_PRIVILEGES, result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)));
-	if (has_caller(plan->setup) < 0) /* it ended before its death could kill this process */
+	if (has_caller(plan->setup) < 0) /* the caller died before PR_SET_PDEATHSIG */
 		syscall(SYS_exit_group, 127);
 
 	if (plan->ruleset >= 0) {
-		/* Deno reads these for the bounds of its stack, else it panics when it prints some errors, and for memoryUsage(). */
+		/* For memoryUsage(), and the bounds of the stack, without which Deno panics as it prints some errors. */
 		check(plan, STEP_LANDLOCK, allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/maps"));
 		check(plan, STEP_LANDLOCK, allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/statm"));
-		if (order->process == PROCESS_APPLIANCE) { /* the watch over its tiles' threads, and list_eventfds (tile.c) */
+		if (order->process == PROCESS_APPLIANCE) { /* to watch tiles' threads; list_eventfds (tile.c) */
 			check(plan, STEP_LANDLOCK, allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_FILE, "/proc/self/task"));
 			check(plan, STEP_LANDLOCK, allow_path(plan->ruleset, LANDLOCK_ACCESS_FS_READ_DIR, "/proc/self/fd"));
 		}
 		check(plan, STEP_LANDLOCK, result(syscall(SYS_landlock_restrict_self, plan->ruleset, 0)));
 		close(plan->ruleset);
 	}
-	/* The loader continues without a library that it cannot open: that must not be the seal. */
+	/* The loader ignores a preloaded library that it cannot open, so open the seal first. */
 	snprintf(seal, sizeof(seal), "/proc/self/fd/%d", plan->seal);
 	error = result(open(seal, O_RDONLY | O_CLOEXEC));
 	check(plan, STEP_SEAL, error);
@@ -349,9 +349,9 @@ static _Noreturn void child(struct plan *plan)
 
 	error = install_filters(plan, &listener);
 	report(plan->setup, STEP_FILTER, error, plan->missing, listener);
-	if (plan->by_path) /* before Linux 6.14 the process would be named by a number otherwise */
+	if (plan->by_path) /* before Linux 6.14, exec by descriptor names the process by a number */
 		execve(plan->argv[0], plan->argv + 1, plan->envp);
-	if (!plan->by_path || errno == EACCES) /* this user may not enter a folder on the path, but may read the file */
+	if (!plan->by_path || errno == EACCES) /* this user may read the file, but not enter a folder of its path */
 		syscall(SYS_execveat, plan->program, "", plan->argv + 1, plan->envp, AT_EMPTY_PATH);
 	report(plan->setup, STEP_EXEC, -errno, 0, -1);
 	__builtin_unreachable();
@@ -376,7 +376,7 @@ static int hear(int setup, struct report *said, int *listener)
 	return result(count);
 }
 
-/* Clones with the namespaces `flags`, and waits for the child to execute. Returns 0, or -errno. */
+/* Clones with the namespaces `flags`, and waits until the child calls execve. Returns 0, or -errno. */
 static int start(struct plan *plan, unsigned long flags, struct started *out)
 {
 	const struct timeval patience = { .tv_sec = START_SECONDS };
@@ -414,10 +414,10 @@ static int start(struct plan *plan, unsigned long flags, struct started *out)
 	error = hear(pair[0], &said, &out->listener);
 	if (error > 0 && said.step == STEP_FILTER && !said.error) {
 		out->missing = said.missing;
-		error = hear(pair[0], &said, &out->listener); /* 0: the socket closed as it executed */
+		error = hear(pair[0], &said, &out->listener); /* 0: execve closed the socket */
 	}
 	if (error == 0 && said.step != STEP_FILTER) {
-		out->step = STEP_START; /* it was killed before it could say why */
+		out->step = STEP_START; /* it was killed before it could report */
 		error = -ECHILD;
 	} else if (error) {
 		out->step = error < 0 ? STEP_START : said.step;
@@ -438,11 +438,11 @@ out:
 }
 
 /*
- * Starts a process of the caller's program as `order` says. `strings` are six lists: the program's path and the
- * arguments, from argv[0] on; the environment; and for landlock the paths that may be executed, read and written, and
- * the ports of TCP. `seal` is the path of the library that LD_PRELOAD names by its descriptor, the first after those
- * of the order. The caller closes the descriptors in `out`. The calling thread has to stay, because the child dies
- * with it. Returns 0, or -errno with `out->step`.
+ * Starts a process of the caller's program according to `order`. `strings` are six lists: the program's
+ * path and the arguments, from argv[0] on; the environment; and for landlock the paths to execute, to
+ * read and to write, and TCP ports. `seal` is the path of the library that LD_PRELOAD names by its
+ * descriptor, the first after those of the order. The caller closes the descriptors in `out`. The
+ * calling thread must not exit, because the child dies with it. Returns 0, or -errno with `out->step`.
  */
 EXPORT int tegula_process_start(char *strings, uint32_t size, const char *seal, const struct order *order,
 				struct started *out)
@@ -519,7 +519,7 @@ out:
 
 /*
  * Checks whether user `uid`, with only the group `gid`, can read `path` and, if it is a folder, enter it. A
- * child process tries it as that user, or as the caller's user if it may not change. Returns 0, or -errno.
+ * child process tries as that user, or as the caller's user if it may not change it. Returns 0, or -errno.
  */
 EXPORT int tegula_process_readable(const char *path, int uid, int gid)
 {
@@ -549,7 +549,7 @@ EXPORT int tegula_process_readable(const char *path, int uid, int gid)
 	return ended.si_code == CLD_EXITED ? -ended.si_status : -ECHILD;
 }
 
-/* Reaps the process. Returns 1 with its status or signal in `how`, 0 if it has not ended, or -errno. */
+/* Reaps the process. Returns 1 and stores its status or signal in `how`, 0 if it has not ended, or -errno. */
 EXPORT int tegula_process_wait(int pidfd, int32_t how[2])
 {
 	siginfo_t info = { 0 };
@@ -561,7 +561,7 @@ EXPORT int tegula_process_wait(int pidfd, int32_t how[2])
 	return info.si_pid != 0;
 }
 
-/* Ends the process. Returns 0, or -errno; ESRCH when it has been reaped. */
+/* Kills the process. Returns 0, or -errno; ESRCH if it has been reaped. */
 EXPORT int tegula_process_kill(int pidfd)
 {
 	return result(syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0));

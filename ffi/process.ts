@@ -3,15 +3,15 @@
  * Processes of Deno that are confined before their first instruction: apps, and the appliance.
  * `process.c` lists the walls in the order in which they are built; `policy.h` has the system calls.
  *
- * The child is the same Deno as the caller. It finds its descriptors in place (`FIRST_DESCRIPTOR`), and
- * talks to the caller over a channel of messages (`openChannel`, at both ends). What it writes to
- * standard output and error comes by a pipe, and what it is refused by a listener: the observer
- * (`tile.ts`) has copies of both, and gives them the app's name.
+ * The child runs the caller's Deno. Its given descriptors begin at `FIRST_DESCRIPTOR`, and it
+ * exchanges messages with the caller over a channel (`openChannel`, at both ends). The observer
+ * (`tile.ts`) reads its standard output and error from a pipe, and its refused calls from a
+ * listener, and reports both under the app's name.
  *
- * The child dies with the *thread* that started it, so processes are started from the main thread. Workers in an
- * app's process have the same walls; its filter allows no further one. In the appliance each tile confines
- * itself, and an observer there counts what tiles are refused. The child's user has to be able to read Deno, its
- * libraries and what is in `read`, but need not be able to enter the folders above Deno.
+ * The child dies with the *thread* that started it, so processes are started from the main thread. Workers
+ * in an app's process have the same walls; its filter allows no second filter. In the appliance each tile
+ * confines itself, and an observer there counts the tiles' refused calls. The child's user must be able to
+ * read Deno, its libraries and the paths in `read`, but need not be able to enter the folders above Deno.
  *
  *     observer.start(counters); // once in a process
  *     const child = processes.start({
@@ -26,8 +26,8 @@
  *     const channel = openChannel(child.channel);
  *     // From time to time: channel.receive(), child.wait(). At the end: kill(), wait(), close().
  *
- * `hear` has to follow `start` at once: until then an app waits in the first call that is refused.
- * The child can change the count of an eventfd that it shares, but not whether it blocks.
+ * Call `hear` directly after `start`: until then an app blocks in its first refused call. The child
+ * can change the count of a shared eventfd, but not whether it blocks.
  */
 
 import { exists, stringLists } from "./host.ts";
@@ -46,10 +46,10 @@ import { Grant, Order, Process, Started, Step, Wall } from "./shared.ts";
 
 /** The child's end of the channel. */
 export const CHANNEL_DESCRIPTOR = 3;
-/** Where the child finds the first of the descriptors that it is given; the others follow. */
+/** The number of the first given descriptor in the child; the others follow. */
 export const FIRST_DESCRIPTOR = 4;
 
-/** What starts a script without looking for anything but its files; permissions and the script follow. */
+/** Arguments that start a script and make Deno read nothing else; permissions and the script follow. */
 export const RUN_FLAGS: readonly string[] = [
   "run",
   "--no-prompt",
@@ -64,18 +64,18 @@ export const RUN_FLAGS: readonly string[] = [
 ];
 
 /**
- * Options for V8. By default it inlines what a function called often while it became warm. But a
- * peer's first datagram takes the slow path. Where a start saw many such datagrams, the fast path was
- * compiled with a call for each of its steps, which took twice the time for good. With these options
- * V8 inlines whatever is called.
+ * Options for V8. By default it inlines the functions that were called often during warm-up. But a
+ * peer's first datagram takes the slow path. After many such datagrams at the start, V8 compiled
+ * the fast path with a call for each of its steps, which then always took twice the time. With
+ * these options V8 inlines all calls.
  */
 export const V8_FLAGS =
   "--v8-flags=--min-inlining-frequency=0,--max-inlined-bytecode-size-cumulative=2000";
 
-/** The environment of a process that starts beside another, which serves meanwhile: see `seal.c`. */
+/** The environment of a process that starts while its predecessor serves: see `seal.c`. */
 export const SUCCESSOR_ENV = { TEGULA_SUCCESSOR: "1" };
 
-/** Signals that end a process, and what each means for a process of Deno. */
+/** Signals that end a process, and their usual cause in a Deno process. */
 export const SIGNALS: Readonly<Record<number, { readonly name: string; readonly says?: string }>> =
   {
     4: { name: "SIGILL", says: "it aborted" },
@@ -90,73 +90,73 @@ export const SIGNALS: Readonly<Record<number, { readonly name: string; readonly 
   };
 
 /**
- * MiB that V8 reserves for an isolate, which the kernel counts as data although they are unused. Measured
- * with Deno 2.9.6 as VmData less RssAnon, stacks of threads included: 531, 1,048 and 2,088 for 1, 2 and 4.
+ * MiB that V8 reserves for an isolate; the kernel counts them as data although they are unused. Measured
+ * with Deno 2.9.6 as VmData less RssAnon, with thread stacks: 531, 1,048 and 2,088 for 1, 2 and 4 isolates.
  */
 const RESERVED_MIB = 530;
 
 export interface ProcessOptions {
   /**
-   * What it is. The appliance stays in the caller's network namespace; its filter lets tiles start in
-   * it and confine themselves, and has no listener (`ConfinedProcess.listener` is -1).
+   * Its kind. The appliance stays in the caller's network namespace. Its filter allows tiles to
+   * start and to confine themselves, and has no listener (`ConfinedProcess.listener` is -1).
    */
   readonly role?: "app" | "appliance";
-  /** What the log calls it. */
+  /** Its name in the log. */
   readonly name: string;
-  /** Arguments of Deno: `RUN_FLAGS`, permissions, the script, and its arguments. None is empty. */
+  /** Arguments of Deno: `RUN_FLAGS`, permissions, the script, and its arguments. None may be empty. */
   readonly args: readonly string[];
   /**
-   * Its environment, besides what keeps Deno from looking around: HOME and PATH lead nowhere, and so does
-   * DENO_DIR where none is given.
+   * Its environment, besides variables that keep Deno from reading other files: HOME, PATH and, by
+   * default, DENO_DIR name paths that do not exist.
    */
   readonly env?: { readonly [name: string]: string };
   /**
-   * The caller's descriptors that it gets a copy of, from `FIRST_DESCRIPTOR` on. Twice as many have to
-   * be within the caller's limit (RLIMIT_NOFILE), else the start fails with EMFILE or EINVAL.
+   * The caller's descriptors to copy to the child, from `FIRST_DESCRIPTOR` on. Twice as many must
+   * fit into the caller's RLIMIT_NOFILE, else the start fails with EMFILE or EINVAL.
    */
   readonly descriptors?: readonly number[];
-  /** Absolute paths of files and folders that exist, which the kernel lets it read. */
+  /** Absolute paths of existing files and folders that it may read. */
   readonly read?: readonly string[];
-  /** The same, to write and, in folders, to make and to remove. */
+  /** Likewise, to write and, in folders, to create and remove. */
   readonly write?: readonly string[];
-  /** Leave it in the caller's network namespace, with sockets of IP. */
+  /** Whether it stays in the caller's network namespace and may open IP sockets. */
   readonly net?: boolean;
-  /** With `net`: the ports to which TCP is bounded, in either direction; none: it is not bounded. */
+  /** With `net`: the ports to which TCP is limited, in either direction; none: no limit. */
   readonly ports?: readonly number[];
-  /** Let it accept connections of listening sockets that it is given. */
+  /** Whether it may accept connections of given listening sockets. */
   readonly accept?: boolean;
-  /** Let it watch files (inotify): all that its user may read, as landlock does not bound this. */
+  /** Whether it may watch files (inotify): all that its user may read, as landlock does not cover inotify. */
   readonly watch?: boolean;
-  /** Leave it CAP_NET_ADMIN, where the caller has that; for the appliance alone. */
+  /** Whether it keeps CAP_NET_ADMIN, if the caller has it; only for the appliance. */
   readonly netAdmin?: boolean;
-  /** Let it ask how exact the host's clock is (adjtimex). */
+  /** Whether it may read the state of the host's clock (adjtimex). */
   readonly clock?: boolean;
   /**
-   * Its user and group, where the caller may choose (default 65534). Threads are counted by user, so
-   * give each process its own.
+   * Its user and group, if the caller may change them (default 65534). The kernel counts threads by
+   * user, so give each process its own.
    */
   readonly uid?: number;
   /**
-   * Descriptors that it may have beside those it is given (default 48; an appliance 512): Deno has 20
-   * with one worker, and 8 more with each.
+   * Descriptors that it may open besides the given ones (default 48; an appliance 512): Deno uses
+   * 20 with one worker, and 8 more for each further one.
    */
   readonly spareDescriptors?: number;
   /**
-   * Bounds what it allocates beside what V8 reserves for one isolate; a worker is one more. Coarse: beyond
-   * it an allocation fails, and V8 ends the process. Without, there is no bound.
+   * Limits its memory, not counting V8's reservation for one isolate; a worker is another isolate.
+   * When an allocation exceeds the limit, it fails and V8 aborts. By default there is no limit.
    */
   readonly memoryMib?: number;
 }
 
-/** How a process ended: by itself with `status`, or by `signal`, the other being 0. */
+/** How a process ended: it exited with `status`, or `signal` killed it; the other is 0. */
 export interface Ending {
   readonly status: number;
   readonly signal: number;
 }
 
 /**
- * What is known of a process that was started; all of it is JSON. Its descriptors are open until
- * `ConfinedProcess.close`, also when it has ended.
+ * A started process as JSON. Its descriptors stay open until `ConfinedProcess.close`, also after
+ * its end.
  */
 export interface KnownProcess {
   readonly name: string;
@@ -165,25 +165,25 @@ export interface KnownProcess {
   readonly pidfd: number;
   /** The caller's end of the channel, for `openChannel`. */
   readonly channel: number;
-  /** What it writes, and the listener of its filter or -1: for `Observer.hear`, which copies both. */
+  /** The pipe of its output, and the listener of its filter or -1: for `Observer.hear`, which copies both. */
   readonly words: number;
   readonly listener: number;
-  /** Walls that the system has no way to build here, one clause each: "it is in the host's …". */
+  /** Walls that this system does not support, one clause each: "it is in the host's …". */
   readonly missing: readonly string[];
 }
 
-/** The descriptors of a process that are open. */
+/** The open descriptors of a process. */
 export function openOf({ pidfd, channel, words, listener }: KnownProcess): number[] {
   return [pidfd, channel, words, listener].filter((fd) => fd >= 0);
 }
 
 /** A process that was started. */
 export interface ConfinedProcess extends KnownProcess {
-  /** Looks whether it has ended, without waiting, and reaps it. Null when not. Throws SystemError. */
+  /** Reaps the process if it has ended; else returns null. Does not block. Throws SystemError. */
   wait(): Ending | null;
-  /** Ends it; nothing when it has ended already. Throws SystemError. */
+  /** Kills it, unless it has ended. Throws SystemError. */
   kill(): void;
-  /** Closes `pidfd`, `channel`, `words` and `listener`, once it is reaped. To be called once. */
+  /** Closes `pidfd`, `channel`, `words` and `listener`. Must be called once, after it is reaped. */
   close(): void;
 }
 
@@ -196,20 +196,20 @@ export type Channel = ReturnType<typeof openChannel>;
 export const MESSAGE_BYTES = 65_536;
 
 /**
- * With two cores an app takes some twenty threads, and an appliance fifty; in a handover there are two
- * of each. Users depend on the master's PID, which a master in another PID namespace may have, too.
+ * With two cores an app has some twenty threads, and an appliance fifty; in a handover there are
+ * two of each. Users depend on the master's PID, which a master in another PID namespace may share.
  */
 const MOST_THREADS = { app: 256, appliance: 1024 };
 const SPARE_DESCRIPTORS = { app: 48, appliance: 512 };
 
-/** Files of Deno's own: it, the loader, and the libraries that it is linked to, as the caller has them. */
+/** Deno's files: the program, the loader, and the libraries that the caller has loaded. */
 function ownFiles(): { readonly execute: readonly string[]; readonly read: readonly string[] } {
   const maps = Deno.readTextFileSync("/proc/self/maps");
   const mapped = new Set(Array.from(maps.matchAll(/ (\/.*)$/gm), ([, path]) => path));
   const named = (pattern: RegExp) => [...mapped].filter((path) => pattern.test(path));
   const cache = "/etc/ld.so.cache";
   return {
-    // Whatever is at its path by now.
+    // This file, even if its path now names another.
     execute: ["/proc/self/exe", ...named(/\/ld-[^/]*\.so[^/]*$/)],
     read: [
       ...named(/\/lib(c|m|dl|rt|pthread|gcc_s)[.-][^/]*so[^/]*$/),
@@ -252,17 +252,17 @@ export function openProcesses(path = libraryPath()) {
 
   return {
     /**
-     * Takes over a process that this one started before it executed its present program, and whose
-     * descriptors it kept (`Host.execKeeping`).
+     * Takes over a child that this process started before it executed its present program, with the
+     * descriptors that `Host.execKeeping` kept open.
      */
     adopt,
     /**
-     * Whether a process of this user and group can read the file at `path`, or read and enter the folder:
-     * each folder on its way has to let it through. A caller that cannot choose the user asks for its own.
+     * Whether a process of this user and group can read the file at `path`, or read and enter the folder,
+     * with the permissions of all folders above. If the caller cannot change its user, it checks for its own.
      */
     readableBy: (path: string, uid: number, gid = uid): boolean =>
       symbols.tegula_process_readable(stringLists([path]), uid, gid) === 0,
-    /** Returns when the process executes Deno. Throws SystemError, with the step that failed. */
+    /** Starts a process and returns when it executes Deno. Throws SystemError with the step that failed. */
     start({ name, args, descriptors = [], read = [], write = [], ...options }: ProcessOptions) {
       own ??= ownFiles();
       for (const granted of [...read, ...write]) {
@@ -271,15 +271,15 @@ export function openProcesses(path = libraryPath()) {
       const { role = "app", net, uid = 65534, memoryMib, ports = [] } = options;
       const variables = {
         NO_COLOR: "1",
-        // Else Deno asks its makers for a newer one, half a second after the start.
+        // Else Deno checks for a newer version half a second after the start.
         DENO_NO_UPDATE_CHECK: "1",
-        // Each arena keeps what the compiler had at its most (mallopt(3)).
+        // Each arena keeps the compiler's peak memory (mallopt(3)).
         MALLOC_ARENA_MAX: "2",
         DENO_DIR: "/nonexistent",
         ...options.env,
         HOME: "/nonexistent",
         PATH: "",
-        // By its descriptor, which the child's user can open whatever folder it lies in.
+        // By descriptor: the child's user may be unable to enter the library's folder.
         LD_PRELOAD: `/proc/self/fd/${FIRST_DESCRIPTOR + descriptors.length}`,
         TEGULA_SEAL: role === "app" && net ? "net" : role,
       };
@@ -326,7 +326,7 @@ export function openProcesses(path = libraryPath()) {
   };
 }
 
-/** Opens an end of a channel. The functions are libc's, which the library at `path` is linked to. */
+/** Opens an end of a channel. Uses functions of libc, to which the library at `path` is linked. */
 export function openChannel(fd: number, path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     poll: int("buffer", "usize", "i32"),
@@ -341,8 +341,8 @@ export function openChannel(fd: number, path = libraryPath()) {
   };
   return {
     /**
-     * The next message, or null where there is none now, or undefined when the other end is closed. The
-     * bytes are valid until the next call. Descriptors that the other end sends are not received.
+     * The next message; null if none has arrived, undefined if the other end is closed. The bytes
+     * are valid until the next call. Descriptors that the other end sends are not received.
      */
     receive(): Uint8Array<ArrayBuffer> | null | undefined {
       if (ready(POLLIN) === 0) return null;
@@ -350,8 +350,8 @@ export function openChannel(fd: number, path = libraryPath()) {
       return count > 0 ? room.subarray(0, count) : count === 0 ? undefined : null;
     },
     /**
-     * Returns whether the message was sent: not if the other end is closed, or has not read earlier
-     * ones. Never waits.
+     * Sends a message without blocking. Returns false if the other end is closed, or the channel is
+     * full.
      */
     send(message: Uint8Array<ArrayBuffer>): boolean {
       if ((ready(POLLOUT) & POLLOUT) === 0) return false;

@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Memory regions (region.ts). A region is a memfd with two descriptors: the one that created it may
- * write, and a second one, reopened through /proc/self/fd, may only read. The MMU enforces the
- * one-writer rule by the descriptor that a mapping was made from: a shared mapping of a read-only
- * descriptor has no VM_MAYWRITE, so mprotect(PROT_WRITE) on it fails with EACCES, as does a writable
- * mmap of that descriptor. A process with the writable descriptor can map the region again, in another
- * process too.
+ * Memory regions (region.ts). A region is a memfd with two descriptors: the first is writable, and
+ * the second, reopened through /proc/self/fd, is read-only. A shared mapping of the read-only
+ * descriptor has no VM_MAYWRITE, so mprotect(PROT_WRITE) on it fails with EACCES, as does a
+ * writable mmap of that descriptor. So the MMU enforces the one-writer rule. Any process with the
+ * writable descriptor can map the region writable.
  *
- * The seals bind a process that has the writable descriptor. SHRINK: a reader would fault if the region were
- * truncated. GROW: nobody allocates more memory through a region. SEAL: nobody can add the seal that
- * would refuse the region to the owner's successor.
+ * The seals restrict processes with the writable descriptor. SHRINK: readers of a truncated region
+ * would fault. GROW: a process cannot allocate more memory through a region. SEAL: a process cannot
+ * add a write seal, which would lock out the owner's successor.
  *
- * The mode lets no other user open the region for writing through the /proc/PID/fd entry of a
- * read-only descriptor.
+ * The file mode keeps other users from opening the region for writing through the /proc/PID/fd
+ * entry of a read-only descriptor.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -28,8 +27,8 @@
 
 /*
  * Makes a zeroed region named `name` of `bytes` bytes. Stores its writable and its read-only
- * descriptor in `fds`; both are close-on-exec and the caller closes them. Returns 0, or -errno; ENOENT means
- * that there is no /proc.
+ * descriptor in `fds`; both close on exec, and the caller closes them. Returns 0, or -errno; ENOENT
+ * if /proc is missing.
  */
 EXPORT int tegula_region_create(const char *name, uint32_t bytes, int32_t fds[2])
 {
@@ -37,7 +36,7 @@ EXPORT int tegula_region_create(const char *name, uint32_t bytes, int32_t fds[2]
 	char path[32];
 	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
 
-	if (fd < 0 && errno == EINVAL) /* before Linux 6.3 there is no MFD_NOEXEC_SEAL */
+	if (fd < 0 && errno == EINVAL) /* Linux before 6.3 has no MFD_NOEXEC_SEAL */
 		fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0)
 		return -errno;
@@ -49,7 +48,7 @@ EXPORT int tegula_region_create(const char *name, uint32_t bytes, int32_t fds[2]
 	return 0;
 }
 
-/* Maps `bytes` of `fd` in place of what is at the page boundary `at`. Returns 0, or -errno. */
+/* Maps `bytes` of `fd` at the page boundary `at`, over any previous mapping. Returns 0, or -errno. */
 EXPORT int tegula_region_map(void *at, uint32_t bytes, int protection, int fd)
 {
 	return mmap(at, bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ? -errno : 0;

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Memory that tiles share: views on it, and regions.
+ * Shared memory of tiles: views and regions.
  *
- * Regions are the one-writer rule, enforced by the MMU. A region is a memfd that is mapped twice:
- * read-write for its owner, and from a read-only descriptor for everyone else. Only the master makes regions;
- * tiles get the views by message. `region.c` says why a reader's mapping stays read-only.
+ * With regions the MMU enforces the one-writer rule. A region is a memfd that its owner maps
+ * read-write, and all others map from a read-only descriptor. Only the master makes regions; tiles
+ * get the views by message. `region.c` explains why a reader's mapping stays read-only.
  *
- * Each mapping takes the place of the memory of a shared WebAssembly.Memory. V8 maps that memory for
- * itself, at its exact size because it cannot grow, and unmaps it when nobody has its buffer any more.
- * No allocator knows these addresses: malloc writes into what it takes back, which must never be a
- * region.
+ * Each mapping replaces the memory of a shared WebAssembly.Memory. V8 reserves that memory with
+ * mmap, at its exact size because it cannot grow, and unmaps it when its buffer is no longer
+ * referenced. Memory of malloc must not be used: malloc writes into memory that is freed, which
+ * must never be a region.
  */
 
 import { checked, ENOMEM, int, libraryPath, SystemError } from "./library.ts";
 
 /**
- * A stretch of shared memory, as plain data that structured cloning copies. Offsets and lengths in
- * bytes; `byteOffset` is 8-aligned.
+ * A range of shared memory, as plain data for structured cloning. Offset and length are in bytes;
+ * `byteOffset` is 8-aligned.
  */
 export interface View {
   readonly buffer: SharedArrayBuffer;
@@ -24,7 +24,7 @@ export interface View {
   readonly byteLength: number;
 }
 
-/** Ordinary shared memory of `byteLength` bytes, zeroed, writable by all who hold it. */
+/** Zeroed ordinary shared memory of `byteLength` bytes, writable by all holders. */
 export function heapView(byteLength: number): View {
   return { buffer: new SharedArrayBuffer(byteLength), byteOffset: 0, byteLength };
 }
@@ -64,7 +64,7 @@ export function u64(view: View): BigUint64Array<SharedArrayBuffer> {
   return new BigUint64Array(view.buffer, view.byteOffset, view.byteLength >>> 3);
 }
 
-/** The view as doubles, which is how counters are kept (exact up to 2⁵³, one plain store each). */
+/** The view as doubles, for counters (exact up to 2⁵³, one plain store each). */
 export function f64(view: View): Float64Array<SharedArrayBuffer> {
   return new Float64Array(view.buffer, view.byteOffset, view.byteLength >>> 3);
 }
@@ -77,7 +77,7 @@ export interface Region {
   readonly reader: View;
 }
 
-/** Makes regions; held by the master alone. */
+/** Makes regions; only the master has it. */
 export type Regions = ReturnType<typeof openRegions>;
 
 /** The descriptors of a region; both close on exec. */
@@ -86,10 +86,10 @@ export interface SharedRegion {
   readonly readOnly: number;
 }
 
-/** WebAssembly's page, which is as large as the largest page of the kernels for these machines. */
+/** The page of WebAssembly, at least as large as the kernel's pages on all supported machines. */
 const PAGE_BYTES = 65_536;
 
-/** The most of a region's name that memfd_create(2) takes. The rest does not show. */
+/** The longest name that memfd_create(2) takes. The rest of a region's name is cut off. */
 const LABEL_BYTES = 249;
 
 const PROT_READ = 1;
@@ -98,7 +98,7 @@ const PROT_WRITE = 2;
 /** A page-aligned buffer of `pages` pages, with address space of its own. Throws RangeError. */
 function reserve(pages: number): SharedArrayBuffer {
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-  // A browser's types, which the status page is checked with, know no shared memory here.
+  // The browser's types, with which the status page is checked, lack shared memory here.
   return memory.buffer as ArrayBufferLike as SharedArrayBuffer;
 }
 
@@ -106,11 +106,11 @@ export function openRegions(path = libraryPath()) {
   const { symbols } = Deno.dlopen(path, {
     tegula_region_create: int("buffer", "u32", "buffer"),
     tegula_region_map: int("buffer", "u32", "i32", "i32"),
-    // libc's, which the library is linked to.
+    // Functions of libc, to which the library is linked.
     close: int("i32"),
   });
 
-  /** Maps the first `bytes` of `fd` over a buffer of its own. `tried` completes "cannot …". */
+  /** Maps the first `bytes` of `fd` over a new buffer. `tried` completes "cannot …". */
   function map(fd: number, bytes: number, protection: number, tried: string): SharedArrayBuffer {
     let buffer;
     try {
@@ -124,10 +124,10 @@ export function openRegions(path = libraryPath()) {
 
   return {
     /**
-     * Makes a zeroed region of `byteLength` bytes, at most 2 GiB, for processes that map it (`mapShared`). A
-     * process that gets the writable descriptor can write. The caller closes both (`close`). The region lives
-     * until nobody has a descriptor or a view of it. `name` shows in `/proc/PID/maps` as `/memfd:tegula NAME`.
-     * Needs /proc. Throws SystemError.
+     * Makes a zeroed region of `byteLength` bytes, at most 2 GiB, for processes to map with
+     * `mapShared`. Processes with the writable descriptor can write. The caller closes both
+     * descriptors (`close`). The region exists as long as a descriptor or view of it.
+     * `/proc/PID/maps` shows it as `/memfd:tegula NAME`. Needs /proc. Throws SystemError.
      */
     createShared(name: string, byteLength: number): SharedRegion {
       const label = new Uint8Array(LABEL_BYTES + 1);
@@ -139,9 +139,9 @@ export function openRegions(path = libraryPath()) {
       return { writable: fds[0], readOnly: fds[1] };
     },
     /**
-     * Maps the first `byteLength` bytes of what `fd` names (a region, a BPF_F_MMAPABLE array), read-write
-     * unless `readOnly`. The mapping stays when `fd` is closed. Throws SystemError, with EACCES where the
-     * descriptor is one for reading alone and the mapping would not be.
+     * Maps the first `byteLength` bytes of `fd` (a region, a BPF_F_MMAPABLE array), read-write
+     * unless `readOnly`. The mapping stays when `fd` is closed. Throws SystemError; EACCES for a
+     * writable mapping of a read-only descriptor.
      */
     mapShared(
       fd: number,

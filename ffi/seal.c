@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Preloaded into a program that process.c starts. Before its main it forbids calls that only the start needed, for this
- * thread and so for all later ones: execve, and in an app also seccomp and the call that sent the filter's listener to
- * the parent. Refused calls fail with EPERM, and the kernel may log them (audit type 1326). It also lowers the priority
- * of V8's threads, where TEGULA_SUCCESSOR is set.
+ * Preloaded into a program that process.c starts. Before main, it forbids calls that only the start
+ * needed, for this thread and so for all later ones: execve, and in an app also seccomp and the call
+ * that sent the filter's listener to the parent. Refused calls fail with EPERM, and the kernel may log
+ * them (audit type 1326). If TEGULA_SUCCESSOR is set, it also lowers the priority of V8's threads.
  *
- * TEGULA_SEAL says what stays allowed: "app" nothing, "net" sendmsg, "appliance" sendmsg and seccomp, by which
- * its tiles confine themselves. In the appliance the refusal of a tile's filter has precedence: it is counted
- * (make_appliance_policy in policy.h). LD_PRELOAD names this library by its descriptor, which is closed here.
+ * TEGULA_SEAL sets which of these calls stay allowed: "app" none, "net" sendmsg, "appliance" sendmsg and seccomp,
+ * with which its tiles confine themselves. In the appliance the refusal of a tile's filter has precedence, and is
+ * counted (make_appliance_policy in policy.h). LD_PRELOAD names this library by its descriptor, which is closed here.
  */
 #define _GNU_SOURCE
 #include <linux/filter.h>
@@ -26,7 +26,7 @@
 	{ BPF_JMP | BPF_JEQ | BPF_K, 0, 1, call },                       \
 	{ BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | EPERM }
 
-/* Other architectures' calls are refused already. */
+/* The filter of process.c already refuses calls of other architectures. */
 static __attribute__((constructor)) void seal(void)
 {
 	struct sock_filter code[] = {
@@ -56,9 +56,9 @@ static __attribute__((constructor)) void seal(void)
 }
 
 /*
- * V8's threads, which name themselves, compile and collect garbage. In a process that starts beside another, which serves
- * meanwhile, they give way to the tiles: such a process warms up, and has more to compile than there is time for. In
- * others the tiles would wait for that.
+ * V8's threads, which name themselves with prctl, compile and collect garbage. In a process that
+ * starts while its predecessor serves, they get a lower priority than tiles: its warm-up gives them
+ * more to compile than there is time for. In other processes the tiles would wait for them.
  */
 EXPORT int prctl(int option, ...)
 {

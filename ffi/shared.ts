@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * All that C and TypeScript share: structures, numbers of commands and results, sizes. It is declared here.
- * Run as a program, this module writes `build/shared.h`, from which the C files have it (`scripts/build.mk`):
- * a table becomes constants (`XskCursor.rxProducer` is XSK_CURSOR_RX_PRODUCER; of a number and its meaning the
- * number), and a table of words a structure (`Order` is `struct order`).
+ * Declares all that C and TypeScript share: structures, numbers of commands and results, sizes. Run
+ * as a program, this module writes `build/shared.h` for the C files (`scripts/build.mk`): a table
+ * becomes constants (`XskCursor.rxProducer` is XSK_CURSOR_RX_PRODUCER; of a number with its
+ * meaning, only the number), and a table of words becomes a structure (`Order` is `struct order`).
  */
 
 import * as shared from "./shared.ts";
 
-/** Datagrams that one call receives or sends, at most. */
+/** The most datagrams that one call receives or sends. */
 export const BURST = 64;
 
-/** Words of the descriptor of a datagram from or to a kernel's socket. Addresses and ports are in host order. */
+/** Words of the descriptor of a kernel socket's datagram. Addresses and ports are in host order. */
 export const UdpDescriptor = {
   offset: 0,
   length: 1,
@@ -22,7 +22,7 @@ export const UdpDescriptor = {
   interface: 5,
   /** TOS << 8 | TTL of the IPv4 header. */
   tosTtl: 6,
-  /** When the kernel received it, CLOCK_REALTIME in nanoseconds; 0: it was not asked to note that. */
+  /** When the kernel received it, CLOCK_REALTIME in nanoseconds; 0: timestamps are off. */
   timeLow: 7,
   timeHigh: 8,
 } as const;
@@ -37,7 +37,7 @@ export const NETLINK_TRUNCATED = 0xffffffff;
 
 /** Words that `Xsk.receive` writes before the first descriptor: time low, time high. */
 export const RECEIVE_HEADER_WORDS = 2;
-/** Words that `Xsk.visible` writes before the offsets: how many there are of each ring. */
+/** Words that `Xsk.visible` writes before the offsets: the number of offsets of each ring. */
 export const VISIBLE_HEADER_WORDS = 4;
 
 /** Values that `statistics` of AF_XDP writes, by index. The first six are those of XDP_STATISTICS. */
@@ -53,7 +53,7 @@ export const XskStatistic = {
 } as const;
 export const XSK_STATISTICS = 7;
 
-/** What `Xsk.cursors` writes, by index: of each ring where its producer is, and its consumer. */
+/** Words that `Xsk.cursors` writes, by index: producer and consumer of each ring. */
 export const XskCursor = {
   fillProducer: 0,
   fillConsumer: 1,
@@ -66,7 +66,7 @@ export const XskCursor = {
 } as const;
 export const XSK_CURSORS = 8;
 
-/** Bytes of the XDP program's filter: where its parts begin. Bitmaps are by VLAN id and by port. */
+/** Byte offsets of the parts of the XDP program's filter. Bitmaps are by VLAN id and by port. */
 export const FilterAt = {
   mac: 0,
   times: 6,
@@ -75,58 +75,58 @@ export const FilterAt = {
   ports: 12 + 4096 / 8,
   addresses: 12 + 4096 / 8 + 65536 / 8,
 } as const;
-/** Bytes of its map, to be given to `Regions.mapShared`: the structure, filled up to whole pages. */
+/** Bytes of its map for `Regions.mapShared`: the structure, padded to whole pages. */
 export const FILTER_BYTES = 28672;
-/** log2 of the slots for addresses: bits of an address's hash. And how many slots it may be in. */
+/** log2 of the number of slots for addresses: bits of an address's hash. And the number of slots that are probed. */
 export const FILTER_SLOT_BITS = 12;
 export const FILTER_PROBES = 16;
 export const FILTER_MULTIPLIER = 0x9e3779b1;
 
-/** Counters of a slot that the observer keeps: one for each system call, by its number. */
+/** The observer's counters in a slot: one for each system call, by its number. */
 export const OBSERVED_CALLS = 512;
 /** What kind of tile confines itself; decides which system calls remain. */
 export const Role = { netlink: 0, net: 1, status: 2 } as const;
-/** What such a tile keeps besides, and what became of it: bits. */
+/** What such a tile also keeps, and the result of its confinement: bits. */
 export const Keep = { netAdmin: 1, clock: 2 } as const;
 export const Confined = { landlock: 1, observed: 2 } as const;
 
-/** How a master confines the program that it becomes: capabilities and TCP that are left, as bits. */
+/** How a master confines its next program: the capabilities and TCP accesses that it keeps, as bits. */
 export const Confinement = { capabilitiesLow: 0, capabilitiesHigh: 1, tcp: 2 } as const;
 
-/** Whose process is started, and what it was granted: bits. */
+/** The kind of a process, and its grants: bits. */
 export const Process = { app: 0, appliance: 1 } as const;
 export const Grant = { net: 1, clock: 2, write: 4, netAdmin: 8, accept: 16, watch: 32 } as const;
 
-/** How a process is started: words, and behind them its descriptors. */
+/** The parameters of a start: words, followed by the descriptors. */
 export const Order = {
   process: 0,
   grants: 1,
-  /** And its group, where the caller may choose. */
+  /** Also its group, if the caller may change them. */
   uid: 2,
   threads: 3,
-  /** Descriptors that it may have beside the given ones. */
+  /** Descriptors that it may open besides the given ones. */
   spare: 4,
   dataMib: 5,
   count: 6,
 } as const;
 
-/** What the caller gets. */
+/** The result for the caller. */
 export const Started = {
   pid: 0,
   pidfd: 1,
-  /** SOCK_SEQPACKET, not blocking, as the child's end, which is its descriptor 3. */
+  /** SOCK_SEQPACKET. Both ends are non-blocking; the child's is its descriptor 3. */
   channel: 2,
-  /** What the child writes to 1 and 2, not blocking. */
+  /** The non-blocking pipe of the child's descriptors 1 and 2. */
   words: 3,
-  /** Of refused system calls, or -1. */
+  /** The listener for refused system calls, or -1. */
   listener: 4,
-  /** Of `Wall`. */
+  /** Bits of `Wall`. */
   missing: 5,
-  /** Where it failed. */
+  /** The step that failed. */
   step: 6,
 } as const;
 
-/** Walls that may be missing: bits, and what it means that one is. */
+/** Walls that may be missing: bits, and the consequence. */
 export const Wall = {
   network: [1, "it is in the host's network namespace"],
   processes: [2, "it is in the host's PID namespace"],
@@ -139,7 +139,7 @@ export const Wall = {
   observer: [256, "nobody counts what it is refused"],
 } as const;
 
-/** Steps of a start that may fail, and what the child was doing then. */
+/** Steps of a start that may fail, and what they do. */
 export const Step = {
   prepare: [0, "prepare pipes and sockets"],
   grant: [1, "grant its files"],

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Sockets (sockets.ts). First the kernel sockets behind the served ports: opened by the master, read and
- * written in bursts by net tiles. What the XDP program leaves alone comes in here, and what must go by the
- * kernel leaves here. Then rtnetlink sockets: opened, read in batches and written, never looked into.
+ * Sockets (sockets.ts). First the kernel's sockets behind the served ports, which the master opens, and net tiles
+ * read and write in bursts. They receive the datagrams that the XDP program passes, and send those that need the
+ * kernel. Then rtnetlink sockets, which are opened, read in batches and written. Messages are not parsed.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,9 +27,9 @@ struct burst {
 };
 
 /*
- * Opens a non-blocking socket on 0.0.0.0:`port` that reports the destination address, interface, TOS and TTL of
- * each datagram. Without SO_REUSEADDR and SO_REUSEPORT, so a port of another program is an error. Returns the
- * descriptor, or -errno.
+ * Opens a non-blocking socket on 0.0.0.0:`port` that reports the destination address, interface,
+ * TOS and TTL of each datagram. Does not set SO_REUSEADDR or SO_REUSEPORT, so a port of another
+ * program is an error. Returns the descriptor, or -errno.
  */
 EXPORT int tegula_udp_open(int port)
 {
@@ -47,8 +47,8 @@ EXPORT int tegula_udp_open(int port)
 }
 
 /*
- * Returns a descriptor that is readable while one of the `count` sockets has a datagram or an error (epoll(7)),
- * or -errno. So waiting for thousands of sockets costs as much as waiting for one.
+ * Returns a descriptor that is readable while one of the `count` sockets has a datagram or an error
+ * (epoll(7)), or -errno. Waiting for thousands of sockets thus costs as much as waiting for one.
  */
 EXPORT int tegula_udp_watch(const int32_t *fds, int count)
 {
@@ -65,8 +65,8 @@ EXPORT int tegula_udp_watch(const int32_t *fds, int count)
 }
 
 /*
- * Stores which of the sockets of `watch` are ready, by their index in its list: at most `most` and BURST of them,
- * others the next time. Returns how many, 0 when none is, or -errno. Never blocks.
+ * Stores the indices of ready sockets in the list of `watch`, at most `most` and BURST of them; the
+ * next call returns others. Returns how many, 0 if none is ready, or -errno. Never blocks.
  */
 EXPORT int tegula_udp_ready(int watch, uint32_t *ready, int most)
 {
@@ -78,7 +78,7 @@ EXPORT int tegula_udp_ready(int watch, uint32_t *ready, int most)
 	return count == -EINTR ? 0 : count;
 }
 
-/* Makes the i-th message of a burst: `length` bytes at `bytes`, with room for a peer and control messages. */
+/* Prepares the i-th message of a burst: `length` bytes at `bytes`, a peer and control messages. */
 static void lay_out(struct burst *b, int i, uint8_t *bytes, uint32_t length)
 {
 	b->parts[i] = (struct iovec){ bytes, length };
@@ -122,7 +122,7 @@ static struct udp_descriptor describe(struct burst *b, int i, int port, uint32_t
 
 /*
  * Receives up to `count` datagrams for `port`, each into UDP_BUFFER_BYTES at its offset in `memory`. `out`
- * has two words for the time, then `count` descriptors. Returns how many, 0 when none waits, or -errno.
+ * has two words for the time, then `count` descriptors. Returns how many, 0 if none is queued, or -errno.
  */
 EXPORT int tegula_udp_receive(int fd, int port, uint8_t *memory, const uint32_t *buffers, int count,
 			      uint32_t *out)
@@ -150,7 +150,7 @@ static struct cmsghdr *put(struct cmsghdr *control, int type, const void *value,
 	return (struct cmsghdr *)((char *)control + CMSG_SPACE(bytes));
 }
 
-/* Addresses the i-th message to where `d` says, with the source address, interface, TOS and TTL it says. */
+/* Sets the destination, source address, interface, TOS and TTL of the i-th message from `d`. */
 static void address(struct burst *b, int i, const struct udp_descriptor *d)
 {
 	struct msghdr *message = &b->messages[i].msg_hdr;
@@ -172,7 +172,7 @@ static void address(struct burst *b, int i, const struct udp_descriptor *d)
 
 /*
  * Sends up to `count` datagrams of `list` from `memory`, BURST at most. Returns how many the kernel
- * took from the start, 0 when its buffer is full, or -errno when it refused the first.
+ * took, in order, 0 if its buffer is full, or -errno if it refused the first.
  */
 EXPORT int tegula_udp_send(int fd, uint8_t *memory, const struct udp_descriptor *list, int count)
 {
@@ -189,7 +189,7 @@ EXPORT int tegula_udp_send(int fd, uint8_t *memory, const struct udp_descriptor 
 }
 
 /*
- * A non-blocking NETLINK_ROUTE socket that has joined `groups`. Returns the descriptor, which the
+ * Opens a non-blocking NETLINK_ROUTE socket and joins `groups`. Returns the descriptor, which the
  * caller closes, or -errno.
  */
 EXPORT int tegula_netlink_open(const int32_t *groups, int count)
@@ -206,9 +206,9 @@ EXPORT int tegula_netlink_open(const int32_t *groups, int count)
 }
 
 /*
- * Receives up to `count` datagrams into slots of `slot_bytes` in `buffer`, which has `count` of them,
- * and their sizes into `lengths`: NETLINK_TRUNCATED for one that did not fit, 0 for one that another process
- * sent (any may). Returns how many, 0 when none waits, or -errno, ENOBUFS after an overrun.
+ * Receives up to `count` datagrams into the `count` slots of `slot_bytes` in `buffer`, and stores
+ * their sizes in `lengths`: NETLINK_TRUNCATED for one that did not fit, 0 for one from another
+ * process (any may send). Returns how many, 0 if none is queued, or -errno; ENOBUFS after an overrun.
  */
 EXPORT int tegula_netlink_receive(int fd, uint8_t *buffer, uint32_t *lengths, int count,
 				  uint32_t slot_bytes)

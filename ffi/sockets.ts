@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Sockets of the kernel. First those behind the served ports: the master opens them, net tiles read and
- * write them in bursts. Then rtnetlink sockets of the netlink tile.
+ * The kernel's sockets behind the served ports, which the master opens, and net tiles read and
+ * write in bursts. Also rtnetlink sockets of the netlink tile.
  */
 
 import { checked, int, libraryPath } from "./library.ts";
 
 /**
- * Bytes of a socket's buffers, and of those of all sockets together: with many ports each has less, but
- * room for a few of the largest datagrams.
+ * Bytes of a socket's buffer, and of the buffers of all sockets together. With many ports each gets
+ * less, but enough for a few of the largest datagrams.
  */
 const RECEIVE_BUFFER = { most: 8 << 20, least: 256 << 10, together: 256 << 20 };
 const SEND_BUFFER = { most: 4 << 20, least: 256 << 10, together: 128 << 20 };
 
-/** Bytes for each of `sockets`. */
+/** Bytes for each of the `sockets`. */
 function share({ most, least, together }: typeof RECEIVE_BUFFER, sockets: number): number {
   return Math.max(least, Math.min(most, Math.floor(together / sockets)));
 }
@@ -21,9 +21,9 @@ function share({ most, least, together }: typeof RECEIVE_BUFFER, sockets: number
 /** The net tile's side. Addresses and ports in host order. */
 export interface Udp {
   /**
-   * Takes up to `count` (at most `BURST`) datagrams for `port`, the i-th into `memory` at byte
+   * Receives up to `count` (at most `BURST`) datagrams for `port`, the i-th into `memory` at byte
    * `buffers[i]`, `UDP_BUFFER_BYTES` long. `out` gets the time (CLOCK_REALTIME ns, low, high), then
-   * per datagram a `UdpDescriptor`. Returns how many; 0 when none waits; -errno.
+   * a `UdpDescriptor` per datagram. Returns how many, 0 if none is queued, or -errno.
    */
   receive(
     fd: number,
@@ -34,17 +34,17 @@ export interface Udp {
     out: Uint32Array,
   ): number;
   /**
-   * Sends up to `count` (at most `BURST`) datagrams of `descriptors`, a `UdpDescriptor` each: from
-   * source (0: as the kernel chooses) out of interface (0: as the kernel routes). Returns how many
-   * from the start the kernel took, 0 when it takes none now, or -errno when it refused the first:
-   * skip that one and continue.
+   * Sends up to `count` (at most `BURST`) datagrams of `descriptors`, a `UdpDescriptor` each. With
+   * source 0 the kernel chooses the source address, with interface 0 it routes. Returns how many
+   * the kernel took, in order, 0 if its buffer is full, or -errno if it refused the first: skip
+   * that one and continue.
    */
   send(fd: number, memory: Uint8Array, descriptors: Uint32Array, count: number): number;
   /** A descriptor for poll(2) that is readable while any of `fds` is, or -errno. */
   watch(fds: Int32Array): number;
   /**
-   * Stores which of the sockets of a `watch` are readable, by their index in its list: at most `most`,
-   * and `BURST`, others the next time. Returns how many, or -errno; never blocks.
+   * Stores the indices of readable sockets in the list of `watch`, at most `most` and `BURST` of
+   * them; the next call returns others. Returns how many, or -errno; never blocks.
    */
   ready(watch: number, indices: Uint32Array, most: number): number;
 }
@@ -59,9 +59,9 @@ export function openUdpSetup(path = libraryPath()) {
   });
   return {
     /**
-     * A non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace, shared with nobody.
-     * `sockets`: how many there will be in all. Returns the descriptor, or -errno (-EADDRINUSE:
-     * another program has the port).
+     * Opens a non-blocking socket on 0.0.0.0:`port` in the calling thread's namespace. The port is
+     * exclusive. `sockets`: how many there will be in all. Returns the descriptor, or -errno
+     * (-EADDRINUSE: another program has the port).
      */
     open(port: number, sockets = 1): number {
       const fd = symbols.tegula_udp_open(port);
@@ -69,7 +69,7 @@ export function openUdpSetup(path = libraryPath()) {
       if (fd >= 0) sizeBuffers(symbols.setsockopt, { fd, receive, send });
       return fd;
     },
-    /** Whether the kernel notes when it receives each datagram, for `UdpDescriptor`. */
+    /** Sets whether the kernel timestamps received datagrams, for `UdpDescriptor`. */
     setTimes(fd: number, wanted: boolean): void {
       const value = wanted ? 1 : 0;
       setNumber(symbols.setsockopt, { fd, level: SOL_SOCKET, option: SO_TIMESTAMPNS, value });
@@ -96,7 +96,7 @@ export function openUdp(path = libraryPath()): Udp {
   };
 }
 
-/** libc's setsockopt(2), as bindings name it to `Deno.dlopen`. Here a refused option is not an error. */
+/** libc's setsockopt(2), for `Deno.dlopen`. Here a refused option is not an error. */
 export const SETSOCKOPT = int("i32", "i32", "i32", "buffer", "u32");
 type SetSocketOption = Deno.StaticForeignLibraryInterface<{ set: typeof SETSOCKOPT }>["set"];
 
@@ -108,7 +108,7 @@ const SO_TIMESTAMPNS = 35;
 const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
 
-/** Sets an option that is a number. Whether it was taken. */
+/** Sets a numeric option. Returns whether the kernel accepted it. */
 function setNumber(
   set: SetSocketOption,
   { fd, level, option, value }: { fd: number; level: number; option: number; value: number },
@@ -117,7 +117,7 @@ function setNumber(
   return set(fd, level, option, number, number.byteLength) === 0;
 }
 
-/** Makes buffers as large as asked with CAP_NET_ADMIN, else at most as large as the system's limit. */
+/** Sets buffer sizes. Without CAP_NET_ADMIN, the system's limit applies. */
 export function sizeBuffers(
   set: SetSocketOption,
   { fd, receive = 0, send = 0 }: { fd: number; receive?: number; send?: number },
@@ -133,7 +133,7 @@ export function sizeBuffers(
 /** Numbers of sys/socket.h; struct sockaddr_nl is its family, then the port id, then groups. */
 const AF_NETLINK = 16;
 const SOCKADDR_NL_WORDS = 3;
-/** Of linux/netlink.h. */
+/** Numbers of linux/netlink.h. */
 const SOL_NETLINK = 270;
 const NETLINK_GET_STRICT_CHK = 12;
 /** The kernel's address. */
@@ -142,7 +142,7 @@ const KERNEL = Uint32Array.of(AF_NETLINK, 0, 0);
 export interface NetlinkOptions {
   /** Multicast groups (RTNLGRP_*) to join before anything is received. */
   readonly groups: readonly number[];
-  /** Bytes of receive buffer wanted: SO_RCVBUFFORCE, else SO_RCVBUF up to the system's limit. */
+  /** Bytes of the receive buffer: SO_RCVBUFFORCE, else SO_RCVBUF up to the system's limit. */
   readonly receiveBuffer: number;
   /** NETLINK_GET_STRICT_CHK, so that dumps honour their filters; older kernels ignore it. */
   readonly strict: boolean;
@@ -162,7 +162,7 @@ export function openNetlink(path = libraryPath()) {
     close: int("i32"),
   });
   return {
-    /** A NETLINK_ROUTE socket, non-blocking, in the calling thread's namespace. Throws SystemError. */
+    /** Opens a non-blocking NETLINK_ROUTE socket in the calling thread's namespace. Throws SystemError. */
     open({ groups, receiveBuffer, strict }: NetlinkOptions): number {
       const { setsockopt, tegula_netlink_open: open } = symbols;
       const fd = checked(open(Int32Array.from(groups), groups.length), "open a netlink socket");
@@ -172,7 +172,7 @@ export function openNetlink(path = libraryPath()) {
       }
       return fd;
     },
-    /** The port id of the socket, which replies carry in nlmsg_pid; 0: it is not a netlink socket. */
+    /** The port id of the socket, which replies carry in nlmsg_pid; 0 if it is not a netlink socket. */
     portId(fd: number): number {
       const address = new Uint32Array(SOCKADDR_NL_WORDS);
       const length = Uint32Array.of(address.byteLength);
@@ -180,18 +180,18 @@ export function openNetlink(path = libraryPath()) {
       return isKnown && (address[0] & 0xffff) === AF_NETLINK ? address[1] : 0;
     },
     /**
-     * Takes up to `lengths.length` (at most 64) datagrams, datagram i to `buffer` at i × `slotBytes`.
-     * `lengths[i]` is its size in bytes, `NETLINK_TRUNCATED` when it did not fit, 0 when it did not come from
-     * the kernel. Returns how many, 0 when none waits, -ENOBUFS after an overrun, -errno.
+     * Receives up to `lengths.length` (at most 64) datagrams, datagram i to `buffer` at i ×
+     * `slotBytes`. `lengths[i]` is its size in bytes, `NETLINK_TRUNCATED` if it did not fit, 0 if it is
+     * not from the kernel. Returns how many, 0 if none is queued, -ENOBUFS after an overrun, or -errno.
      */
     receive: (fd: number, buffer: Uint8Array, lengths: Uint32Array, slotBytes: number): number =>
       symbols.tegula_netlink_receive(fd, buffer, lengths, lengths.length, slotBytes),
-    /** Sends the first `length` bytes of `buffer` to the kernel. `length`, or -1. */
+    /** Sends the first `length` bytes of `buffer` to the kernel. Returns `length`, or -1. */
     send: (fd: number, buffer: Uint8Array, length: number): number =>
       Number(symbols.sendto(fd, buffer, BigInt(length), 0, KERNEL, KERNEL.byteLength)),
     /**
-     * poll(2) over what `pollSet` made. Returns how many are ready, 0 on time-out, -1 on a signal or an
-     * error.
+     * Calls poll(2) on an array of `pollSet`. Returns how many are ready, 0 on timeout, -1 on a
+     * signal or an error.
      */
     wait: (pollSet: Int32Array, timeoutMs: number): number =>
       symbols.poll(pollSet, BigInt(pollSet.length / 2), timeoutMs),
