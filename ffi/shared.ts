@@ -136,7 +136,7 @@ export const Wall = {
   files: [32, "landlock does not bound its files"],
   tcp: [64, "landlock does not keep it from TCP"],
   scopes: [128, "landlock does not keep it from others' signals and abstract sockets"],
-  observer: [256, "nobody counts what it is refused"],
+  observer: [256, "its refused system calls are not counted"],
 } as const;
 
 /** Steps of a start that may fail, and what they do. */

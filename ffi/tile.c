@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What every tile may do (tile.ts): wake another, and confine itself.
+ * Functions for every tile (tile.ts): wake another tile, and confine itself.
  *
- * Confinement is per thread, and this is called on the tile's own: capabilities, no_new_privs,
- * landlock and seccomp take effect for the calling thread alone, so that main keeps what it needs.
- * Threads that the tile starts later inherit all of it. It is one layer of several, and says nothing
- * about memory, which all tiles share.
+ * Confinement is per thread: capabilities, no_new_privs, landlock and seccomp take effect only for
+ * the calling thread, which is the tile's, so that main keeps its privileges. Threads that the tile
+ * starts later inherit them. This is one layer of several, and does not protect memory, which all
+ * tiles share.
  *
- * No refusal is silent. A system call that the filter does not allow and does not expect is passed to
- * the observer, a thread of this file (seccomp_unotify(2)): it counts the call for the tile and
- * answers EPERM. The same thread writes to standard error what a confined thread writes there, so
- * that the last words of V8 and of Rust reach the log in the tile's name. It does both for apps'
- * processes too (process.c): their filters are installed before exec, and their output comes by a pipe.
+ * Unexpected refusals are counted. The filter passes a system call that it neither allows nor expects to
+ * the observer, a thread of this file (seccomp_unotify(2)), which counts the call for the tile and
+ * answers EPERM. The observer also writes the standard error of confined threads to the log under the
+ * tile's name, so that final messages of V8 and Rust are not lost. It does both also for apps' processes
+ * (process.c), whose filters are installed before exec, and whose output comes through a pipe.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -35,7 +35,7 @@
 #include "native.h"
 #include "policy.h"
 
-#define SHORTEST_SLICE_NS 100000 /* what the kernel allows (__setparam_fair) */
+#define SHORTEST_SLICE_NS 100000 /* the kernel's minimum (__setparam_fair) */
 #define EVENTFDS 512
 
 /* Adds one to the eventfd, so that a poll on it returns. It is non-blocking: a full counter does not matter. */
@@ -45,8 +45,8 @@ EXPORT void tegula_tile_wake(int fd)
 }
 
 /*
- * Returns the calling thread's number in /proc, by which another process can find it. gettid() is only valid in
- * the PID namespace. Returns 0 without /proc.
+ * Returns the calling thread's number in /proc, by which other processes can find it; gettid() is
+ * valid only in its PID namespace. Returns 0 without /proc.
  */
 EXPORT int tegula_tile_thread(void)
 {
@@ -59,9 +59,9 @@ EXPORT int tegula_tile_thread(void)
 }
 
 /*
- * Asks for the shortest time slices for the calling thread, or for the usual ones. Short slices give it no
- * more processor time. But it then runs as soon as it wakes, while otherwise a thread that never pauses would
- * run for milliseconds first. Has no effect before Linux 6.12. Returns 0, or -errno.
+ * Sets the calling thread's time slices to the shortest, or to the default. Short slices give it no
+ * more processor time, but it runs as soon as it wakes. Otherwise it may wait milliseconds for a
+ * thread that never pauses. Has no effect before Linux 6.12. Returns 0, or -errno.
  */
 EXPORT int tegula_tile_be_prompt(int prompt)
 {
@@ -74,9 +74,9 @@ EXPORT int tegula_tile_be_prompt(int prompt)
 }
 
 /*
- * Lists the eventfds of the process: those of the tiles, and those by which Deno's event loops wake
- * each other. A tile may read and write nothing else: no stdout, file or pipe. Returns how many, at most
- * `most`, or -errno.
+ * Lists the eventfds of the process: those of the tiles, and those of Deno's event loops. A tile
+ * may read and write only these: not stdout, files or pipes. Returns how many, at most `most`, or
+ * -errno.
  */
 static int list_eventfds(int32_t *fds, int most)
 {
@@ -98,8 +98,8 @@ static int list_eventfds(int32_t *fds, int most)
 }
 
 /*
- * Denies access to all files, by a landlock ruleset that handles all accesses and allows none. Returns 1, 0 if
- * the kernel has no landlock, or -errno.
+ * Denies access to all files with a landlock ruleset that handles all accesses and allows none.
+ * Returns 1, 0 if the kernel has no landlock, or -errno.
  */
 static int forbid_files(void)
 {
@@ -115,28 +115,28 @@ static int forbid_files(void)
 }
 
 /*
- * The observer: one thread of the process, which answers for the filters of all tiles. Each tile has a
- * slot: a row of counters, by the number of the system call, in memory that only this thread writes,
- * and its name. It runs no JavaScript, blocks all signals, and ends with the process.
+ * The observer: a thread of the process that serves the listeners of all tiles' filters. Each tile
+ * has a slot with its name and its counters, one for each system call number, in memory that only
+ * the observer writes. It runs no JavaScript, blocks all signals, and ends with the process.
  */
 #define SLOTS 256
 #define NAME_BYTES 64
 #define LINES_A_SECOND 50
 #define VERBATIM_LINES_A_SECOND 1000
-#define LINE_BYTES 960 /* with escapes less than PIPE_BUF, which is written as a whole */
-#define VERBATIM_LINE_BYTES 8192 /* the longest that a tile's console says, and its name */
+#define LINE_BYTES 960 /* with escapes less than PIPE_BUF, so that writes are atomic */
+#define VERBATIM_LINE_BYTES 8192 /* the longest line of a tile's console, with its name */
 #define PIECE 4096
 #define FLOOD_PAUSE_MS 100
 
 struct slot {
-	_Atomic int arrived; /* 4 × a descriptor + its kind + 1, until the observer has taken it; else 0 */
+	_Atomic int arrived; /* 4 × descriptor + kind + 1 until the observer takes it; else 0 */
 	struct {
 		char name[NAME_BYTES];
-		int verbatim; /* its lines name themselves */
-	} next, now; /* of the descriptor that arrives, and of the one that the observer listens to */
+		int verbatim; /* its lines already contain its name */
+	} next, now; /* of the arriving descriptor, and of the observed one */
 	char line[VERBATIM_LINE_BYTES]; /* the beginning of an incomplete line */
 	size_t length;
-	time_t second; /* in which `lines` were written */
+	time_t second; /* the second in which `lines` were written */
 	int lines;
 };
 
@@ -144,11 +144,11 @@ static struct slot slots[SLOTS];
 static uint32_t *counters;
 static int slot_count, knock = -1;
 static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER; /* held by the observer except while it waits */
-static const char *certificates; /* a file of them that the environment names, or NULL */
+static const char *certificates; /* the certificate file that the environment names, or NULL */
 
 /*
- * What the observer listens to: the filter of a thread of this process; the filter of another process, whose
- * memory it does not read; and the pipe for standard output and error of another process.
+ * Kinds of observed descriptors: the listener of a thread of this process; the listener of another
+ * process, whose memory is not read; and the pipe of another process's standard output and error.
  */
 enum kind { THREAD, PROCESS, WORDS };
 
@@ -158,8 +158,8 @@ struct listener {
 };
 
 /*
- * Writes the slot's line to standard error: with the tile's name unless the line names its tile, with control
- * characters escaped, and at most a number of lines a second. Does not wait if nobody reads the log.
+ * Writes the slot's line to standard error, with the tile's name unless the line contains it, and with
+ * control characters escaped. Limits the lines per second. Does not block if the log is not read.
  */
 static void write_line(struct slot *slot)
 {
@@ -174,7 +174,7 @@ static void write_line(struct slot *slot)
 	}
 	if (++slot->lines > most || !slot->now.verbatim)
 		used = (size_t)sprintf(out, "%s: ", slot->now.name);
-	else if (*slot->now.name == '<') /* the level of its lines, as the journal wants it */
+	else if (*slot->now.name == '<') /* the level of its lines, for the journal */
 		used = (size_t)sprintf(out, "%.3s", slot->now.name);
 	if (slot->lines > most) {
 		used += (size_t)sprintf(out + used, "it writes more than %d lines in a second: the rest is left out",
@@ -198,7 +198,7 @@ static void write_line(struct slot *slot)
 		write_log(out, used);
 }
 
-/* Takes what a tile writes; a line is written when it is complete, or too long. */
+/* Takes the output of a tile, and writes each line when it is complete or too long. */
 static void take_words(struct slot *slot, const char *text, size_t length)
 {
 	for (size_t i = 0; i < length; i++) {
@@ -210,8 +210,8 @@ static void take_words(struct slot *slot, const char *text, size_t length)
 }
 
 /*
- * Copies `length` bytes, at most PIECE, from `address` of this process, as far as it is mapped. The kernel copies
- * them page by page through a pipe. Returns how many were copied, or -errno.
+ * Copies up to `length` bytes, at most PIECE, from `address` of this process, which may be unmapped.
+ * The kernel copies them page by page through a pipe. Returns how many were copied, or -errno.
  */
 static int copy(int pipe[2], void *into, uint64_t address, size_t length)
 {
@@ -224,7 +224,7 @@ static int copy(int pipe[2], void *into, uint64_t address, size_t length)
 		ssize_t count = write(pipe[1], (const void *)(uintptr_t)(address + done), size);
 
 		if (count <= 0) {
-			/* Before Linux 6.15 each fault leaves something in the pipe. */
+			/* Before Linux 6.15 each fault leaves data in the pipe. */
 			close(pipe[0]);
 			close(pipe[1]);
 			if (pipe2(pipe, O_CLOEXEC | O_NONBLOCK) < 0)
@@ -243,7 +243,7 @@ static int is_words(const struct seccomp_data *call)
 	       ((int32_t)call->args[0] == STDOUT_FILENO || (int32_t)call->args[0] == STDERR_FILENO);
 }
 
-/* Does write(2) or writev(2) for the caller. Returns how many bytes it took, or -errno. */
+/* Performs write(2) or writev(2) for the caller. Returns how many bytes it took, or -errno. */
 static int64_t write_words(int pipe[2], struct slot *slot, const struct seccomp_data *call)
 {
 	struct iovec parts[16] = { { .iov_base = (void *)(uintptr_t)call->args[1], .iov_len = call->args[2] } };
@@ -271,7 +271,7 @@ static int64_t write_words(int pipe[2], struct slot *slot, const struct seccomp_
 	return taken;
 }
 
-/* Whether `call` looks for a file of EXPECTED_PATHS. */
+/* Whether `call` opens or queries a file of EXPECTED_PATHS. */
 static int is_expected(int pipe[2], const struct seccomp_data *call)
 {
 	char path[PIECE];
@@ -305,14 +305,14 @@ static int is_expected(int pipe[2], const struct seccomp_data *call)
 	for (size_t i = 0; i < COUNT(EXPECTED_PARTS); i++)
 		if (strstr(path, EXPECTED_PARTS[i]))
 			return 1;
-	/* The first fetch() reads the host's certificates before it looks at its permission. */
+	/* The first fetch() reads the host's certificates before it checks its permission. */
 	return certificates && strcmp(path, certificates) == 0;
 }
 
-/* Takes one call off a listener and answers it. */
+/* Receives one call from a listener and answers it. */
 static void answer(int pipe[2], const struct listener *listener)
 {
-	/* Larger than the kernel's structures will be for long: it writes what it knows. */
+	/* Larger than the kernel's structures, which may grow: the kernel writes its own size. */
 	union {
 		struct seccomp_notif call;
 		char room[512];
@@ -325,7 +325,7 @@ static void answer(int pipe[2], const struct listener *listener)
 	const struct seccomp_data *call = &in.call.data;
 
 	if (ioctl(listener->fd, SECCOMP_IOCTL_NOTIF_RECV, &in) < 0)
-		return; /* its thread is gone */
+		return; /* its thread has ended */
 	out.answer.id = in.call.id;
 	if (listener->kind == THREAD && is_words(call)) {
 		int64_t taken = write_words(pipe, slot, call);
@@ -335,20 +335,20 @@ static void answer(int pipe[2], const struct listener *listener)
 	} else if (listener->kind == THREAD && is_expected(pipe, call)) {
 		out.answer.error = -EPERM;
 	} else {
-		/* The last counter is for numbers beyond, and other architectures. */
+		/* The last counter is for larger numbers, and for other architectures. */
 		uint32_t last = OBSERVED_CALLS - 1, number = call->arch == ARCHITECTURE ? (uint32_t)call->nr : last;
 		uint32_t *counter = &counters[listener->slot * OBSERVED_CALLS + (number < last ? number : last)];
 
 		__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
-		/* The same errno as in Deno without the permission (process.c). */
+		/* The errno that Deno reports without the permission (process.c). */
 		out.answer.error = listener->kind == PROCESS && call->nr == SYS_socket ? -EACCES : -EPERM;
 	}
 	ioctl(listener->fd, SECCOMP_IOCTL_NOTIF_SEND, &out);
 }
 
 /*
- * Writes the lines that have arrived in a pipe. Returns false if the pipe is to be left full for a while, so that
- * a process that floods its standard error slows down only itself.
+ * Writes the lines that have arrived in a pipe. Returns false if the pipe should stay full for a
+ * while, so that a process that floods its standard error slows down only itself.
  */
 static int hear(const struct listener *listener)
 {
@@ -365,10 +365,10 @@ static int hear(const struct listener *listener)
 	return slot->lines <= (slot->now.verbatim ? VERBATIM_LINES_A_SECOND : LINES_A_SECOND);
 }
 
-/* Writes what is left in the pipe of a process that has ended, or whose slot another takes. */
+/* Writes the rest of the pipe of a process that has ended, or whose slot another process takes. */
 static void hear_out(const struct listener *listener)
 {
-	hear(listener); /* as much as a pipe holds */
+	hear(listener); /* takes as much as a pipe holds */
 	if (slots[listener->slot].length > 0)
 		write_line(&slots[listener->slot]);
 }
@@ -379,7 +379,7 @@ static void *observe(void *pipe)
 	static struct listener listeners[1 + 4 * SLOTS];
 	size_t count = 1;
 	uint64_t unused;
-	int waiting = 0; /* whether pipes are left full for a while: their descriptors are negative then */
+	int waiting = 0; /* whether pipes stay full for a while; their descriptors are negative then */
 
 	set[0] = (struct pollfd){ .fd = knock, .events = POLLIN };
 	for (;; pthread_mutex_unlock(&busy)) {
@@ -399,8 +399,8 @@ static void *observe(void *pipe)
 				}
 			} else if (set[i].revents & POLLIN)
 				answer(pipe, &listeners[i]);
-			else if (set[i].revents) { /* the last thread that has the filter, or the pipe, is gone */
-				/* What a process wrote last may still be in its pipe when its filter is gone. */
+			else if (set[i].revents) { /* the last thread with the filter, or the pipe, is gone */
+				/* The last output of a process may still be in its pipe when its filter is gone. */
 				if (listeners[i].kind == WORDS)
 					hear_out(&listeners[i]);
 				else if (listeners[i].kind == THREAD && slots[listeners[i].slot].length > 0)
@@ -418,7 +418,7 @@ static void *observe(void *pipe)
 
 			if (arrived < 0)
 				continue;
-			/* The slot's last process may have ended a moment ago, or continue beside this one. */
+			/* The slot's previous process may have just ended, or still run beside this one. */
 			for (size_t i = 1; i < count && arrived % 4 == WORDS; i++) {
 				if (listeners[i].slot == slot && listeners[i].kind == WORDS)
 					hear_out(&listeners[i]);
@@ -426,7 +426,7 @@ static void *observe(void *pipe)
 			if (arrived % 4 != PROCESS)
 				slots[slot].now = slots[slot].next;
 			if (count == COUNT(set)) {
-				close(fd); /* then calls of a tile fail with ENOSYS, and those of a process block until it is killed */
+				close(fd); /* calls of a tile then fail with ENOSYS; those of a process block until it dies */
 				continue;
 			}
 			set[count] = (struct pollfd){ .fd = fd, .events = POLLIN };
@@ -437,8 +437,8 @@ static void *observe(void *pipe)
 }
 
 /*
- * Starts the observer, once in a process and before any tile confines itself. `memory` has OBSERVED_CALLS
- * counters for each of `count` slots, and is kept. Returns 0, or -errno.
+ * Starts the observer. Must be called once in a process, before any tile confines itself. `memory` has
+ * OBSERVED_CALLS counters for each of `count` slots, and must stay allocated. Returns 0, or -errno.
  */
 EXPORT int tegula_tile_observe(uint32_t *memory, int count)
 {
@@ -464,7 +464,7 @@ EXPORT int tegula_tile_observe(uint32_t *memory, int count)
 	return error;
 }
 
-/* Stores the name of system call `number`, or the number if the headers have no name. */
+/* Stores the name of system call `number`, or the number if the headers do not name it. */
 EXPORT void tegula_tile_call_name(int number, char *name, uint32_t size)
 {
 	static const char *const NAMES[OBSERVED_CALLS] = {
@@ -479,12 +479,12 @@ EXPORT void tegula_tile_call_name(int number, char *name, uint32_t size)
 		snprintf(name, size, "number %d", number);
 }
 
-/* Hands a descriptor to the observer, which closes it when nobody has the other end. */
+/* Passes a descriptor to the observer, which closes it when the other end is closed. */
 static void hand_over(int slot, int fd, enum kind kind)
 {
 	int none = 0;
 
-	/* A process that starts beside its predecessor has its slot: the observer takes one after the other. */
+	/* A successor has its predecessor's slot. The observer takes one descriptor after the other. */
 	while (!atomic_compare_exchange_strong(&slots[slot].arrived, &none, 4 * fd + (int)kind + 1)) {
 		none = 0;
 		sched_yield();
@@ -493,10 +493,10 @@ static void hand_over(int slot, int fd, enum kind kind)
 }
 
 /*
- * Makes the observer listen to a process of process.c: to the listener of its filter, or -1, and to the
- * non-blocking pipe of its output. The observer closes its copies when the process has ended; the originals stay
- * the caller's. The slot may have been that of an ended process. Returns 0, or -errno if there is no observer, no
- * such slot, or no room for another descriptor.
+ * Makes the observer serve a process of process.c: the listener of its filter, or -1, and the
+ * non-blocking pipe of its output. The observer copies both, and closes its copies when the process
+ * has ended. The slot of an ended process can be reused. Returns 0, or -errno if there is no
+ * observer, no such slot, or no free descriptor.
  */
 EXPORT int tegula_tile_observe_process(int slot, const char *name, int verbatim, int listener, int words)
 {
@@ -517,7 +517,7 @@ EXPORT int tegula_tile_observe_process(int slot, const char *name, int verbatim,
 			return error;
 		}
 	}
-	while (slots[slot].arrived) /* until the observer has taken the previous name */
+	while (slots[slot].arrived) /* until the observer takes the previous name */
 		sched_yield();
 	snprintf(slots[slot].next.name, NAME_BYTES, "%s", name);
 	slots[slot].next.verbatim = verbatim;
@@ -528,8 +528,8 @@ EXPORT int tegula_tile_observe_process(int slot, const char *name, int verbatim,
 }
 
 /*
- * Makes the observer answer no call and write no line until the same thread tells it to continue. So no call
- * of a child is left half answered when this process executes another program.
+ * Pauses the observer until the same thread resumes it. So no call of a child is half answered when
+ * this process executes another program.
  */
 EXPORT void tegula_tile_observe_pause(int pause)
 {
@@ -540,9 +540,9 @@ EXPORT void tegula_tile_observe_pause(int pause)
 }
 
 /*
- * Installs the filter on this thread. The observer, if there is one, gets its listener. Without an observer, or if
- * the kernel gives no listener (before Linux 5.0, or inside a filter with one), unexpected calls are only refused.
- * Returns 1 if the observer answers, 0 if not, or -errno.
+ * Installs the filter on this thread, and passes its listener to the observer, if there is one.
+ * Without an observer, or if the kernel refuses a listener (before Linux 5.0, or inside a filter with
+ * one), unexpected calls are only refused. Returns 1 if the observer answers, 0 if not, or -errno.
  */
 static int filter(struct policy *policy, int slot)
 {
@@ -555,10 +555,10 @@ static int filter(struct policy *policy, int slot)
 }
 
 /*
- * Gives up, on the calling thread and for good, all that `role` does not need. `fds` are the `count`
- * sockets that it sends and receives on, which this sorts; `keep` is of KEEP_*; `name` and `slot` are for the observer,
- * if there is one. Returns what was done, of CONFINED_*, or -errno. After an error part of it may have been done,
- * and the tile must not continue.
+ * Gives up, for the calling thread and for good, everything that `role` does not need. `fds` are
+ * the `count` sockets of the tile, which this sorts; `keep` has bits of KEEP_*; `name` and `slot`
+ * are for the observer, if there is one. Returns bits of CONFINED_*, or -errno. After an error the
+ * thread may be partly confined, and the tile must not continue.
  */
 EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, const char *name, int slot)
 {
@@ -570,7 +570,7 @@ EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, cons
 
 	if (found < 0)
 		return found;
-	foreign_signals(&foreign); /* main takes SIGTERM and the like */
+	foreign_signals(&foreign); /* main handles SIGTERM and the like */
 	pthread_sigmask(SIG_SETMASK, &foreign, NULL);
 	if (observable)
 		snprintf(slots[slot].next.name, NAME_BYTES, "%s", name);
@@ -586,7 +586,7 @@ EXPORT int tegula_tile_confine(int role, int32_t *fds, int count, int keep, cons
 	if (landlock < 0)
 		return landlock;
 	observed = filter(&policy, slot);
-	if (observed < 0 && observable) { /* without a listener: the same filter, which only refuses */
+	if (observed < 0 && observable) { /* retry without a listener: the same filter, which only refuses */
 		policy.refuse = SECCOMP_RET_ERRNO | EPERM;
 		make_policy(&policy, role, keep, fds, count, eventfds, found);
 		observed = filter(&policy, slot);

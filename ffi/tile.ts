@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The one library that every tile has: to wake another tile, to wait for being woken, and to give
- * away everything else (`confine`). The policy of each role is written out in `policy.h`.
+ * The binding that every tile has: to wake another tile, to wait until woken, and to give up
+ * everything else (`confine`). `policy.h` has the policy of each role.
  */
 
 import type { Clock } from "../tiles/app/contract.ts";
@@ -9,7 +9,7 @@ import { checked, cString, EMFILE, int, libraryPath, nothing, POLLIN, textOf } f
 import { u32, type View } from "./region.ts";
 import { Confined, Keep, OBSERVED_CALLS, Role as RoleNumber } from "./shared.ts";
 
-/** What kind of tile confines itself; decides which system calls remain. */
+/** The kind of a tile; decides which system calls it keeps. */
 export type Role = keyof typeof RoleNumber;
 
 const PR_SET_NAME = 15;
@@ -22,20 +22,20 @@ export const SLOT_BYTES = OBSERVED_CALLS * 4;
 export interface Confinement {
   /** The tile's name, for what its thread writes to standard error. */
   readonly name: string;
-  /** Its slot of the observer's counters. */
+  /** Its slot in the observer's counters. */
   readonly slot: number;
   readonly role: Role;
-  /** The sockets that the tile sends and receives on; no other descriptor will do. */
+  /** The only sockets that the tile may send and receive on. */
   readonly fds: Int32Array;
-  /** Keep CAP_NET_ADMIN (the netlink tile, for NTF_USE); every other capability goes. */
+  /** Keep CAP_NET_ADMIN (the netlink tile, for NTF_USE); all other capabilities are dropped. */
   readonly keepNetAdmin?: boolean;
-  /** Keep adjtimex(2), which without a capability only reads (for an inline app with the clock). */
+  /** Keep adjtimex(2), which can only read without a capability (for an inline app with the clock). */
   readonly keepClock?: boolean;
 }
 
 export type TileLibrary = ReturnType<typeof openTile>;
 
-/** Receives refused system calls, in the master and in the appliance. */
+/** Counts refused system calls, in the master and in the appliance. */
 export type Observer = ReturnType<typeof openObserver>;
 
 export function openTile(path = libraryPath()) {
@@ -55,11 +55,11 @@ export function openTile(path = libraryPath()) {
   const pollSet = new Int32Array(2);
   const count = new Uint8Array(8);
   return {
-    /** Makes the tile that waits on `eventfd` return from its wait. */
+    /** Wakes the tile that waits on `eventfd`. */
     wake: symbols.tegula_tile_wake,
     /**
-     * Blocks until `eventfd` is written or `timeoutMs` passed (-1: no limit, 0: not at all, as it is not
-     * blocking), and reads it empty. Returns 1 when it was written, 0 on time-out or a signal.
+     * Blocks until `eventfd` is written or `timeoutMs` passed (-1: no limit, 0: does not block, as the
+     * eventfd is non-blocking), and resets it. Returns 1 if it was written, 0 on timeout or a signal.
      */
     wait(eventfd: number, timeoutMs: number): number {
       pollSet[0] = eventfd;
@@ -67,12 +67,12 @@ export function openTile(path = libraryPath()) {
       if (timeoutMs !== 0 && symbols.poll(pollSet, 1n, timeoutMs) <= 0) return 0;
       return symbols.eventfd_read(eventfd, count) === 0 ? 1 : 0;
     },
-    /** Another descriptor for the same as `fd`. Throws SystemError. */
+    /** Duplicates `fd`. Throws SystemError. */
     duplicate(fd: number): number {
       const copy = symbols.fcntl(fd, F_DUPFD_CLOEXEC, 0);
       return checked(copy < 0 ? -EMFILE : copy, "duplicate a descriptor");
     },
-    /** Whether `fd` can be read, or a connection waits there to be accepted. */
+    /** Whether `fd` is readable, or has a connection to accept. */
     readable(fd: number): boolean {
       pollSet[0] = fd;
       pollSet[1] = POLLIN;
@@ -85,27 +85,27 @@ export function openTile(path = libraryPath()) {
       return textOf(name);
     },
     /**
-     * The number of the calling thread as `/proc` has it, also where the process has a PID namespace of its
-     * own: by it another process, too, can see whether it still runs.
+     * The calling thread's number in `/proc`, also in a PID namespace, by which another process can
+     * see whether the thread still runs.
      */
     thread: symbols.tegula_tile_thread,
     /**
-     * Sets whether the calling thread runs at once when it wakes, even if other threads never pause
-     * (Linux 6.12). Returns 0, or -errno.
+     * Sets whether the calling thread runs immediately when it wakes, even if other threads never
+     * pause (Linux 6.12). Returns 0, or -errno.
      */
     bePrompt: (prompt: boolean): number => symbols.tegula_tile_be_prompt(prompt ? 1 : 0),
-    /** Gives the memory that malloc has free back to the kernel (malloc_trim(3)). Takes milliseconds. */
+    /** Returns malloc's free memory to the kernel (malloc_trim(3)). Takes milliseconds. */
     trim: () => void symbols.malloc_trim(0n),
-    /** Names the calling thread, for ps, top and perf: 15 bytes of what follows the last slash. */
+    /** Names the calling thread, for ps, top and perf, by 15 bytes after the last slash. */
     nameThread(name: string): void {
       symbols.prctl(PR_SET_NAME, cString(name.replace(/.*\//, "")), 0n, 0n, 0n);
     },
     /**
-     * Gives up, for this thread and for good: signals, capabilities, new privileges, files (landlock,
-     * where the kernel has it) and every system call that the role does not need. Refused calls fail
-     * with EPERM, and are counted where there is an observer (`openObserver`) and the kernel lets it
-     * listen (Linux 5.0). All modules must be loaded and all eventfds exist by then. Throws SystemError
-     * when it failed: the tile must not continue then.
+     * Gives up, for this thread and for good: signals, capabilities, new privileges, files
+     * (landlock, if the kernel has it) and all system calls that the role does not need. Refused
+     * calls fail with EPERM, and are counted if there is an observer (`openObserver`) and the
+     * kernel supports listeners (Linux 5.0). All modules must be loaded and all eventfds exist by
+     * then. Throws SystemError on failure; the tile must not continue then.
      */
     confine(
       { name, slot, role, fds, keepNetAdmin = false, keepClock = false }: Confinement,
@@ -124,7 +124,7 @@ export function openTile(path = libraryPath()) {
   };
 }
 
-/** Where the observer writes until this process ends: not to be collected. */
+/** The observer writes here until the process ends, so it must not be garbage-collected. */
 let observed: Uint32Array<SharedArrayBuffer>;
 
 export function openObserver(path = libraryPath()) {
@@ -135,13 +135,13 @@ export function openObserver(path = libraryPath()) {
   });
   return {
     /**
-     * Counts the calls that the filter of a process refuses (`listener`, or -1) into its `slot`.
-     * Writes the lines of the process (the pipe `words`) to standard error under its `name`, at most
-     * 50 a second; or, `verbatim`, as they are and at most 1,000 a second: those of an appliance name
-     * their tiles. Where the name begins with a level for the journal, as in `<3>dns`, so do the
-     * lines. The observer has copies of both descriptors, which it closes when the process has ended:
-     * the caller closes its own, or hands them on. The slot may have been that of a process that has
-     * ended. Throws SystemError where it was not started, or the process can have no more descriptors.
+     * Counts the calls that a process's filter refuses (`listener`, or -1) in its `slot`. Writes
+     * the lines of the process (the pipe `words`) to standard error under its `name`, at most 50 a
+     * second; or, if `verbatim`, unchanged and at most 1,000 a second, for an appliance, whose
+     * lines name their tiles. If the name begins with a level for the journal, as in `<3>dns`, so
+     * do the lines. The observer copies both descriptors, and closes its copies when the process
+     * has ended. The slot of an ended process can be reused. Throws SystemError if the observer
+     * does not run, or descriptors run out.
      */
     hear({ name, verbatim = false, slot, listener, words }: {
       readonly name: string;
@@ -157,16 +157,16 @@ export function openObserver(path = libraryPath()) {
       );
     },
     /**
-     * Answers no call and writes no line until `resume`: before this process executes another program, so
-     * that no call of a child is left half answered. The new program calls `hear` again. Between `pause` and
-     * `resume`, `hear` would block for ever.
+     * Stops answering calls and writing lines until `resume`. Called before this process executes
+     * another program, so that no call of a child is half answered. The new program calls `hear`
+     * again. Between `pause` and `resume`, `hear` would block for ever.
      */
     pause: (): void => symbols.tegula_tile_observe_pause(1),
     resume: (): void => symbols.tegula_tile_observe_pause(0),
     /**
-     * Starts the process's observer, a thread that counts refused system calls of confined tiles into
-     * `counters`: `OBSERVED_CALLS` for each slot. To be called once, before any tile confines itself.
-     * Throws SystemError.
+     * Starts the process's observer, a thread that counts refused system calls of confined tiles in
+     * `counters`: `OBSERVED_CALLS` for each slot. Must be called once, before any tile confines
+     * itself. Throws SystemError.
      */
     start(counters: Uint32Array<SharedArrayBuffer>): void {
       observed = counters;
@@ -179,8 +179,8 @@ export function openObserver(path = libraryPath()) {
 }
 
 /**
- * The calls that the observer has counted in a slot of its counters at `view`, by their numbers on this
- * architecture. Nobody expected them: a defect of the policy or of an app, until somebody has decided.
+ * The calls that the observer has counted in a slot of its counters at `view`, by their numbers on
+ * this architecture. Such a call is unexpected: a defect of the policy or of an app.
  */
 export function refusedCalls(view: View, slot: number) {
   const refused: { readonly call: number; readonly count: number }[] = [];
@@ -190,9 +190,9 @@ export function refusedCalls(view: View, slot: number) {
   return refused;
 }
 
-/** What adjtimex(2) returns: a leap second is to be added or removed, or nobody keeps the clock. */
+/** States of adjtimex(2): a leap second will be inserted or deleted, or the clock is not synchronised. */
 const [TIME_INS, TIME_DEL, TIME_ERROR] = [1, 2, 5];
-/** 64-bit words of struct timex, of which the fourth is the maximum error in microseconds. */
+/** 64-bit words of struct timex; the fourth is the maximum error in microseconds. */
 const TIMEX_WORDS = 26;
 const MAX_ERROR = 3;
 const CLOCK_REALTIME = 0;
@@ -212,8 +212,8 @@ export function openClock(path = libraryPath()): Clock {
       return (time[1] * 2 ** 32 + time[0]) * 1e9 + time[2];
     },
     status() {
-      timex.fill(0n); // no modes: reads, and sets nothing
-      // libc's -1 is EPERM, the one way in which reading can fail.
+      timex.fill(0n); // modes = 0: only read
+      // libc returns -1, which is -EPERM, the only error of a read.
       const state = checked(symbols.adjtimex(timex), "read the kernel's clock state");
       return {
         synchronised: state !== TIME_ERROR,

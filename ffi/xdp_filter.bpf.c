@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
- * The XDP program: takes the frames that are Tegula's, and leaves everything else to the kernel.
+ * The XDP program: redirects Tegula's frames, and passes all others to the kernel.
  *
- * Ours is an IPv4 UDP datagram without options, not a fragment, to our MAC address, to one of our
- * addresses and one of our ports, in no VLAN or in VLANs of ours. Whatever is unusual is passed: the kernel
- * then does what it would do anyway, and our datagrams come back by the kernel socket. So this has to
- * be right only in what it takes. What it takes is checked again in the net tile.
+ * A frame is ours if it has an IPv4 UDP datagram without options, not a fragment, to our MAC
+ * address, one of our addresses and one of our ports, in no VLAN or in our VLANs. Anything unusual
+ * is passed to the kernel, which returns our datagrams through the kernel's socket. So only
+ * redirected frames have to be right, and the net tile checks them again.
  *
- * Without a socket on the queue nothing is taken, so a dead Tegula costs the host nothing.
+ * Without a socket on the queue all frames are passed, so a dead Tegula does not affect the host.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -23,13 +23,13 @@
 #define FRAGMENT 0x3fff /* more fragments, or an offset */
 
 /*
- * What is ours; written by tiles/netlink/xdp_filter.ts. Bitmaps are by VLAN id and by port. `addresses` is
- * open-addressed, in host order, 0 for empty. All FILTER_PROBES slots from the hash are always examined, so that an
- * address is added or removed by one store.
+ * Describes our frames; written by tiles/netlink/xdp_filter.ts. Bitmaps are by VLAN id and by port.
+ * `addresses` is open-addressed, in host order, 0 for empty. A lookup always examines FILTER_PROBES
+ * slots from the hash on, so that one store adds or removes an address.
  */
 struct filter {
 	__u16 mac[3]; /* in network order */
-	__u16 times; /* not 0: each frame gets a time of its own */
+	__u16 times; /* not 0: each frame gets its own timestamp */
 	__u32 seed;
 	__u32 vlans[4096 / 32];
 	__u32 ports[65536 / 32];
@@ -88,7 +88,7 @@ static __always_inline int is_our_address(const struct filter *ours, __u32 addre
 	return 0;
 }
 
-/* Steps over VLAN tags of ours; the header after them, or NULL. Stores that header's EtherType. */
+/* Skips our VLAN tags. Returns the header after them, or NULL, and stores its EtherType. */
 static __always_inline void *skip_tags(const struct filter *ours, struct ethhdr *eth, void *end,
 				       __be16 *type)
 {
@@ -128,7 +128,7 @@ static __always_inline int is_ours(const struct filter *ours, struct xdp_md *ctx
 	       is_our_address(ours, bpf_ntohl(ip->daddr));
 }
 
-/* Stores the time (CLOCK_MONOTONIC, nanoseconds) right before the frame, if the driver has room for it there. */
+/* Stores the time (CLOCK_MONOTONIC, nanoseconds) directly before the frame, if the driver leaves room there. */
 static __always_inline void put_time(struct xdp_md *ctx)
 {
 	__u64 *time;

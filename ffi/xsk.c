@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * AF_XDP (xsk.ts). The master loads the XDP program, attaches it, makes sockets and binds them; it knows
- * them by descriptor. A net tile, in the same or another process, maps the rings of a socket and moves
- * descriptors on them; it knows them by slot.
+ * AF_XDP (xsk.ts). The master loads and attaches the XDP program, and creates and binds sockets; it
+ * identifies them by descriptor. A net tile, in the same or another process, maps the rings of a
+ * socket and moves descriptors on them; it identifies them by slot.
  *
- * libxdp has the accessors of rings and the dispatcher. Its constructors bind a socket as they make it and
- * take none that another process made, so sockets are made with the kernel's interface (linux/if_xdp.h).
- * A program is attached by a bpf_link, which goes away with the process, or on request by a dispatcher.
+ * libxdp provides ring accessors and the dispatcher. Its constructors bind a socket at once and do not
+ * accept a socket of another process, so sockets are created with the kernel's interface (linux/if_xdp.h).
+ * A program is attached by a bpf_link, which ends with the process, or on request by a dispatcher.
  *
- * The slots are a table that all threads share; the rings of a slot belong to the thread that adopted it.
- * Slot numbers are not checked: they come only from `adopt` and `memory`.
+ * All threads share the table of slots; the rings of a slot belong to the thread that adopted it.
+ * Slot numbers are not checked, because they come only from `adopt` and `memory`.
  */
 #define _GNU_SOURCE
 #include <bpf/bpf.h>
@@ -28,12 +28,12 @@
 #include "native.h"
 
 #define SOCKETS 256
-#define PRIORITY 100 /* in a dispatcher, after programs without a priority, which have 50 */
+#define PRIORITY 100 /* in a dispatcher: after programs without a priority, which get 50 */
 /* The most frames that a kick sends in copy mode. It returns EAGAIN if more wait. */
 #define KICK_FRAMES 32
 #define KICKS 16
 
-/* The program, as clang made it. */
+/* The program, as compiled by clang. */
 __asm__(".section .rodata\n"
 	".balign 8\n"
 	".globl filter_object, filter_object_end\n"
@@ -45,7 +45,7 @@ extern const char filter_object[], filter_object_end[];
 
 /* The mapping of a ring. */
 struct mapping {
-	void *at; /* NULL: nothing */
+	void *at; /* NULL: not mapped */
 	size_t bytes;
 };
 
@@ -53,7 +53,7 @@ static struct socket {
 	int taken; /* 0: the slot is free */
 	int fd;	   /* -1: rings in plain memory */
 	int busy;
-	uint32_t frame; /* bytes of a frame; in plain memory alone */
+	uint32_t frame; /* bytes of a frame; only in plain memory */
 	const void *area;
 	struct xsk_ring_prod fill, tx;
 	struct xsk_ring_cons rx, completion;
@@ -62,7 +62,7 @@ static struct socket {
 
 static const char *const MAPS[] = { "filter", "sockets", "redirected" }; /* the order of `load` */
 
-/* Returns the program, not loaded yet; NULL and errno without memory. */
+/* Returns the program, not yet loaded; NULL and errno if memory runs out. */
 static struct bpf_object *open_filter(void)
 {
 	libbpf_set_print(NULL);
@@ -108,8 +108,8 @@ EXPORT int tegula_xsk_attach(int program, int ifindex, int native)
 }
 
 /*
- * Removes our programs from the dispatcher of `ifindex`. Others stay. A dispatcher without programs is
- * detached. Returns how the dispatcher was attached, as xdp_attach_mode, 0 when there is none, or -errno.
+ * Removes our programs from the dispatcher of `ifindex`. Others stay. A dispatcher without programs
+ * is detached. Returns the dispatcher's xdp_attach_mode, 0 if there is none, or -errno.
  */
 EXPORT int tegula_xsk_leave(int ifindex)
 {
@@ -126,8 +126,8 @@ EXPORT int tegula_xsk_leave(int ifindex)
 }
 
 /*
- * Makes libxdp's dispatcher run the program on `ifindex`, attached as `mode`, with the maps that
- * tegula_xsk_load stored in `fds`; it stays until tegula_xsk_leave. Returns 0, or -errno.
+ * Makes libxdp's dispatcher run the program on `ifindex`, attached in `mode`, with the maps that
+ * tegula_xsk_load stored in `fds`, until tegula_xsk_leave. Returns 0, or -errno.
  */
 EXPORT int tegula_xsk_join(const int32_t fds[4], int ifindex, int mode)
 {
@@ -140,7 +140,7 @@ EXPORT int tegula_xsk_join(const int32_t fds[4], int ifindex, int mode)
 		error = bpf_map__reuse_fd(bpf_object__find_map_by_name(object, MAPS[i]), fds[i + 1]);
 	if (!error) {
 		xdp_program__set_run_prio(program, PRIORITY);
-		/* If there can be no dispatcher, libxdp would attach it alone, which is not wanted here. */
+		/* Without dispatcher support libxdp would attach the program alone, which must not happen here. */
 		bpf_program__set_expected_attach_type(bpf_object__next_program(object, NULL),
 						      BPF_XDP_DEVMAP);
 		error = xdp_program__attach(program, ifindex, (enum xdp_attach_mode)mode, 0);
@@ -151,8 +151,8 @@ EXPORT int tegula_xsk_join(const int32_t fds[4], int ifindex, int mode)
 }
 
 /*
- * Returns the id of the XDP program that is attached to `ifindex` in any mode, or 0. Stores its name, "" if that
- * may not be read.
+ * Returns the id of the XDP program that is attached to `ifindex` in any mode, or 0. Stores its
+ * name, "" if it is not readable.
  */
 EXPORT uint32_t tegula_xsk_attached(int ifindex, char name[BPF_OBJ_NAME_LEN])
 {
@@ -172,8 +172,8 @@ EXPORT uint32_t tegula_xsk_attached(int ifindex, char name[BPF_OBJ_NAME_LEN])
 }
 
 /*
- * Maps the first page of a socket's receive ring, for tegula_xsk_statistics_of, and stores where; NULL when
- * it cannot. Returns 0, or -errno: EBUSY when it is bound and the kernel older than 6.4.
+ * Maps the first page of a socket's receive ring, for tegula_xsk_statistics_of, and stores its address,
+ * or NULL. Returns 0, or -errno: EBUSY if the socket is bound and the kernel is older than 6.4.
  */
 EXPORT int tegula_xsk_map(int fd, const void **mapped)
 {
@@ -184,8 +184,8 @@ EXPORT int tegula_xsk_map(int fd, const void **mapped)
 }
 
 /*
- * Makes a socket with four rings of `ring` entries, which is not bound yet, and maps it as tegula_xsk_map
- * does. Returns the descriptor, or -errno: EAFNOSUPPORT when the kernel has no AF_XDP.
+ * Creates an unbound socket with four rings of `ring` entries, and maps it as tegula_xsk_map does.
+ * Returns the descriptor, or -errno: EAFNOSUPPORT if the kernel has no AF_XDP.
  */
 EXPORT int tegula_xsk_prepare(uint32_t ring, const void **mapped)
 {
@@ -203,8 +203,8 @@ EXPORT int tegula_xsk_prepare(uint32_t ring, const void **mapped)
 }
 
 /*
- * Makes the `bytes` bytes from `area`, page-aligned, the UMEM of a prepared socket, in frames of `frame`
- * bytes with `headroom`. Returns 0, or -errno: EBUSY when it has one, ENOBUFS when that much may not be locked.
+ * Registers `bytes` bytes at the page-aligned `area` as the UMEM of a prepared socket, in frames of `frame`
+ * bytes with `headroom`. Returns 0, or -errno: EBUSY if it has one, ENOBUFS if the lock limit is too low.
  */
 EXPORT int tegula_xsk_umem(int fd, void *area, uint32_t bytes, uint32_t frame, uint32_t headroom)
 {
@@ -216,8 +216,8 @@ EXPORT int tegula_xsk_umem(int fd, void *area, uint32_t bytes, uint32_t frame, u
 }
 
 /*
- * Binds a prepared socket to `queue` of `ifindex`. One without a UMEM shares that of the bound socket
- * `first`, and its mode; otherwise `first` is -1. Returns 0, or -errno, after which it can be tried again.
+ * Binds a prepared socket to `queue` of `ifindex`. A socket without a UMEM shares the UMEM and mode
+ * of the bound socket `first`; otherwise `first` is -1. Returns 0, or -errno; then it can be retried.
  */
 EXPORT int tegula_xsk_bind(int fd, uint32_t ifindex, uint32_t queue, int zero_copy, int first)
 {
@@ -232,16 +232,16 @@ EXPORT int tegula_xsk_bind(int fd, uint32_t ifindex, uint32_t queue, int zero_co
 	return result(bind(fd, (const struct sockaddr *)&address, sizeof(address)));
 }
 
-/* From now on the program of the map `map` hands frames of `queue` to the bound socket. Returns 0, or -errno. */
+/* Puts the socket into the program's map `map`: it then receives the frames of `queue`. Returns 0, or -errno. */
 EXPORT int tegula_xsk_register(int map, uint32_t queue, int fd)
 {
 	return bpf_map_update_elem(map, &queue, &fd, BPF_ANY);
 }
 
 /*
- * Turns on busy polling: the net tile's own calls make the driver process its rings, for up to `micros` and
- * `budget` frames each, and the driver may leave interrupts off meanwhile. Returns 0, or -errno: ENOPROTOOPT
- * before Linux 5.11, EPERM without CAP_NET_ADMIN.
+ * Turns on busy polling: system calls of the net tile make the driver process its rings, for up to
+ * `micros` and `budget` frames each, while the driver may leave interrupts off. Returns 0, or
+ * -errno: ENOPROTOOPT before Linux 5.11, EPERM without CAP_NET_ADMIN.
  */
 EXPORT int tegula_xsk_poll_busily(int fd, int micros, int budget)
 {
@@ -254,7 +254,7 @@ EXPORT int tegula_xsk_poll_busily(int fd, int micros, int budget)
 	return -errno;
 }
 
-/* Stores the six totals of XDP_STATISTICS; those that an older kernel lacks stay as they are. */
+/* Stores the six totals of XDP_STATISTICS; leaves those unchanged that an older kernel lacks. */
 static int kernel_statistics(int fd, uint64_t out[6])
 {
 	socklen_t length = sizeof(struct xdp_statistics);
@@ -267,8 +267,8 @@ static int kernel_statistics(int fd, uint64_t out[6])
 }
 
 /*
- * Stores the six totals of XDP_STATISTICS and how many frames the kernel put on the receive ring (modulo
- * 2^32), which is `mapped`. Returns 0, or -errno: EBUSY when it is not.
+ * Stores the six totals of XDP_STATISTICS and the number of frames that the kernel put on the
+ * receive ring (modulo 2^32). Returns 0, or -errno: EBUSY if the ring is not `mapped`.
  */
 EXPORT int tegula_xsk_statistics_of(int fd, const void *const *mapped, uint64_t out[XSK_STATISTICS])
 {
@@ -282,7 +282,7 @@ EXPORT int tegula_xsk_statistics_of(int fd, const void *const *mapped, uint64_t 
 	return kernel_statistics(fd, out);
 }
 
-/* Closes a socket. Its queue is free when every process has released it. */
+/* Closes a socket. Its queue is free when all processes have released it. */
 EXPORT void tegula_xsk_close(int fd, void *const *mapped)
 {
 	if (*mapped)
@@ -290,7 +290,7 @@ EXPORT void tegula_xsk_close(int fd, void *const *mapped)
 	close(fd);
 }
 
-/* A free slot, or -EMFILE. */
+/* Takes a free slot. Returns its number, or -EMFILE. */
 static int take_slot(void)
 {
 	for (int i = 0; i < SOCKETS; i++)
@@ -313,8 +313,8 @@ EXPORT void tegula_xsk_release(int slot)
 }
 
 /*
- * Loads the cached cursors from the rings, as the last user left them. To be called again after that user has
- * ended, if it still worked on the rings.
+ * Loads the cached cursors from the rings. Must be called again after the previous user of the
+ * rings has ended.
  */
 EXPORT void tegula_xsk_resume(int slot)
 {
@@ -336,7 +336,7 @@ EXPORT void tegula_xsk_resume(int slot)
 		s->busy = 0;
 }
 
-/* Both kinds of ring have the same fields. */
+/* Producer and consumer rings have the same fields. */
 #define SET_RING(ring_, entries_, base_, at_)                                                         \
 	(ring_).mask = (entries_) - 1, (ring_).size = (entries_),                                     \
 	(ring_).producer = (uint32_t *)((base_) + (at_)->producer),                                   \
@@ -345,7 +345,7 @@ EXPORT void tegula_xsk_resume(int slot)
 
 /*
  * Maps the rings, of `ring` entries, of a socket that is prepared or, since Linux 6.4, bound; its UMEM
- * begins at `area` here. Returns the slot, or -errno: EBUSY when it is bound and the kernel is older.
+ * is mapped at `area`. Returns the slot, or -errno: EBUSY if it is bound and the kernel is older.
  */
 EXPORT int tegula_xsk_adopt(int fd, const void *area, uint32_t ring)
 {
@@ -394,8 +394,8 @@ EXPORT int tegula_xsk_adopt(int fd, const void *area, uint32_t ring)
 }
 
 /*
- * A slot whose rings, of `ring` entries, are plain memory: tegula_xsk_inject replaces the kernel. Its
- * frames have `frame` bytes and begin at `area`. Returns the slot, or -errno.
+ * Makes a slot whose rings, of `ring` entries, are plain memory: tegula_xsk_inject replaces the
+ * kernel. Its frames have `frame` bytes and begin at `area`. Returns the slot, or -errno.
  */
 EXPORT int tegula_xsk_memory(const void *area, uint32_t frame, uint32_t ring)
 {
@@ -427,10 +427,10 @@ EXPORT int tegula_xsk_memory(const void *area, uint32_t frame, uint32_t ring)
 }
 
 /*
- * Does the kernel's part for a slot of tegula_xsk_memory. Moves up to `count` frames from the fill ring to
- * the receive ring. Each takes its offset in the frame and its length from a pair, in which the offset is
- * replaced by the one in the UMEM. Moves as many frames as fit from the transmit ring to the completion ring.
- * Returns how many were received.
+ * Simulates the kernel for a slot of tegula_xsk_memory. Moves up to `count` frames from the fill
+ * ring to the receive ring. A pair gives each its offset in the frame and its length; the offset in
+ * the UMEM replaces the former. Moves as many frames as fit from the transmit ring to the
+ * completion ring. Returns how many were received.
  */
 EXPORT int tegula_xsk_inject(int slot, uint32_t *pairs, uint32_t count)
 {
@@ -476,9 +476,9 @@ EXPORT void tegula_xsk_cursors(int slot, uint32_t out[XSK_CURSORS])
 }
 
 /*
- * Stores how many entries the rings for fill, receive, transmit and completion have, and then all their
- * offsets in this order. `out` has room for four full rings besides. Returns the number of offsets, or -EINVAL if
- * a ring has more entries than its size, which only corrupt cursors say.
+ * Stores the number of entries in the fill, receive, transmit and completion rings, and then their
+ * offsets in this order. `out` also has room for four full rings. Returns the number of offsets, or
+ * -EINVAL if corrupt cursors enclose more entries than a ring has.
  */
 EXPORT int tegula_xsk_visible(int slot, uint32_t *out)
 {
@@ -507,8 +507,8 @@ EXPORT int tegula_xsk_fd(int slot)
 }
 
 /*
- * Takes up to `most` frames off the receive ring. `out` has room for two words, the time, and `most`
- * pairs (offset, length). Returns how many. Offsets in the UMEM are 32 bits here, 64 in the rings.
+ * Takes up to `most` frames from the receive ring. `out` has room for two words, the time, and
+ * `most` pairs (offset, length). Returns how many. UMEM offsets have 32 bits here, 64 in the rings.
  */
 EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 {
@@ -525,7 +525,7 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 	for (uint32_t i = 0; i < count; i++) {
 		const struct xdp_desc *frame = xsk_ring_cons__rx_desc(&s->rx, at + i);
 
-		__builtin_prefetch((const char *)s->area + frame->addr); /* another CPU has it */
+		__builtin_prefetch((const char *)s->area + frame->addr); /* it is in another CPU's cache */
 		out[RECEIVE_HEADER_WORDS + 2 * i] = (uint32_t)frame->addr;
 		out[RECEIVE_HEADER_WORDS + 2 * i + 1] = frame->len;
 	}
@@ -533,9 +533,9 @@ EXPORT int tegula_xsk_receive(int slot, uint32_t *out, uint32_t most)
 	return (int)count;
 }
 
-#define MOST_AGE 1000000000u /* older is what a frame's memory had before: the driver has no room for times */
+#define MOST_AGE 1000000000u /* an older time is a leftover in memory: the driver leaves no room for times */
 
-/* CLOCK_REALTIME minus CLOCK_MONOTONIC, nanoseconds modulo 2^64, by the try that was interrupted least. */
+/* CLOCK_REALTIME minus CLOCK_MONOTONIC, in nanoseconds modulo 2^64, from the attempt that took the least time. */
 static uint64_t clock_offset(void)
 {
 	uint64_t gap, least = UINT64_MAX, offset = 0;
@@ -554,7 +554,7 @@ static uint64_t clock_offset(void)
 	return offset;
 }
 
-/* Stores in two words when the XDP program saw each frame of `tegula_xsk_receive`, or the burst's time if unknown. */
+/* Stores in two words when the XDP program saw each frame of `tegula_xsk_receive`; if unknown, the burst's time. */
 EXPORT void tegula_xsk_times(int slot, const uint32_t *frames, uint32_t count, uint32_t *times)
 {
 	const uint64_t burst = (uint64_t)frames[1] << 32 | frames[0];
@@ -580,7 +580,7 @@ EXPORT void tegula_xsk_prefetch(const uint32_t *words, const uint32_t *at, uint3
 		__builtin_prefetch(words + at[i]);
 }
 
-/* Now, by the clock of `stamp`, in units of 256 ns modulo 2^32. */
+/* The current time by the clock of `stamp`, in units of 256 ns modulo 2^32. */
 EXPORT int32_t tegula_xsk_ticks(void)
 {
 	uint32_t now[2];
@@ -590,9 +590,9 @@ EXPORT int32_t tegula_xsk_ticks(void)
 }
 
 /*
- * Makes the kernel send what it has not taken off the ring, as long as each call makes progress. Many kernels
- * (seen with 6.1) move the consumer only when they have sent all that they know of, so a ring counts as stuck
- * only after as many calls as that takes.
+ * Makes the kernel send the frames on the ring, as long as each call makes progress. Many kernels
+ * (seen with 6.1) move the consumer only after they have sent all known frames, so a ring counts as
+ * stuck only after as many calls as that takes.
  */
 static void wake_sender(struct socket *s)
 {
@@ -611,7 +611,7 @@ static void wake_sender(struct socket *s)
 	}
 }
 
-/* Puts up to `count` frames, by offset, on the fill ring. Returns how many it took. */
+/* Puts up to `count` frames, by offset, on the fill ring. Returns how many fit. */
 EXPORT int tegula_xsk_fill(int slot, const uint32_t *frames, uint32_t count)
 {
 	struct xsk_ring_prod *fill = &sockets[slot].fill;
@@ -623,14 +623,14 @@ EXPORT int tegula_xsk_fill(int slot, const uint32_t *frames, uint32_t count)
 	for (uint32_t i = 0; i < count; i++)
 		*xsk_ring_prod__fill_addr(fill, at + i) = frames[i];
 	xsk_ring_prod__submit(fill, count);
-	if (xsk_ring_prod__needs_wakeup(fill)) /* the driver had run out, and waits */
+	if (xsk_ring_prod__needs_wakeup(fill)) /* the driver has no frames left, and waits */
 		recvfrom(sockets[slot].fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
 	return (int)count;
 }
 
 /*
- * Puts up to `count` pairs (offset, length) on the transmit ring, and makes the kernel send what is on
- * it. Returns how many it took.
+ * Puts up to `count` pairs (offset, length) on the transmit ring, and makes the kernel send its
+ * frames. Returns how many pairs fit.
  */
 EXPORT int tegula_xsk_transmit(int slot, const uint32_t *pairs, uint32_t count)
 {
@@ -647,8 +647,8 @@ EXPORT int tegula_xsk_transmit(int slot, const uint32_t *pairs, uint32_t count)
 }
 
 /*
- * Takes up to `most` frames that were sent, by the offset they were sent from, and puts the first
- * `again` of them on the fill ring. Returns how many there were | how many that took << 16.
+ * Takes up to `most` sent frames from the completion ring, by their offsets, and puts the first
+ * `again` of them on the fill ring. Returns how many there were | how many the fill ring took << 16.
  */
 EXPORT int tegula_xsk_complete(int slot, uint32_t *frames, uint32_t most, uint32_t again)
 {
@@ -662,8 +662,8 @@ EXPORT int tegula_xsk_complete(int slot, uint32_t *frames, uint32_t most, uint32
 }
 
 /*
- * Stores the six totals of XDP_STATISTICS, of which kernels before 5.9 leave the last three as they
- * are, and then how many frames the kernel put on the receive ring (modulo 2^32). Returns 0, or -errno.
+ * Stores the six totals of XDP_STATISTICS, and the number of frames that the kernel put on the receive
+ * ring (modulo 2^32). Kernels before 5.9 leave the last three totals unchanged. Returns 0, or -errno.
  */
 EXPORT int tegula_xsk_statistics(int slot, uint64_t out[XSK_STATISTICS])
 {
@@ -673,20 +673,20 @@ EXPORT int tegula_xsk_statistics(int slot, uint64_t out[XSK_STATISTICS])
 	return kernel_statistics(s->fd, out);
 }
 
-/* poll(2), without the BigInt that its count would take. Returns how many are ready; -1 on a signal or an error. */
+/* poll(2) without a BigInt for the count. Returns how many are ready; -1 on a signal or an error. */
 EXPORT int tegula_xsk_wait(struct pollfd *set, int count, int timeout_ms)
 {
 	return poll(set, (nfds_t)count, timeout_ms);
 }
 
 /*
- * What the static libelf and libbpf need to go into a shared object. Debian compiles the archives for
- * executables (PIE): a thread-local variable of libelf and a reference to libc's `stderr` in libbpf
- * cannot be linked here, and libelf.a leaves out the search tree that its own code names. Definitions
- * of the same names take their place; the linker then leaves the archive's out (stderr by --wrap).
+ * Definitions for linking the static libelf and libbpf into a shared object. Debian compiles the
+ * archives for executables (PIE): a thread-local variable of libelf and libbpf's reference to
+ * libc's `stderr` cannot be linked here, and libelf.a lacks the search tree that its code names.
+ * Definitions of the same names replace those of the archives (stderr by --wrap).
  *
- * None of it is ever needed: the ELF files read are those that we carry, nothing is printed, and the
- * tree belongs to elf_getdata_rawchunk, which libbpf does not call (it would not link).
+ * They are never used: only our own ELF files are read, nothing is printed, and the tree belongs to
+ * elf_getdata_rawchunk, which libbpf does not call (it would not link).
  */
 FILE *__wrap_stderr;
 

@@ -1,59 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * AF_XDP: the XDP program and its maps, UMEMs, sockets and rings. Two bindings on one library: the master
- * loads, attaches, makes sockets and binds them (`XskSetup`); a net tile maps the rings of a socket and
- * moves descriptors (`Xsk`), and cannot name the rest. The master knows programs, maps, links and sockets
- * by descriptor, which it can hand to another process. A net tile knows a socket by its slot in a table
- * of the library.
+ * AF_XDP: the XDP program and its maps, UMEMs, sockets and rings. Two bindings of one library: the
+ * master loads and attaches the program, and creates and binds sockets (`XskSetup`); a net tile
+ * only maps the rings of a socket and moves descriptors (`Xsk`). The master identifies programs,
+ * maps, links and sockets by descriptor, which it can pass to another process. A net tile
+ * identifies a socket by its slot in the library's table.
  *
  *     const fd = setup.prepare(umem, { frameBytes, headroom, ring });
  *     const slot = xsk.adopt(fd, umem, ring); // here or, with the descriptor, in another process
  *     setup.bind(fd, { ifindex, queue, mode });
  *     setup.register(program, queue, fd);
  *
- * Since Linux 6.4 a socket can be adopted at any time, by one process after the other; before, until it is
- * bound (EBUSY). A successor adopts, waits for the end of its predecessor, and resumes.
+ * Since Linux 6.4 a socket can be adopted at any time, by one process after the other; before 6.4, only
+ * until it is bound (EBUSY). A successor adopts, waits for the end of its predecessor, and resumes.
  */
 
 import { checked, EBUSY, EEXIST, ENOBUFS, int, libraryPath, nothing, textOf } from "./library.ts";
 import { u8, type View } from "./region.ts";
 import { SETSOCKOPT, sizeBuffers } from "./sockets.ts";
 
-/** A loaded XDP program with maps of its own; all are descriptors. */
+/** The descriptors of a loaded XDP program and its maps. */
 export interface XdpProgram {
   readonly program: number;
-  /** Which frames are ours; to be mapped, and written by `Filter`. */
+  /** The filter map, which describes our frames; mapped and written by `Filter`. */
   readonly filter: number;
   readonly sockets: number;
-  /** 64 bits per queue: frames handed to its socket. To be mapped. */
+  /** The map of frames redirected to each queue's socket, 64 bits per queue. */
   readonly redirected: number;
 }
 
-/** How memory is cut into frames, and how long rings are. */
+/** Sizes of frames and rings. */
 interface SocketOptions {
   /** Bytes of a frame: 2048 or 4096. */
   readonly frameBytes: number;
-  /** Bytes that the kernel leaves free before each received frame, besides its own 256. */
+  /** Bytes that the kernel leaves free before each received frame, in addition to its own 256. */
   readonly headroom: number;
   /** Entries of each of the four rings, a power of two. */
   readonly ring: number;
 }
 
-/** Which queue a socket is bound to, and how. */
+/** The queue that a socket is bound to, and the mode. */
 interface BindOptions {
   readonly ifindex: number;
   readonly queue: number;
   readonly mode: "zero-copy" | "copy";
 }
 
-/** The master's side. Where nothing else is said a function returns 0 or a descriptor, or -errno. */
+/** The master's side. Unless noted, functions return 0 or a descriptor, or -errno. */
 export type XskSetup = ReturnType<typeof openXskSetup>;
 
 /** The net tile's side. Offsets are bytes from the start of the UMEM. */
 export interface Xsk {
   /**
-   * Maps the rings, of `ring` entries, of a socket that was prepared on `memory`; the descriptor has to stay
-   * open. Returns the slot, or -errno: EBUSY when it is bound and Linux older than 6.4. One thread uses a slot.
+   * Maps the rings, of `ring` entries, of a socket that was prepared on `memory`; the descriptor must stay
+   * open. Returns the slot, for one thread, or -errno: EBUSY if it is bound and Linux is older than 6.4.
    */
   adopt(fd: number, memory: View, ring: number): number;
   /** Continues at the rings' cursors. Their previous user must have ended. */
@@ -61,79 +61,78 @@ export interface Xsk {
   /** Writes `XSK_CURSORS` words. */
   cursors(slot: number, out: Uint32Array): void;
   /**
-   * Writes the offsets of all frames in the rings for fill, receive, transmit and completion, after
-   * `VISIBLE_HEADER_WORDS` with how many there are in each. What else a predecessor had given to the
-   * kernel is in flight: fill producer - rx consumer, and tx producer - completion consumer, count it
-   * all. `out` takes those and four full rings. How many offsets; -EINVAL: a ring's cursors are nonsense.
+   * Writes `VISIBLE_HEADER_WORDS` with the number of frames in the fill, receive, transmit and
+   * completion rings, and then their offsets. `out` has room for four full rings. The kernel holds
+   * further frames of a predecessor: fill producer - rx consumer, and tx producer - completion consumer,
+   * count them all. Returns the number of offsets; -EINVAL if a ring's cursors are impossible.
    */
   visible(slot: number, out: Uint32Array): number;
   /** The socket's descriptor, for `wait` and `confine`; -1 for a memory slot. */
   fd(slot: number): number;
   /**
-   * Takes up to `most` received frames: `descriptors` gets the time (CLOCK_REALTIME ns, low, high)
-   * when there were any, then (offset, length) of each. Returns how many.
+   * Takes up to `most` received frames. If there are any, `descriptors` gets the time
+   * (CLOCK_REALTIME ns, low, high), then (offset, length) of each. Returns how many.
    */
   receive(slot: number, descriptors: Uint32Array, most: number): number;
   /**
-   * Writes the time of each of the `count` frames that `descriptors` got last, low and high as there: when the XDP
-   * program saw it, if the filter asks for times and the driver gives room for them; else that of the burst.
+   * Writes the time of each of the `count` frames that `descriptors` got last, low and high: when the XDP
+   * program saw it, if the filter enables times and the driver leaves room for them; else the burst's time.
    */
   times(slot: number, descriptors: Uint32Array, count: number, out: Uint32Array): void;
   /** Prefetches the cache lines of `words` at the first `count` indices of `at`. */
   prefetch(words: Int32Array, at: Uint32Array, count: number): void;
-  /** Now, by the clock of `receive`, in units of 256 ns: a signed word. */
+  /** The current time by the clock of `receive`, in units of 256 ns: a signed word. */
   ticks(): number;
-  /** Puts frames on the fill ring, and wakes the driver when it asks. Returns how many it took. */
+  /** Puts frames on the fill ring, and wakes the driver if needed. Returns how many fit. */
   fill(slot: number, frames: Uint32Array, count: number): number;
   /**
-   * Puts (offset, length) pairs on the transmit ring, and makes the kernel continue with the ring where
-   * it must be told, also when `count` is 0. Returns how many it took.
+   * Puts (offset, length) pairs on the transmit ring, and wakes the kernel if needed, also if
+   * `count` is 0. Returns how many fit.
    */
   transmit(slot: number, descriptors: Uint32Array, count: number): number;
   /**
-   * Takes up to `most` frames off the completion ring: their offsets as they were transmitted. Puts
-   * the first `again` of them onto the fill ring, as `fill` does; any offset in a frame will do for
-   * that. Returns how many there were | how many the fill ring took << 16.
+   * Takes up to `most` frames from the completion ring, by their transmitted offsets. Puts the
+   * first `again` of them on the fill ring, as `fill` does, which accepts any offset in a frame.
+   * Returns how many there were | how many the fill ring took << 16.
    */
   complete(slot: number, frames: Uint32Array, most: number, again: number): number;
   /** Writes `XSK_STATISTICS` totals; what an older kernel does not count stays as it is. Returns 0, or -errno. */
   statistics(slot: number, out: BigUint64Array): number;
   /**
-   * poll(2) over `count` entries of `pollSet`, each two words: descriptor, events | revents << 16.
-   * Returns how many have revents, 0 on time-out, -1 on a signal or an error.
+   * Calls poll(2) on `count` entries of `pollSet`, each two words: descriptor, events | revents <<
+   * 16. Returns how many have revents, 0 on timeout, -1 on a signal or an error.
    */
   wait(pollSet: Int32Array, count: number, timeoutMs: number): number;
 
   release(slot: number): void;
   /**
-   * A slot with rings in plain memory, for the same calls without a socket: `inject` does the kernel's
-   * part. Returns the slot, or -errno.
+   * Makes a slot with rings in plain memory, for the same calls without a socket; `inject`
+   * simulates the kernel. Returns the slot, or -errno.
    */
   memorySlot(memory: View, options: Pick<SocketOptions, "frameBytes" | "ring">): number;
   /**
    * For a memory slot: moves all sent frames to the completion ring, and up to `count` frames from the
-   * fill ring to the receive ring, by pairs (offset in the frame, length). Puts the offset in the UMEM in
-   * the place of each pair's first word, where the caller then writes the bytes. Returns how many it moved.
+   * fill ring to the receive ring, by pairs (offset in the frame, length). Replaces the first word of
+   * each pair by the UMEM offset, where the caller then writes the bytes. Returns how many it moved.
    */
   inject(slot: number, pairs: Uint32Array, count: number): number;
 }
 
 const NAME_BYTES = 16;
 
-/** In copy mode a frame on its way out counts against the send buffer with at most this much. */
+/** The most that a frame being sent in copy mode takes from the send buffer. */
 const SENT_FRAME_BYTES = 4096;
 
 /** libxdp's xdp_attach_mode. */
 const ATTACH_MODES = { native: 1, generic: 2 } as const;
 
-/** How long one busy poll may last and how many frames it may bring, as the kernel's examples have it. */
+/** The longest busy poll, and the most frames that it receives, as in the kernel's examples. */
 const BUSY_POLL_MICROS = 20;
 const BUSY_POLL_FRAMES = 64;
 
 /**
- * What was given up a moment ago, the link of a process that was killed, or the queue and the locked
- * memory of a closed socket, is released by the kernel a little later. So "in use" has to last before it
- * is believed.
+ * The kernel releases some resources with a delay: the link of a killed process, or the queue and
+ * locked memory of a closed socket. So errors for "in use" are retried for a while.
  */
 const PAUSE_MILLIS = 10;
 const ATTACH_TRIES = 30;
@@ -150,10 +149,10 @@ function insist(tries: number, attempt: () => number): number {
 }
 
 interface PreparedSocket {
-  /** The memory that it has made a UMEM; null: it shares that of the socket `first`. */
+  /** The memory that it registered as a UMEM; null: it shares the UMEM of the socket `first`. */
   readonly umem: View | null;
   readonly first: number;
-  /** Where the native side has mapped its receive ring. */
+  /** The address at which the native side mapped its receive ring. */
   readonly mapped: BigUint64Array<ArrayBuffer>;
 }
 
@@ -179,7 +178,7 @@ export function openXskSetup(path = libraryPath()) {
   });
   const sockets = new Map<number, PreparedSocket>();
 
-  /** The socket that has made `memory` a UMEM, or -1. */
+  /** The socket that registered `memory` as a UMEM, or -1. */
   function firstOn(memory: View): number {
     const found = [...sockets].find(([, { umem }]) =>
       umem?.buffer === memory.buffer && umem.byteOffset === memory.byteOffset
@@ -195,29 +194,28 @@ export function openXskSetup(path = libraryPath()) {
       const [program, filter, sockets, redirected] = fds;
       return { program, filter, sockets, redirected };
     },
-    /** Releases program and maps; where it is attached it stays until it is detached. */
+    /** Releases program and maps; an attached program stays until it is detached. */
     unload(program: XdpProgram): void {
       for (const fd of Object.values(program)) symbols.close(fd);
     },
     /**
-     * Attaches by a bpf_link, which goes when this process does, and returns it. -EBUSY: another
-     * program is there, for longer than the link of a predecessor that was killed takes to go.
+     * Attaches by a bpf_link, which ends with this process, and returns it. Retries while the link
+     * of a killed predecessor disappears; -EBUSY: another program stays attached.
      */
     attach: ({ program }: XdpProgram, ifindex: number, mode: "native" | "generic"): number =>
       insist(ATTACH_TRIES, () => {
         const link = symbols.tegula_xsk_attach(program, ifindex, mode === "native" ? 1 : 0);
         return link === -EEXIST ? -EBUSY : link;
       }),
-    /** Takes the program off the interface that `link` has it on; it stays loaded. */
+    /** Detaches the program of `link` from its interface; it stays loaded. */
     detach(link: number): void {
       symbols.close(link);
     },
     /**
-     * Attaches as one of the programs that libxdp's dispatcher runs on `ifindex`, after the others,
-     * and in place of any of ours that a killed Tegula left. It stays until `leave`, whatever becomes
-     * of this process. So open sockets on the queues are needed first: they prove that no other Tegula
-     * that lives has the queues. 0, or -errno; -EEXIST: the dispatcher there is attached in the other
-     * mode.
+     * Attaches as one of the programs that libxdp's dispatcher runs on `ifindex`, after the others.
+     * Replaces programs of ours that a killed Tegula left. The program stays until `leave`, also
+     * after this process ends. The sockets must be bound first, to prove that no running Tegula has
+     * the queues. Returns 0, or -errno; -EEXIST: the dispatcher is attached in the other mode.
      */
     join(
       { program, filter, sockets, redirected }: XdpProgram,
@@ -231,9 +229,9 @@ export function openXskSetup(path = libraryPath()) {
       const fds = Int32Array.of(program, filter, sockets, redirected);
       return symbols.tegula_xsk_join(fds, ifindex, wanted);
     },
-    /** Takes ours out of the dispatcher of `ifindex`; what else it runs stays. */
+    /** Removes our programs from the dispatcher of `ifindex`; others stay. */
     leave: symbols.tegula_xsk_leave,
-    /** The XDP program attached to `ifindex`, also another one; its name is "" if it may not be read. */
+    /** The XDP program attached to `ifindex`, ours or another; its name is "" if it is not readable. */
     attached(ifindex: number): { readonly id: number; readonly name: string } | null {
       const name = new Uint8Array(NAME_BYTES);
       const id = symbols.tegula_xsk_attached(ifindex, name);
@@ -241,10 +239,10 @@ export function openXskSetup(path = libraryPath()) {
       return { id, name: textOf(name) };
     },
     /**
-     * Makes a socket with four rings of its own and `memory` (page-aligned, as the inside of a region is) as
-     * its UMEM. Further sockets on the same memory share that of the first, which has to be bound before them, and is
-     * bound in the same mode. It receives nothing until it is bound. ENOBUFS: that much memory may not be locked;
-     * EAFNOSUPPORT: the kernel has no AF_XDP.
+     * Creates a socket with four rings and `memory` (page-aligned, as in a region) as its UMEM.
+     * Further sockets on the same memory share the first one's UMEM and mode; the first must be
+     * bound before them. A socket receives nothing until it is bound. ENOBUFS: the limit on locked
+     * memory is too low; EAFNOSUPPORT: the kernel has no AF_XDP.
      */
     prepare(memory: View, { frameBytes, headroom, ring }: SocketOptions): number {
       const mapped = new BigUint64Array(1);
@@ -264,8 +262,8 @@ export function openXskSetup(path = libraryPath()) {
       return fd;
     },
     /**
-     * Continues with a bound socket that this process made before it executed another program. Before Linux
-     * 6.4 there are no statistics of it (-EBUSY).
+     * Continues with a bound socket that this process created before it executed another program.
+     * Before Linux 6.4 it has no statistics (-EBUSY).
      */
     inherit(fd: number): void {
       const mapped = new BigUint64Array(1);
@@ -273,10 +271,10 @@ export function openXskSetup(path = libraryPath()) {
       sockets.set(fd, { umem: null, first: -1, mapped });
     },
     /**
-     * Binds a prepared socket to a queue. Waits up to a second while the queue's former socket is being
-     * released. EBUSY: a socket is there; EOPNOTSUPP or EINVAL: the driver or the queue cannot; ENODEV: the
-     * interface is gone. After an error the socket is as it was, with its mappings, and can be bound in
-     * another way. A bound socket stays bound to its queue.
+     * Binds a prepared socket to a queue. Waits up to a second while the queue's former socket is
+     * being released. EBUSY: the queue has a socket; EOPNOTSUPP or EINVAL: the driver or the queue
+     * does not support it; ENODEV: the interface is gone. After an error the socket and its mappings
+     * are unchanged, and it can be bound in another way. A bound socket stays bound to its queue.
      */
     bind(fd: number, { ifindex, queue, mode }: BindOptions): number {
       const { first } = sockets.get(fd)!;
@@ -286,13 +284,13 @@ export function openXskSetup(path = libraryPath()) {
         () => symbols.tegula_xsk_bind(fd, ifindex, queue, zeroCopy, first),
       );
     },
-    /** Puts a bound socket into the program's map: from now on frames of its queue come to it. */
+    /** Puts a bound socket into the program's map, so that it receives the frames of its queue. */
     register: ({ sockets }: XdpProgram, queue: number, fd: number): number =>
       symbols.tegula_xsk_register(sockets, queue, fd),
     /**
-     * Lets the net tile's own calls drive the driver, in place of interrupts (SO_PREFER_BUSY_POLL and
-     * what belongs to it). A tile that has adopted the socket knows when it resumes. -ENOPROTOOPT: the
-     * kernel is older than 5.11.
+     * Lets system calls of the net tile drive the driver, instead of interrupts
+     * (SO_PREFER_BUSY_POLL and related options). A tile that has adopted the socket notices when it
+     * resumes. -ENOPROTOOPT: the kernel is older than 5.11.
      */
     pollBusily: (fd: number): number =>
       symbols.tegula_xsk_poll_busily(fd, BUSY_POLL_MICROS, BUSY_POLL_FRAMES),
@@ -300,8 +298,8 @@ export function openXskSetup(path = libraryPath()) {
     statistics: (fd: number, out: BigUint64Array): number =>
       symbols.tegula_xsk_statistics_of(fd, sockets.get(fd)!.mapped, out),
     /**
-     * Closes a socket. Its queue is free when no process has its descriptor or its rings any more: those
-     * that adopted it have to end or release it.
+     * Closes a socket. Its queue is free when all processes have closed its descriptor and unmapped
+     * its rings: those that adopted it must end or release it.
      */
     close(fd: number): void {
       symbols.tegula_xsk_close(fd, sockets.get(fd)!.mapped);

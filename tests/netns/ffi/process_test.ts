@@ -115,7 +115,7 @@ const NAMESPACES = [
   "it is in the host's IPC, UTS and cgroup namespaces",
 ];
 const USER = "it has the user of the process that started it";
-const OBSERVER = "nobody counts what it is refused";
+const OBSERVER = "its refused system calls are not counted";
 const THREADS = "its threads are not limited";
 const MISSING: { readonly [starter: string]: readonly string[] } = {
   root: [],

@@ -90,7 +90,7 @@ Deno.test("listenUnix() replaces a socket that nobody serves, and nothing else",
   equal(await connects(path, second), true);
   libc.close(second);
   Deno.writeTextFileSync(`${folder}/file`, "kept");
-  throws(() => host.listenUnix(`${folder}/file`, 0o660), /ENOTSOCK, what is there is no socket/);
+  throws(() => host.listenUnix(`${folder}/file`, 0o660), /ENOTSOCK, not a socket/);
   equal(Deno.readTextFileSync(`${folder}/file`), "kept");
   throws(() => host.listenUnix(`${folder}/${"x".repeat(200)}`, 0o660), /ENAMETOOLONG/);
   throws(() => host.listenUnix(`${folder}/none/control`, 0o660), /ENOENT/);
