@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The audit compares the mirror with a second copy of the kernel's state, which is read for that
- * purpose. The copy gets the same events as the mirror from its first dump on, so when neither is stale
- * they should be equal. A difference counts when two comparisons show it, because the copy may have read
- * something whose event is still to come. Then it is logged and counted, and the mirror reads everything
- * again.
+ * The audit compares the mirror with a second copy of the kernel's state, made for this purpose. The
+ * copy gets the same events as the mirror from its first dump on, so when neither is stale they should
+ * be equal. A difference counts only if two comparisons show it, because the copy may contain a change
+ * whose event has not arrived yet. Then it is logged and counted, and the mirror rereads everything.
  *
- * The copy takes as much memory as the mirror does, until the audit ends.
+ * The copy takes as much memory as the mirror until the audit ends.
  */
 
 import { heapView } from "../../ffi/region.ts";
@@ -18,19 +17,19 @@ import { formatAddress, formatPrefix, RT_TABLE_LOCAL } from "../../netbase/route
 import { NETLINK } from "../runtime/counters.ts";
 import type { Mirror, Resync } from "./mirror.ts";
 
-/** From the end of one audit to the next periodic one. */
+/** Milliseconds from the end of an audit to the next periodic one. */
 const PERIOD_MILLIS = 300_000;
-/** Pause before an audit that was disturbed restarts. */
+/** Pause before a disturbed audit restarts. */
 const PAUSE_MILLIS = 20;
-/** Some events come late: a link's carrier is reported up to a second after it changed. */
+/** Some events are late: a link's carrier is reported up to a second after it changed. */
 const LATE_MILLIS = 1_500;
-/** Prefixes that are compared in one turn: a few milliseconds' work. */
+/** Prefixes compared in one turn: some milliseconds of work. */
 const PREFIXES_PER_TURN = 8_192;
-/** The most differences that are counted, and the most that the log names. */
+/** The most differences that are counted, and the most that are logged. */
 const MOST_DIFFERENCES = 65_536;
 const MOST_LOGGED = 8;
 
-/** The tables that are compared, as the report names them. */
+/** The tables that are compared, with their names in the report. */
 type AuditTable = "interfaces" | "routes" | "neighbors";
 
 export interface AuditReport {
@@ -40,20 +39,20 @@ export interface AuditReport {
   readonly millis: number;
 }
 
-/** What the audit uses of the mirror. */
+/** The part of the mirror that the audit uses. */
 export type AuditedMirror = Pick<
   Mirror,
   "writer" | "current" | "disruptions" | "copyInto" | "watchEvents" | "resync"
 >;
 
-/** An audit that is under way. */
+/** A running audit. */
 interface Running {
   readonly began: number;
   readonly disruptions: number;
-  /** The second copy, and what reads it. */
+  /** The second copy, and its resync. */
   readonly copy: NetbaseWriter;
   readonly resync: Resync;
-  /** Names of what differs in this comparison, and in the first one; null: this is the first. */
+  /** Names of the differences in this comparison, and in the first one; null: this is the first. */
   differing: Map<string, AuditTable>;
   first: ReadonlyMap<string, AuditTable> | null;
   /** Where the comparison of routes continues; null: it has not begun. */
@@ -121,9 +120,9 @@ export function makeAudit(
       counters[NETLINK.index[`audit_difference_${table}`]]++;
     }
     for (const name of names.slice(0, MOST_LOGGED)) {
-      log(`audit: ${name} was not as the kernel has it; reading everything anew`);
+      log(`audit: ${name} differed from the kernel; rereading everything`);
     }
-    if (names.length > MOST_LOGGED) log(`audit: nor were ${names.length - MOST_LOGGED} others`);
+    if (names.length > MOST_LOGGED) log(`audit: ${names.length - MOST_LOGGED} others differed`);
   }
 
   return {
@@ -138,7 +137,7 @@ export function makeAudit(
       if (running !== null && !mirror.current) return PAUSE_MILLIS;
       return Math.max(0, Math.ceil((running?.due ?? nextAt) - now));
     },
-    /** Continues with the audit; the mirror's turns carry on its dumps. Returns how much was done. */
+    /** Continues the audit; the mirror's turns continue its dumps. Returns how much was done. */
     turn(now: number): number {
       if (running === null) return now < nextAt ? 0 : begin(now);
       if (running.disruptions !== mirror.disruptions) {
@@ -195,13 +194,13 @@ function reportOf(
   };
 }
 
-/** Notes a difference by its name, unless the first comparison did not show it. */
+/** Records a difference by its name, unless the first comparison did not find it. */
 function differs({ first, differing }: Running, table: AuditTable, name: string): void {
   const counts = first?.has(name) ?? differing.size < MOST_DIFFERENCES;
   if (counts) differing.set(name, table);
 }
 
-/** Content of interfaces, and MACs that may be used, by name: no event reports a probe, or an entry's ageing. */
+/** Interfaces and usable MACs, by name, without probes and the ageing of entries, which no event reports. */
 function described({ interfaces, neighbors }: NetbaseWriter) {
   const found = new Map<string, { table: AuditTable; content: string }>();
   for (const entry of interfaces.all()) {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Interfaces, routes and neighbours as `ip -j` prints them: the same names of fields and of values, in
- * the same order, left out where `ip` leaves them out. The answers to the status tile's requests are
- * made here, too.
+ * Interfaces, routes and neighbours as `ip -j` prints them: with the same fields and values, in the
+ * same order, and with the same omissions. This file also answers the status tile's requests.
  */
 
 import type { View } from "../../ffi/region.ts";
@@ -34,7 +33,7 @@ export const SYNC_STATES: { readonly [state: number]: string } = {
 /** One object of `ip -j`'s arrays. */
 export type Entry = Record<string, unknown>;
 
-/** An object as a line of JSON, with the line's end. */
+/** An object as a line of JSON, with a newline. */
 export function jsonLine(entry: object): string {
   return `${JSON.stringify(entry)}\n`;
 }
@@ -65,14 +64,14 @@ const OPERSTATES = ["UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING"
 const SCOPES: { readonly [scope: number]: string } = {
   ...{ 0: "global", 200: "site", 253: "link", 254: "host", 255: "nowhere" },
 };
-/** RTN_* (iproute2's rtnl_rtntype_n2a), the first being for no route, and what Tegula has besides. */
+/** RTN_* (iproute2's rtnl_rtntype_n2a); the first is for no route. At the end Tegula's own types. */
 const TYPES: { readonly [type: number]: string } = {
   ...["none", "unicast", "local", "broadcast", "anycast", "multicast", "blackhole", "unreachable"],
   ...{ 8: "prohibit", 9: "throw" },
   [route.KIND_UNSUPPORTED]: "unsupported",
   [route.KIND_OVERFLOW]: "overflow",
 };
-/** Protocol of routes that an administrator added by hand, which `ip` does not name. */
+/** Protocol of routes that an administrator added by hand. `ip` omits it. */
 const RTPROT_BOOT = 3;
 /** RTPROT_* (/usr/share/iproute2/rt_protos). */
 const PROTOCOLS: { readonly [protocol: number]: string } = {
@@ -105,13 +104,13 @@ function typeName(type: number): string {
   return TYPES[type] ?? String(type);
 }
 
-/** As `ip -j address`, IPv4 only. */
+/** The same as `ip -j address`, IPv4 only. */
 export function interfaceEntries({ interfaces }: NetbaseReader): Entry[] {
   const nameOf = interfaceNames(interfaces);
   return interfaces.all().map((each) => interfaceEntry(each, { nameOf, interfaces }));
 }
 
-/** One entry. `interfaces` is to contain the interface below it, or its peer. */
+/** One entry. `interfaces` must contain the interface below it, or its peer. */
 export function interfaceEntry(
   each: InterfaceEntry,
   { nameOf, interfaces }: { nameOf: (ifindex: number) => string; interfaces: InterfaceReader },
@@ -160,7 +159,7 @@ function addressEntry(each: InterfaceAddress): Entry {
   };
 }
 
-/** A route as `ip -j route show table all` has it. Not by spreading: a full table is a million of them. */
+/** A route as in `ip -j route show table all`. Without spreading, as a full table has a million routes. */
 export function routeEntry(each: Route, nameOf: (ifindex: number) => string): Entry {
   const { type, hops, protocol } = each;
   const entry: Entry = {};
@@ -189,7 +188,7 @@ export function routeEntry(each: Route, nameOf: (ifindex: number) => string): En
   return entry;
 }
 
-/** What netbase decides, named as by `ip -j route get`. Addresses in host order; `source` 0: none is given. */
+/** The decision of netbase, in the form of `ip -j route get`. Addresses in host order; `source` 0: none. */
 export function decisionEntry(reader: NetbaseReader, destination: number, source: number): Entry {
   const { nextHops } = reader;
   const nameOf = interfaceNames(reader.interfaces);
@@ -219,7 +218,7 @@ export function decisionEntry(reader: NetbaseReader, destination: number, source
   };
 }
 
-/** As `ip -j neighbour`. */
+/** The same as `ip -j neighbour`. */
 export function neighborEntries({ interfaces, neighbors }: NetbaseReader): Entry[] {
   const nameOf = interfaceNames(interfaces);
   const all: NeighborEntry[] = [];
@@ -266,23 +265,23 @@ function formatMac({ macHead, macTail }: { macHead: number; macTail: number }): 
 }
 
 /*
- * Answers requests of the status tile for what only this tile's heap has: all routes, an audit.
- * Requests come through the control region, one at a time. Answers go to the snapshot region: a line
- * of JSON about the answer, then its lines. Routes are answered by the page, so that no event waits.
+ * Answers the status tile's requests for data that is only in this tile's heap: all routes, an audit.
+ * Requests come through the control region, one at a time. Answers go to the snapshot region: a line of
+ * JSON about the answer, then its lines. Routes are sent in pages, so that events need not wait.
  */
 
-/** Lines of one page: a few milliseconds' work. */
+/** Lines of one page: some milliseconds of work. */
 const PAGE_LINES = 2048;
 /** Characters of a page, up to three bytes each, with room for the head. */
 const PAGE_CHARACTERS = Math.floor(MOST_ANSWER_BYTES / 3) - 128;
 
-/** The head of a page of routes; `next` are the arguments of the request for the next page. */
+/** The head of a page of routes; `next` has the arguments of the request for the next page. */
 export interface RoutesPage {
   readonly next: readonly number[] | null;
   readonly count: number;
 }
 
-/** Answers requests that come from now on. `control` is read-only. */
+/** Answers requests from now on. `control` is read-only. */
 export function answerer({ control, snapshot, rib, reader, audit }: {
   readonly control: View;
   readonly snapshot: View;
@@ -311,7 +310,7 @@ export function answerer({ control, snapshot, rib, reader, audit }: {
   };
 }
 
-/** Routes from a prefix on, without the first `skipped` of it. */
+/** Routes from a prefix on, without the first `skipped` of that prefix. */
 function routesPage(
   rib: Rib,
   nameOf: (ifindex: number) => string,

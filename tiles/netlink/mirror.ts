@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * The mirror keeps a netbase equal to the kernel's network state. It joins the kernel's multicast
- * groups, then reads all tables, then follows events; a table that may be stale is read again.
+ * groups, then reads all tables, then follows events. A table that may be stale is read again.
  *
- * The way of an event: `Mirror.turn` receives datagrams, `Mirror.message` gets each message,
+ * The path of an event: `Mirror.turn` receives datagrams, `Mirror.message` gets each message,
  * `Resync.event` finds its table, and the table (`tables.ts`) decodes it and applies it to netbase's
  * writer. `Mirror.turn` then commits, and net tiles read the new cells.
  *
@@ -30,11 +30,11 @@ import {
   TableBit,
 } from "./tables.ts";
 
-/** Receive buffer of the monitor socket, used only when needed: some 150,000 events of 830 bytes, as it is doubled. */
+/** Receive buffer of the monitor socket, used on demand: 150,000 events of 830 bytes, as the kernel doubles it. */
 const RECEIVE_BUFFER = 64 << 20;
 const BURST = 64;
 const PATIENCE_MILLIS = 60_000;
-/** Bursts after which changes are committed though more events are queued. */
+/** Bursts after which changes are committed although more events are queued. */
 const MOST_BURSTS_UNSHOWN = 32;
 const GROUPS = [
   nl.RTNLGRP_LINK,
@@ -51,7 +51,7 @@ export interface MirrorOptions {
   /** Interfaces whose neighbours are stored, all by default; see `followNeighborsOf`. */
   readonly neighborsOf?: ReadonlySet<number>;
   readonly neighborChanged?: NeighborListener;
-  /** Bytes of receive buffer to ask for, instead of the default. */
+  /** Bytes of receive buffer to request instead of the default. */
   readonly receiveBuffer?: number;
   log?(line: string): void;
 }
@@ -62,28 +62,28 @@ export class Mirror implements MessageHandler {
   readonly rules: RulesTable;
   readonly dumper: Dumper;
   readonly notices: Notices;
-  /** Events applied, messages refused by the codec, and overruns of the receive buffer. */
+  /** Events applied, messages that the codec rejected, and overruns of the receive buffer. */
   events = 0;
   malformedMessages = 0;
   overruns = 0;
-  /** How often events were lost or unreadable, or other neighbours were followed: an audit restarts. */
+  /** How often events were lost or unreadable, or the followed interfaces changed: an audit restarts. */
   disruptions = 0;
   readonly #library: NetlinkLibrary;
   readonly #monitor: NetlinkSocket;
   readonly #resync: Resync;
   readonly #neighbors: NeighborsTable;
-  /** Events or a dump have changed something that is not committed yet. */
+  /** Events or a dump have made changes that are not committed yet. */
   #unshown = false;
   #burstsUnshown = 0;
-  /** The last burst was a full one. */
+  /** The last burst was full. */
   #moreWaits = false;
-  /** Events were lost, and not all that were queued before them are received yet. */
+  /** Events were lost, and some that were queued before them are not received yet. */
   #draining = false;
   #now = 0;
   #state = -1;
   #watcher: ((message: nl.MessageCursor, now: number) => void) | null = null;
 
-  /** Opens the sockets; reads nothing yet. Throws SystemError. */
+  /** Opens the sockets, but reads nothing yet. Throws SystemError. */
   constructor(options: MirrorOptions) {
     const { library, writer } = options;
     const log = (line: string) => options.log?.(line);
@@ -140,7 +140,7 @@ export class Mirror implements MessageHandler {
     this.#resync.markStale(TableBit.neighbors, now);
   }
 
-  /** Makes a second copy of the kernel's state, by the same dumper. Its events come by `watchEvents`. */
+  /** Makes a second copy of the kernel's state, by the same dumper. `watchEvents` provides its events. */
   copyInto(writer: NetbaseWriter): Resync {
     const tables = makeTables(writer, {
       notices: new Notices(() => {}),
@@ -149,23 +149,23 @@ export class Mirror implements MessageHandler {
     return new Resync(this.dumper, { tables: Object.values(tables), log() {} });
   }
 
-  /** Calls `watcher` with each event that was applied; null: nobody. */
+  /** Calls `watcher` with each event that was applied; null: none. */
   watchEvents(watcher: ((message: nl.MessageCursor, now: number) => void) | null): void {
     this.#watcher = watcher;
   }
 
-  /** Reads tables (bits of `TableBit`) again, all by default. */
+  /** Rereads tables (bits of `TableBit`), all by default. */
   resync(tables = ALL_TABLES, now = performance.now()): void {
     this.#resync.markStale(tables, now);
   }
 
-  /** Receives one burst of events and one of a dump; commits what changed. Returns how much was done. */
+  /** Receives a burst of events and one of a dump, and commits the changes. Returns how much was done. */
   turn(now = performance.now()): number {
     this.#now = now;
     const events = this.#readEvents();
     let read = this.dumper.turn(now);
-    // After an overrun the kernel drops events until its queue is empty. Queued events are older
-    // than a dump that begins now, and those dropped meanwhile would be missing.
+    // After an overrun the kernel drops events until its queue is empty. Queued events are older than a
+    // dump that begins now, and a dump now would miss those dropped meanwhile.
     if (!this.#draining) read += this.#resync.turn(now) + this.rules.turn();
     if (read > 0) this.#unshown = true;
     this.#show();
@@ -223,16 +223,16 @@ export class Mirror implements MessageHandler {
     this.#watcher?.(message, this.#now);
   }
 
-  /** An event could not be read: everything may be stale. */
+  /** An event could not be read, so everything may be stale. */
   malformed(reason: string): void {
     this.malformedMessages++;
     this.disruptions++;
-    this.notices.once(`an event could not be read: ${reason}`);
+    this.notices.once(`malformed netlink event: ${reason}`);
     this.resync(ALL_TABLES, this.#now);
   }
 
   #show(): void {
-    // While more events are queued, netbase would show a state that the kernel has left already.
+    // While more events are queued, netbase would show a state that the kernel has already left.
     const wait = this.#moreWaits && ++this.#burstsUnshown < MOST_BURSTS_UNSHOWN;
     if (this.#unshown && !wait) {
       this.writer.commit();
@@ -259,7 +259,7 @@ function openMonitor(library: NetlinkLibrary, receiveBuffer: number): NetlinkSoc
   try {
     return new NetlinkSocket(library, { ...options, groups: [...GROUPS, nl.RTNLGRP_NEXTHOP] });
   } catch (error) {
-    // Before Linux 5.3 there are no next-hop objects, and no such group.
+    // Kernels before Linux 5.3 have neither next-hop objects nor this group.
     if (!(error instanceof SystemError) || error.errno !== EINVAL) throw error;
     return new NetlinkSocket(library, { ...options, groups: GROUPS });
   }
@@ -279,23 +279,23 @@ function makeTables(
   return { interfaces, nextHops, routes, neighbors };
 }
 
-/** How long a stale table waits for others that may become stale with it. */
+/** How long a stale table waits for others that may become stale as well. */
 const COALESCE_MILLIS = 1;
-/** Rest after a read, as a multiple of its duration, and at most. */
+/** Pause after a read, as a multiple of its duration, and its maximum. */
 const REST = 4;
 const MOST_REST_MILLIS = 10_000;
-/** Back-off after a failed attempt: doubled from the first to the most, ± a quarter. */
+/** Back-off after a failed attempt: doubled from the first to the maximum, ± a quarter. */
 const FIRST_RETRY_MILLIS = 10;
 const MOST_RETRY_MILLIS = 1_000;
-/** Attempts that fail in a row before the log says so. */
+/** Consecutive failures before one is logged. */
 const ATTEMPTS_TO_LOG = 8;
 
-/** When a table is to be read. */
+/** When a table will be read. */
 interface Schedule {
   readonly table: Table;
   /** Monotonic milliseconds before which a stale table is not read. */
   due: number;
-  /** End of the rest after its last read. */
+  /** End of the pause after its last read. */
   restUntil: number;
   failed: number;
 }
@@ -303,12 +303,11 @@ interface Schedule {
 /**
  * Applies events to tables, and rereads tables that may be stale, by mark and sweep.
  *
- * A dump and the events beside it have no common order. So events for a table that is being dumped
- * are recorded and replayed after the dump; then they are at least as new as the dump. They are also
- * applied at once, so that nothing waits, but for ordered tables, whose order that would mix up. A
- * dump that the kernel reports as inconsistent (NLM_F_DUMP_INTR) is discarded and retried later. A
- * table rests after a read in proportion to its duration, so that reading takes a fifth of the time
- * at most.
+ * A dump and concurrent events have no common order. So events for a table that is being dumped are
+ * recorded and replayed after the dump; then they are at least as new as the dump. They are also
+ * applied at once, to avoid delay, except for ordered tables, whose order would be lost. A dump that
+ * the kernel reports as inconsistent (NLM_F_DUMP_INTR) is discarded and retried later. After a read a
+ * table pauses in proportion to the read's duration, so that reading takes at most a fifth of the time.
  */
 export class Resync {
   /** Dumps begun, interrupted ones, and tables read. */
@@ -318,14 +317,14 @@ export class Resync {
   readonly #tableOf = new Map<number, Table>();
   readonly #events = new ChangeLog();
   readonly #log: (line: string) => void;
-  /** All tables, those that are stale, and those that were never read, as bits. */
+  /** All tables, the stale ones, and those that were never read, as bits. */
   readonly #all: number;
   #stale: number;
   #unread: number;
   #running: Schedule | null = null;
   #startedAt = 0;
 
-  /** `tables` in the order in which they are read; all are stale. */
+  /** `tables` in the order in which they are read; initially all are stale. */
   constructor(dumper: Dumper, { tables, log }: {
     readonly tables: readonly Table[];
     log(line: string): void;
@@ -347,7 +346,7 @@ export class Resync {
     return this.complete && this.#stale === 0 && this.#running === null;
   }
 
-  /** These tables, as bits, may be stale: they are read soon. */
+  /** Marks these tables, as bits, as possibly stale. They are read soon. */
   markStale(tables: number, now: number): void {
     const news = tables & this.#all & ~this.#stale;
     for (const schedule of this.#schedules) {
@@ -357,14 +356,14 @@ export class Resync {
     this.#stale |= news;
   }
 
-  /** Events were lost: all tables are read without delay. */
+  /** Called when events were lost: all tables are read without delay. */
   eventsLost(now: number): void {
     this.abandon(now);
     this.#stale = this.#all;
     for (const schedule of this.#schedules) schedule.due = now;
   }
 
-  /** Abandons the read that is under way, if any. */
+  /** Abandons the current read, if any. */
   abandon(now: number): void {
     if (this.#running === null) return;
     const { table } = this.#running;
@@ -373,7 +372,7 @@ export class Resync {
     this.#applyRecorded(table, { replayed: false, now });
   }
 
-  /** Applies an event to its table, now or when its dump has ended. False: it is about no table. */
+  /** Applies an event to its table, now or after its dump. False: it belongs to no table. */
   event(message: nl.MessageCursor, now: number): boolean {
     const table = this.#tableOf.get(message.type);
     if (table === undefined) return false;
@@ -384,7 +383,7 @@ export class Resync {
     return true;
   }
 
-  /** Milliseconds until a read is to begin; -1: none is. */
+  /** Milliseconds until the next read; -1: none is due. */
   nextDue(now: number): number {
     let next = Infinity;
     for (const { table, due } of this.#schedules) {
@@ -393,7 +392,7 @@ export class Resync {
     return next === Infinity ? -1 : Math.max(0, Math.ceil(next - now));
   }
 
-  /** Begins the read that is due, which the dumper's turns carry on. Returns how much was done. */
+  /** Begins the read that is due; the dumper's turns continue it. Returns how much was done. */
   turn(now: number): number {
     if (this.#stale === 0 || this.#dumper.busy) return 0;
     const schedule = this.#schedules.find(({ table, due }) =>
@@ -465,10 +464,10 @@ export class Resync {
 }
 
 const FIRST_BYTES = 1 << 16;
-/** Half a million route events; with more, the dump is discarded and retried. */
+/** Half a million route events. If there are more, the dump is discarded and retried. */
 const MOST_BYTES = 64 << 20;
 
-/** Events recorded while a table is read, to be replayed. */
+/** Events recorded for replay while a table is read. */
 export class ChangeLog {
   overflowed = false;
   #bytes = new Uint8Array(FIRST_BYTES);

@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Resolves the neighbours that net tiles need. A net tile puts interface and address on its solicit
- * link; `solicitReceiver` takes them and drops what is not on-link or is known; `NeighborResolver`
- * decides whether and when the kernel is asked; `neighborSocket` asks it. The kernel's answer comes
- * to the mirror as an ordinary event, and through netbase to the net tile. `NeighborAgeing` keeps
- * neighbours in use confirmed.
+ * Resolves the neighbours that net tiles need. A net tile writes interface and address to its solicit
+ * link; `solicitReceiver` takes them and drops those that are not on-link or already known;
+ * `NeighborResolver` decides whether and when to ask the kernel; `neighborSocket` asks it. The kernel's
+ * answer reaches the mirror as an ordinary event, and the net tile through netbase. `NeighborAgeing`
+ * keeps neighbours in use confirmed.
  *
- * This is the one way from untrusted traffic into the netlink tile. Addresses that nobody has may
- * come at line rate, so everything has a fixed size, and what a flood makes the kernel do is bounded:
+ * This is the only path from untrusted traffic into the netlink tile. Made-up addresses may arrive at
+ * line rate, so everything has a fixed size, and the kernel's work for a flood is bounded:
  *
  * - Only on-link addresses are solicited, each once at a time.
- * - Solicits without an answer take entries of the kernel's table, which all namespaces share. They may
- *   fill a quarter of that table; with those answered since its size was last read, they may fill it to
- *   the half. Beyond that, gateways alone are solicited, and one address in demand between two reads of
- *   the size. A client that asks for us is in that table anyway, and the kernel drops entries that are
- *   unused for a minute.
- * - Of the addresses that wait, gateways go first, then those most in demand: a flood names each of
- *   its addresses as often as chance has it, a client comes again.
- * - An address that does not answer backs off, longer each time, and its entry is given back to the
- *   kernel. While others wait, it has 200 ms to answer, not the kernel's 3 s.
- * - Each net tile has a share of its own of all that, so that a flood at one does not cost another.
+ * - Unanswered solicits occupy entries of the kernel's table, which all namespaces share. They may fill
+ * a quarter of that table; together with those answered since its size was last read, half of it.
+ * Beyond that, only gateways are solicited, and one address in demand between two reads of the size. A
+ * client that resolves our address is in that table anyway, and the kernel drops entries that are
+ * unused for a minute.
+ * - Of the waiting addresses, gateways go first, then those most in demand: a flood repeats addresses
+ * by chance, a client retries.
+ * - An address that does not answer backs off, longer each time, and its entry is returned to the
+ * kernel. While others wait, it has 200 ms to answer, not the kernel's 3 s.
+ * - Each net tile has its own share of these limits, so that a flood at one does not affect another.
  *
- * A flood that names most of a prefix's addresses twice a second makes all of them look like clients,
- * more than a kernel can resolve. Then a client is solicited when its demand is above the flood's.
+ * A flood that repeats most of a prefix's addresses twice a second makes all of them look like clients,
+ * more than a kernel can resolve. Then a client is solicited if its demand exceeds the flood's.
  *
- * Known neighbours that need a new confirmation take no new entry, and none of this delays them.
+ * Known neighbours that need a new confirmation take no new entry, and are not delayed by any of this.
  */
 
 import type { View } from "../../ffi/region.ts";
@@ -45,14 +45,14 @@ import { SolicitConsumer } from "../net/arp_queue.ts";
 import { NETLINK } from "../runtime/counters.ts";
 import * as nl from "./rtnetlink.ts";
 
-/** Solicits taken in one turn: less than a millisecond's work, so that events need not wait. */
+/** Solicits taken in one turn: less than a millisecond of work, so that events need not wait. */
 const MOST_TAKEN = 4_096;
 
 /**
  * The netlink tile's end of the solicit link of one net tile.
  *
- * `link` may be read-only; `reader` is as of its last `refresh()`; `gateways` are those of routes,
- * true for on-link ones (`RoutesTable`); `isFollowed` says whether packets leave by an interface.
+ * `link` may be read-only; `reader` is not refreshed here; `gateways` are those of routes, true for
+ * on-link ones (`RoutesTable`); `isFollowed` returns whether packets leave by an interface.
  */
 export function solicitReceiver(
   link: View,
@@ -67,7 +67,7 @@ export function solicitReceiver(
   const solicits = new SolicitConsumer(link);
   const pairs = new Uint32Array(MOST_TAKEN * 2);
 
-  /** Most of a flood is not on-link, so that is checked first. */
+  /** Most addresses of a flood are not on-link, so that is checked first. */
   function take(ifindex: number, address: number, now: number): void {
     const { neighbors } = reader;
     if (!isOnLink(ifindex, address)) {
@@ -79,7 +79,7 @@ export function solicitReceiver(
     if (usable && neighbors.refreshWanted(record)) {
       resolver.confirm(ifindex, address, now);
     } else if (usable || (record >= 0 && (neighbors.flags(record) & nl.NTF_KEPT) !== 0)) {
-      // It is known, or the keeper of its entry resolves it.
+      // It is known, or the control plane that keeps its entry resolves it.
       counters[NETLINK.index.solicit_drop_duplicate]++;
     } else if (!hasArp(ifindex)) {
       counters[NETLINK.index.solicit_drop_off_link]++;
@@ -107,7 +107,7 @@ export function solicitReceiver(
       nextHops.kind(id) === RTN_UNICAST;
   }
 
-  /** Whether the kernel resolves neighbours on an interface now. */
+  /** Whether the kernel currently resolves neighbours on an interface. */
   function hasArp(ifindex: number): boolean {
     const { interfaces } = reader;
     const record = interfaces.find(ifindex);
@@ -119,7 +119,7 @@ export function solicitReceiver(
     /** Solicits that were overwritten before they were taken. */
     lapped: () => solicits.lapped,
     isPending: () => solicits.waiting,
-    /** Takes solicits, and asks the kernel for as many as may be. Returns how much was done. */
+    /** Takes solicits, and solicits as many neighbours as the limits allow. Returns how much was done. */
     turn(now: number): number {
       const count = solicits.waiting ? solicits.take(pairs, MOST_TAKEN) : 0;
       counters[NETLINK.index.solicits_received] += count;
@@ -129,20 +129,20 @@ export function solicitReceiver(
   };
 }
 
-/** The kernel as the resolver uses it. */
+/** The part of `neighborSocket` that the resolver uses. */
 export type NeighborKernel = Pick<ReturnType<typeof neighborSocket>, "solicit" | "release">;
 
-/** A known neighbour is confirmed once in this time at most. */
+/** A known neighbour is confirmed at most once in this time. */
 const CONFIRM_MILLIS = 100;
-/** An address that waits longer than this is dropped: the packet that needs it is gone. */
+/** An address that waits longer than this is dropped, because its packet is gone. */
 const PATIENCE_MILLIS = 1_000;
-/** Time to answer (the kernel gives up after about 3 s), and while others wait. */
+/** Time to answer (the kernel gives up after about 3 s), and the time while others wait. */
 const ANSWER_MILLIS = 5_000;
 const HURRIED_MILLIS = 200;
-/** Back-off after the first time without an answer, doubled each time, ± a quarter. */
+/** Back-off after the first failure, doubled each time, ± a quarter. */
 const FIRST_BACK_OFF_MILLIS = 1_000;
 const MOST_BACK_OFF_MILLIS = 60_000;
-/** Solicits a second, and at once; answered ones do not count. The kernel sends as many with a full table. */
+/** Unanswered solicits a second, and in a burst. The kernel, with a full table, sends as many. */
 const RATE = 1_000;
 const BURST = 256;
 const MOST_QUEUED = 256;
@@ -155,7 +155,7 @@ const LEAST_OUTSTANDING = 16;
 
 /** The rank of gateways. The rank of other addresses is their demand. */
 const GATEWAY = Infinity;
-/** The lowest rank of an address in demand; the share of solicits for such addresses, and for others. */
+/** The lowest rank of an address in demand; the shares of solicits for such addresses and for others. */
 const IN_DEMAND = 2;
 const IN_DEMAND_SHARE = 0.75;
 const ONCE_SHARE = 0.25;
@@ -175,21 +175,21 @@ export class NeighborResolver {
   readonly #demand: DemandCounter;
   readonly #backOff: BackOff;
   readonly #pending: NeighborMap<Pending>;
-  /** By rank, and in order of arrival within one. */
+  /** By rank, and within a rank by arrival. */
   readonly #queue: Pending[] = [];
   /** Solicited and unanswered, the oldest first. */
   readonly #outstanding = new Set<Pending>();
   #tokens = BURST;
   #refilledAt = 0;
   #mostOutstanding = 0;
-  /** How many entries may be added until the table is half full, by its size when last read. */
+  /** How many entries may be added before the table is half full, by its size when last read. */
   #room = 0;
   /** How many addresses in demand were solicited since then although the table was half full. */
   #beyond = 0;
 
   /**
-   * `counters` are the netlink tile's; `random` is from 0 to below 1; `seed` is random, so that nobody
-   * can choose addresses that collide; `sharers` is the number of net tiles.
+   * `counters` are the netlink tile's; `random` returns a number from 0 to below 1; a random `seed`
+   * prevents chosen collisions; `sharers` is the number of net tiles.
    */
   constructor(kernel: NeighborKernel, { counters, random, seed, sharers }: {
     readonly counters: Float64Array;
@@ -216,14 +216,14 @@ export class NeighborResolver {
     return this.#outstanding.size > 0 || this.#queue.length > 0;
   }
 
-  /** Sets the size of the kernel's table (gc_thresh3), and its entries that we have not caused. */
+  /** Sets the size of the kernel's table (gc_thresh3), and the number of its entries not caused by Tegula. */
   setTable({ others, capacity }: { others: number; capacity: number }): void {
     this.#room = Math.floor((capacity / 2 - others) / this.#sharers);
     this.#mostOutstanding = Math.floor(capacity / 4 / this.#sharers);
     this.#beyond = 0;
   }
 
-  /** A known neighbour is in use and needs a new confirmation. */
+  /** Confirms a known neighbour that is in use. */
   confirm(ifindex: number, address: number, now: number): void {
     if (this.#backOff.isActive(ifindex, address, now)) {
       this.#counters[NETLINK.index.solicit_drop_duplicate]++;
@@ -240,7 +240,7 @@ export class NeighborResolver {
     this.#demand.clock(now);
     const demand = this.#demand.count(ifindex, address);
     const rank = isGateway ? GATEWAY : demand;
-    // Most of a flood ends here.
+    // Most addresses of a flood are dropped here.
     if (this.#queue.length === MOST_QUEUED && rank <= this.#queue[MOST_QUEUED - 1].rank) {
       this.#counters[NETLINK.index.solicit_drop_rate_limited]++;
       return;
@@ -277,12 +277,12 @@ export class NeighborResolver {
     this.#counters[NETLINK.index.solicit_drop_rate_limited]++;
   }
 
-  /** Gives up what does not answer, and solicits as many queued addresses as the limits allow; returns how many. */
+  /** Gives up addresses that do not answer, solicits queued ones within the limits, and returns how many. */
   turn(now: number): number {
     this.#tokens = Math.min(BURST, this.#tokens + (now - this.#refilledAt) * this.#rate);
     this.#refilledAt = now;
     let solicited = 0;
-    // Some do not answer though no other waits for room.
+    // Some time out although no other address waits for room.
     for (const pending of this.#outstanding) {
       if (now - pending.since <= ANSWER_MILLIS) break;
       this.#fail(pending, now);
@@ -296,7 +296,7 @@ export class NeighborResolver {
     return solicited;
   }
 
-  /** Whether one more of `rank` may be solicited; gives up old ones to make room. */
+  /** Whether one more of `rank` may be solicited. Gives up old ones to make room. */
   #hasRoom(rank: number, now: number): boolean {
     const most = this.#most(rank);
     if (most < 1) return rank >= IN_DEMAND && this.#beyond++ === 0;
@@ -309,7 +309,7 @@ export class NeighborResolver {
     return true;
   }
 
-  /** How many may be unanswered for one more of `rank`. */
+  /** How many may be unanswered for one more of `rank` to be solicited. */
   #most(rank: number): number {
     const most = Math.min(this.#mostOutstanding, this.#room);
     if (rank === GATEWAY) return Math.max(LEAST_OUTSTANDING, most);
@@ -347,7 +347,7 @@ export class NeighborResolver {
     this.#pending.delete(ifindex, address);
   }
 
-  /** The kernel reports a neighbour in a NUD_* state, NUD_NONE for one that was removed. */
+  /** Called when the kernel reports a neighbour in a NUD_* state; NUD_NONE: it was removed. */
   neighborChanged(
     { ifindex, address, state }: nl.NeighborKey & { readonly state: number },
     now: number,
@@ -367,7 +367,7 @@ export class NeighborResolver {
     }
   }
 
-  /** Whole milliseconds until a queued address may be solicited; -1: none waits for time alone. */
+  /** Whole milliseconds until a queued address may be solicited; -1: none waits only for time. */
   nextDue(now: number): number {
     if (this.#queue.length === 0) return -1;
     if (this.#tokens < 1) return Math.ceil((1 - this.#tokens) / this.#rate);
@@ -381,12 +381,12 @@ export class NeighborResolver {
 
 /** A count covers the current window and the one before. */
 const WINDOW_MILLIS = 500;
-/** A cell holds the number of its last window, the count in that, and in the window before. */
+/** A cell contains the number of its last window, the count in that, and the count in the one before. */
 const COUNT_BITS = 4;
 const MOST_COUNT = (1 << COUNT_BITS) - 1;
 const WINDOWS = 1 << (16 - 2 * COUNT_BITS);
 
-/** Counts how often each neighbour was requested lately: a count-min sketch, as a flood names more than a table holds. */
+/** Counts recent requests for each neighbour: a count-min sketch, as a flood exceeds any table. */
 export class DemandCounter {
   readonly #rows: readonly [Uint16Array, Uint16Array];
   readonly #shift: number;
@@ -404,13 +404,13 @@ export class DemandCounter {
   /** Sets the time, monotonic milliseconds. */
   clock(now: number): void {
     if (now < this.#windowEnd) return;
-    // After a pause of a whole window, counts from before it do not count.
+    // After a pause of a whole window, older counts are void.
     const passed = now < this.#windowEnd + WINDOW_MILLIS ? 1 : 2;
     this.#window = (this.#window + passed) % WINDOWS;
     this.#windowEnd = now + WINDOW_MILLIS;
   }
 
-  /** Counts a request; returns how many there were lately. Never too low, up to a maximum; too high if cells are shared. */
+  /** Counts a request, returns the recent count: never too low, up to a maximum; too high if cells are shared. */
   count(ifindex: number, address: number): number {
     const { add, first, second } = this.#key;
     const mixed = hash(ifindex, address, add, first, second);
@@ -422,7 +422,7 @@ export class DemandCounter {
   #add(row: Uint16Array, at: number): number {
     const cell = row[at];
     const age = (this.#window - (cell >>> 2 * COUNT_BITS)) & (WINDOWS - 1);
-    // What was the current window is the one before when a window has passed.
+    // When a window has passed, the current window becomes the one before.
     const counts = age === 0 ? cell : age === 1 ? (cell & MOST_COUNT) << COUNT_BITS : 0;
     const now = Math.min(MOST_COUNT, (counts & MOST_COUNT) + 1);
     const before = (counts >>> COUNT_BITS) & MOST_COUNT;
@@ -434,7 +434,7 @@ export class DemandCounter {
 /** How long after a back-off the failures are remembered. */
 const REMEMBER_MILLIS = 10_000;
 
-/** Neighbours not to be solicited before a time. Too many: all are forgotten, for some early solicits. */
+/** Neighbours not to be solicited before a time. If too many, all are forgotten, and some solicits are early. */
 export class BackOff {
   readonly #entries: NeighborMap<{ readonly until: number; readonly failures: number }>;
   readonly #most: number;
@@ -449,13 +449,13 @@ export class BackOff {
     return (this.#entries.get(ifindex, address)?.until ?? 0) > now;
   }
 
-  /** Failures in a row, as far as remembered. */
+  /** Consecutive failures, as far as remembered. */
   failures(ifindex: number, address: number, now: number): number {
     const { until, failures } = this.#entries.get(ifindex, address) ?? { until: 0, failures: 0 };
     return now - until <= REMEMBER_MILLIS ? failures : 0;
   }
 
-  /** The back-off ends at `until`, monotonic milliseconds. */
+  /** Sets a back-off until `until`, monotonic milliseconds. */
   set(ifindex: number, address: number, entry: { until: number; failures: number }): void {
     if (this.#entries.size === this.#most) this.#entries.clear();
     this.#entries.set(ifindex, address, entry);
@@ -467,9 +467,9 @@ export class BackOff {
 }
 
 /**
- * Makes the kernel resolve neighbours, by RTM_NEWNEIGH with NTF_USE. It replies only to refuse: an entry to
- * delete may be gone already. Nobody reads that, and what the socket's buffer does not hold the kernel drops.
- * Addresses are in host order. Throws SystemError.
+ * Makes the kernel resolve neighbours, by RTM_NEWNEIGH with NTF_USE. The kernel replies only with
+ * errors: an entry to delete may already be gone. Replies are not read, and the kernel drops those that
+ * exceed the socket's buffer. Addresses are in host order. Throws SystemError.
  */
 export function neighborSocket(library: NetlinkLibrary) {
   const options = { groups: [], receiveBuffer: 0, strict: false, burst: 1 };
@@ -479,23 +479,23 @@ export function neighborSocket(library: NetlinkLibrary) {
     socket.send(writer.bytes, nl.writeNeighbor(writer, type, neighbor)) === 0;
   return {
     fd: socket.fd,
-    /** Has the kernel resolve or confirm a neighbour. False: it takes no request now. */
+    /** Makes the kernel resolve or confirm a neighbour. False: it accepts no request now. */
     solicit: (ifindex: number, address: number) => send(nl.RTM_NEWNEIGH, { ifindex, address }),
-    /** Removes an entry without an answer from the kernel's table. */
+    /** Removes an unanswered entry from the kernel's table. */
     release: (ifindex: number, address: number) => void send(nl.RTM_DELNEIGH, { ifindex, address }),
     close: () => socket.close(),
   };
 }
 
 /*
- * Keeps neighbours in use confirmed. The kernel ages an entry by its own use, and does not see ours:
- * a neighbour that is answered all day would become STALE and be collected. So shortly before its
- * confirmation expires, and again when it has, a neighbour is marked "refresh wanted" in netbase. The
- * next net tile that sends to it puts it on its solicit link, the kernel takes the solicit for use,
- * and confirms the neighbour itself. A neighbour that is not in use is not solicited.
+ * Keeps neighbours in use confirmed. The kernel ages an entry by its own use, and does not see ours: a
+ * neighbour that Tegula answers all day would become STALE and be collected. So shortly before a
+ * confirmation expires, and again when it has expired, the neighbour is marked "refresh wanted" in
+ * netbase. The next net tile that sends to it writes it to its solicit link. The kernel counts the
+ * solicit as a use, and confirms the neighbour itself. An unused neighbour is not solicited.
  *
  * No event reports how long a confirmation lasts, and how full the kernel's table is, which all
- * namespaces share. `neighborTablePoll` reads both now and then.
+ * namespaces share. `neighborTablePoll` reads both periodically.
  */
 
 /** How long a confirmation lasts on an interface, and the time before its end in which a use counts. */
@@ -503,7 +503,7 @@ type Times = Pick<nl.NeighborTableMessage, "reachableMillis" | "delayProbeMillis
 
 /** The kernel's defaults (net/ipv4/arp.c), until its settings are read. */
 const DEFAULT_TIMES: Times = { reachableMillis: 30_000, delayProbeMillis: 5_000 };
-/** A use counts in DELAY_PROBE_TIME before a confirmation expires; the mark comes when this part of it is left. */
+/** A use counts in the last DELAY_PROBE_TIME of a confirmation; the mark is set when this part of it is left. */
 const LEAD = 0.6;
 /** Deadlines are rounded up to a multiple of this, so that one check serves many. */
 const GRID_MILLIS = 100;
@@ -512,7 +512,7 @@ export class NeighborAgeing {
   readonly #neighbors: NeighborWriter;
   readonly #times = new Map<number, Times>();
   #default = DEFAULT_TIMES;
-  /** When each REACHABLE neighbour is to be marked, monotonic milliseconds. */
+  /** When to mark each REACHABLE neighbour, monotonic milliseconds. */
   readonly #deadlines = new NeighborMap<nl.NeighborKey & { readonly deadline: number }>();
   #next = Infinity;
 
@@ -520,14 +520,14 @@ export class NeighborAgeing {
     this.#neighbors = neighbors;
   }
 
-  /** Sets the times of an interface, or with index 0 the default. */
+  /** Sets the times of an interface; index 0: the default. */
   setTimes({ ifindex, ...times }: Times & { readonly ifindex: number }): void {
     if (times.reachableMillis === 0) return;
     if (ifindex === 0) this.#default = times;
     else this.#times.set(ifindex, times);
   }
 
-  /** Forgets the times of all other interfaces: an interface that reuses an index has the default. */
+  /** Forgets the times of all other interfaces, so that a reused index gets the default. */
   keepInterfaces(present: ReadonlySet<number>): void {
     for (const ifindex of this.#times.keys()) {
       if (!present.has(ifindex)) this.#times.delete(ifindex);
@@ -541,7 +541,7 @@ export class NeighborAgeing {
     >,
     now: number,
   ): void {
-    // The keeper of an entry has it resolved. A solicit from here would clear the keeper's mark.
+    // The control plane that keeps an entry has it resolved. A solicit from here would clear its mark.
     if ((flags & nl.NTF_KEPT) !== 0) {
       this.#deadlines.delete(ifindex, address);
     } else if (state === NUD_REACHABLE) {
@@ -558,7 +558,7 @@ export class NeighborAgeing {
     }
   }
 
-  /** Milliseconds until a neighbour may have to be marked; -1: none has. */
+  /** Milliseconds until the next neighbour may have to be marked; -1: none. */
   nextDue(now: number): number {
     return this.#next === Infinity ? -1 : Math.max(0, Math.ceil(this.#next - now));
   }
@@ -580,11 +580,11 @@ export class NeighborAgeing {
   }
 }
 
-/** Between two reads, while neighbours are solicited and while none is. */
+/** Milliseconds between two reads, while neighbours are solicited and otherwise. */
 const BUSY_MILLIS = 500;
 const QUIET_MILLIS = 10_000;
 
-/** Begins to read the neighbour table's parameters, by others' dumper, when it is time; `notify` gets each. */
+/** Begins to read the neighbour table's parameters, by a shared dumper, when it is time; `notify` gets each. */
 export function neighborTablePoll(
   dumper: nl.Dumper,
   notify: (table: nl.NeighborTableMessage) => void,
@@ -598,7 +598,7 @@ export function neighborTablePoll(
         const table = nl.decodeNeighborTable(message);
         if (table !== null) notify(table);
       },
-      // The next read has what an interrupted one lacks.
+      // The next read provides what an interrupted one lacks.
       done() {},
     });
   };
@@ -613,12 +613,12 @@ export function scramble(address: number, { add, first, second }: HashKey): numb
 
 /**
  * A map from neighbours, each an interface and an IPv4 address on it. Strangers choose the addresses,
- * and V8's `Map` hashes numbers with a known function: ten thousand addresses chosen to collide in one
- * of its chains cost 10 to 40 µs each. So the keys of this map are the addresses scrambled by a secret
- * key, which nobody can predict.
+ * and V8's `Map` hashes numbers with a known function: each of ten thousand addresses chosen to collide
+ * in one of its chains costs 10 to 40 µs. So the keys of this map are the addresses scrambled by a
+ * secret key, which nobody can predict.
  *
- * Two maps deep: interface indices have up to 31 bits and addresses 32, which together are more
- * than a number holds exactly. Interfaces are the administrator's, and few.
+ * Two maps deep: interface indices have up to 31 bits and addresses 32, which together exceed the exact
+ * range of a number. Interfaces are few, and chosen by the administrator.
  */
 export class NeighborMap<Value> {
   readonly #interfaces = new Map<number, Map<number, Value>>();
@@ -652,7 +652,7 @@ export class NeighborMap<Value> {
     return true;
   }
 
-  /** All values. What is under way may be deleted. */
+  /** All values. The current one may be deleted during the iteration. */
   *values(): IterableIterator<Value> {
     for (const addresses of this.#interfaces.values()) yield* addresses.values();
   }

@@ -9,7 +9,7 @@
  * 0xc6120001). Route and neighbour messages come by the million: they are decoded into objects that
  * the caller reuses. All other messages are rare, so their decoders return new objects.
  *
- * Constants keep the kernel's names. What netbase stores has its names there: route types, scopes
+ * Constants have the kernel's names. Those of values in netbase are defined there: route types, scopes
  * and flags in `netbase/route.ts`, neighbour states in `netbase/neighbors.ts`, interface flags in
  * `netbase/interfaces.ts`.
  */
@@ -39,7 +39,7 @@ export const NLMSG_DONE = 3;
 /** Bytes of `struct nlmsghdr`, and of `struct nlattr` alike. */
 export const NLMSG_HDRLEN = 16;
 const NLA_HDRLEN = 4;
-/** Bytes of the family headers that requests and messages begin with. */
+/** Bytes of the family headers at the beginning of requests and messages. */
 const IFINFOMSG_BYTES = 16;
 const IFADDRMSG_BYTES = 8;
 const RTMSG_BYTES = 12;
@@ -143,8 +143,8 @@ export const RTPROT_TEGULA = 153;
 export const MARKER_TABLE = 5353;
 
 /**
- * Flags of `rtm_flags`: an entry of the route cache; report the table of the route; return the
- * matching route, not the result of the lookup.
+ * Flags of `rtm_flags`: an entry of the route cache; report the table of the route; return the matching
+ * route, not the result of the lookup.
  */
 export const RTM_F_CLONED = 0x200;
 export const RTM_F_LOOKUP_TABLE = 0x1000;
@@ -161,7 +161,7 @@ export const NTF_USE = 0x01;
 const NTF_PROXY = 0x08;
 export const NTF_EXT_LEARNED = 0x10;
 const NTF_MANAGED = 0x100;
-/** Flags of an entry that a control plane, or the kernel on its behalf, keeps. */
+/** Flags of an entry that a control plane, or the kernel on its behalf, maintains. */
 export const NTF_KEPT = NTF_EXT_LEARNED | NTF_MANAGED;
 
 /** Attributes of neighbour tables and their NDTA_PARMS (linux/neighbour.h). */
@@ -194,7 +194,7 @@ const FRA_PROTOCOL = 21;
 export const FR_ACT_TO_TBL = 1;
 const FIB_RULE_INVERT = 0x2;
 
-/** The codec's one error: a message that the kernel cannot have sent. */
+/** The codec's only error: a message that the kernel cannot have sent. */
 export class MalformedMessage extends Error {
   override readonly name = "MalformedMessage";
 }
@@ -204,9 +204,9 @@ function swap32(word: number): number {
   return (word << 24 | (word & 0xff00) << 8 | word >>> 8 & 0xff00 | word >>> 24) >>> 0;
 }
 
-/** Iterates over the messages of a datagram. The fields are the header's; the body is from `bodyAt` to `end`. */
+/** Iterates over the messages of a datagram. Fields are the header's; the body is from `bodyAt` to `end`. */
 export class MessageCursor {
-  /** The whole buffer, in the three widths that are read. */
+  /** The whole buffer, in the three widths in which it is read. */
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
   readonly u32: Uint32Array;
@@ -219,7 +219,7 @@ export class MessageCursor {
   #nextAt = 0;
   #limit = 0;
 
-  /** Throws RangeError for memory that is not aligned to four bytes. */
+  /** Throws RangeError if the memory is not aligned to four bytes. */
   constructor(bytes: Uint8Array) {
     this.u8 = bytes;
     this.u16 = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 1);
@@ -279,12 +279,12 @@ export function padded(length: number): number {
   return (length + 3) & ~3;
 }
 
-/** Slots for attributes by type. Higher types, none of which is read, share the last slot. */
+/** Slots for attributes by type. Higher types, which are never read, share the last slot. */
 const SLOTS = 64;
 const ETH_ALEN = 6;
 const text = new TextDecoder();
 
-/** The attributes of a message by type, found in one pass; the last counts, a missing one is 0. Throws `MalformedMessage`. */
+/** A message's attributes by type; the last counts, a missing one is 0. Throws `MalformedMessage`. */
 class Attributes {
   #bytes!: MessageCursor;
   /** Offset of each attribute's header; 0: missing. */
@@ -293,17 +293,17 @@ class Attributes {
   readonly #seen = new Uint8Array(SLOTS);
   #count = 0;
 
-  /** Reads those of a message after a family header of `headerBytes`. */
+  /** Reads the attributes of a message after a family header of `headerBytes`. */
   of(message: MessageCursor, headerBytes: number): this {
     return this.within(message, message.attributesAt(headerBytes), message.end);
   }
 
-  /** Reads those from offset `at` to `end`. */
+  /** Reads the attributes from offset `at` to `end`. */
   within(bytes: MessageCursor, at: number, end: number): this {
     this.#bytes = bytes;
     const offsets = this.#offsets;
     const seen = this.#seen;
-    // Clearing these few takes half as long as filling the array.
+    // Clearing only these takes half as long as filling the array.
     for (let i = 0; i < this.#count; i++) offsets[seen[i]] = 0;
     this.#count = 0;
     const { u16 } = bytes;
@@ -368,12 +368,12 @@ class Attributes {
     return this.#bytes.u8.subarray(this.#payload(type, least), this.#end(type));
   }
 
-  /** Offsets of the payload of an attribute that is present. */
+  /** Start and end of the payload of an attribute that is present. */
   extent(type: number): { at: number; end: number } {
     return { at: this.#payload(type, 0), end: this.#end(type) };
   }
 
-  /** Reads the attributes nested in one into `into`; none when it is missing. */
+  /** Reads the attributes nested in one into `into`; none if it is missing. */
   nested(type: number, into = new Attributes()): Attributes {
     const { at, end } = this.has(type) ? this.extent(type) : { at: 0, end: 0 };
     return into.within(this.#bytes, at, end);
@@ -444,7 +444,7 @@ export class MessageWriter {
   }
 }
 
-/** Decodes RTM_NEWLINK or RTM_DELLINK; null: a bridge's, about its port. Throws `MalformedMessage`. */
+/** Decodes RTM_NEWLINK or RTM_DELLINK; null: a bridge's message about its port. Throws `MalformedMessage`. */
 export function decodeLink(message: MessageCursor): InterfaceLink | null {
   const { u8, u32, bodyAt } = message;
   const attributes = new Attributes().of(message, IFINFOMSG_BYTES);
@@ -457,7 +457,7 @@ export function decodeLink(message: MessageCursor): InterfaceLink | null {
     operstate: attributes.payload(IFLA_OPERSTATE, 1)?.[0] ?? 0,
     macHead: 0,
     macTail: 0,
-    // An index in another namespace means nothing here.
+    // An index in another namespace is meaningless here.
     link: attributes.has(IFLA_LINK_NETNSID) ? 0 : attributes.u32(IFLA_LINK),
     master: attributes.u32(IFLA_MASTER),
     ...decodeVlan(attributes.nested(IFLA_LINKINFO)),
@@ -475,7 +475,7 @@ function decodeVlan(info: Attributes): { vlanId: number; vlanProtocol: number } 
   }
   const vlan = info.nested(IFLA_INFO_DATA);
   const [low, high] = vlan.payload(IFLA_VLAN_ID, 2) ?? [0, 0];
-  // Big-endian; 802.1Q when missing.
+  // Big-endian; 802.1Q if missing.
   const [first, second] = vlan.payload(IFLA_VLAN_PROTOCOL, 2) ?? [0x81, 0x00];
   return { vlanId: (low | high << 8) & 0xfff, vlanProtocol: first << 8 | second };
 }
@@ -506,7 +506,7 @@ export function decodeAddress(message: MessageCursor): AddressMessage | null {
   };
 }
 
-/** Decodes RTM_NEWNETCONF or RTM_DELNETCONF; null: `ignore_routes_with_linkdown` is not in it. */
+/** Decodes RTM_NEWNETCONF or RTM_DELNETCONF; null: it lacks `ignore_routes_with_linkdown`. */
 export function decodeSettings(
   message: MessageCursor,
 ): { ifindex: number; ignoreLinkdown: boolean | null } {
@@ -520,15 +520,15 @@ export function decodeSettings(
 
 const RTNEXTHOP_BYTES = 8;
 
-/** Reused for every route or neighbour message: its attributes, and those nested in one of them. */
+/** Reused for all route and neighbour messages: their attributes, and those nested in one of them. */
 const attributes = new Attributes();
 const inner = new Attributes();
 
 /**
- * Decodes RTM_NEWROUTE or RTM_DELROUTE into `out`; only a multipath route allocates, for its hops.
+ * Decodes RTM_NEWROUTE or RTM_DELROUTE into `out`. Only a multipath route allocates, for its hops.
  * False: not IPv4. Throws `MalformedMessage`. `out.unsupported` is set for a next hop that Tegula
- * cannot use: an IPv6 gateway, or an encapsulation. One such hop makes a multipath route
- * unsupported as a whole, or flows would be spread otherwise than the kernel spreads them.
+ * cannot use: an IPv6 gateway, or an encapsulation. One such hop makes the whole multipath route
+ * unsupported, because flows would be spread differently than by the kernel.
  */
 export function decodeRoute(message: MessageCursor, out: Route): boolean {
   const { u8, u32, bodyAt } = message;
@@ -553,7 +553,7 @@ export function decodeRoute(message: MessageCursor, out: Route): boolean {
   return true;
 }
 
-/** Throws for a prefix that is too long, or has bits set after its length. */
+/** Throws if a prefix is too long, or has bits set after its length. */
 function checkPrefix({ prefixLength, destination }: Route): void {
   const inside = prefixLength === 0 ? 0 : -1 << (32 - prefixLength);
   if (prefixLength > 32 || (destination & ~inside) !== 0) {
@@ -561,7 +561,7 @@ function checkPrefix({ prefixLength, destination }: Route): void {
   }
 }
 
-/** Decodes the hops of a multipath route: `struct rtnexthop`s with attributes of their own. */
+/** Decodes the hops of a multipath route: `struct rtnexthop`s, each with its own attributes. */
 function decodeHops(bytes: MessageCursor, route: Route): Hop[] {
   const hops: Hop[] = [];
   const { at: first, end } = attributes.extent(RTA_MULTIPATH);
@@ -584,7 +584,7 @@ function decodeHops(bytes: MessageCursor, route: Route): Hop[] {
   return hops;
 }
 
-/** Decodes the gateway of a route or hop. False: one that Tegula cannot use. */
+/** Decodes the gateway of a route or hop. False: Tegula cannot use it. */
 function decodeGateway(of: Attributes, out: Hop | Route): boolean {
   out.gateway = of.address(RTA_GATEWAY);
   // `struct rtvia`: the 16-bit family, then the address.
@@ -599,7 +599,7 @@ function decodeGateway(of: Attributes, out: Hop | Route): boolean {
 /** Clock ticks of `struct nda_cacheinfo` in a second (USER_HZ). */
 const TICKS_PER_SECOND = 100;
 
-/** A neighbour as a message has it. Reused from one message to the next. */
+/** A neighbour as in a message. Reused from one message to the next. */
 export interface NeighborMessage extends NeighborEntry {
   /** RTN_* of the address: broadcast and multicast for entries that the kernel makes itself. */
   type: number;
@@ -631,7 +631,7 @@ export function decodeNeighbor(message: MessageCursor, out: NeighborMessage): bo
   return out.address !== 0;
 }
 
-/** The neighbour table, or the parameters of one interface in it, as a message has them. */
+/** The neighbour table, or the parameters of one interface in it, as in a message. */
 export type NeighborTableMessage = NonNullable<ReturnType<typeof decodeNeighborTable>>;
 
 /** Decodes RTM_NEWNEIGHTBL; null: not IPv4. Throws `MalformedMessage`. */
@@ -642,7 +642,7 @@ export function decodeNeighborTable(message: MessageCursor) {
   const stats = table.has(NDTA_STATS) ? table.extent(NDTA_STATS) : { at: 0, end: 0 };
   const hasRefused = stats.end - stats.at >= TABLE_FULLS_AT + 8;
   return {
-    /** The interface that the parameters are of; 0: the table itself and its defaults. */
+    /** The interface of the parameters; 0: the table itself and its defaults. */
     ifindex: parameters.u32(NDTPA_IFINDEX),
     /** Number of entries at which the kernel refuses more (gc_thresh3); 0: unknown. */
     capacity: table.u32(NDTA_THRESH3),
@@ -658,7 +658,7 @@ export function decodeNeighborTable(message: MessageCursor) {
 
 const NEXTHOP_GRP_BYTES = 8;
 
-/** A next-hop object as a message has it. */
+/** A next-hop object as in a message. */
 export type NextHopMessage = ReturnType<typeof decodeNextHop>;
 
 /** Decodes RTM_NEWNEXTHOP or RTM_DELNEXTHOP. Throws `MalformedMessage`. */
@@ -709,20 +709,20 @@ export function decodeRule(message: MessageCursor) {
     table: attributes.u32(FRA_TABLE, u8[bodyAt + 4]),
     /** FR_ACT_* */
     action: u8[bodyAt + 7],
-    /** Whether it matches some traffic only: by prefixes, TOS, an inverted rule, or any other selector. */
+    /** Whether it matches only some traffic: by prefixes, TOS, an inverted rule, or any other selector. */
     selective: u8[bodyAt + 1] !== 0 || u8[bodyAt + 2] !== 0 || u8[bodyAt + 3] !== 0 ||
       (u32[(bodyAt >>> 2) + 2] & FIB_RULE_INVERT) !== 0 || suppresses ||
       attributes.types.some((type) => !UNSELECTIVE.includes(type)),
   };
 }
 
-/** Attributes of rules that select nothing. */
+/** Attributes of rules that do not select traffic. */
 const UNSELECTIVE: readonly number[] = [
   ...[FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL, FRA_PAD],
   ...[FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN],
 ];
 
-/** What can be dumped. NETLINK_GET_STRICT_CHK checks the size of the request's family header. */
+/** The kinds of dumps. NETLINK_GET_STRICT_CHK checks the size of the request's family header. */
 export const DUMPS = {
   links: { type: RTM_GETLINK, headerBytes: IFINFOMSG_BYTES, family: AF_UNSPEC },
   addresses: { type: RTM_GETADDR, headerBytes: IFADDRMSG_BYTES, family: AF_INET },
@@ -746,18 +746,18 @@ export function writeDump(writer: MessageWriter, kind: DumpKind, sequence: numbe
 }
 
 /**
- * Writes RTM_GETROUTE for the route that matches an address (host order), with all its hops, and not the
- * result of the lookup; returns its length.
+ * Writes RTM_GETROUTE for the route that matches an address (host order), with all its hops, instead of
+ * the result of the lookup; returns its length.
  */
 export function writeGetRoute(writer: MessageWriter, address: number, sequence: number): number {
   writer.begin({ type: RTM_GETROUTE, flags: NLM_F_REQUEST, sequence });
   writer.u8(AF_INET).u8(32).u8(0).u8(0); // family, lengths, tos
   writer.u8(0).u8(0).u8(0).u8(0); // table, protocol, scope, type
-  // Without RTM_F_LOOKUP_TABLE the reply says `main` for every table.
+  // Without RTM_F_LOOKUP_TABLE the reply contains `main` for every table.
   return writer.u32(RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH).address(RTA_DST, address).finish();
 }
 
-/** A marker's table and prefix. The address in host order. */
+/** A marker's table and prefix. The address is in host order. */
 export interface Marker {
   readonly table: number;
   readonly address: number;
@@ -780,15 +780,15 @@ export function writeMarker(
   return writer.word(RTA_TABLE, table).finish();
 }
 
-/** The key of a neighbour. The address in host order. */
+/** The key of a neighbour. The address is in host order. */
 export interface NeighborKey {
   readonly ifindex: number;
   readonly address: number;
 }
 
 /**
- * Writes RTM_NEWNEIGH with NTF_USE, by which the kernel resolves or confirms a neighbour as for a packet of its
- * own, or RTM_DELNEIGH, for what only that has put into its table. Returns its length.
+ * Writes RTM_NEWNEIGH with NTF_USE, which makes the kernel resolve or confirm a neighbour as for its
+ * own packet, or RTM_DELNEIGH, for an entry that only such a request created. Returns its length.
  */
 export function writeNeighbor(
   writer: MessageWriter,
@@ -802,27 +802,27 @@ export function writeNeighbor(
 }
 
 /*
- * Netlink sockets: datagrams are received in bursts, and each message in them is given to a handler.
- * The monitor socket, the socket for requests and the socket for solicits are each one of these.
- * `Dumper` makes requests, one at a time, on a socket of its own so that no event comes between.
+ * Netlink sockets: datagrams are received in bursts, and each message in them is passed to a handler.
+ * The monitor socket, the socket for requests and the socket for solicits are of this kind. `Dumper`
+ * makes requests, one at a time, on its own socket, so that no event comes between.
  */
 
-/** Room for a datagram of 32 KiB, and so much more that slots do not share sets of the first-level cache. */
+/** Room for a datagram of 32 KiB, padded so that slots do not share sets of the first-level cache. */
 const SLOT_BYTES = 32_768 + 256;
 
-/** Result of `receive` when the kernel dropped events for lack of room; more may be queued. */
+/** Result of `receive` if the kernel dropped events for lack of room; more may be queued. */
 export const OVERRUN = -1;
 
 export interface MessageHandler {
   /** One message; valid only during the call. */
   message(message: MessageCursor): void;
-  /** A message that the codec refused, or a datagram that is too large. */
+  /** A message that the codec rejected, or a datagram that is too large. */
   malformed(reason: string): void;
 }
 
 export class NetlinkSocket {
   readonly fd: number;
-  /** The port id, which replies to this socket carry. */
+  /** The port id, which is in replies to this socket. */
   readonly port: number;
   readonly #library: NetlinkLibrary;
   readonly #buffer: Uint8Array<ArrayBuffer>;
@@ -842,7 +842,7 @@ export class NetlinkSocket {
     this.#cursor = new MessageCursor(this.#buffer);
   }
 
-  /** Gives a burst's messages to `handler`. Returns how many datagrams, or OVERRUN. Throws SystemError. */
+  /** Passes a burst's messages to `handler`. Returns how many datagrams, or OVERRUN. Throws SystemError. */
   receive(handler: MessageHandler): number {
     const count = this.#library.receive(this.fd, this.#buffer, this.#lengths, SLOT_BYTES);
     if (count === -ENOBUFS) return OVERRUN;
@@ -890,24 +890,24 @@ export type DumpEnd =
   | "interrupted"
   /** A message was malformed or missing. */
   | "damaged"
-  /** The kernel replied with an error, or is built without what was asked for. */
+  /** The kernel replied with an error, or lacks the requested feature. */
   | "refused";
 
 export interface ReplyHandler {
   /** One reply; valid only during the call. */
   reply(message: MessageCursor): void;
-  /** No more replies come. `errno`, positive, tells why the kernel refused; `now` is the time of the turn. */
+  /** No more replies come. `errno`, positive, is the reason for a refusal; `now` is the time of the turn. */
   done(end: DumpEnd, errno: number, now: number): void;
 }
 
 /** Makes requests, such as dumps and route lookups, one at a time. */
 export class Dumper implements MessageHandler {
-  /** Whether replies are still to come; until then no request can be made. */
+  /** Whether replies are outstanding. Until they have come no request can be made. */
   busy = false;
   readonly #socket: NetlinkSocket;
   readonly #writer = new MessageWriter();
   #sequence = 0;
-  /** Null for a request that was abandoned. */
+  /** Null for an abandoned request. */
   #handler: ReplyHandler | null = null;
   #next: readonly DumpKind[] = [];
   #end: DumpEnd | null = null;
@@ -929,14 +929,14 @@ export class Dumper implements MessageHandler {
     return this.#socket.fd;
   }
 
-  /** Begins dumps, one after the other until one fails. False: not now. */
+  /** Begins dumps, one after the other until one fails. False: the dumper is busy. */
   dump([kind, ...next]: readonly DumpKind[], handler: ReplyHandler): boolean {
     const begun = this.request((writer, sequence) => writeDump(writer, kind, sequence), handler);
     if (begun) this.#next = next;
     return begun;
   }
 
-  /** Makes any request. `write` returns its length. False: not now. */
+  /** Makes any request. `write` returns its length. False: the dumper is busy. */
   request(
     write: (writer: MessageWriter, sequence: number) => number,
     handler: ReplyHandler,
@@ -953,12 +953,12 @@ export class Dumper implements MessageHandler {
     return true;
   }
 
-  /** Abandons the request. The dumper stays `busy` until turns have read its remaining replies. */
+  /** Abandons the request. The dumper stays `busy` until turns have read the remaining replies. */
   abandon(): void {
     this.#handler = null;
   }
 
-  /** Takes a burst of replies; returns how much was done. An empty queue means that no more come. */
+  /** Takes a burst of replies; returns how much was done. Once the queue is empty, no more come. */
   turn(now = performance.now()): number {
     if (!this.busy) return 0;
     const count = this.#socket.receive(this);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The tables of the mirror: interfaces with their addresses, next-hop objects, routes, neighbours, rules.
- * Each applies the events of some message types to netbase. `mirror.ts` rereads a table by mark and
- * sweep, while net tiles use its content.
+ * The tables of the mirror: interfaces with their addresses, next-hop objects, routes, neighbours,
+ * rules. Each applies the events of some message types to netbase. `mirror.ts` rereads a table by mark
+ * and sweep, while net tiles use its content.
  *
  * The kernel withdraws routes without an RTM_DELROUTE when a link goes down, or when an address or a
- * next-hop object is removed. The same is done here at once, so that no packet is sent to nowhere,
- * and then the routes are read again.
+ * next-hop object is removed. Tegula withdraws them at once too, so that no packet is sent to nowhere,
+ * and then rereads the routes.
  */
 
 import { EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH } from "../../ffi/library.ts";
@@ -32,32 +32,32 @@ export const TableBit = { interfaces: 1, rules: 2, nextHops: 4, routes: 8, neigh
 
 export const ALL_TABLES = 31;
 
-/** What a message is: an event, part of a dump, or an event that is replayed after a dump, which may be newer. */
+/** The source of a message: an event, a dump, or the replay of an event after a dump, which may be newer. */
 export type Source = "event" | "dump" | "replay";
 
 export interface Table {
   readonly bit: number;
-  /** The dumps that have all of it, in order. */
+  /** The dumps that together contain it, in order. */
   readonly dumps: readonly nl.DumpKind[];
-  /** The types of messages that are about it. */
+  /** The types of messages that concern it. */
   readonly types: readonly number[];
-  /** Some kernels are built without it: if its dump is refused, the table counts as empty. */
+  /** Some kernels are built without it. If its dump is refused, the table counts as empty. */
   readonly optional?: boolean;
-  /** The order of events matters to it: those that come during a dump are applied after the dump, not at once. */
+  /** The order of its events matters: those that arrive during a dump are applied after it, not at once. */
   readonly ordered?: boolean;
-  /** Applies a message; returns the tables that an event shows to be stale. */
+  /** Applies a message; returns the tables that are stale as a result of an event. */
   apply(message: nl.MessageCursor, source: Source): number;
   /** Begins mark and sweep, or restarts it. */
   beginSync(): void;
-  /** Ends mark and sweep: removes what neither a dump nor an event has named since `beginSync`. */
+  /** Ends mark and sweep: removes entries that neither a dump nor an event has named since `beginSync`. */
   endSync(): void;
 }
 
 const MOST_NOTICES = 256;
 
-/** Log lines that are written once each, and the count of things that are not supported. */
+/** Log lines that are written once each, and the count of unsupported things. */
 export class Notices {
-  /** Messages about things that are not supported. */
+  /** Messages about unsupported things. */
   unsupported = 0;
   /** Logs a line unless it was logged before. */
   readonly once: (line: string) => void;
@@ -66,7 +66,7 @@ export class Notices {
     this.once = once(log, MOST_NOTICES);
   }
 
-  /** Counts a thing that is not supported, and names it once. */
+  /** Counts an unsupported thing, and logs it once. */
   unsupportedThing(line: string): void {
     this.unsupported++;
     this.once(`not supported: ${line}`);
@@ -88,7 +88,7 @@ export class InterfacesTable implements Table {
   readonly #nextHops: NextHopsTable;
   readonly #notices: Notices;
   readonly #dumped = new Map<number, InterfaceEntry>();
-  /** Indices, NETCONFA_IFINDEX_ALL and _DEFAULT among them, with `ignore_routes_with_linkdown` set. */
+  /** Indices, including NETCONFA_IFINDEX_ALL and _DEFAULT, with `ignore_routes_with_linkdown` set. */
   readonly #ignoringLinkdown = new Set<number>();
 
   /** `routes` and `nextHops` are notified of changes that withdraw routes. */
@@ -132,14 +132,14 @@ export class InterfacesTable implements Table {
     for (const entry of this.#dumped.values()) this.#store(entry);
   }
 
-  /** Stores an interface as an event has changed it, and withdraws routes. */
+  /** Stores an interface after an event has changed it, and withdraws routes. */
   #changed(
     type: number,
     subject: InterfaceLink | nl.AddressMessage,
     { before, now }: { before: InterfaceEntry | null; now: InterfaceEntry | null },
   ): number {
     if (type === nl.RTM_DELLINK) return this.#linkGone(subject.ifindex);
-    // An address came for an interface that is not known.
+    // An address arrived for an unknown interface.
     if (now === null) return type === nl.RTM_NEWADDR ? TableBit.interfaces : 0;
     const isStored = this.#store(now);
     if (type === nl.RTM_NEWADDR && !isStored) return TableBit.interfaces;
@@ -150,7 +150,7 @@ export class InterfacesTable implements Table {
       const isGone = now.addresses.length < before.addresses.length;
       return isGone ? this.#addressGone(subject) : 0;
     }
-    // The event may be about the address's lifetime only.
+    // The event may concern only the address's lifetime.
     const same = ["local", "address", "prefixLength", "secondary"] as const;
     const isKnown = before.addresses.some((other) =>
       same.every((key) => other[key] === subject[key])
@@ -174,7 +174,7 @@ export class InterfacesTable implements Table {
     return before.master !== now.master || before.mtu !== now.mtu ? TableBit.routes : 0;
   }
 
-  /** Other hops may be usable now; a dump of the routes says which, in the hops' flags. */
+  /** Other hops may be usable now. A dump of the routes contains that, in the hops' flags. */
   #applySettings(message: nl.MessageCursor): number {
     const { ifindex, ignoreLinkdown } = nl.decodeSettings(message);
     const ignoring = this.#ignoringLinkdown;
@@ -182,7 +182,7 @@ export class InterfacesTable implements Table {
     if (ignores === null || ignores === ignoring.has(ifindex)) return 0;
     if (ignores) ignoring.add(ifindex);
     else ignoring.delete(ifindex);
-    // A new default applies to interfaces without a setting of their own, and no event names them.
+    // A new default applies to interfaces without their own setting, for which there is no event.
     const isDefault = ifindex === nl.NETCONFA_IFINDEX_DEFAULT;
     return isDefault ? TableBit.interfaces | TableBit.routes : TableBit.routes;
   }
@@ -195,20 +195,20 @@ export class InterfacesTable implements Table {
     return TableBit.nextHops | TableBit.routes;
   }
 
-  /** A change copies all addresses, and the old copy is freed after a commit, in microseconds. False: no room. */
+  /** A change copies all addresses; the old copy is freed after a commit, in microseconds. False: no room. */
   #store(entry: InterfaceEntry): boolean {
     for (let tries = 0; tries < MOST_COMMITS; tries++) {
       if (this.#netbase.interfaces.put(entry)) return true;
       this.#netbase.commit();
     }
-    this.#notices.once("there are more addresses than netbase holds");
+    this.#notices.once("netbase has no room for more addresses");
     return false;
   }
 
   #addressGone({ ifindex, local }: nl.AddressMessage): number {
     const { interfaces } = this.#netbase;
     const left = interfaces.get(ifindex)?.addresses.length ?? 0;
-    // Without an address IPv4 is off on the interface, and every route out of it goes.
+    // Without an address IPv4 is off on the interface, and all routes through it are removed.
     if (left === 0) this.#routes.deviceDown(ifindex, { force: true });
     const elsewhere = interfaces.all().some(({ addresses }) =>
       addresses.some((other) => other.local === local)
@@ -218,7 +218,7 @@ export class InterfacesTable implements Table {
   }
 }
 
-/** What a message makes of an interface; null: there is none. */
+/** The interface after a message; null: there is none. */
 function changedBy(
   type: number,
   subject: InterfaceLink | nl.AddressMessage,
@@ -231,7 +231,7 @@ function changedBy(
   return { ...before, addresses: change(before.addresses, subject) };
 }
 
-/** Whether one of `flags` was set and none of them is any more. */
+/** Whether one of `flags` was set and none of them is set any more. */
 function hasLost(flags: number, before: number, now: number): boolean {
   return (before & flags) !== 0 && (now & flags) === 0;
 }
@@ -241,8 +241,8 @@ const RTNH_FLAGS = 0xff;
 
 /**
  * Next-hop objects (`ip nexthop`) and groups of them. A route that names an object follows it: its
- * gateway, interface and hops are the object's, from the first message on and whenever the object
- * changes. Removing an object removes every route that names it.
+ * gateway, interface and hops are those of the object, from the first message on and whenever the
+ * object changes. Removing an object removes every route that names it.
  */
 export class NextHopsTable implements Table {
   readonly bit = TableBit.nextHops;
@@ -264,7 +264,7 @@ export class NextHopsTable implements Table {
       return 0;
     }
     const withdrawn = this.#remove(new Set([object.id]));
-    // The kernel withdraws those routes silently, so check that they are the same ones.
+    // The kernel withdraws those routes silently, so a reread checks that they are the same ones.
     return withdrawn > 0 && source === "event" ? TableBit.routes : 0;
   }
 
@@ -293,7 +293,7 @@ export class NextHopsTable implements Table {
     for (const [id, object] of this.#objects) {
       if (!object.group?.some((member) => ids.has(member.id))) continue;
       const group = object.group.filter((member) => !ids.has(member.id));
-      // A group goes with its last member.
+      // A group is removed with its last member.
       if (group.length === 0) this.#objects.delete(id);
       else this.#objects.set(id, { ...object, group });
       gone.add(id);
@@ -301,7 +301,7 @@ export class NextHopsTable implements Table {
     return this.#updateRoutes(gone);
   }
 
-  /** An interface was lost: the kernel silently drops its objects, and their routes (`nexthop_flush_dev`). */
+  /** An interface was lost: the kernel silently removes its objects, and their routes (`nexthop_flush_dev`). */
   deviceLost(ifindex: number): void {
     const lost = [...this.#objects.values()].filter((object) =>
       object.group === null && object.ifindex === ifindex
@@ -323,7 +323,7 @@ export class NextHopsTable implements Table {
     });
   }
 
-  /** Makes a route follow its object. A route that names an unknown one stays as it is. */
+  /** Makes a route follow its object. A route that names an unknown object is unchanged. */
   follow(route: rt.Route | rt.RouteAttributes): void {
     const object = this.#objects.get(route.nextHopId);
     if (object === undefined) return;
@@ -348,7 +348,7 @@ export class NextHopsTable implements Table {
   }
 }
 
-/** Gateways to remember; with more routers, some may be resolved a little later. */
+/** The most gateways that are remembered. If there are more, some may be resolved a little later. */
 const MOST_GATEWAYS = 4096;
 
 /** Routes of the tables `local` and `main`. */
@@ -357,7 +357,7 @@ export class RoutesTable implements Table {
   readonly dumps = ["routes"] as const;
   readonly types = [nl.RTM_NEWROUTE, nl.RTM_DELROUTE];
   readonly ordered = true;
-  /** Gateways of routes since the last full read. True: a route says that it is on-link (RTNH_F_ONLINK). */
+  /** Gateways of routes since the last full read. True: a route declares it on-link (RTNH_F_ONLINK). */
   readonly gateways = new NeighborMap<boolean>();
   readonly #rib: Rib;
   readonly #nextHops: NextHopsTable;
@@ -387,11 +387,11 @@ export class RoutesTable implements Table {
     const replayed = source === "replay";
     if (message.type === nl.RTM_NEWROUTE) {
       this.#rib.add(route, message.flags);
-      // If the dump had this route already, it may now be at another position among its equals.
+      // If the dump already had this route, it may now be at another position among its equals.
       const beside = (message.flags & (rt.NLM_F_EXCL | rt.NLM_F_REPLACE)) === 0;
       return replayed && beside ? TableBit.routes : 0;
     }
-    // A route that is not here was missed, or is withdrawn already.
+    // A route that is missing here was missed, or is already withdrawn.
     return this.#rib.remove(route) || replayed ? 0 : TableBit.routes;
   }
 
@@ -404,11 +404,11 @@ export class RoutesTable implements Table {
     this.#rib.endSync();
   }
 
-  /** The route of a message as it is stored, valid until the next; null: not one of ours. */
+  /** The route of a message as it is stored, valid until the next; null: not one that Tegula follows. */
   #read(message: nl.MessageCursor): Readonly<rt.Route> | null {
     const route = this.#route;
     if (!nl.decodeRoute(message, route)) return null;
-    // An entry of the route cache says nothing about the tables.
+    // An entry of the route cache is not part of the tables.
     if ((route.flags & nl.RTM_F_CLONED) !== 0) return null;
     if (route.table !== rt.RT_TABLE_MAIN && route.table !== rt.RT_TABLE_LOCAL) {
       if (route.protocol === nl.RTPROT_TEGULA) return null; // a marker
@@ -430,8 +430,8 @@ export class RoutesTable implements Table {
     const prefix = rt.formatPrefix(destination, prefixLength);
     this.#notices.unsupportedThing(
       tos !== 0
-        ? `routes for one type of service only, such as ${prefix} tos ${tos}; they are never taken`
-        : `next hops by IPv6 or by a tunnel, such as that of ${prefix}; it counts as unreachable`,
+        ? `routes for a single type of service, such as ${prefix} tos ${tos}; they are never used`
+        : `next hops by IPv6 or by a tunnel, such as for ${prefix}; they are unreachable`,
     );
   }
 
@@ -439,23 +439,23 @@ export class RoutesTable implements Table {
     if (gateway === 0) return;
     const isOnLink = (flags & rt.RTNH_F_ONLINK) !== 0;
     const known = this.gateways.get(ifindex, gateway);
-    // A full table has few gateways: usually it is one of them again.
+    // A full table has few gateways: usually it is one that is already known.
     if (known === undefined ? this.gateways.size < MOST_GATEWAYS : isOnLink && !known) {
       this.gateways.set(ifindex, gateway, isOnLink);
     }
   }
 
-  /** An interface went down (`fib_sync_down_dev`). The addresses' own routes, of host scope, stay unless `force`. */
+  /** An interface went down (`fib_sync_down_dev`). Its addresses' routes, of host scope, stay unless `force`. */
   deviceDown(ifindex: number, { force }: { force: boolean }): void {
     this.#rib.rewrite((attributes) => withoutDevice(attributes, { ifindex, force }));
   }
 
-  /** An interface that ignores linkdown routes lost its carrier: others take over (`fib_sync_down_dev`). */
+  /** An interface that ignores linkdown routes lost its carrier: others replace them (`fib_sync_down_dev`). */
   carrierLost(ifindex: number): void {
     this.#rib.rewrite((attributes) => withoutCarrier(attributes, ifindex));
   }
 
-  /** An interface is gone: a multipath route with one hop there goes as a whole. */
+  /** An interface was removed: a multipath route with a hop there is removed as a whole. */
   deviceGone(ifindex: number): void {
     this.#rib.rewrite((attributes) =>
       attributes.hops?.some((hop) => hop.ifindex === ifindex)
@@ -464,7 +464,7 @@ export class RoutesTable implements Table {
     );
   }
 
-  /** An address is gone: routes with it as preferred source go (`fib_sync_down_addr`). */
+  /** An address was removed: routes with it as preferred source are removed (`fib_sync_down_addr`). */
   sourceGone(address: number): void {
     this.#rib.rewrite((attributes) => attributes.source === address ? null : attributes);
   }
@@ -474,7 +474,7 @@ function withoutDevice(
   attributes: Readonly<rt.RouteAttributes>,
   { ifindex, force }: { ifindex: number; force: boolean },
 ): rt.RouteAttributes | null {
-  // A route that follows an object goes with the object.
+  // A route that follows an object is removed with the object.
   if (attributes.nextHopId !== 0) return attributes;
   if (attributes.hops === null) {
     const stays = attributes.ifindex !== ifindex || attributes.scope === rt.RT_SCOPE_HOST && !force;
@@ -502,12 +502,12 @@ function withoutCarrier(
 }
 
 /**
- * Is notified of the kernel's current state of a neighbour, from an event or a dump; NUD_NONE: it was
- * removed. `neighbor` is valid during the call.
+ * Called with the kernel's current state of a neighbour, from an event or a dump; NUD_NONE: it was
+ * removed. `neighbor` is valid only during the call.
  */
 export type NeighborListener = (neighbor: nl.NeighborMessage) => void;
 
-/** Neighbours of the interfaces that packets leave by. The group also reports other interfaces', proxies and IPv6. */
+/** Neighbours of the interfaces by which packets leave. The group also reports others, proxies and IPv6. */
 export class NeighborsTable implements Table {
   readonly bit = TableBit.neighbors;
   readonly dumps = ["neighbors"] as const;
@@ -535,8 +535,8 @@ export class NeighborsTable implements Table {
     if (!nl.decodeNeighbor(message, neighbor)) return 0;
     const { ifindex, address, type, state, hasMac } = neighbor;
     if (this.interfaces?.has(ifindex) === false) return 0;
-    // The kernel's own entries for broadcast and multicast have MACs that follow from the address,
-    // and no event reports them. Entries that an administrator made in their place have other states.
+    // The kernel's own entries for broadcast and multicast have MACs that follow from the address, and
+    // no event reports them. Entries that an administrator made for them have other states.
     if ((type === rt.RTN_MULTICAST || type === rt.RTN_BROADCAST) && state === NUD_NOARP) return 0;
     if (message.type === nl.RTM_DELNEIGH) {
       this.#netbase.neighbors.remove(ifindex, address);
@@ -544,10 +544,10 @@ export class NeighborsTable implements Table {
       this.#listener?.(neighbor);
       return 0;
     }
-    // Without a MAC a valid state is of no use: a tunnel's peer, or a broadcast address.
+    // Without a MAC a valid state is useless: a tunnel's peer, or a broadcast address.
     if ((state & NUD_VALID) !== 0 && !hasMac) return 0;
     if (!this.#netbase.neighbors.set(neighbor)) {
-      this.#notices.once("more neighbours than netbase holds; what does not fit is not resolved");
+      this.#notices.once("netbase has no room for more neighbours; the others are not resolved");
     }
     this.#listener?.(neighbor);
     return 0;
@@ -566,30 +566,30 @@ export class NeighborsTable implements Table {
  * Policy rules (`ip rule`) and the order in which the kernel looks up its tables.
  *
  * As long as no rule of a namespace was ever changed, `local` and `main` are one trie, in which the
- * longest prefix wins. From then on, for good, all of `local` is looked up first. No message says
- * which it is. So a route is looked up for which the two orders differ, once there is one.
+ * longest prefix wins. After the first change, permanently, all of `local` is looked up first. No
+ * message reports this. So Tegula looks up a route for which the two orders differ, once there is one.
  *
- * Tegula supports the three rules that every namespace begins with: `local`, `main`, `default`. It
- * names every other rule once and ignores it.
+ * Tegula supports the three initial rules of a namespace: `local`, `main`, `default`. It logs every
+ * other rule once and ignores it.
  */
 
-/** Priority and table of the rules that every namespace begins with (fib_default_rules_init). */
+/** Priority and table of the initial rules of every namespace (fib_default_rules_init). */
 const DEFAULT_RULES: { readonly [priority: number]: number } = {
   0: 255,
   32766: 254,
   32767: 253,
 };
 
-/** Prefixes of `local` to compare routes with; with more, every route counts as inside one. */
+/** Prefixes of `local` to compare routes with. If there are more, every route counts as inside one. */
 const MOST_WIDE_LOCALS = 16;
 
-/** Checks that there are the default rules alone, and finds out the kernel's lookup order for the RIB. */
+/** Checks that only the default rules exist, and determines the kernel's lookup order for the RIB. */
 export class RulesTable implements Table {
   readonly bit = TableBit.rules;
   readonly dumps = ["rules"] as const;
   readonly types = [nl.RTM_NEWRULE, nl.RTM_DELRULE];
   readonly optional = true;
-  /** The number of rules that are not default ones, and of default ones that are missing. */
+  /** The number of rules that are not default ones, and of missing default ones. */
   custom = 0;
   readonly #rib: Rib;
   readonly #dumper: Dumper;
@@ -599,15 +599,15 @@ export class RulesTable implements Table {
   readonly #reply = rt.emptyRoute();
   /** The order is final. */
   #known = false;
-  /** Whether a route for which the order matters was seen since the last commit, and since the last lookup before that. */
+  /** Whether a route that depends on the order was seen since the last commit, and since the lookup before it. */
   #noted = false;
   #changed = true;
   #requested = false;
-  /** The address that was looked up last, so that it is not looked up again without a change. */
+  /** The address of the last lookup, so that it is not repeated without a change. */
   #address = -1;
-  /** Prefixes of `local` longer than one address: usually 127.0.0.0/8 alone. */
+  /** Prefixes of `local` longer than one address: usually only 127.0.0.0/8. */
   readonly #wideLocals: { readonly destination: number; readonly mask: number }[] = [];
-  /** Whether `local` has had a `throw`, which may lead to any route of `main` around it. */
+  /** Whether `local` has had a `throw`, by which the lookup may reach any route of `main` around it. */
   #throws = false;
 
   constructor(rib: Rib, dumper: Dumper, notices: Notices) {
@@ -637,7 +637,7 @@ export class RulesTable implements Table {
       return;
     }
     this.#found++;
-    const what = looksUp ? `looks into table ${table}` : `has action ${action}`;
+    const what = looksUp ? `looks up table ${table}` : `has action ${action}`;
     this.#notices.unsupportedThing(`policy rule ${priority}, which ${what}: Tegula ignores it`);
   }
 
@@ -653,7 +653,7 @@ export class RulesTable implements Table {
     return this.#known || !this.#changed && !this.#requested;
   }
 
-  /** A rule was changed at some time: `local` is looked up first. */
+  /** Called after a rule changed: from now on `local` is looked up first. */
   #rulesChanged(): void {
     this.#known = true;
     this.#rib.lookupOrder = "separate";
@@ -668,7 +668,7 @@ export class RulesTable implements Table {
     this.#noted = false;
   }
 
-  /** Whether `route` is of `main` inside a prefix of `local`, or of `local` with room for such. */
+  /** Whether `route` is in `main` and inside a prefix of `local`, or in `local` and can contain one. */
   #matters({ table, type, destination, prefixLength }: Readonly<rt.Route>): boolean {
     if (table === rt.RT_TABLE_LOCAL) {
       if (type === rt.RTN_THROW) this.#throws = true;
@@ -689,7 +689,7 @@ export class RulesTable implements Table {
     return false;
   }
 
-  /** Makes the lookup when there is something to look up. Returns how much was done. */
+  /** Makes the lookup if there is an address to look up. Returns how much was done. */
   turn(): number {
     if (this.#known || !this.#changed || this.#dumper.busy) return 0;
     this.#changed = false;
@@ -715,7 +715,7 @@ export class RulesTable implements Table {
     const matching = orders.filter((order) =>
       answerOf(this.#rib.bestFor(this.#address, order)) === answer
     );
-    // When neither matches, the routes have changed meanwhile.
+    // If neither matches, the routes have changed meanwhile.
     this.#known = matching.length === 1;
     if (this.#known) this.#rib.lookupOrder = matching[0];
     else this.#address = -1;

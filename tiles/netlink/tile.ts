@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The netlink tile mirrors the kernel's network state into netbase, keeps the XDP filters equal to
- * it, and has the kernel resolve the neighbours that net tiles need. It moves no packets.
+ * The netlink tile mirrors the kernel's network state into netbase, keeps the XDP filters equal to it,
+ * and makes the kernel resolve the neighbours that net tiles need. It forwards no packets.
  */
 
 import { pollSet } from "../../ffi/library.ts";
@@ -30,13 +30,13 @@ import {
 import { type NeighborTableMessage, NTF_EXT_LEARNED } from "./rtnetlink.ts";
 import { filterUpdater } from "./xdp_filter.ts";
 
-/** Makes the tile; returns when netbase holds the first full copy of the kernel's state. */
+/** Makes the tile; returns when netbase contains the first full copy of the kernel's state. */
 export function create({ setup, region, libraries, log }: TileContext<NetlinkSetup>): Tile {
   const library = libraries.netlink!;
   const { counters } = region;
   const { index } = NETLINK;
   const attached = setup.filters.map(({ ifindex }) => ifindex);
-  /** Interfaces that packets leave by: the attached ones, and VLAN devices on them. */
+  /** Interfaces by which packets leave: the attached ones, and VLAN devices on them. */
   let followed: ReadonlySet<number> = new Set(attached);
   let now = performance.now();
 
@@ -61,7 +61,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
   const socket = neighborSocket(library);
   const kernel: NeighborKernel = {
     solicit: socket.solicit,
-    // A dead gateway's entry stays: it makes routes take another (`netbase/netbase.ts`).
+    // A dead gateway's entry is kept: it makes routes use another (`netbase/netbase.ts`).
     release(ifindex, address) {
       if (!gateways.has(ifindex, address)) socket.release(ifindex, address);
     },
@@ -79,18 +79,18 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
   const wakers = setup.wakes.map(({ tile, eventfd }) =>
     new Waker(new TileReader(tile), () => libraries.tile.wake(eventfd))
   );
-  /** The generation for which net tiles were woken last. */
+  /** The generation for which net tiles were last woken. */
   let announced = -1;
 
   const control = new ControlReader(setup.control);
   let serves = false;
   const { ports, packetTimes } = setup;
-  /** Until this appliance serves, its predecessor writes the filters, and this updates none. */
+  /** Until this appliance serves, its predecessor writes the filters, and this one does not. */
   let updateFilters = filterUpdater([], { interfaces, ports, packetTimes, log });
 
-  /** Since when the mirror is not in sync; undefined: it is. */
+  /** When the mirror went out of sync; undefined: it is in sync. */
   let unsyncedSince: number | undefined;
-  /** How many neighbours the kernel had refused when that was read last, and whether it was more than before. */
+  /** The kernel's count of refused neighbours when it was last read, and whether it had increased. */
   let refusedBefore = -1;
   let refuses = false;
 
@@ -124,7 +124,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
     for (const waker of wakers) waker.published();
   }
 
-  /** Interfaces have changed: one may be gone, a VLAN device may be new. */
+  /** Called when interfaces have changed: one may be removed, a VLAN device may be new. */
   function followInterfaces(): void {
     const present = interfaces.all();
     ageing.keepInterfaces(new Set(present.map(({ ifindex }) => ifindex)));
@@ -137,7 +137,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
     mirror.followNeighborsOf(all, now);
   }
 
-  /** Copies to the counters what is counted elsewhere. */
+  /** Copies counts from elsewhere to the counters. */
   function gauge(): void {
     const { syncCounts, notices, events, overruns, malformedMessages } = mirror;
     counters[index.events] = events;
@@ -183,7 +183,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
         serves = true;
         updateFilters = filterUpdater(setup.filters, { interfaces, ports, packetTimes, log });
       }
-      // Once this tile is to leave, they are its successor's.
+      // When this tile is about to leave, its successor writes them.
       if (!control.leaving && updateFilters()) followInterfaces();
       announce();
       pollTable(now, { busy: receivers.some(({ resolver }) => resolver.busy) });
@@ -214,7 +214,7 @@ export function create({ setup, region, libraries, log }: TileContext<NetlinkSet
   };
 }
 
-/** A net tile as a reader of netbase; one that does not run holds nothing. */
+/** A net tile as a reader of netbase. One that does not run holds no reference. */
 function readerOf(view: View): Reader {
   const tile = new TileReader(view);
   return {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Keeps the XDP programs' filters equal to the interface table: a program takes a frame only when
- * it is sent to the interface's MAC address and to an address of this host. As in the kernel, an
- * interface answers for the addresses of every interface, but for loopback's.
+ * Keeps the XDP programs' filters equal to the interface table. A program takes a frame only if it is
+ * sent to the interface's MAC address and to an address of this host. As in the kernel, an interface
+ * accepts the addresses of all interfaces, except loopback's.
  */
 
 import type { View } from "../../ffi/region.ts";
@@ -19,7 +19,7 @@ import type { InterfaceWriter } from "../../netbase/tables_writer.ts";
 
 const ADDRESS_SLOTS = 1 << FILTER_SLOT_BITS;
 
-/** Gives a new filter's hash a seed of its own, before anyone reads or writes it. */
+/** Gives a new filter's hash a random seed, before anyone reads or writes it. */
 export function seedFilter({ buffer, byteOffset }: View): void {
   // getRandomValues refuses shared memory.
   const [seed] = crypto.getRandomValues(new Uint32Array(1));
@@ -27,18 +27,18 @@ export function seedFilter({ buffer, byteOffset }: View): void {
 }
 
 /**
- * The XDP program's filter: which frames are ours. It is a memory-mapped BPF array of one element (`struct
- * filter` in `xdp_filter.bpf.c`). The program reads it for every frame, so every change is one store and takes
- * effect with it.
+ * The XDP program's filter: which frames it takes. It is a memory-mapped BPF array of one element
+ * (`struct filter` in `xdp_filter.bpf.c`). The program reads it for every frame, so every change is a
+ * single store and takes effect at once.
  *
- * Writes the filter; one writer at a time. A second one that joins finds what the first wrote.
+ * Writes the filter; one writer at a time. A second writer that joins finds the first one's content.
  */
 export class Filter {
   readonly #bytes: DataView;
   readonly #vlans: Uint32Array;
   readonly #ports: Uint32Array;
   readonly #addresses: Uint32Array;
-  /** Chosen by `seedFilter`, so that nobody can prepare addresses that fall into one place. */
+  /** Chosen by `seedFilter`, so that nobody can choose addresses that collide. */
   readonly #seed: number;
 
   constructor(view: View) {
@@ -50,29 +50,29 @@ export class Filter {
     this.#seed = this.#bytes.getUint32(FilterAt.seed, true);
   }
 
-  /** Frames are ours only when sent to this MAC address (6 bytes). */
+  /** Takes only frames to this MAC address (6 bytes). */
   setMac(mac: ArrayLike<number>): void {
-    // Two stores: in between a frame can only fail to match, and the kernel takes it.
+    // Two stores: in between a frame can only fail to match, and goes to the kernel.
     this.#bytes.setUint32(FilterAt.mac, mac[0] | mac[1] << 8 | mac[2] << 16 | mac[3] << 24, true);
     this.#bytes.setUint16(FilterAt.mac + 4, mac[4] | mac[5] << 8, true);
   }
 
-  /** These UDP destination ports are ours, and no others. */
+  /** Takes datagrams to these UDP ports, and no others. */
   setPorts(ports: Iterable<number>): void {
     setBits(this.#ports, ports);
   }
 
-  /** Whether each frame that is taken gets the time at which it was. */
+  /** Sets whether each frame that is taken gets a timestamp. */
   setTimes(wanted: boolean): void {
     this.#bytes.setUint16(FilterAt.times, wanted ? 1 : 0, true);
   }
 
-  /** Frames tagged with these VLAN ids are looked into, and no others. */
+  /** Takes frames tagged with these VLAN ids, and no others. */
   setVlans(ids: Iterable<number>): void {
     setBits(this.#vlans, ids);
   }
 
-  /** An address (host order, not 0) is ours. False: there is no room, so it comes in by the kernel's socket. */
+  /** Takes packets to an address (host order, not 0). False: there is no room; the kernel's socket gets them. */
   add(address: number): boolean {
     if (this.#find(address) >= 0) return true;
     const free = this.#probe(address, 0);
@@ -81,7 +81,7 @@ export class Filter {
     return true;
   }
 
-  /** IPv4 address `address` is no longer ours. */
+  /** Stops taking packets to IPv4 address `address`. */
   remove(address: number): void {
     const at = this.#find(address);
     if (at >= 0) this.#addresses[at] = 0;
@@ -107,7 +107,7 @@ export class Filter {
   }
 }
 
-/** Sets these bits and clears the others. A word that stays as it is is stored as it is. */
+/** Sets these bits and clears the others. An unchanged word is stored as it was. */
 function setBits(words: Uint32Array, bits: Iterable<number>): void {
   const wanted = new Uint32Array(words.length);
   for (const bit of bits) wanted[bit >>> 5] |= 1 << (bit & 31);
@@ -118,8 +118,8 @@ function setBits(words: Uint32Array, bits: Iterable<number>): void {
 const LOOPBACK_NET = 127;
 
 /**
- * Returns a function that brings the filters of interfaces, each an XDP program's writable map, up to date and returns
- * whether any interface changed. Until its first call a predecessor's addresses stay.
+ * Returns a function that updates the filters of interfaces, each an XDP program's writable map, and
+ * returns whether any interface changed. Until its first call a predecessor's addresses stay.
  */
 export function filterUpdater(
   filters: readonly { readonly ifindex: number; readonly view: View }[],
@@ -135,7 +135,7 @@ export function filterUpdater(
     filter.setPorts(ports);
     filter.setTimes(packetTimes);
   }
-  /** Interfaces of which the log says that there is no room for all addresses. */
+  /** Interfaces for which the log has reported that there is no room for all addresses. */
   const full = new Set<number>();
   /** The interface table's count of changes that the filters include. */
   let seen = -1;
@@ -160,7 +160,7 @@ export function filterUpdater(
       full.add(ifindex);
       log(
         `${left.length} addresses, ${formatAddress(left[0])} among them, do not fit the XDP ` +
-          "filter: what is sent to them comes in by the kernel's sockets",
+          "filter: the kernel's sockets receive their datagrams",
       );
     }
     return true;

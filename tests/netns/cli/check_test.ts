@@ -105,7 +105,7 @@ const TROUBLES: Record<
   "a policy rule": {
     commands: ["ip rule add priority 100 from 192.0.2.0/24 table 77"],
     subject: "policy rules",
-    says: /policy rule 100, which looks into table 77/,
+    says: /policy rule 100, which looks up table 77/,
     mends: true,
   },
   "a route that cannot be followed": {
