@@ -117,7 +117,7 @@ Deno.test("a successor goes on with the sessions, without those of a backend tha
     backends: ["198.18.5.3:53", { address: "198.18.5.2:53", drain: true }],
   };
   const second = await balancer(options, { state: first.state });
-  assert.match(second.logged.join(), /goes on with \d sessions/);
+  assert.match(second.logged.join(), /continues with \d sessions/);
   for (const [client, was] of before.entries()) {
     const [now] = fromClient(second, client);
     if (was.address === SECOND) assert.deepEqual(now, was, "drained, but it has the session");
