@@ -245,11 +245,13 @@ export class Rib {
       for (let below = node; below !== 0; below = this.trie.next(below)) {
         const first = words[below + Node.prefix];
         if (!this.trie.covers(node, first)) break;
-        const last = (first | ~maskAddress(-1, words[below + Node.length])) >>> 0;
-        // The kernel answers for 0.0.0.0/8 without a look at its routes.
-        const inside = first >>> 24 === 0 ? 0x0100_0000 : first;
-        if (this.trie.covers(below, inside) && this.#isAmbiguous(inside)) return inside;
-        if (last >>> 24 !== 0 && this.#isAmbiguous(last)) return last;
+        const end = (first | ~maskAddress(-1, words[below + Node.length])) + 1;
+        // Whatever prefixes cover changes only where one begins, or behind one.
+        for (const address of [first, end >>> 0]) {
+          // The kernel answers for 0.0.0.0/8 without a look at its routes.
+          const inside = address >>> 24 === 0 ? 0x0100_0000 : address;
+          if (this.trie.covers(node, inside) && this.#isAmbiguous(inside)) return inside;
+        }
       }
     }
     return -1;

@@ -130,4 +130,13 @@ Deno.test("a rule is touched, which sets the tables apart", () => {
   ip("rule del pref 100");
 });
 
+Deno.test("a throw shows that the tables are apart, though local has the edges of its prefix", () => {
+  const failure = run([
+    "addr del 198.18.0.3/24 dev v2",
+    "addr add 198.18.0.1/25 dev v2",
+    "route append throw 198.18.0.0/24 metric 50 table local",
+  ], { audit: 1 });
+  assert.equal(failure, null);
+});
+
 test("after any ip command Tegula decides as the kernel does, its tables apart", SEED + 50_000);

@@ -145,6 +145,19 @@ Deno.test("ambiguousAddress() finds an address for which the orders differ, if t
   );
 });
 
+Deno.test("ambiguousAddress() finds one between prefixes that say the same in both orders", () => {
+  const { writer } = makeRoom();
+  const add = (prefix: string, fields: Parameters<typeof routeTo>[1]) =>
+    writer.rib.add(routeTo(prefix, fields), 0);
+  for (const edge of ["203.0.113.0/25", "203.0.113.255/32"]) {
+    add(edge, { table: RT_TABLE_LOCAL, type: RTN_LOCAL, ifindex: 1 });
+  }
+  add("203.0.113.0/24", { gateway: ip("198.18.0.1"), ifindex: 2 });
+  assert.equal(writer.rib.ambiguousAddress(), -1);
+  add("203.0.113.0/24", { table: RT_TABLE_LOCAL, type: RTN_THROW });
+  assert.equal(writer.rib.ambiguousAddress(), ip("203.0.113.128"));
+});
+
 Deno.test("nothing is left in the tables when all routes are gone", () => {
   fc.assert(
     fc.property(anyHistory, (history) => {
