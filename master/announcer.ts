@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Markers: a blackhole route for each announced prefix, in a table of its own, there while Tegula is ready.
- * BIRD or FRR announces that table to routers (docs/operating/anycast.md). No packet follows a marker: no rule
- * leads to the table, and the address itself is on `lo`. This is all that Tegula writes into the kernel's
- * configuration.
+ * Markers: while Tegula is ready, a separate routing table has a blackhole route for each announced
+ * prefix. BIRD or FRR announces that table to routers (docs/operating/anycast.md). Markers route no
+ * packets: no rule refers to the table, and the address itself is on `lo`. Tegula changes nothing
+ * else in the kernel's configuration.
  */
 
 import { EEXIST, ENOENT, ESRCH, SystemError } from "../ffi/library.ts";
@@ -41,7 +41,7 @@ export function markerText(marker: Marker): string {
   return `${prefixText(marker)} in table ${marker.table}`;
 }
 
-/** Those of the prefixes in which the host has no address. */
+/** The prefixes in which the host has no address. */
 export function missingAddresses<T extends Prefix>(prefixes: readonly T[]): T[] {
   const own = Deno.networkInterfaces().filter(({ family }) => family === "IPv4")
     .map(({ address }) => parseAddress(address));
@@ -50,12 +50,12 @@ export function missingAddresses<T extends Prefix>(prefixes: readonly T[]): T[] 
   );
 }
 
-/** What to do about an announced prefix in which the host has no address. */
+/** The command that adds an address in `prefix`. */
 export function addressFix(prefix: Prefix): string {
   return `ip address add ${prefix.length === 32 ? prefixText(prefix) : "ADDRESS/32"} dev lo`;
 }
 
-/** The markers in the kernel. Throws SystemError where the kernel refuses one. */
+/** The markers in the kernel. Throws SystemError if the kernel refuses one. */
 export class Markers {
   readonly #kernel: Dumper;
 
@@ -63,7 +63,7 @@ export class Markers {
     this.#kernel = new Dumper(library);
   }
 
-  /** Adds a marker. Returns false if it is there already. */
+  /** Adds a marker. Returns false if it exists. */
   add(marker: Marker): boolean {
     const flags = NLM_F_ACK | NLM_F_CREATE;
     return this.#request(`announce ${markerText(marker)}`, marker, {
@@ -71,14 +71,14 @@ export class Markers {
     });
   }
 
-  /** Removes a marker. Returns false if there is none. */
+  /** Removes a marker. Returns false if it does not exist. */
   remove(marker: Marker): boolean {
     return this.#request(`withdraw ${markerText(marker)}`, marker, {
       ...{ type: RTM_DELROUTE, flags: NLM_F_ACK, unless: ESRCH },
     });
   }
 
-  /** Removes all markers in a table, also those of others, and returns them. */
+  /** Removes all markers in a table, also of other programs, and returns them. */
   clear(table: number): Marker[] {
     const found: Marker[] = [];
     this.#request(`read routing table ${table}`, { table, address: 0, length: 0 }, {
@@ -96,8 +96,8 @@ export class Markers {
   }
 
   /**
-   * Sends a request and takes the replies, which the kernel has ready at once. Returns false if the
-   * reply is the error `unless`.
+   * Sends a request and reads the replies, which are available at once. Returns false if the reply
+   * is the error `unless`.
    */
   #request(
     tried: string,
@@ -123,20 +123,20 @@ export class Markers {
   }
 }
 
-/** Keeps the markers as the configuration and the state of the service want them. */
+/** Keeps the markers in line with the configuration and the state of the service. */
 export function announcer() {
   let kernel: Markers | undefined;
   let isReady = false;
   let configured: readonly Marker[] = [];
-  /** Those of earlier configurations that have yet to be removed. */
+  /** Markers of earlier configurations that are still to be removed. */
   let stale: readonly Marker[] = [];
-  /** What is announced, and what keeps the rest from being announced, as last logged. */
+  /** The announced markers, and the obstacles of the others, as last logged. */
   let announced: readonly string[] = [];
   let complaints: readonly string[] = [];
 
   /**
-   * Adds and removes markers until they are as configured, also if others changed them. A prefix in which the
-   * host has no address is not announced, since its packets would be lost here. To be called now and then.
+   * Makes the markers match the configuration, also if other programs changed them. Does not announce a
+   * prefix in which the host has no address, since its packets would be lost here. Called periodically.
    */
   function update(): void {
     if (configured.length + stale.length === 0) return;
@@ -174,7 +174,7 @@ export function announcer() {
 
   return {
     update,
-    /** Removes the markers that an earlier run left. Throws SystemError. */
+    /** Removes markers of an earlier run. Throws SystemError. */
     start(announce: Announce | undefined): void {
       if (announce === undefined) return;
       const left = (kernel ??= new Markers()).clear(announce.table).map(markerText);
@@ -182,7 +182,7 @@ export function announcer() {
         log(`announce: removed what an earlier run left: ${left.join(", ")}`);
       }
     },
-    /** Continues with another configuration. Prefixes that both name stay announced all the time. */
+    /** Switches to another configuration. Prefixes that both have stay announced throughout. */
     configure(announce: Announce | undefined): void {
       const next = announce?.addresses.map((prefix) => ({ table: announce.table, ...prefix })) ??
         [];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Makes an app's files ready for its process: finds the modules that it imports, compiles TypeScript
- * once for all starts to come, and copies what the process's user cannot read.
+ * Prepares an app's files for its process: finds the modules that it imports, compiles TypeScript
+ * once for all starts, and copies files that the process's user cannot read.
  *
  *     FOLDER/program/build/…     the program, where it is not readable (a clone in a home folder)
  *     FOLDER/NAME-…/cache        Deno's cache of an app (DENO_DIR): its TypeScript, compiled
@@ -22,24 +22,23 @@ import { AppError } from "../tiles/runtime/log.ts";
 /** An app whose process can be started. */
 export interface StagedApp {
   readonly module: string;
-  /** Files and folders that it is made of, besides the program's. */
+  /** Its files and folders, besides the program's. */
   readonly read: readonly string[];
   /**
-   * Files that it imports by `import()` and that are missing. Its own code gets the error, if it needs
-   * them.
+   * Missing files that it imports by `import()`. Its own code gets the error, if it imports them.
    */
   readonly absent?: readonly string[];
-  /** The files that it was made from; none of an app that ships. */
+  /** Its source files; none for an app that ships. */
   readonly sources: readonly string[];
-  /** Its plan and files as they were before its process read any (`stampOf`). */
+  /** The stamp of its plan and files from before its process read them (`stampOf`). */
   readonly stamp: string;
-  /** Deno's cache with it compiled; undefined where all of it is plain JavaScript. */
+  /** Deno's cache with the compiled app; undefined if all of it is plain JavaScript. */
   readonly denoDir?: string;
-  /** Where its copies and its cache are, if it has any: for `discard`. */
+  /** The folder of its copies and its cache, if it has any: for `discard`. */
   readonly folder?: string;
 }
 
-/** Of the plan of an app, what its files depend on. One inside net tiles has its grants in `service`. */
+/** The part of an app's plan that its files depend on. An inline app has its grants in `service`. */
 interface StagePlan {
   readonly name: string;
   readonly uid: number;
@@ -47,10 +46,10 @@ interface StagePlan {
   readonly grants?: Pick<Grants, "read">;
 }
 
-/** What of an app's name is no part of the name of its folder, and the most of it that is. */
+/** Characters that are removed from an app's name for its folder, and the longest result. */
 const [UNLIKE_FILES, LONGEST_PREFIX] = [/[^\w.-]/g, 64];
 
-/** How long Deno may take for a module and what that imports: an import may be a file that never ends. */
+/** How long Deno may take for a module and its imports: an import may be a file that never ends. */
 const DENO_MILLIS = 30_000;
 
 /** A module as `deno info --json` describes it. */
@@ -58,36 +57,36 @@ interface Described {
   readonly specifier: string;
   readonly local?: string;
   readonly mediaType?: string;
-  /** Why it cannot be read, or is no module. */
+  /** Why it cannot be read, or is not a module. */
   readonly error?: string;
   readonly dependencies?: readonly Dependency[];
 }
 
 /** An import of a module. */
 interface Dependency {
-  /** As it is written. */
+  /** As written in the source. */
   readonly specifier: string;
   readonly isDynamic?: boolean;
-  /** The import itself, unless it is of types alone. Its specifier is left out if it is invalid. */
+  /** The import, unless it imports only types. An invalid specifier is left out. */
   readonly code?: {
     readonly specifier?: string;
     readonly span: { readonly start: { readonly line: number; readonly character: number } };
   };
 }
 
-/** What `deno info --json` says of a module and all that it imports. */
+/** The output of `deno info --json` for a module and all that it imports. */
 interface Graph {
   readonly roots: readonly string[];
   readonly modules: readonly Described[];
 }
 
-/** The files that this program makes for its apps' processes, in a folder that is removed at the end. */
+/** The files that this program creates for its apps' processes, in a folder that it removes at the end. */
 export type AppFiles = ReturnType<typeof openAppFiles>;
 
 /**
- * `uid`: any user but the master's, whose processes have to read the program. `folder`: that of a predecessor,
- * with its `lock`; by default one is made on demand, and those of killed masters are removed. `millis`: how
- * long Deno may take for a module.
+ * `uid`: a user other than the master's, whose processes must be able to read the program.
+ * `folder`: a predecessor's folder, with its `lock`; by default one is created on demand, and
+ * folders of killed masters are removed. `millis`: how long Deno may take for a module.
  */
 export function openAppFiles(
   { host, processes, uid, millis = DENO_MILLIS, ...before }: {
@@ -102,7 +101,7 @@ export function openAppFiles(
   let { folder: made, lock = -1 } = before;
   if (made === undefined) removeLeft(host);
   else if (lock < 0) lock = host.lockFolder(made);
-  /** The folder; made if it is not there. */
+  /** The folder; created on demand. */
   const place = (): string => {
     if (made === undefined) ({ folder: made, lock } = makeRuntimeFolder(host));
     return made;
@@ -116,8 +115,8 @@ export function openAppFiles(
   }
 
   /**
-   * Makes what the process of `plan` is started from. What an app imports is in the folder of its module,
-   * or granted to it by `read`. Throws AppError.
+   * Prepares the files of the process of `plan`. An app's imports must be in the folder of its
+   * module, or granted by `read`. Throws AppError.
    */
   async function stage(plan: StagePlan): Promise<StagedApp> {
     const { name, service: { module }, grants = plan.service.grants } = plan;
@@ -139,7 +138,7 @@ export function openAppFiles(
     }
   }
 
-  /** Puts what an app needs into `folder`, and removes the folder if that is nothing. */
+  /** Puts an app's files into `folder`, and removes the folder if it is empty. */
   async function placeIn(
     folder: string,
     plan: StagePlan,
@@ -152,13 +151,13 @@ export function openAppFiles(
     const graph: Graph = JSON.parse(await run(["info", "--json"], path));
     const wrong = wrongImports(path, graph);
     if (wrong) throw new AppError(name, wrong);
-    // The process itself reports what else is wrong, and where.
+    // The process itself reports other errors, with their place.
     const known = imported(graph).filter(({ local }) =>
       local !== undefined && !local.startsWith(PROGRAM)
     );
     const { files, absent } = filesIn(path, graph);
-    // A change from here on counts for the next reload. A change since Deno looked cannot bring in a
-    // file that is not part of the stamp: that file is not copied, and the process may not read it.
+    // Changes from here on count for the next reload. A change since Deno read the files cannot add
+    // a file that is not in the stamp: it is not copied, and the process may not read it.
     const sources = [...files, ...absent];
     const stamp = stampOf(plan, [...sources, ...granted]);
     const checked = checkFiles(name, files, granted);
@@ -166,7 +165,7 @@ export function openAppFiles(
     const needsCopy = files.some((file) => !processes.readableBy(file, uid));
     const placed = (file: string) => needsCopy ? folder + file : file;
     if (needsCopy) {
-      // Behind a symbolic link of root's that of the file, else that of the link.
+      // The owner of the link, or of its target if root owns the link.
       const owner = attempt(() => Deno.lstatSync(path).uid || Deno.statSync(path).uid, null);
       for (const file of checked) await copyOf(name, file, { to: placed(file.path), owner });
     }
@@ -189,17 +188,17 @@ export function openAppFiles(
   }
 
   return {
-    /** The folder that the program is read from by every app's process, as `ROOT`. */
+    /** The folder from which all apps' processes read the program, like `ROOT`. */
     root,
     get folder(): string {
       return place();
     },
-    /** The descriptor that keeps other masters from removing the folder; below 0: there is none. */
+    /** The descriptor whose lock keeps other masters from removing the folder; below 0: none. */
     get lock(): number {
       return lock;
     },
     stage,
-    /** Removes the files made for an app that is not started any more. */
+    /** Removes the files of an app that will not be started again. */
     discard({ folder }: StagedApp): void {
       if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
     },
@@ -211,7 +210,7 @@ export function openAppFiles(
   };
 }
 
-/** The file at `path`, and those that it imports: present ones, and those that are not there. */
+/** The file at `path` and its imports: existing files, and missing ones. */
 function filesIn(path: string, graph: Graph): { files: string[]; absent: string[] } {
   const all = imported(graph).filter(({ specifier }) => specifier.startsWith("file:"))
     .map(({ specifier }) => fileURLToPath(specifier)).filter((file) => !file.startsWith(PROGRAM));
@@ -223,8 +222,8 @@ function filesIn(path: string, graph: Graph): { files: string[]; absent: string[
 }
 
 /**
- * Paths of a module and of what it imports, missing ones too, for a caller that waits for a change;
- * and what is wrong with its imports, "" if nothing is.
+ * Paths of a module and its imports, also missing ones, for a caller that waits for a change; and
+ * the first error of its imports, or "".
  */
 export async function importsOf(
   module: string,
@@ -237,8 +236,8 @@ export async function importsOf(
 }
 
 /**
- * The modules that run: neither those whose types alone are imported, nor what only those import. `follows`
- * leaves out imports.
+ * The modules that run: without those that are imported only for types, and their imports.
+ * `follows` filters imports.
  */
 function imported(
   { roots, modules }: Graph,
@@ -260,8 +259,8 @@ function imported(
 }
 
 /**
- * The first import that no start can follow, with its place and what is wrong with it; "" if there is
- * none. An `import()` may be within a `try`, so only the app itself gets its error.
+ * The first import that always fails, with its place and its error; "" if there is none. An
+ * `import()` may be within a `try`, so only the app itself gets its error.
  */
 function wrongImports(path: string, graph: Graph): string {
   const isStatic = ({ isDynamic }: Dependency) => !isDynamic;
@@ -276,7 +275,7 @@ function wrongImports(path: string, graph: Graph): string {
   return "";
 }
 
-/** What is wrong with an import of the app at `path`; "" if nothing is, or the process says it. */
+/** The error of an import of the app at `path`; "" if it has none, or the process reports it. */
 function wrongImport(specifier: string, target: string, path: string): string {
   if (target.startsWith("file:")) {
     const file = fileURLToPath(target);
@@ -295,7 +294,7 @@ function wrongImport(specifier: string, target: string, path: string): string {
     `${written}make one file of it and its packages, and serve that: ${bundleCommand(path)}`;
 }
 
-/** Defines `require`, which packages in CommonJS call for a module of Node's, and ECMAScript modules lack. */
+/** Defines `require`, which ECMAScript modules lack, and CommonJS packages call for Node modules. */
 const REQUIRE =
   'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);';
 
@@ -322,7 +321,7 @@ function unreadable(path: string): string {
   }`;
 }
 
-/** A file that an app may be made from. */
+/** A file that an app may consist of. */
 interface CheckedFile {
   readonly path: string;
   /** Its path without symbolic links. */
@@ -331,9 +330,9 @@ interface CheckedFile {
 }
 
 /**
- * The files of an app, the one that the configuration names first. The author of an import may not be
- * allowed to read all that this program can. So no import and no symbolic link makes a file from
- * elsewhere a file of the app. Throws AppError.
+ * The files of an app, the configured module first. The author of an import may have fewer
+ * permissions than this program. So imports and symbolic links cannot add files from elsewhere to
+ * the app. Throws AppError.
  */
 function checkFiles(
   name: string,
@@ -344,7 +343,7 @@ function checkFiles(
   const own = [dirname(files[0]), ROOT].map(realPath).filter((path) => path !== undefined);
   return files.map((path, i) => {
     const real = realPath(path);
-    // It is missing. To be copied it would have to be there.
+    // A missing file cannot be copied.
     if (real === undefined) return { path, real: path, isGranted: false };
     const isGranted = isBelow(real, read);
     if (i > 0 && !isGranted && !isBelow(real, own)) {
@@ -354,7 +353,7 @@ function checkFiles(
           `read = ["${real}"]`,
       );
     }
-    // The process itself reports what is wrong with the first one.
+    // The process itself reports errors of the first one.
     if (i > 0 && !Deno.statSync(real).isFile) {
       throw new AppError(name, `its module imports ${real}, which is no regular file`);
     }
@@ -362,7 +361,7 @@ function checkFiles(
   });
 }
 
-/** The path without symbolic links; undefined where nothing is there. */
+/** The path without symbolic links; undefined if it does not exist. */
 function realPath(path: string): string | undefined {
   return attempt(() => Deno.realPathSync(path));
 }
@@ -381,7 +380,7 @@ async function copyOf(
   { to, owner }: { to: string; owner: number | null },
 ): Promise<void> {
   try {
-    // Another file may be there by now, so the open one is asked.
+    // The path may name another file by now, so check the open one.
     using from = await Deno.open(real);
     const { isFile, uid } = await from.stat();
     if (!isFile || Deno.realPathSync(real) !== real) throw new Error(`${path} is no regular file`);
@@ -395,18 +394,18 @@ async function copyOf(
   }
 }
 
-/** Folders that such files may be in: what systemd made for the unit, or /run; and TMPDIR. */
+/** Folders for such files: the unit's folder from systemd, or /run; and TMPDIR. */
 function runtimePlaces(): string[] {
   const given = Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0];
   return [given ?? "/run", Deno.env.get("TMPDIR") ?? "/tmp"];
 }
 
-/** The name of a master's folder. It has the PID, for people who look there. */
+/** The name of a master's folder. It contains the PID, for operators. */
 const RUNTIME_FOLDER = /^tegula-\d+-[0-9a-f]+\.files$/;
 
 /**
- * Makes a folder for such files, with the lock that says that its master runs; below 0 where there are
- * no locks. In /run a confined master may not write.
+ * Creates a folder for such files, and a lock that marks it as in use; below 0 if locks are not
+ * supported. A confined master may not write to /run.
  */
 function makeRuntimeFolder(
   { lockFolder, close }: Pick<Host, "lockFolder" | "close">,
@@ -417,7 +416,7 @@ function makeRuntimeFolder(
     const folder = attempt(() => Deno.makeTempDirSync({ dir: first, ...options })) ??
       Deno.makeTempDirSync({ dir: last, ...options });
     const lock = lockFolder(folder);
-    // Before it was locked another master may have taken it for one that was left.
+    // Before it was locked, another master may have removed it as a leftover.
     if ((lock < 0 || !exists(folder)) && tries <= 3) {
       if (lock >= 0) close(lock);
       rmSync(folder, { recursive: true, force: true });
@@ -429,22 +428,22 @@ function makeRuntimeFolder(
 }
 
 /**
- * Removes the folders of this user's masters that were killed, whose locks nobody holds. A PID would
- * not tell: another process may have it by now, and one of another PID namespace is not seen.
+ * Removes folders of this user's killed masters: their locks are free. PIDs cannot show this: they
+ * are reused, and those of other PID namespaces are invisible.
  */
 function removeLeft({ lockFolder, close }: Pick<Host, "lockFolder" | "close">): void {
   for (const place of new Set(runtimePlaces())) {
     for (const path of foldersLeftIn(place)) {
       const lock = lockFolder(path);
       if (lock < 0) continue;
-      // Where it stays it only takes space.
+      // A folder that stays only takes space.
       attempt(() => rmSync(path, { recursive: true, force: true }));
       close(lock);
     }
   }
 }
 
-/** Paths of what may be such folders; none where others could put something else in their place. */
+/** Paths of possible folders; none if other users could replace them. */
 function foldersLeftIn(place: string): string[] {
   return attempt(() => {
     const { uid, mode } = Deno.statSync(place);
@@ -456,7 +455,7 @@ function foldersLeftIn(place: string): string[] {
   }, []);
 }
 
-/** Runs Deno on a module, with the program's packages in reach; returns what it says. */
+/** Runs Deno on a module, with access to the program's packages. Returns its output. */
 async function deno(
   args: string[],
   { name, module, denoDir, millis }: {
@@ -485,7 +484,7 @@ async function deno(
   throw new Error(new TextDecoder().decode(stderr));
 }
 
-/** Copies a file, or a folder with all that is in it. */
+/** Copies a file, or a folder with its contents. */
 function copy(from: string, to: string): void {
   if (!Deno.statSync(from).isDirectory) {
     Deno.mkdirSync(dirname(to), { recursive: true });
@@ -497,7 +496,7 @@ function copy(from: string, to: string): void {
   for (const { name } of Deno.readDirSync(from)) copy(`${from}/${name}`, `${to}/${name}`);
 }
 
-/** Lets one user alone, besides this one, read what is below `path`; everybody, where that cannot be. */
+/** Lets only one other user read everything below `path`; if that is impossible, all users. */
 function giveTo(path: string, uid: number): void {
   const { isDirectory } = Deno.lstatSync(path);
   let mode = isDirectory ? 0o750 : 0o640;
@@ -511,12 +510,12 @@ function giveTo(path: string, uid: number): void {
   for (const { name } of Deno.readDirSync(path)) giveTo(`${path}/${name}`, uid);
 }
 
-/** A text that changes when an app's plan does, or a file at `paths`: what it was made from or may read. */
+/** A text that changes with an app's plan, or a file at `paths`: its sources, or files that it may read. */
 export function stampOf(plan: unknown, paths: readonly string[]): string {
   return JSON.stringify([plan, ...paths.flatMap(filesAt)]);
 }
 
-/** The most files that are looked at. Of an app with more it is unknown whether they changed. */
+/** The most files that are examined. Changes of an app with more files are not detected. */
 const MOST_FILES = 2000;
 
 /** Path, inode, size and times of change of the file at `path`, or of all files below it. */
@@ -526,7 +525,7 @@ function filesAt(path: string): unknown[] {
     const next = waiting.pop()!;
     if (found.length + waiting.length > MOST_FILES) return [path, Math.random()];
     try {
-      // Not through links: they may lead in circles.
+      // Links are not followed, as they may form cycles.
       const { isDirectory, ino, size, mtime, ctime } = next === path
         ? Deno.statSync(next)
         : Deno.lstatSync(next);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The master's side of an app's process: it starts the process confined, reads and checks its messages, watches it, and
- * restarts it. The pidfd tells whether it lives and how it ended, and the tile's region whether it makes progress.
- * Nothing that it does affects another process.
+ * The master's side of an app's process: starts it confined, reads and checks its messages, watches
+ * it, and restarts it. The pidfd shows whether it runs and how it ended, and the tile's region
+ * whether it makes progress. No behaviour of an app affects another process.
  *
  *     start ── ready ── go ── running ─┬─ ended: a pause, and a restart on the same regions
  *                                      └─ leave ── ended ── go of the successor that is ready
@@ -10,8 +10,8 @@
  * A restarted process continues at the cursors in the links, so waiting datagrams are answered. If a process hung, or ended
  * before its first burst, a waiting datagram may be the reason, and its successor skips them.
  *
- * An app may have a slow side, a process of its own (`SlowSide`). It starts with the app's process, and ends after it. If
- * it ends by itself it is restarted alone, as no datagram needs it.
+ * An app may have a slow side in a second process (`SlowSide`). It starts with the app's process,
+ * and ends after it. If it ends by itself, only it is restarted, as datagrams do not need it.
  */
 
 import { exists, type Watcher } from "../ffi/host.ts";
@@ -59,9 +59,9 @@ export interface AppProcessPlan
   readonly memoryMib: number;
   /** Bytes of its region `state NAME`, if it has one. */
   readonly stateBytes?: number;
-  /** Its user, if the master may choose. */
+  /** Its user, if the master may change users. */
   readonly uid: number;
-  /** Its slow side, which alone has what is granted of `net` and `write`. */
+  /** Its slow side, the only one with the grants `net` and `write`. */
   readonly beside?: BesideSetup;
 }
 
@@ -72,20 +72,20 @@ interface Staged extends StagedApp {
 
 export interface AppProcessParts {
   readonly libraries: Pick<MainLibraries, "processes" | "regions" | "host" | "observer" | "tile">;
-  /** Its slot of the observer's counters. */
+  /** Its slot in the observer's counters. */
   readonly slot: number;
   readonly watcher: Pick<Watcher, "watch" | "forget">;
   readonly files: Pick<AppFiles, "stage" | "discard" | "root">;
   /**
-   * The master's descriptor by its name in `handed.ts`, for readers or for the writer. `bytes`: of a state, which may
-   * have another size in a successor. Throws RangeError.
+   * The master's descriptor by its name in `handed.ts`, for readers or for the writer. `bytes`: the
+   * size of a state, which may differ in a successor. Throws RangeError.
    */
   descriptor(name: string, readOnly: boolean, bytes?: number): Handing;
   /** The region `tile NAME`. */
   readonly tile: TileReader;
   /** Logs whole lines, under the app's name. */
   readonly log: Log;
-  /** Whether it runs has changed. `restarted`: the process that is started again, after a failure. */
+  /** Called when it starts or ends. `restarted`: the process that is restarted after a failure. */
   changed(restarted?: string): void;
 }
 
@@ -95,7 +95,7 @@ const POLL_MILLIS = 500;
 const HUNG_POLLS = 10;
 /** Polls until a long start is logged, and until it is killed. */
 const [LATE_POLLS, START_POLLS] = [10, 600];
-/** How long it may take to leave. */
+/** How long it may take to end after `leave`. */
 const LEAVE_MILLIS = 1000;
 /** Messages that a process may send in a second. */
 const MESSAGES_A_SECOND = 2000;
@@ -104,8 +104,8 @@ const BESIDE_DESCRIPTORS = 1024;
 /** Memory of Deno outside of V8's heap. */
 const BESIDE_HEAP_MIB = 40;
 /**
- * The kernel's limit is this much, or a quarter, above the app's limit. Otherwise an app that catches its RangeError
- * could stay just below the limit that the master watches.
+ * The kernel's limit is this much, or a quarter, above the app's limit. Otherwise an app that
+ * catches its RangeError could stay just below the limit that the master checks.
  */
 const LEAST_MARGIN_MIB = 32;
 const DOMAIN_PORT = 53;
@@ -113,7 +113,7 @@ const DOMAIN_PORT = 53;
 const NAME_FILES = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf"];
 
 const SIGKILL = 9;
-/** What a child may report. */
+/** The reports of a child. */
 const REPORTS: Shapes<AppReport> = {
   beat: {},
   ready: {},
@@ -130,12 +130,12 @@ export interface KnownApp {
   readonly plan: AppProcessPlan;
   readonly staged: Staged;
   readonly process: KnownProcess;
-  /** What has its control region. */
+  /** The inventory with its control region. */
   readonly own: InventoryState;
   readonly beside?: { readonly process: KnownProcess; readonly mailbox: InventoryState };
 }
 
-/** What either side gets of the mailbox: the regions between an app's tile and its slow side, and the latter's eventfd. */
+/** One side's mailbox: the regions between an app's tile and its slow side, and the latter's eventfd. */
 function mailHandings(app: string, mailbox: Inventory, isBeside: boolean): Handing[] {
   return [
     mailbox.region(`mail ${app}`, { writable: !isBeside }),
@@ -149,27 +149,27 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
   stage: Stage;
   readonly plan: AppProcessPlan;
   protected readonly parts: AppProcessParts;
-  /** What the log calls it. */
+  /** Its name in the log. */
   readonly #name: string;
-  /** Where its copies are, if it was started from any: its messages name the files that they are of. */
+  /** The folder of its copies, if any. In its messages their paths are replaced by the originals. */
   readonly #folder: string;
   readonly #log: (level: number | undefined, line: string) => void;
   /** The app's error, when it has ended. */
   failure?: AppError;
-  /** Why it was killed, or what failed by its own message. */
+  /** Why it was killed, or the failure that it reported. */
   #reason?: string;
   #isKilled = false;
-  /** Whether somebody else sent SIGKILL: an operator, or the kernel without memory. */
+  /** Whether SIGKILL came from elsewhere: an operator, or the OOM killer. */
   protected isKilledByOthers = false;
   /** Whether it hung in its loop. */
   protected isHung = false;
   protected isLeaving = false;
-  /** Messages that tell of progress. */
+  /** Messages that prove progress. */
   protected heard = 0;
   #progress = -1;
   #stalled = 0;
   #age = 0;
-  /** When the second began in which `#received` messages came. */
+  /** The beginning of the second in which `#received` messages came. */
   #begun = -Infinity;
   #received = 0;
 
@@ -193,7 +193,7 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
     this.parts = parts;
     this.#log = bounded((line, level) => log(inName(name, line), level));
     const { listener, words } = process;
-    // Its standard error has only last words of V8 or libc.
+    // Its standard error has only final messages of V8 or libc.
     libraries.observer.hear({
       name: `${prefix(Level.error)}${name}`,
       slot: parts.slot,
@@ -202,13 +202,13 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
     });
   }
 
-  /** Tells it to end after its turn. */
+  /** Orders it to end after its turn. */
   abstract leave(): void;
 
   /** A number that changes while its loop runs. */
   protected abstract get progress(): number;
 
-  /** Tells it to take the regions. `handedOver`: it answers what waits in the links. */
+  /** Orders it to take the regions. `handedOver`: it answers the datagrams that wait in the links. */
   go(handedOver: boolean): void {
     this.stage = "started";
     this.send({ type: "go", handedOver });
@@ -232,7 +232,7 @@ abstract class AppChild extends Child<AppOrder, AppReport, string> {
       return;
     }
     this.heard++;
-    // Its successor waits, and SIGKILL is quicker.
+    // Its successor waits, and SIGKILL is faster.
     if (type === "left" && this.isLeaving) return this.kill("it was told to end");
     if (type === "ready" && this.stage === "loading") {
       this.stage = "ready";
@@ -295,10 +295,10 @@ class TileChild extends AppChild {
   readonly #own: Inventory;
   readonly #control: ControlWriter;
   readonly #eventfd: number;
-  /** The tile's requests when it was told to go; -1 if that was before this program. */
+  /** The tile's request count at `go`; -1 if an earlier program sent it. */
   #doneBefore = -1;
 
-  /** Starts one, and its slow side. Throws SystemError, AppError. */
+  /** Starts a process and its slow side. Throws SystemError, AppError. */
   static start(
     { plan, staged, warmUp }: { plan: AppProcessPlan; staged: Staged; warmUp: boolean },
     parts: AppProcessParts,
@@ -336,7 +336,7 @@ class TileChild extends AppChild {
       plan: AppProcessPlan;
       staged: Staged;
       process: ConfinedProcess;
-      /** What has its control region. */
+      /** The inventory with its control region. */
       own: Inventory;
       slow?: SlowSide;
     },
@@ -356,8 +356,8 @@ class TileChild extends AppChild {
   }
 
   /**
-   * Its state for the program that the master becomes, and the descriptors to keep open; null: its slow side is
-   * being restarted.
+   * Its state for the master's next program, and the descriptors to keep open; null while its slow
+   * side is being restarted.
    */
   known() {
     const { plan, staged, process } = this;
@@ -368,12 +368,12 @@ class TileChild extends AppChild {
     return { known, descriptors: [...openOf(process), ...this.#own.descriptors, ...ofSlow] };
   }
 
-  /** Whether it was told to go. */
+  /** Whether it got `go`. */
   get hasGone(): boolean {
     return this.stage === "started" || this.stage === "running";
   }
 
-  /** Whether it hung, or ended after `go` without a burst; and if so, whether by itself. */
+  /** Set if it hung, or ended after `go` without a burst. `byItself`: it was not killed. */
   get wasBarren(): { readonly byItself: boolean } | null {
     if (!this.hasGone || (!this.isHung && this.#done !== this.#doneBefore)) return null;
     return { byItself: !this.isKilledByOthers };
@@ -395,7 +395,7 @@ class TileChild extends AppChild {
     super.go(handedOver);
   }
 
-  /** Kills it and its slow side, which are not needed. */
+  /** Kills it and its slow side, which are no longer needed. */
   giveUp(): void {
     this.kill();
     this.slow?.leave({ atOnce: true });
@@ -426,7 +426,7 @@ class TileChild extends AppChild {
 
 /** The process of an app's slow side. */
 class BesideChild extends AppChild {
-  /** Its event loop says once a second that it runs. */
+  /** Its event loop reports once a second. */
   protected override get progress(): number {
     return this.heard;
   }
@@ -439,12 +439,12 @@ class BesideChild extends AppChild {
 }
 
 /**
- * The slow side of one process of an app, restarted whenever it ends: until it is told to leave, and from the
- * moment that it may go. It has its mailbox for as long.
+ * The slow side of one process of an app, with its mailbox. From `go` until `leave`, it is
+ * restarted whenever it ends.
  */
 class SlowSide {
   readonly mailbox: Inventory;
-  /** Its present process. */
+  /** Its current process. */
   child?: BesideChild;
   readonly #atEnd = Promise.withResolvers<void>();
   /** Resolves when it has ended for good. */
@@ -457,10 +457,10 @@ class SlowSide {
   #pause?: ReturnType<typeof setTimeout>;
   #mayGo = false;
   #isLeaving = false;
-  /** How it ended before it could go, and the app's error for that. */
+  /** How it ended before `go`, and the app's error. */
   #early?: { readonly how: string; readonly error?: AppError };
 
-  /** Takes one that the program before this one has started. */
+  /** Adopts a slow side that the previous program started. */
   static adopt(
     what: SlowSidePlan,
     { process, mailbox }: NonNullable<KnownApp["beside"]>,
@@ -473,7 +473,7 @@ class SlowSide {
     return slow;
   }
 
-  /** One that is not started yet. It fills its `mailbox`, and closes it at its end. */
+  /** Creates a slow side, not yet started. It fills its `mailbox`, and closes it at its end. */
   constructor(what: SlowSidePlan, mailbox: Inventory, parts: AppProcessParts) {
     this.#what = what;
     this.#name = besideName(what.plan.name);
@@ -481,18 +481,18 @@ class SlowSide {
     this.#parts = parts;
   }
 
-  /** Its state for the next program; null: it does not run just now, or is to end. */
+  /** Its state for the next program; null if it does not run, or is ending. */
   get known(): NonNullable<KnownApp["beside"]> | null {
     if (this.#isLeaving || this.child?.stage !== "running") return null;
     return { process: this.child.process, mailbox: this.mailbox.state };
   }
 
-  /** The app's error, if it ended before it could go. */
+  /** The app's error, if it ended before `go`. */
   get early(): AppError | undefined {
     return this.#early?.error;
   }
 
-  /** Resolves when its present process runs. Rejects if that ends before, or has ended. */
+  /** Resolves when its current process runs. Rejects if that process ends first, or has ended. */
   get running(): Promise<void> {
     if (this.child !== undefined) return this.child.running;
     const ended = new AppError(this.#what.plan.name, "its slow side ended");
@@ -524,7 +524,7 @@ class SlowSide {
     this.#keep(process, "loading");
   }
 
-  /** Lets it begin when it is ready and `before` has settled: its predecessor has ended. */
+  /** Sends `go` when it is ready and `before` has settled, so its predecessor has ended. */
   go(before: Promise<unknown>): void {
     this.#mayGo = true;
     before.finally(() => this.#predecessorLeft.resolve());
@@ -565,7 +565,7 @@ class SlowSide {
     }, pause);
   }
 
-  /** Tells it to end, kills it if it takes too long or `atOnce`, and does not restart it. */
+  /** Orders it to end, kills it if it takes too long or `atOnce`, and does not restart it. */
   leave({ atOnce = false } = {}): void {
     if (this.#isLeaving && !atOnce) return;
     this.#isLeaving = true;
@@ -601,7 +601,7 @@ function startProcess(
     grants: Grants;
     beside?: BesideSetup;
     handings: readonly Handing[];
-    /** Whether it has a predecessor that serves while it starts. */
+    /** Whether a predecessor serves while it starts. */
     warmUp?: boolean;
   },
 ): ConfinedProcess {
@@ -616,7 +616,7 @@ function startProcess(
   const permissions = { read: files, ffi: [library], write, net, env };
   const heap = Math.max(memoryMib - BESIDE_HEAP_MIB, memoryMib >> 1);
   const margin = Math.max(LEAST_MARGIN_MIB, memoryMib >> 2);
-  // Until a region is mapped its place is memory of the process's own (`reserve` in ffi/region.ts).
+  // Until a region is mapped, private memory is reserved in its place (`reserve` in ffi/region.ts).
   const largest = Math.max(...handings.map(({ bytes }) => bytes));
   const order = orderOf<ProcessSetup>(regions, handings, {
     ...{ name: plan.name, shape, nets, spinTurns, clock, keep, warmUp, beside },
@@ -675,7 +675,7 @@ function namesOf({ name, nets, shape, stateBytes }: AppProcessPlan) {
   return all;
 }
 
-/** Ports of `HOST:PORT`, as TCP is bounded to them; none if a host is granted with all of its ports. */
+/** Ports of `HOST:PORT`, to which TCP is limited; none if a host is granted with all ports. */
 function portsOf(net: readonly string[]): number[] {
   const ports = net.map((each) => Number(/:(\d+)$/.exec(each.replace(/^\[.*\]/, ""))?.[1] ?? 0));
   // Names are also looked up by TCP.
@@ -691,7 +691,7 @@ export class AppProcess {
   #successor?: TileChild;
   /** Settles when the slow sides of all processes before the current one have ended. */
   #slowBefore: Promise<unknown> = Promise.resolve();
-  /** Incremented when a successor begins or is given up. Ends the start of one with an older number. */
+  /** Incremented when a successor begins or is abandoned. A start with an older number ends. */
   #generation = 0;
   /** Settles when the old process has left, while a successor takes over. */
   #leaving?: Promise<unknown>;
@@ -701,7 +701,7 @@ export class AppProcess {
   #isStopping = false;
   /** Processes in a row that ended before their first burst. */
   #barren = 0;
-  /** Whether the next process skips what waits, since that may be why this one ended. */
+  /** Whether the next process skips waiting datagrams, which may be why this one ended. */
   #skips = false;
 
   constructor(plan: AppProcessPlan, parts: AppProcessParts) {
@@ -709,11 +709,11 @@ export class AppProcess {
     this.#parts = parts;
   }
 
-  /** Takes a running process that the program before this one has started. */
+  /** Adopts a running process that the previous program started. */
   static adopt(known: KnownApp, parts: AppProcessParts): AppProcess {
     const { plan, own, beside } = known;
     const app = new AppProcess(plan, parts);
-    // The program before it had staged its files.
+    // The previous program staged its files.
     const staged = app.#staged = { ...known.staged, stamp: "" };
     const process = parts.libraries.processes.adopt(known.process);
     const slow = beside && plan.beside && staged.beside &&
@@ -728,7 +728,7 @@ export class AppProcess {
 
   /**
    * The state for `adopt` in the next program, and the descriptors to keep open; null if no process
-   * runs. A successor that was being started is given up.
+   * runs. A successor that is being started is abandoned.
    */
   known(): ReturnType<TileChild["known"]> {
     this.abandon();
@@ -739,7 +739,7 @@ export class AppProcess {
     return this.#plan.name;
   }
 
-  /** Whether its newest process was made from `plan`, and from its files as they are now. */
+  /** Whether its newest process was started from `plan` and the current files. */
   isMadeFrom(plan: AppProcessPlan): boolean {
     const { staged } = this.#successor ?? { staged: this.#staged };
     const isNow = (plan: AppProcessPlan, { stamp, sources }: StagedApp) =>
@@ -753,7 +753,7 @@ export class AppProcess {
     return this.#current?.pid ?? 0;
   }
 
-  /** What its slow side is called, and the PID of that one's process, or 0; none without a slow side. */
+  /** The name of its slow side, and the PID of its process, or 0; undefined without a slow side. */
   get beside(): { readonly name: string; readonly pid: number } | undefined {
     if (this.#plan.beside === undefined) return undefined;
     return { name: besideName(this.name), pid: this.#current?.slow?.child?.pid ?? 0 };
@@ -764,16 +764,16 @@ export class AppProcess {
     return this.#current?.stage === "running";
   }
 
-  /** Walls that the system cannot build around it, a clause for each. */
+  /** Walls that the system does not support, one clause each. */
   get missing(): readonly string[] {
     const { process, slow } = this.#current ?? {};
     return [...new Set([process, slow?.child?.process].flatMap((each) => each?.missing ?? []))];
   }
 
   /**
-   * Starts a process beside the running one, if there is any, from the app's present files. Resolves when it waits for
-   * its turn. Throws AppError for an error of the app, also if it is given up meanwhile, and SystemError for one of the
-   * system; then nothing has changed. `warmUp`: another process serves until then, of this app or in its place.
+   * Starts a process beside the running one, if there is any, from the app's current files. Resolves when it waits
+   * for `go`. Throws AppError for an error of the app, also if it is abandoned meanwhile, and SystemError for a
+   * system error; then nothing has changed. `warmUp`: a process of this app, or in its place, serves until then.
    */
   async prepare(plan: AppProcessPlan = this.#plan, { warmUp = false } = {}): Promise<void> {
     let generation = this.#generation;
@@ -782,7 +782,7 @@ export class AppProcess {
       throw new AppError(plan.name, "it is given up");
     };
     if (this.#leaving !== undefined) {
-      // A successor that takes over finishes first, as it stays if this one fails.
+      // A successor that takes over finishes first, as it serves if this one fails.
       await this.#leaving;
       checkIsWanted();
     }
@@ -837,7 +837,7 @@ export class AppProcess {
     );
   }
 
-  /** Gives up a successor, also one that is being made, but not one that takes over. */
+  /** Abandons a successor, also one that is being started, but not one that takes over. */
   abandon(): void {
     this.#generation++;
     if (this.#successor === undefined || this.#leaving !== undefined) return;
@@ -848,15 +848,15 @@ export class AppProcess {
   }
 
   /**
-   * Tells the running process to end after its turn, and does not restart it. Resolves when it has ended, with false if
-   * it had to be killed in a turn.
+   * Orders the running process to end after its turn, and does not restart it. Resolves when it has
+   * ended, with false if it had to be killed in a turn.
    */
   async leave(): Promise<boolean> {
     clearTimeout(this.#pause);
     this.#restartPause.ended();
     const child = this.#current;
     if (child === undefined) return true;
-    // From here on its end is not a failure.
+    // From now on its end is not a failure.
     this.#current = undefined;
     // Without a loop it cannot leave.
     if (child.stage === "running") child.leave();
@@ -873,8 +873,8 @@ export class AppProcess {
   }
 
   /**
-   * Lets the successor go, since the old process has left. Resolves when its loop runs. `handedOver`: it answers what
-   * waits in the links. Throws as `prepare`.
+   * Sends the successor `go`, since the old process has ended. Resolves when its loop runs.
+   * `handedOver`: it answers the datagrams that wait in the links. Throws as `prepare`.
    */
   async #go(handedOver: boolean): Promise<void> {
     const child = this.#current = this.#successor!;
@@ -886,13 +886,13 @@ export class AppProcess {
     try {
       await child.running;
     } finally {
-      // It is kept running also if it fails now, since there is no other process.
+      // Restart it also if it fails now, since there is no other process.
       this.#keep(child);
     }
     await running;
   }
 
-  /** Lets a process go, which `skips` what waits in the links, and its slow side once those before it have ended. */
+  /** Sends `go` to a process, which may skip waiting datagrams, and later to its slow side, after all earlier ones. */
   #goOne(child: TileChild, { skips }: { skips: boolean }): void {
     this.#skips = false;
     child.go(!skips);
@@ -910,18 +910,18 @@ export class AppProcess {
   /** Replaces the running process, if there is any, by its successor. Resolves when its loop runs. Throws as `prepare`. */
   async takeOver(): Promise<void> {
     if (this.#successor === undefined) throw new Error(`${this.name} has no successor`);
-    // The slow side ends first, while the tile still answers its mail.
+    // The slow side ends first, while the tile still answers its messages.
     const slow = this.#current?.slow;
     slow?.leave();
     const leaving = slow === undefined ? this.leave() : slow.ended.then(() => this.leave());
     this.#leaving = leaving;
-    // If it had to be killed, what waits may be the reason.
+    // If it had to be killed, a waiting datagram may be the reason.
     const handedOver = await leaving;
     this.#leaving = undefined;
     await this.#go(handedOver);
   }
 
-  /** Ends it for good. Resolves when it has ended. */
+  /** Ends it without a restart. Resolves when it has ended. */
   async stop(): Promise<void> {
     this.#isStopping = true;
     if (this.#leaving !== undefined) await this.#leaving;

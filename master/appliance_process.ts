@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The master's side of an appliance: its process, its messages, and its end. Each message is checked for its shape, its
- * length and its time.
+ * The master's side of an appliance: its process, its messages, and its end. The shape, length and
+ * order of each message are checked.
  */
 
 import type { Watcher } from "../ffi/host.ts";
@@ -28,7 +28,7 @@ const POLL_MILLIS = 500;
 const SILENT_POLLS = 11;
 /** Lines of its log in a second. Each of its tiles has a smaller limit. */
 const MOST_LINES = 1000;
-/** How long it may take to end after it has left. */
+/** How long it may take to end after it reported `left`. */
 const GONE_MILLIS = 2000;
 
 /** The reason why an appliance did not start, or ended. */
@@ -73,16 +73,16 @@ export class ApplianceProcess extends Child<ApplianceOrder, ApplianceReport, App
     undefined,
     MOST_LINES,
   );
-  /** Settles when it has left, with whether it left in order. */
+  /** Resolves when it has left, with whether it did so in order. */
   readonly #left = Promise.withResolvers<boolean>();
   readonly #watch: ReturnType<typeof setInterval>;
   /** Polls since its last message. Not a time, since the master may have been stopped meanwhile. */
   #silent = 0;
-  /** Why it ends, by its own message, or why it was killed. */
+  /** The failure that it reported, or why it was killed. */
   #reason?: ApplianceError;
   #isLeaving = false;
 
-  /** `isRunning`: it serves, as the program before this one has started it. */
+  /** `isRunning`: the previous program started it, and it serves. */
   constructor(
     process: ConfinedProcess,
     { watcher, ask, isRunning }: { watcher: Watcher; ask: Ask; isRunning: boolean },
@@ -93,23 +93,23 @@ export class ApplianceProcess extends Child<ApplianceOrder, ApplianceReport, App
       this.atReady.resolve();
       this.atRunning.resolve();
     }
-    // Without a message, not even a beat, it hangs.
+    // Without any message, also heartbeats, it hangs.
     this.#watch = setInterval(() => {
       if (++this.#silent >= SILENT_POLLS) void this.kill("it hangs");
     }, POLL_MILLIS);
   }
 
-  /** Tells it to leave and end. Resolves with whether it left in time and in order. */
+  /** Orders it to leave and end. Resolves with whether it left in time and in order. */
   async leave(millis: number): Promise<boolean> {
     this.#isLeaving = true;
     this.send({ type: "leave" });
     const isInTime = await within(this.#left.promise, millis);
-    // If it stayed it would keep what its successor has.
+    // If it stayed, it would keep sockets that its successor has.
     within(this.ended, GONE_MILLIS).then(() => this.kill("it did not end"));
     return isInTime && await this.#left.promise;
   }
 
-  /** Tells it to drain and end, and kills it if it does not in time. Resolves when it is reaped. */
+  /** Orders it to drain and end, and kills it after a timeout. Resolves when it is reaped. */
   async stop(millis: number): Promise<void> {
     this.send({ type: "stop" });
     if (!await within(this.ended, millis)) await this.kill("it did not end in time");

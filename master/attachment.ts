@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The AF_XDP part of an interface, as the master sets it up: the XDP program with its maps, and one socket for each queue.
- * The program is attached before the sockets are in its map, and passes everything to the kernel until they are.
+ * The master's setup of AF_XDP on an interface: the XDP program with its maps, and one socket for each queue.
+ * The program is attached before the sockets are in its map, and passes all frames to the kernel until then.
  *
  *     const attachment = new Attachment(setup, { name, ifindex, queues, map }); // loads the program
  *     attachment.prepare(shares); // creates sockets, not bound: to be handed over (`descriptors`) and mapped
  *     attachment.open("copy");    // attaches the program and binds the sockets
- *     attachment.serve();         // from now on frames come by AF_XDP
- *     attachment.detach();        // from now on the kernel has them
+ *     attachment.serve();         // frames now arrive by AF_XDP
+ *     attachment.detach();        // frames now go to the kernel
  *
- * A socket can be bound only once. To bind again, and for an interface that was deleted and recreated, which has another
+ * A socket can be bound only once. To bind again, or if an interface was recreated with another
  * index, `unload` the attachment and make another.
  *
- * The program is attached alone, by a link that ends with this process, or as one of the programs that libxdp's dispatcher
- * runs. The latter stays attached if Tegula is killed. Such a leftover is recognised by its queues, which have no sockets.
- * So with a dispatcher the sockets are bound first, and closed last.
+ * The program is attached alone, by a link that ends with this process, or as one of the programs
+ * of libxdp's dispatcher. The latter stays attached if Tegula is killed. The queues of such a
+ * leftover have no sockets. So with a dispatcher the sockets are bound first, and closed last.
  */
 
 import { describeErrno, EBUSY, EEXIST, EINVAL, ENOBUFS, SystemError } from "../ffi/library.ts";
@@ -25,7 +25,7 @@ import { seedFilter } from "../tiles/netlink/xdp_filter.ts";
 import * as plan from "../tiles/runtime/plan.ts";
 import { socketName } from "../tiles/runtime/wiring.ts";
 
-/** How sockets are bound: frames in place, or copied. It is the same for all sockets of a UMEM. */
+/** How sockets are bound: without or with copies. All sockets of a UMEM have the same mode. */
 export type Binding = "zero-copy" | "copy";
 
 interface QueueSocket {
@@ -40,7 +40,7 @@ export interface Opened {
 }
 
 /**
- * An open attachment, for the program that this process executes in its place. All numbers in it but indices are
+ * An open attachment, for this process's next program. All its numbers except indices are
  * descriptors that stay open.
  */
 export interface AttachmentState {
@@ -92,8 +92,8 @@ export class Attachment {
   #on: { readonly how: Opened; readonly link: number | null } | null = null;
 
   /**
-   * Loads the program for `queues` queues, and attaches nothing. `before`: the `state` before this process executed
-   * another program, which stays open.
+   * Loads the program for `queues` queues without attaching it. `before`: the `state` from this
+   * process's previous program, which stays open.
    */
   constructor(
     setup: XskSetup,
@@ -132,7 +132,7 @@ export class Attachment {
     for (const { fd } of sockets) setup.inherit(fd);
   }
 
-  /** The state for the program that this process executes in its place; null if it is not open. */
+  /** The state for this process's next program; null if it is not open. */
   get state(): AttachmentState | null {
     if (this.#on === null) return null;
     return { program: this.#program, ...this.#on, sockets: this.sockets };
@@ -148,9 +148,9 @@ export class Attachment {
   }
 
   /**
-   * Attaches, natively if that works, and binds the sockets. Throws OccupiedError if another program is attached, and
-   * SystemError if no other mode would help; then it is closed. Throws Error with the reasons if no mode works; then
-   * another `binding` can be tried, unless it is `spent`.
+   * Attaches, in native mode if possible, and binds the sockets. Throws OccupiedError if another
+   * program is attached, and SystemError if no other mode would help; then it is closed. Throws Error
+   * with the reasons if no mode works; then another `binding` can be tried, unless it is `spent`.
    */
   open(binding: Binding): Opened {
     const refused = this.#tryModes(binding);
@@ -158,7 +158,7 @@ export class Attachment {
     return this.#on!.how;
   }
 
-  /** Whether no other `binding` can be tried: a socket is bound already, or it is closed. */
+  /** Whether no other `binding` can be tried: a socket is bound, or the attachment is closed. */
   get spent(): boolean {
     return this.#bound > 0 || this.sockets.length === 0;
   }
@@ -226,7 +226,7 @@ export class Attachment {
     return null;
   }
 
-  /** Puts the sockets into the program's map: from now on they receive our frames. */
+  /** Puts the sockets into the program's map, so that they receive our frames. */
   serve(): void {
     for (const { queue, fd } of this.sockets) this.#setup.register(this.#program, queue, fd);
   }
@@ -240,7 +240,7 @@ export class Attachment {
     return Number(this.#redirected[queue]);
   }
 
-  /** What the appliance needs, by name: the filter map and the sockets. */
+  /** The appliance's descriptors by name: the filter map and the sockets. */
   get descriptors(): readonly { readonly name: string; readonly fd: number }[] {
     return [
       { name: `filter ${this.name}`, fd: this.#program.filter },
@@ -249,8 +249,8 @@ export class Attachment {
   }
 
   /**
-   * Detaches the program: the kernel has all frames at once. Returns -errno if it stays in a dispatcher, where it does
-   * nothing once the sockets are closed.
+   * Detaches the program: all frames go to the kernel at once. Returns -errno if it stays in a
+   * dispatcher, where it passes all frames once the sockets are closed.
    */
   detach(): number {
     const on = this.#on;
@@ -261,14 +261,14 @@ export class Attachment {
     return 0;
   }
 
-  /** Detaches and closes all sockets, which no net tile may use any more. */
+  /** Detaches, and closes all sockets. No net tile may still use them. */
   close(): void {
     this.detach();
     for (const { fd } of this.sockets) this.#setup.close(fd);
     this.sockets = [];
   }
 
-  /** Closes the attachment for good, also the program. */
+  /** Closes the attachment and the program for good. */
   unload(): void {
     this.close();
     this.#setup.unload(this.#program);
@@ -281,9 +281,9 @@ export function descriptorsOf({ program, link, sockets }: AttachmentState): numb
 }
 
 /**
- * Opens all in the best mode that works for all of them. Returns the mode of each, and why. Returns null if zero-copy
- * was refused after it had worked for some of the sockets: they can be bound only once, so all have to be created again.
- * `copyOnly` gets the interface that refused it, and zero-copy is not tried again.
+ * Opens all attachments in the best mode that works for all of them. Returns the mode of each, and the reason.
+ * Returns null if zero-copy was refused after it worked for some of the sockets: they can be bound only once,
+ * so all must be created again. `copyOnly` gets the interface that refused, and zero-copy is not tried again.
  */
 export function attachAll(
   attachments: readonly Attachment[],
@@ -317,10 +317,10 @@ export function attachAll(
   });
 }
 
-// The watch of what is attached: frames that the XDP program redirects to a queue's socket have to arrive in
-// its ring. An interface where none do, as with a driver that advertises what does not work, is detached, and
-// the kernel's sockets serve it. An interface that is deleted is detached, too. If it is created again under
-// its name it is another interface, without a program or sockets.
+// Watches attachments: frames that the XDP program redirects to a queue's socket must arrive in its
+// ring. If none arrive, because a driver's AF_XDP does not work, the interface is detached, and the
+// kernel's sockets serve it. A deleted interface is detached, too. A new interface of the same name
+// has no program or sockets.
 
 /** The watched part of an attachment. */
 type Watched = Pick<Attachment, "name" | "ifindex" | "sockets" | "redirected" | "detach">;
@@ -338,9 +338,9 @@ interface Seen {
 }
 
 /**
- * Polls these every second until `stop`. The timer does not keep the process alive. `exists`: whether an interface has
- * this index. `lost` gets a line for the log after an attachment was detached; that of a deleted interface is not watched
- * any more.
+ * Polls the attachments every second until `stop`. The timer does not keep the process alive.
+ * `exists`: whether an interface has this index. `lost` gets a log line after an attachment was
+ * detached; a deleted interface is no longer watched.
  */
 export function watchRings(
   attachments: readonly Watched[],
@@ -360,11 +360,11 @@ export function watchRings(
     if (xskSetup.statistics(fd, statistics) < 0) return false;
     const redirected = attachment.redirected(queue);
     const { received, rxDropped, rxRingFull } = XskStatistic;
-    // The socket's drops have arrived, too.
+    // Frames that the socket dropped have also arrived.
     const arrived = Number(statistics[received] + statistics[rxDropped] + statistics[rxRingFull]);
     const seen = seenBefore.getOrInsert(fd, { redirected: 0, arrived: 0, bad: 0 });
     if (arrived !== seen.arrived) seen.bad = 0;
-    // Without redirected frames nothing is known.
+    // Without redirected frames the state is unknown.
     else if (redirected > seen.redirected) seen.bad++;
     [seen.redirected, seen.arrived] = [redirected, arrived];
     if (seen.bad < POLLS) return false;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A confined process as the master watches it: messages on its channel, each checked for its shape, and its end by its
- * pidfd. Subclasses know what messages mean.
+ * A confined process that the master watches: reads messages from its channel and checks their
+ * shape, and notices its end by its pidfd. Subclasses handle the messages.
  */
 
 import type { Watcher } from "../ffi/host.ts";
@@ -17,7 +17,7 @@ const MOST_MESSAGES = 64;
 export abstract class Child<Order, Report extends { readonly type: string }, End> {
   /** Whether it is reaped. */
   over = false;
-  /** As JSON, which has no functions, it is a `KnownProcess` for the program that the master becomes. */
+  /** Its JSON, without functions, is a `KnownProcess` for the master's next program. */
   readonly process: ConfinedProcess;
   protected readonly atReady = Promise.withResolvers<void>();
   protected readonly atRunning = Promise.withResolvers<void>();
@@ -41,7 +41,7 @@ export abstract class Child<Order, Report extends { readonly type: string }, End
     this.#watcher = watcher;
     this.#messages = messagesBy(openChannel(process.channel));
     this.#shapes = shapes;
-    // It may end when nobody waits for them.
+    // They may reject before they are awaited.
     for (const promise of [this.ready, this.running]) promise.catch(() => {});
     watcher.watch(process.channel, () => this.#hear());
     watcher.watch(process.pidfd, () => this.#reap());
@@ -58,8 +58,8 @@ export abstract class Child<Order, Report extends { readonly type: string }, End
   protected abstract take(report: Report): void;
 
   /**
-   * Called when it is reaped. `failure`: why it is unknown how it ended. Returns how it ended, and the
-   * error for those who wait for it.
+   * Called when it is reaped. `failure`: why its exit status is unknown. Returns how it ended, and
+   * the error for waiting callers.
    */
   protected abstract end(ending: Ending, failure?: string): { how: End; error: Error };
 
@@ -79,7 +79,7 @@ export abstract class Child<Order, Report extends { readonly type: string }, End
         }
       }
       if (said === null) return;
-      // It has closed its end, and will end.
+      // It closed its end of the channel, and will exit.
       if (said === undefined) return this.#watcher.forget(this.process.channel);
       let report: Report;
       try {
@@ -102,7 +102,7 @@ export abstract class Child<Order, Report extends { readonly type: string }, End
       failure = sentenceOf(error);
     }
     if (ending === null) return;
-    // Its last messages.
+    // Read its last messages.
     this.#hear();
     this.over = true;
     this.#watcher.forget(this.process.channel);

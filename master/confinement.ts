@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The confinement of the master itself. It executes its own program once more, so that every thread inherits it: no new
- * privileges, no capabilities but those that it uses, write access to a few paths, and TCP only if something was granted
- * it. Children inherit it, too, so a reload cannot add to it; that takes a restart.
+ * The confinement of the master itself. It executes its own program again, so that all threads inherit the
+ * confinement: no new privileges, only the capabilities that it uses, write access to a few paths, and TCP
+ * only if granted. Children inherit it, too, so a reload cannot extend it; that requires a restart.
  */
 
 import { dirname } from "node:path";
@@ -19,10 +19,10 @@ import { shareJson } from "./inventory.ts";
 import type { Carried } from "./master.ts";
 import type { Run } from "./successor.ts";
 
-/** The variable of a confined master, with what it may do. */
+/** The environment variable with a confined master's permissions. */
 const CONFINED = "TEGULA_CONFINED";
 
-/** What a master may do, besides what every master may. */
+/** Permissions of a master, besides those of every master. */
 interface Allowed {
   /** Files and folders that the master or an app may write. */
   readonly write: readonly string[];
@@ -41,7 +41,7 @@ function allowedFor({ apps, addresses }: Run): Allowed {
   };
 }
 
-/** What every master may write: devices, temporary files, BPF's files, and files of its children. */
+/** Paths that every master may write: devices, temporary files, BPF files, and files of its children. */
 function alwaysWritten(): string[] {
   const given = Deno.env.get("RUNTIME_DIRECTORY")?.split(":")[0];
   return [
@@ -90,18 +90,18 @@ export function checkConfinement(run: Run): void {
   );
 }
 
-// What the master leaves to the program that it becomes: a memfd with JSON, and open descriptors.
+// The master passes its state to its next program: a memfd with JSON, and open descriptors.
 
-/** The variable with the descriptor and length of the memfd. */
+/** The environment variable with the memfd's descriptor and length. */
 const CARRIED = "TEGULA_CARRIED";
 
-/** Prepares `what` for the next program. Returns a variable for it, and a descriptor to keep open. */
+/** Prepares `what` for the next program. Returns an environment variable, and a descriptor to keep open. */
 export function leave(what: Run | Carried, { regions }: Pick<MainLibraries, "regions">) {
   const { fd, bytes } = shareJson(regions, "carried", what);
   return { carried: { [CARRIED]: `${fd} ${bytes}` }, fd };
 }
 
-/** What the program before left to this one; null if there was none. */
+/** The state from the previous program; null if there was none. */
 export function takeCarried(
   { regions }: Pick<MainLibraries, "regions">,
 ): Run | Carried | null {
@@ -132,7 +132,7 @@ export function openLibraries() {
   };
 }
 
-/** Opens one part of the library, or throws UserError with what to do. */
+/** Opens one part of the library. Throws UserError with a fix. */
 export function load<Library>(open: (path: string) => Library): Library {
   const path = libraryPath();
   try {

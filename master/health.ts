@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Whether the appliance is well. The master tells what it sees, about every second and at each event;
- * here it is decided what that means, when it began, and who has to know. Clocks are arguments.
+ * The appliance's health. The master reports observations about every second and at each event. This
+ * module evaluates them, with the time of each change, for all who are notified. Clocks are arguments.
  */
 
 import type { Health, HealthState, Reason, UNWELL } from "../tiles/runtime/health.ts";
@@ -14,20 +14,19 @@ const STALLED_MILLIS: { readonly [kind in TileKind]: number } = {
   ...{ netlink: 10_000, status: 10_000 },
 };
 /**
- * A condition that lasts shorter than this is not a reason. An app or an appliance that ends is
- * replaced sooner, and datagrams wait meanwhile: to withdraw a route for it would lose more than it
- * saves.
+ * A shorter condition is not a reason. An app or an appliance that ends is replaced sooner, while
+ * datagrams wait: withdrawing a route would lose more datagrams than it saves.
  */
 const GRACE_MILLIS = 1000;
 const OUT_OF_SYNC_SECONDS = 5;
-/** Restarts of one thing within a minute. One is a failure that was repaired. */
+/** Restarts of one process or tile within a minute. A single one is a repaired failure. */
 const [RESTARTS, RESTARTS_MILLIS] = [2, 60_000];
 /** Reasons that are listed. */
 const MOST_REASONS = 64;
 
 /**
- * Whether the host is to be announced. A full neighbour table is a reason that strangers can cause, by
- * forged sources, on one host after another; and others are still answered.
+ * Whether to announce the host. A full neighbour table does not prevent it: strangers can cause
+ * that by forged sources, on one host after another, and other clients still get answers.
  */
 export function isAnnounced({ state, reasons }: Health): boolean {
   return state === "ready" ||
@@ -40,32 +39,32 @@ export interface Observed {
   readonly hasAppliance: boolean;
   /** Tiles that run. `progress` changes while a tile makes progress. */
   readonly tiles: readonly { kind: TileKind; name: string; progress: number }[];
-  /** How often each process, or tile that is started again in place, was started again. */
+  /** How often each process, or tile that restarts in place, was restarted. */
   readonly restarts: readonly { name: string; count: number }[];
   /** The apps of each port, or range of ports, and whether one of them is ready. */
   readonly ports: readonly { name: string; apps: string; ready: boolean }[];
-  /** Interfaces that had AF_XDP and have it no more. */
+  /** Interfaces that lost AF_XDP. */
   readonly lostXdp: readonly string[];
   readonly unsyncedSeconds: number;
   readonly neighborsFull: boolean;
 }
 
 /**
- * Evaluates what the master sees. `carried`: what a master leaves to the program that it becomes, as the program before
- * has evaluated it. The state counts as changed then.
+ * Evaluates the master's observations. `carried`: the health from the master's previous program.
+ * The state then counts as changed.
  */
 export function healthMonitor(begin: number, carried?: Pick<Health, "state" | "since">) {
   const progressOf = new Map<string, { value: number; since: number }>();
-  /** Since when each condition has held, by reason and what it is about. */
+  /** Since when each condition has held, by reason and subject. */
   let held = new Map<string, number>();
-  /** How often each thing was started again, and when last. */
+  /** Number and recent times of restarts, by name. */
   const restartsOf = new Map<string, { count: number; recent: number[] }>();
   let isDraining = carried?.state === "draining";
   let health: Health = { state: "starting", since: begin, reasons: [] };
 
-  /** When `name` was last started again, which has been done `count` times in all. */
+  /** The recent restarts of `name`, which was restarted `count` times in all. */
   function restartsLately(name: string, count: number, now: number): number[] {
-    // The first count of a thing says nothing about when its restarts were.
+    // The first count of a name does not show when its restarts were.
     const { count: before, recent } = restartsOf.get(name) ?? { count, recent: [] };
     for (let i = before; i < count; i++) recent.push(now);
     const last = recent.slice(-RESTARTS);
@@ -73,7 +72,7 @@ export function healthMonitor(begin: number, carried?: Pick<Health, "state" | "s
     return last;
   }
 
-  /** When the tile was last seen to have moved. */
+  /** When the tile's progress last changed. */
   function movedAt(name: string, value: number, now: number): number {
     const seen = progressOf.get(name);
     if (seen !== undefined && seen.value === value) return seen.since;
@@ -84,7 +83,7 @@ export function healthMonitor(begin: number, carried?: Pick<Health, "state" | "s
   function reasonsFor(now: number, seen: Observed): Reason[] {
     const holding = new Map<string, number>();
     const reasons: Reason[] = [];
-    // What is killed because it hung is not well again until its successor is ready.
+    // A tile that was killed because it hung is unwell until its successor is ready.
     const grace = health.reasons.length > 0 ? 0 : GRACE_MILLIS;
     /** Adds a reason once it has held for `millis`. */
     const add = (reason: keyof typeof UNWELL, about: string, text: string, millis = 0) => {
@@ -123,15 +122,15 @@ export function healthMonitor(begin: number, carried?: Pick<Health, "state" | "s
   }
 
   return {
-    /** As it was evaluated last. */
+    /** The last evaluation. */
     get health(): Health {
       return health;
     },
-    /** Whether it is to be without new traffic, although it serves. */
+    /** Sets whether it should get no new traffic, although it serves. */
     setDraining(wanted: boolean): void {
       isDraining = wanted;
     },
-    /** Evaluates what is seen at `now`, milliseconds since the epoch. Returns the same object until something changes. */
+    /** Evaluates observations at `now` (milliseconds since the epoch). Returns the same object if nothing changed. */
     evaluate(now: number, observed: Observed): Health {
       const reasons = observed.starting ? [] : reasonsFor(now, observed);
       const state: HealthState = observed.starting
@@ -151,9 +150,9 @@ export function healthMonitor(begin: number, carried?: Pick<Health, "state" | "s
   };
 }
 
-/** How often rates are told while nothing else changes. */
+/** How often rates are reported while nothing else changes. */
 const RATES_MILLIS = 10_000;
-/** Counters of net tiles and apps, by what they are in the line. */
+/** Counters of net tiles and apps, by their words in the line. */
 const RATES = {
   in: /^rx_(frames|socket)$/,
   out: /^tx_(frames|socket)$/,
@@ -161,12 +160,12 @@ const RATES = {
 } as const;
 
 /**
- * Makes lines for `systemctl status`: the state, what is wrong, and rates. Returns a function that makes the line as of
- * now; null: what was told last is good enough.
+ * Makes lines for `systemctl status`: the state, the reasons, and rates. Returns a function that
+ * makes the current line, or null if the last one is good enough.
  */
 export function statusLines() {
   let [toldState, toldLine] = ["", ""];
-  /** When rates were told last, and the counts then. */
+  /** When rates were last reported, and the counts then. */
   let at = -Infinity;
   let counts: readonly number[] = [];
   return (
@@ -181,7 +180,7 @@ export function statusLines() {
     const rates = Object.keys(RATES).map((name, i) =>
       `${Math.round((present[i] - counts[i]) / seconds)}/s ${name}`
     );
-    // Between two changes that are close to each other there is nothing to measure.
+    // The time between two quick changes is too short to measure rates.
     const isFirst = counts.length === 0;
     const isMeasured = !isFirst && seconds >= 1;
     if (isMeasured || isFirst) [at, counts] = [now, present];

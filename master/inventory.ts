@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What the master holds for the others: regions, eventfds, sockets, slots of apps. It hands copies of the
- * descriptors to processes (`tiles/runtime/handed.ts`) and keeps its own, so that a process that ends leaves
- * everything to its successor. An `Inventory` has the regions and eventfds that go with one set of tiles, and
- * `Holdings` all that outlasts it.
+ * The master's regions, eventfds, sockets and slots of apps. It passes copies of the descriptors to
+ * processes (`tiles/runtime/handed.ts`) and keeps its own, so that the successor of a process gets
+ * the same ones. An `Inventory` has the regions and eventfds of one set of tiles, and `Holdings`
+ * everything that outlasts it.
  */
 
 import { rmSync } from "node:fs";
@@ -31,7 +31,7 @@ export interface Handing extends HandedDescriptor {
 interface Order {
   /** The descriptors, the memfd with the JSON first (`SETUP_DESCRIPTOR`). */
   readonly descriptors: readonly number[];
-  /** Bytes of that JSON: the process's last argument. */
+  /** Bytes of the JSON: the process's last argument. */
   readonly bytes: number;
   /** Closes the memfd, once the process has been started. */
   close(): void;
@@ -42,7 +42,7 @@ export function handing(name: string, fd: number): Handing {
   return { name, fd, bytes: 0, readOnly: false };
 }
 
-/** An inventory as plain data: for the program that the master becomes. */
+/** An inventory as plain data, for the master's next program. */
 export interface InventoryState {
   readonly regions: readonly (readonly [name: string, region: SharedRegion & { bytes: number }])[];
   readonly eventfds: readonly (readonly [name: string, fd: number])[];
@@ -57,8 +57,8 @@ export class Inventory {
   readonly #below?: Inventory;
 
   /**
-   * `before`: its `state` before the master executed another program. `below`: the inventory that has
-   * what is missing here, and all eventfds.
+   * `before`: its `state` from the master's previous program. `below`: the inventory with the
+   * regions that are missing here, and all eventfds.
    */
   constructor(
     { regions, host }: { regions: Regions; host: Pick<Host, "eventfd"> },
@@ -89,14 +89,14 @@ export class Inventory {
     ];
   }
 
-  /** Creates the region of this name, in place of one with another size. Throws SystemError. */
+  /** Creates the region `name`, and replaces one of another size. Throws SystemError. */
   ensure(name: string, bytes: number): void {
     if (this.#held.get(name)?.bytes === bytes) return;
     this.drop(name);
     this.#held.set(name, { ...this.#regions.createShared(name, bytes), bytes });
   }
 
-  /** Closes a region. Processes that have it keep it. */
+  /** Closes a region. Processes that mapped it keep it. */
   drop(name: string): void {
     const held = this.#held.get(name);
     if (held === undefined) return;
@@ -136,7 +136,7 @@ export class Inventory {
     return handing(`eventfd ${name}`, fd);
   }
 
-  /** Closes everything. Processes keep what they have. */
+  /** Closes everything. Processes keep their copies. */
   close(): void {
     for (const name of [...this.#held.keys()]) this.drop(name);
     for (const fd of this.#eventfds.values()) this.#regions.close(fd);
@@ -150,7 +150,7 @@ export class Inventory {
   }
 }
 
-/** The order for a process that finds `handings` by their names. Throws SystemError. */
+/** The order for a process that gets `handings` by name. Throws SystemError. */
 export function orderOf<Setup>(
   regions: Pick<Regions, "createShared" | "mapShared" | "close">,
   handings: readonly Handing[],
@@ -183,22 +183,22 @@ export function shareJson(
 }
 
 /**
- * If the master may choose, its processes have users that no distribution assigns (systemd's "Users, Groups,
- * UIDs and GIDs"). They are counted from its own PID, because the kernel counts threads by user, and another
- * Tegula may run here.
+ * If the master may change users, its processes get users that no distribution assigns (systemd's
+ * "Users, Groups, UIDs and GIDs"). They depend on its PID, because the kernel counts threads by
+ * user, and another Tegula may run here.
  */
 const FIRST_UID = 0x7000_0000;
-/** Users of one master; the appliance has the first. Of a PID the last 20 bits count. */
+/** Users of one master; the appliance has the first. The last 20 bits of the PID are used. */
 const USERS = 256;
 /** The slot of the appliance, after those of all apps. */
 export const APPLIANCE_SLOT = APP_SLOTS - 1;
 
-/** The name of an app's state. While a successor with another size takes over there are two of them. */
+/** The name of an app's state region. While a successor with another size takes over, there are two. */
 export function stateName(app: string, bytes: number): string {
   return `state ${bytes} ${app}`;
 }
 
-/** Holdings as plain data: for the program that the master becomes. */
+/** Holdings as plain data, for the master's next program. */
 export interface HoldingsState {
   readonly own: InventoryState;
   readonly sockets: readonly (readonly [name: string, fd: number])[];
@@ -206,10 +206,10 @@ export interface HoldingsState {
   readonly past: readonly (readonly [tile: string, counters: readonly number[]])[];
 }
 
-/** What outlasts an appliance. */
+/** Everything that outlasts an appliance. */
 export type Holdings = ReturnType<typeof openHoldings>;
 
-/** `user`: the first user, if the configuration names it. `before`: what `state` was in this process before. */
+/** `user`: the first user, if configured. `before`: the `state` from this process's previous program. */
 export function openHoldings(
   libraries: MainLibraries,
   { user, before }: { user?: number; before?: HoldingsState },
@@ -217,14 +217,14 @@ export function openHoldings(
   const { host, udpSetup } = libraries;
   const firstUid = user ?? FIRST_UID + (Deno.pid & 0xfffff) * USERS;
   const own = new Inventory(libraries, { before: before?.own });
-  /** Kernel sockets of served ports, those that the status tile listens on by their addresses, and those of slow sides. */
+  /** Kernel sockets of served ports, listening sockets of the status tile by address, and those of slow sides. */
   const sockets = new Map(before?.sockets);
-  /** By app: the slot in which its refused calls are counted, and by which it has its user. */
+  /** By app: the slot that counts its refused calls and determines its user. */
   const slots = new Map(before?.slots);
   /** The counts of tiles whose regions were replaced. */
   const past = new Map(before?.past.map(([name, past]) => [name, Float64Array.from(past)]));
 
-  /** The socket that is called `name`, which `make` makes on demand. Throws UserError, where it `is`. */
+  /** The socket `name`, which `make` creates on demand. Throws UserError with the address `is`. */
   function listen(name: string, is: string, make: () => number): number {
     try {
       const fd = sockets.get(name) ?? make();
@@ -255,7 +255,7 @@ export function openHoldings(
     },
     /** The user of the appliance (0) or of the app with slot `n - 1`. Apps share users if there are too few. */
     uid: (n: number): number => firstUid + (n === 0 ? 0 : 1 + (n - 1) % (USERS - 1)),
-    /** The slot of an app, which it gets with its first call. Throws UserError. */
+    /** The slot of an app, assigned by the first call. Throws UserError. */
     slot(name: string): number {
       const known = slots.get(name);
       if (known !== undefined) return known;
@@ -269,8 +269,8 @@ export function openHoldings(
       return slot;
     },
     /**
-     * Binds kernel sockets to those of the `wanted` ports that no other program holds, all at once, so that their
-     * descriptors are a range, to which tiles can be confined. Returns the ports that have one.
+     * Binds kernel sockets to the `wanted` ports that no other program holds, all at once, so that
+     * their descriptors form a range, to which tiles can be confined. Returns the ports with sockets.
      */
     takePorts(wanted: readonly number[]): number[] {
       const isOpen = (port: number) => sockets.has(`udp ${port}`);
@@ -281,7 +281,7 @@ export function openHoldings(
       }
       return wanted.filter(isOpen);
     },
-    /** The kernel sockets of `ports`. Those of `timed` note when they receive each datagram. */
+    /** The kernel sockets of `ports`. Those in `timed` timestamp each datagram. */
     sockets: (ports: readonly number[], timed: ReadonlySet<number>): Handing[] =>
       ports.map((port) => {
         const taken = socket(`udp ${port}`);
@@ -301,7 +301,7 @@ export function openHoldings(
           : [handing(`listen ${name}`, listen(address, `${address} (--${name})`, make))]
       );
     },
-    /** Opens what slow sides accept connections by. Throws UserError. */
+    /** Opens the listening sockets of slow sides. Throws UserError. */
     takeTcp(apps: readonly AppPlan[]): void {
       for (const place of tcpPlaces(apps)) {
         listen(`tcp ${place}`, `TCP ${place} ([apps] tcp)`, () => listenAt(host, place));
@@ -309,16 +309,16 @@ export function openHoldings(
     },
     /** The listening socket at `ADDRESS:PORT`. */
     accepting: (place: string): Handing => socket(`tcp ${place}`),
-    /** Adds what a tile has counted, before its region is replaced. */
+    /** Adds a tile's counts, before its region is replaced. */
     keepCounters(tile: string, counters: Float64Array): void {
       const before = past.get(tile) ?? new Float64Array(counters.length);
       past.set(tile, before.map((count, i) => count + counters[i]));
     },
-    /** What a tile counted in regions before the present one. */
+    /** A tile's counts from regions before the current one. */
     pastCounters: (tile: string): ArrayLike<number> => past.get(tile) ?? [],
     /**
-     * Closes and forgets what `used` does not need; without `used`, everything. Returns the apps that
-     * have no slot any more.
+     * Closes and forgets all that `used` does not need; without `used`, everything. Returns the
+     * apps that lost their slots.
      */
     release(used?: Pick<Serving, "run" | "setup" | "apps">): string[] {
       const { control = null, metrics = null } = used?.run.addresses ?? {};
@@ -331,7 +331,7 @@ export function openHoldings(
         if (needed.has(name)) continue;
         host.close(fd);
         sockets.delete(name);
-        // That of the control socket.
+        // The file of the control socket.
         if (name.startsWith("/")) rmSync(name, { force: true });
       }
       const states = new Set(
@@ -349,7 +349,7 @@ export function openHoldings(
   };
 }
 
-/** Where slow sides accept connections, each place once. */
+/** The addresses where slow sides accept connections, without duplicates. */
 function tcpPlaces(apps: readonly AppPlan[]): string[] {
   const all = apps.flatMap((app) => besideSetup(app)?.tcp ?? []);
   return [...new Set(all.map(({ address, port }) => `${address}:${port}`))];

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The log: standard error, so that stdout stays free. If systemd reads it for the journal, each line begins with
- * its level, as sd-daemon(3) says; anywhere else with nothing.
+ * The log: standard error, so that stdout stays free. If systemd reads it for the journal, each
+ * line begins with its level (sd-daemon(3)); otherwise without one.
  */
 
 import { attempt } from "../ffi/library.ts";
 import { Level } from "../tiles/runtime/log.ts";
 
-/** How a line is written; false where it is lost. */
+/** Writes a line; false if it is lost. */
 let write = (line: string): boolean => {
   console.error(line);
   return true;
@@ -15,7 +15,7 @@ let write = (line: string): boolean => {
 /** Lines that could not be written since the last one that could. */
 let lost = 0;
 
-/** From now on lines are written by `writer`, which waits for no reader; what is lost is counted. */
+/** Makes `writer`, which does not block, write all further lines. Lost lines are counted. */
 export function logBy(writer: (line: string) => boolean): void {
   write = writer;
 }
@@ -28,7 +28,7 @@ export function log(text: string, level: number = Level.info): void {
   }
 }
 
-/** What a line of this level begins with. */
+/** The prefix of lines of this level. */
 export function prefix(level: number): string {
   return isJournal ? `<${level}>` : "";
 }

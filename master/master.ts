@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The master: the main process of `tegula run`. It holds privileges and descriptors, starts the appliance and the apps
- * confined, and watches them. To replace them it starts a successor beside them, which takes over when it is ready; if
- * it fails before, nothing has changed. No packet passes here.
+ * The master: the main process of `tegula run`. It holds privileges and descriptors, starts the
+ * appliance and the apps confined, and watches them. To replace them it starts a successor beside them,
+ * which takes over when it is ready; if it fails before, nothing has changed. It handles no packets.
  *
- * A *warm* handover leaves regions, rings and sockets as they are, and the successor maps them. A *cold* one, for another
- * shape, creates new ones and binds them when the predecessor has ended; the kernel's sockets have the traffic meanwhile.
- * The first start is a cold handover without a predecessor.
+ * A *warm* handover keeps regions, rings and sockets, and the successor maps them. A *cold* one,
+ * for another shape, creates new ones and binds them when the predecessor has ended; meanwhile the
+ * kernel's sockets serve. The first start is a cold handover without a predecessor.
  */
 
 import { setFlagsFromString } from "node:v8";
@@ -54,7 +54,7 @@ import * as preflight from "./preflight.ts";
 import { openReport, type Report, type ReportState } from "./report.ts";
 import { discard, type Handover, Retry, type Run, type Serving, successors } from "./successor.ts";
 
-/** The state that a master passes to the program that it becomes. Plain data. */
+/** The state that a master passes to its next program, as plain data. */
 export interface Carried extends HoldingsState {
   readonly regionsVersion: number;
   readonly run: Run;
@@ -85,7 +85,7 @@ const NOT_NOW = "it is starting or stopping just now; ask again when its log say
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
 const READY_MILLIS = 60_000;
-/** How often recreated interfaces are polled for, and the longest pause after failures. */
+/** The interval of polls for recreated interfaces, and the longest pause after failures. */
 const [POLL_MILLIS, LONGEST_POLL_MILLIS] = [1000, 300_000];
 /** Time from a start or handover until free memory is given back. Predecessors have ended by then. */
 const TRIM_MILLIS = 6000;
@@ -139,15 +139,15 @@ class Master {
   /** The attachments whose frames go to the net tiles. */
   #served?: readonly Attachment[];
   #booted = false;
-  /** Settles when the present change is over: there is one at a time. */
+  /** Settles when the current change is complete. Changes are serialised. */
   #change: Promise<unknown> = Promise.resolve();
   readonly #report: Report;
   readonly #successors: ReturnType<typeof successors>;
   readonly #changes = new Changes();
   readonly #announcer = announcer();
-  /** Whether a signal has asked for a reload that has not begun. */
+  /** Whether a signal requested a reload that has not begun. */
   #hungUp = false;
-  /** Rejects when nothing serves and no retry is left. */
+  /** Rejects when nothing serves and all retries failed. */
   readonly failed = Promise.withResolvers<never>();
   readonly #restartPause = new RestartPause();
   /** Whether it drains before it ends. */
@@ -186,7 +186,7 @@ class Master {
       this.#checkHealth();
       this.#announcer.update();
     }, POLL_MILLIS));
-    // What the program before this one has reported holds until this one knows better.
+    // The previous program's report is valid until this one has observations.
     if (carried === undefined) this.#checkHealth();
     this.failed.promise.catch(() => {});
   }
@@ -226,7 +226,7 @@ class Master {
 
   // Reload and upgrade.
 
-  /** Reloads because of a signal. One reload that has not begun serves all signals until then. */
+  /** Reloads because of a signal. Signals before the reload begins share it. */
   hangUp(): void {
     if (this.#hungUp) return;
     this.#hungUp = true;
@@ -258,8 +258,8 @@ class Master {
   }
 
   /**
-   * Executes the program that is installed now, in this process. Children and descriptors stay, and the new program
-   * replaces them by a handover. Throws UserError if nothing has changed.
+   * Executes the installed program in this process. Children and descriptors stay, and the new
+   * program replaces them by a handover. Throws UserError if nothing has changed.
    */
   async upgrade(number: number): Promise<never> {
     if (!this.#booted || this.#stopping) throw new UserError(NOT_NOW);
@@ -331,7 +331,7 @@ class Master {
     };
   }
 
-  /** Adopts the state of the program before, and then replaces appliance and apps. */
+  /** Adopts the state of the previous program, and then replaces appliance and apps. */
   async goOn(carried: Carried): Promise<void> {
     const { run, number } = carried;
     this.#libraries.host.closeOnExec(carried.descriptors);
@@ -342,7 +342,7 @@ class Master {
     this.#served = serving.attachments;
     this.#report.rememberXdp(serving);
     this.#startTimers();
-    // Not before it is known whether it is ready, or what is announced would be withdrawn.
+    // Only after the health is known: otherwise announced prefixes would be withdrawn.
     this.#announcer.configure(run.config.announce);
     const isCold = carried.regionsVersion !== REGIONS_VERSION;
     await this.#changes.add(
@@ -366,7 +366,7 @@ class Master {
       ));
   }
 
-  /** Makes a change, and logs the sentence that `work` returns, or what has `failed` and why. */
+  /** Makes a change, and logs the sentence that `work` returns, or the failure in words of `failed`. */
   async #told(
     work: () => Promise<string>,
     failed: (error: unknown) => string,
@@ -383,7 +383,7 @@ class Master {
     }
   }
 
-  /** Calls `end` after the configured time of draining, or at once if called again. */
+  /** Calls `end` after the configured draining time, or immediately if called again. */
   drainFirst(end: () => void): void {
     const { drain_seconds: seconds = 0 } = this.#serving?.run.config ?? {};
     if (seconds === 0 || this.#isEnding) return end();
@@ -422,7 +422,7 @@ class Master {
   }
 
   /**
-   * Starts a successor beside what serves, and lets it take over:
+   * Starts a successor beside the serving appliance, and lets it take over:
    *
    *     start → ready → attach, if AF_XDP is free → predecessor leaves → attach, if not yet → go, running
    *     └────── a failure here changes nothing ────┘
@@ -458,7 +458,7 @@ class Master {
   /** One try of a handover. Throws Retry. */
   async #attempt(handover: Handover): Promise<Serving> {
     const { before, isFirst } = handover;
-    // A predecessor that has left has sockets and ports open until it ends.
+    // A predecessor that has left keeps sockets and ports open until it ends.
     await this.#leaving;
     this.#checkGoesOn();
     before?.appliance.send({ type: "changing", changing: true });
@@ -466,20 +466,20 @@ class Master {
     try {
       next = this.#starting = await this.#successors.start(handover);
       await this.#untilReady(next, isFirst ? Infinity : READY_MILLIS);
-      // If no predecessor holds AF_XDP it is attached before that leaves.
+      // If the predecessor has no AF_XDP, attach before it leaves.
       const isFree = before === undefined || isByKernel(before) && !isByKernel(next);
       if (isFree) this.#attach(next);
     } catch (error) {
       const isCold = next?.inventory !== before?.inventory;
       if (next !== undefined) await this.#endSuccessor(next, { isCold });
-      // Without a predecessor the next try uses what was opened.
+      // Without a predecessor the next attempt reuses open sockets.
       if (before !== undefined) this.#release(before);
       before?.appliance.send({ type: "changing", changing: false });
       throw error;
     } finally {
       this.#starting = undefined;
     }
-    // From here on there is no way back.
+    // From here on the handover cannot be undone.
     this.#serving = next;
     this.#watch(next);
     try {
@@ -497,12 +497,12 @@ class Master {
     }
   }
 
-  /** Closes what `serving` does not need. */
+  /** Closes all resources that `serving` does not need. */
   #release(serving?: Serving): void {
     for (const app of this.#holdings.release(serving)) this.#report.forget(app);
   }
 
-  /** Throws UserError if it was told to stop. */
+  /** Throws UserError if it is stopping. */
   #checkGoesOn(): void {
     if (this.#stopping) throw new UserError("it was told to stop", Exit.failure);
   }
@@ -516,7 +516,7 @@ class Master {
         process.prepare(plan, { warmUp: setup.hasPredecessor })
       ),
     ]);
-    // An appliance that is ready may end while apps are being made.
+    // A ready appliance may end while apps are being started.
     const ended = appliance.ended.then((error) => Promise.reject(error));
     if (!await within(Promise.race([ready, ended]), millis)) {
       throw new UserError(`it was not ready within ${millis / 1000} s`, Exit.failure);
@@ -583,7 +583,7 @@ class Master {
     for (const { name, past } of next.tiles) past.set(this.#holdings.pastCounters(name));
   }
 
-  /** Directs frames to the net tiles, and closes what is not used any more. All tiles run. */
+  /** Directs frames to the net tiles, which all run, and closes unused resources. */
   #serve(next: Serving): void {
     const { attachments, setup, changed } = next;
     if (this.#served !== attachments) {
@@ -605,7 +605,7 @@ class Master {
     for (const { process } of changed) this.#report.lack("apps", process);
   }
 
-  /** Attaches. If that fails for any reason the kernel's sockets serve, and it is retried. Throws Retry. */
+  /** Attaches. If this fails, the kernel's sockets serve, and it is retried. Throws Retry. */
   #attachAgain(next: Serving): void {
     try {
       this.#attach(next);
@@ -658,7 +658,7 @@ class Master {
     });
   }
 
-  /** Replaces an appliance that has ended by itself. Datagrams wait in its rings. */
+  /** Replaces an appliance that ended by itself. Datagrams wait in its rings. */
   #lost(serving: Serving, { message }: ApplianceError): void {
     const pause = this.#restartPause.next({ isFirstImmediate: true });
     this.#report.restarted(null);
@@ -737,13 +737,13 @@ class Master {
   async stop(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
-    // Observers are told before anything ends.
+    // Notify observers before anything ends.
     this.#report.stop();
     this.#checkHealth();
     for (const timer of this.#timers) clearInterval(timer);
     clearTimeout(this.#trimming);
     this.#ringWatch?.stop();
-    // A starting successor is given up. One that takes over finishes first.
+    // Abandon a starting successor. One that takes over finishes first.
     await this.#starting?.appliance.kill("it is told to stop");
     await this.#change;
     if (this.#serving !== undefined) await this.#stopServing(this.#serving);
@@ -783,11 +783,11 @@ function detach(attachment: Attachment): void {
   );
 }
 
-// Reloads and upgrades that operators ask for: one after the other, and each once. An operator may lose the
-// connection while the status tile that was asked is replaced. The next one is asked for the change with the
-// same number.
+// Reloads and upgrades that operators request: one after the other, and each once. An operator
+// loses the connection when the status tile is replaced. Its client then repeats the request to the
+// next one with the same number.
 
-/** Changes whose outcomes are remembered. One that is under way is never forgotten. */
+/** The number of remembered outcomes. A change in progress is never forgotten. */
 const MOST = 16;
 
 /** All changes, by their numbers. */
@@ -810,7 +810,7 @@ export class Changes {
     return this.add(number, this.#last.then(work));
   }
 
-  /** Adds a change that has begun: an upgrade, by the program before. */
+  /** Adds a change that has begun: an upgrade, by the previous program. */
   add(number: number, done: Promise<string>): Promise<Outcome> {
     this.#underWay++;
     const outcome = outcomeOf(done).finally(() => this.#underWay--);
@@ -825,15 +825,15 @@ async function outcomeOf(done: Promise<string>): Promise<Outcome> {
   try {
     return { ok: true, line: await done };
   } catch (error) {
-    // Whatever failed, nothing has changed.
+    // After a UserError nothing has changed.
     const status = error instanceof UserError ? Exit.usage : Exit.failure;
     return { ok: false, status, line: messageOf(error) };
   }
 }
 
-/** Collects garbage, which V8 would keep for as long as nothing is allocated. Takes some ten milliseconds. */
+/** Collects garbage, which V8 keeps until something is allocated. Takes some ten milliseconds. */
 export function collectGarbage(): void {
   setFlagsFromString("--expose-gc");
-  // Only a context that is made after that has the function.
+  // Only contexts created after setting the flag have the function.
   runInNewContext("gc()");
 }

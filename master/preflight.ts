@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The checks before and during a start: privileges, interfaces, limits, ports, XDP. Each passes, or throws
- * one sentence that says what to do.
+ * The checks before and during a start: privileges, interfaces, limits, ports, XDP. Each passes, or
+ * throws one sentence with the fix.
  */
 
 import { accessSync, constants, rmSync } from "node:fs";
@@ -38,15 +38,15 @@ const PARTIAL_CHECKSUM_DRIVERS: readonly string[] = [
   ..."veth virtio_net tun bridge macvlan bonding team openvswitch vxlan".split(" "),
 ];
 /**
- * Drivers that attach natively, but then deliver no frames to sockets. The frames of a bond come in by its
- * ports, whose queues are not the bond's.
+ * Drivers that attach in native mode, but then deliver no frames to sockets. A bond receives frames
+ * on the queues of its ports, not on its own.
  */
 export const NOT_NATIVE: Readonly<Record<string, string>> = {
   bonding: "the frames of a bond are its ports'",
 };
 /**
- * Drivers that silently drop what AF_XDP sends. Before they add the outer headers they look for a network
- * header, which the kernel does not mark in such frames.
+ * Drivers that silently drop frames sent by AF_XDP. Before they add the outer headers they need the
+ * network header offset, which the kernel does not set in such frames.
  */
 const NO_SENDING: readonly string[] = ["gretap", "ip6gretap", "erspan"];
 /**
@@ -92,19 +92,19 @@ export function missingCapabilities(
     .map(([name]) => name);
 }
 
-/** What a running tegula serves. It would hand that over, so it counts as free. */
+/** What a running tegula serves. It counts as free, because the running tegula would hand it over. */
 export interface Served {
   /** The path of its control socket. */
   readonly control: string | null;
   readonly interfaces: readonly string[];
-  /** Those of them that have AF_XDP. */
+  /** The interfaces with AF_XDP. */
   readonly xdp: readonly string[];
   readonly ports: readonly number[];
 }
 
 /**
- * Makes a check of a start, which throws the UserError that ends the start. `check` reports that instead and gets
- * null, or reports what `says` makes of what was found.
+ * Makes one check of a start, which throws a UserError to end the start. `tegula check` instead
+ * reports the error and gets null, or reports the result in words of `says`.
  */
 export type Phase = <T>(
   subject: string,
@@ -130,7 +130,7 @@ export async function checkStart(
     (path) => path ?? "none",
   );
   await phase("privileges", () => checkPrivileges(host, config, apps), "all that are needed");
-  // One that is served may be missing for a while.
+  // A served interface may be missing for a while.
   const unserved = interfaces.filter((name) => !served?.interfaces.includes(name));
   await phase("interfaces", () => checkInterfaces(host, unserved), interfaces.join(" "));
   const hasStatus = control !== null || metrics !== null;
@@ -194,17 +194,17 @@ export function checkInterfaces(host: Host, names: readonly string[]): void {
   }
 }
 
-/** What the need for descriptors, locked memory and threads depends on. */
+/** The input for the required descriptors, locked memory and threads. */
 interface Size extends Pick<RunConfig, "interfaces" | "provider" | "netTiles"> {
   readonly apps: readonly Pick<AppPlan, "ports" | "inline" | "depth" | "beside">[];
   readonly hasStatus: boolean;
-  /** Whether this process serves as much already. */
+  /** Whether this process already serves as much. */
   readonly serves?: boolean;
 }
 
 /**
- * Returns which limit of this process is too low; null for none. Without a check, Deno panics if it cannot
- * get a descriptor or thread for a worker.
+ * Returns the limit of this process that is too low, or null. Deno panics if it cannot get a
+ * descriptor or thread for a worker.
  */
 export function scarcity(
   host: Host,
@@ -370,7 +370,7 @@ function linkOf(program: number): { readonly id: string; readonly holder: string
         return { id, holder: describeHolder(name, pid) };
       }
     } catch {
-      // It has ended, or is another user's.
+      // The process has ended, or belongs to another user.
     }
   }
   return attempt(() => {
@@ -381,7 +381,7 @@ function linkOf(program: number): { readonly id: string; readonly holder: string
   }, null);
 }
 
-/** Who holds an XDP program on `name`, if that can be seen, and the command that detaches it, with a note or "". */
+/** The holder of an XDP program on `name`, if visible, and the command that detaches it, with a note or "". */
 export function whoOccupies(name: string, program: number) {
   const link = linkOf(program);
   if (link === null) {
@@ -436,9 +436,9 @@ export function unfit(host: Host, name: string): string | null {
 }
 
 /**
- * Handles an error of AF_XDP. Logs it and returns if `provider` allows the kernel's sockets instead, else
- * throws UserError. What the operator can fix (another program, too little locked memory) is thrown in any
- * case.
+ * Handles an error of AF_XDP. Logs it and returns if `provider` allows the kernel's sockets
+ * instead, else throws UserError. Errors that the operator can fix (another program, too little
+ * locked memory) are always thrown.
  */
 export function fallBack(
   error: unknown,
@@ -490,9 +490,9 @@ function occupied({ interface: name, program }: OccupiedError): UserError {
 }
 
 /**
- * Turns on busy polling for every open socket: the calls of the net tiles drive the drivers of their
- * AF_XDP sockets, and interrupts stay off meanwhile (Documentation/networking/napi.rst of the kernel).
- * Throws UserError if the kernel refuses, because it was asked for.
+ * Turns on busy polling for all open sockets: system calls of the net tiles drive the drivers of
+ * their AF_XDP sockets, while interrupts stay off (Documentation/networking/napi.rst of the
+ * kernel). Throws UserError if the kernel refuses, because it was configured.
  */
 export function pollBusily(attachments: readonly Attachment[], xskSetup: XskSetup): void {
   for (const { name, sockets } of attachments) {
@@ -513,8 +513,8 @@ export function pollBusily(attachments: readonly Attachment[], xskSetup: XskSetu
   }
 }
 
-// The listening sockets of the status tile. The master creates them, and keeps them while status tiles come
-// and go.
+// The listening sockets of the status tile. The master creates them, and keeps them when status
+// tiles are replaced.
 
 /** Who may connect to the control socket: the user that Tegula runs as, and the socket's group. */
 const CONTROL_MODE = 0o660;
@@ -527,7 +527,7 @@ export interface StatusAddresses {
   readonly metrics: string | null;
 }
 
-/** Creates a listening control socket, in place of a dead one at `path`. Throws SystemError. */
+/** Creates a listening control socket, and replaces a dead one at `path`. Throws SystemError. */
 export function listenControl(host: Pick<Host, "listenUnix">, path: string): number {
   return host.listenUnix(path, CONTROL_MODE);
 }
@@ -545,8 +545,8 @@ export function reasonOf(error: unknown): string {
 }
 
 /**
- * The path of the control socket, or null for none: `asked`, else `/run/tegula/INTERFACE.sock` with the first
- * interface, if that is possible. Throws UserError if `asked` is not.
+ * The path of the control socket, or null for none: `asked`, else `/run/tegula/INTERFACE.sock` with
+ * the first interface, if possible. Throws UserError if `asked` cannot be used.
  */
 async function controlPath(
   asked: string | undefined,

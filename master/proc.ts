@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** What the kernel says of a process (proc(5)). */
+/** Reads information about processes from the kernel (proc(5)). */
 
 import { softLimit } from "../ffi/host.ts";
 import { attempt } from "../ffi/library.ts";
@@ -16,7 +16,7 @@ const bootedAt = (() => {
   return Number(seconds);
 })();
 
-/** Fields of a process's `stat`, from the third on: the second, its name, may have anything in it. */
+/** Fields of a process's `stat`, from the third on: the second, its name, may contain any character. */
 function statOf(pid: number): number[] {
   const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
   return stat.slice(stat.lastIndexOf(")") + 2).split(" ").map(Number);
@@ -28,13 +28,13 @@ export function ticks(pid: number): number {
   return fields === null ? 0 : fields[11] + fields[12];
 }
 
-/** Memory of a process's own that it uses (RssAnon of proc_pid_status(5)), in MiB; 0 when it has ended. */
+/** A process's private memory (RssAnon of proc_pid_status(5)), in MiB; 0 if it has ended. */
 export function residentMib(pid: number): number {
   const status = attempt(() => Deno.readTextFileSync(`/proc/${pid}/status`), "");
   return Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
 }
 
-/** What the metrics tell of a process; undefined when it has ended. */
+/** A process's values for the metrics; undefined if it has ended. */
 export function processValues(pid: number): ProcessValues | undefined {
   return attempt(() => {
     const fields = statOf(pid);
@@ -43,7 +43,7 @@ export function processValues(pid: number): ProcessValues | undefined {
       process_cpu_seconds_total: (fields[11] + fields[12]) / TICKS,
       process_resident_memory_bytes: fields[21] * PAGE,
       process_virtual_memory_bytes: fields[20],
-      // Since Linux 6.2; reading the folder would take the right to trace the process.
+      // Since Linux 6.2; reading the folder would require permission to trace the process.
       process_open_fds: Deno.statSync(`/proc/${pid}/fd`).size,
       process_max_fds: softLimit("Max open files", pid),
       process_threads: fields[17],

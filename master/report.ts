@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What the master tells operators: how the service is, to the status tile, systemd and the log; what each process uses;
- * and, once each, what was refused and what this system lacks.
+ * The master's reports to operators: the health, for the status tile, systemd and the log; each
+ * process's resources; and, once each, refused system calls and missing walls.
  */
 
 import { createHash } from "node:crypto";
@@ -30,7 +30,7 @@ import type { Run, Serving } from "./successor.ts";
 
 /** The part of a report that the next program continues. */
 export interface ReportState {
-  /** When the first of these programs was started. */
+  /** When the first program of this process was started. */
   readonly started: number;
   readonly state: HealthState;
   readonly since: number;
@@ -43,7 +43,7 @@ export interface ReportState {
 
 export type Report = ReturnType<typeof openReport>;
 
-/** `before`: its `state` in the program before this one. `changed` is called when the state or its reasons change. */
+/** `before`: its `state` from the previous program. `changed` is called when the state or its reasons change. */
 export function openReport(
   { host, tile }: Pick<MainLibraries, "host" | "tile">,
   { own, slots }: Pick<Holdings, "own" | "slots">,
@@ -58,7 +58,7 @@ export function openReport(
   let loaded = before?.loaded ?? { hash: 0, at: 0, isGood: false };
   const restarts = new Map(before?.restarts);
   const restartsOf = (app: string | null) => restarts.get(app) ?? 0;
-  /** What each process uses by its PID, as of the last `measure`. */
+  /** Resources of each process by its PID, from the last `measure`. */
   let values: ReadonlyMap<number, ProcessValues | undefined> = new Map();
   let wasUnwell = false;
   let isStopping = false;
@@ -77,7 +77,7 @@ export function openReport(
       restarts: [
         { name: "appliance", count: restartsOf(null) },
         ...processesOf(serving).map(({ name }) => ({ name, count: restartsOf(name) })),
-        // Those that are started again in place.
+        // Tiles that restart in place.
         ...tiles.flatMap(({ kind, name }, slot) =>
           control !== undefined && (kind === "netlink" || kind === "status")
             ? [{ name, count: control.restarts(slot) }]
@@ -110,11 +110,11 @@ export function openReport(
       const { state, since } = monitor.health;
       return { started, state, since, hadXdp, loaded, restarts: [...restarts] };
     },
-    /** Begins or ends draining: it serves, but is reported not to be ready. */
+    /** Begins or ends draining: Tegula serves, but is reported as not ready. */
     drain(isDraining: boolean): void {
       monitor.setDraining(isDraining);
     },
-    /** It is about to end: reports that as draining, and logs nothing about it. */
+    /** Reports the coming end as draining, without a log line. */
     stop(): void {
       isStopping = true;
       monitor.setDraining(true);
@@ -156,11 +156,11 @@ export function openReport(
         ? []
         : config.interfaces.filter((name) => attached.includes(name) || hadXdp.includes(name));
     },
-    /** Notes that a process was started again after a failure: an app or a slow side, or with null the appliance. */
+    /** Counts a restart after a failure: of an app or a slow side, or with null of the appliance. */
     restarted(app: string | null): void {
       restarts.set(app, restartsOf(app) + 1);
     },
-    /** Forgets an app that has no process any more. */
+    /** Forgets an app that no longer has a process. */
     forget(app: string): void {
       for (const name of [app, besideName(app)]) restarts.delete(name);
     },
@@ -169,11 +169,11 @@ export function openReport(
       const digest = createHash("sha256").update(JSON.stringify(config)).digest();
       loaded = { hash: digest.readUIntBE(0, 6), at: Date.now() / 1000, isGood: true };
     },
-    /** Notes that a configuration was to be served and could not be. */
+    /** Records that a new configuration was refused. */
     refused(): void {
       loaded = { ...loaded, isGood: false };
     },
-    /** Reads what each process uses. */
+    /** Reads the resources of each process. */
     measure(serving: Serving | undefined): void {
       const processes = processesOf(serving);
       const pids = [Deno.pid, serving?.appliance.pid ?? 0, ...processes.map(({ pid }) => pid)]
@@ -188,7 +188,7 @@ export function openReport(
         }
       }
     },
-    /** Logs the walls that this system cannot build, once. */
+    /** Logs the walls that this system does not support, once. */
     lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
       const line = `${whose}: some walls cannot be built here: ${missing.join("; ")}`;
       if (missing.length > 0) logOnce(line);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What a successor is made of, before it takes over: its plan, regions and eventfds, sockets and XDP programs, the
- * process of its appliance, and the apps that have to be started for it.
+ * Prepares a successor before it takes over: its plan, regions and eventfds, sockets and XDP
+ * programs, the process of its appliance, and the apps to start for it.
  */
 
 import { COMMIT, messageOf, UserError, VERSION } from "../cli/command.ts";
@@ -62,9 +62,9 @@ export interface Run {
 /** A handover from `before` to a successor that serves `run`. */
 export interface Handover {
   readonly run: Run;
-  /** What serves now, if anything does. */
+  /** The serving appliance, if there is one. */
   readonly before?: Serving;
-  /** Whether nothing has served yet. The successor may take any time to be ready then. */
+  /** Whether nothing has served yet. The successor may then take any time to become ready. */
   readonly isFirst?: boolean;
   /** Whether to take over nothing of the predecessor. */
   readonly isCold?: boolean;
@@ -86,7 +86,7 @@ export class Retry extends Error {
 export interface Serving {
   readonly run: Run;
   readonly setup: ApplianceSetup;
-  /** What the next appliance takes over, if the handover is warm. */
+  /** Regions that the next appliance takes over in a warm handover. */
   readonly inventory: Inventory;
   /** The regions that only this appliance has. */
   readonly fresh: Inventory;
@@ -96,7 +96,7 @@ export interface Serving {
   readonly appliance: ApplianceProcess;
   /** Apps that are processes, by name. */
   readonly apps: ReadonlyMap<string, AppProcess>;
-  /** All tiles. `past` has the counts of their predecessors, and is written here. */
+  /** All tiles. `past` has the counts of their predecessors, and is updated here. */
   readonly tiles: readonly CountedTile[];
   /** The apps that are started for it. */
   readonly changed: readonly ChangedApp[];
@@ -163,7 +163,7 @@ export function successors(
   ): { setup: ApplianceSetup; attachments: readonly Attachment[]; isWarm: boolean } {
     const { config } = run;
     const hasPredecessor = before !== undefined && !before.appliance.over;
-    // Interfaces that are served already may be down.
+    // Interfaces that are already served may be down.
     const known = isFirst ? [] : (before?.run ?? run).config.interfaces;
     const awaited = config.interfaces.filter((name) => !known.includes(name));
     const plan = (names: readonly string[]) => {
@@ -182,14 +182,14 @@ export function successors(
     }
     const attachments = loadPrograms(config, names, before?.attachments ?? []);
     if (attachments.length > 0) return { ...planned, attachments };
-    // Once it serves, some ports are better than none.
+    // A serving Tegula continues with the available ports.
     if (isFirst || !isSocketsOnly) preflight.requireSockets(portsServed(run.apps), ports);
     return { ...plan([]), attachments };
   }
 
   /**
-   * Loads the XDP program for each interface. If the kernel cannot, provider `auto` continues without AF_XDP and
-   * logs why. `replaced` stay until the new attachments replace them.
+   * Loads the XDP program for each interface. If this fails, provider `auto` continues without
+   * AF_XDP and logs why. `replaced` stay until the new attachments replace them.
    */
   function loadPrograms(
     { provider, dispatcher }: RunConfig,
@@ -228,7 +228,7 @@ export function successors(
       attachments.forEach((attachment, i) => attachment.prepare(queues[i]));
     } catch (error) {
       if (isWarm || attachments.length === 0) throw error;
-      // Without the socket family, for example.
+      // For example, if the kernel lacks the socket family.
       preflight.fallBack(error, config);
       throw new Retry(messageOf(error), { isSocketsOnly: true });
     }
@@ -376,10 +376,10 @@ export function successors(
     }
   }
 
-  /** The appliance of a process. `isRunning`: the program before has started it. */
+  /** The appliance of a process. `isRunning`: the previous program started it. */
   function watched(child: ConfinedProcess, isRunning = false): ApplianceProcess {
     const { listener, words } = child;
-    // Its lines name their tiles.
+    // Its lines contain the names of its tiles.
     const how = { name: `${prefix(Level.error)}appliance`, slot: APPLIANCE_SLOT, verbatim: true };
     libraries.observer.hear({ ...how, listener, words });
     return new ApplianceProcess(child, { watcher, ask, isRunning });
@@ -412,7 +412,7 @@ export function successors(
       descriptor: (each, readOnly, bytes) => {
         if (each.startsWith("tcp ")) return holdings.accepting(each.slice(4));
         if (bytes === undefined) return inventory.descriptor(each, readOnly);
-        // An app's state outlasts its other regions.
+        // The state of an app outlasts its other regions.
         const held = stateName(name, bytes);
         return { ...holdings.own.region(held, { writable: true }), name: each };
       },
@@ -420,7 +420,7 @@ export function successors(
     };
   }
 
-  /** What serves, as the program before this one has started it. */
+  /** The serving appliance that the previous program started. */
   function adopt({ run, setup, ...carried }: Carried): Serving {
     for (const name of run.config.interfaces) tried.set(name, host.ifindex(name));
     const inventory = new Inventory(libraries, { before: carried.inventory });
@@ -480,7 +480,7 @@ function queuesOf({ attached, plan: { frames, shares } }: ApplianceSetup, invent
   );
 }
 
-/** Closes what no process uses any more. */
+/** Closes resources that no process uses. */
 export function discard(attachments: readonly Attachment[], inventory: Inventory): void {
   for (const attachment of attachments) attachment.unload();
   inventory.close();
