@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The FIB: longest prefix match in one or two loads (DIR-24-8, as DPDK's rte_lpm), and the next hops that
- * its cells name. This is the readers' side; `netbase_writer.ts`, which only the netlink tile loads, builds it
- * from the RIB.
+ * The FIB: longest prefix match in one or two loads (DIR-24-8, as in DPDK's rte_lpm), and the next hops
+ * in its cells. This is the readers' side. `netbase_writer.ts`, which only the netlink tile loads,
+ * builds it from the RIB.
  *
  * The tbl24 has a cell for every /24. A cell is one of three things: a next hop id; with bit 15 set, the
  * number of a tbl8, which has a cell for each address of that /24; or 0 for the default route. The default
@@ -12,13 +12,13 @@
  * cell that names it, and a replaced tbl8 is freed after a grace period (`rcu.ts`). Only the answer
  * "the cell is 0, so take the default" needs two loads. If a specific route appeared between them, and
  * the default route then vanished, a reader would find neither. So the writer waits a grace period
- * between the two changes: no reader sees both in one burst. That costs a lookup nothing, and the order
- * of its loads does not matter on any processor.
+ * between the two changes: no reader sees both in one burst. A lookup pays nothing for that, and the
+ * order of its loads does not matter on any processor.
  *
- * A lookup of a random address misses the cache. How many misses a processor handles at a time depends on
- * how many instructions it can look ahead. So a lookup has as few instructions as possible: each costs a
- * third of a nanosecond when all lookups miss. The branch on 0 is unpredictable for random addresses. Code
- * without that branch is slower all the same, because after a wrong guess the next loads are under way.
+ * A lookup of a random address misses the cache. The number of misses that a processor overlaps depends on how
+ * many instructions it looks ahead. So a lookup has as few instructions as possible: each costs a third of a
+ * nanosecond when all lookups miss. The branch on 0 is unpredictable for random addresses. Code without that
+ * branch is still slower, because after a wrong prediction the next loads are already under way.
  */
 
 import { slice, u16, u32, type View } from "../ffi/region.ts";
@@ -51,17 +51,17 @@ export class FibReader {
   }
 }
 
-/** The tbl24, the tbl8s, and the default. */
+/** The tbl24, the tbl8s, and the default route. */
 export function fibWords(view: View): Uint16Array {
   return u16(slice(view, FIB_AT, FIB_WORDS * 2));
 }
 
 /**
- * Next hops. A record says all that a packet needs of its route. The record of an ECMP group names a slot
- * table: 2ᵏ slots, each naming a member, of which a flow takes one by its hash.
+ * Next hops. A record contains all that a packet needs from its route. The record of an ECMP group
+ * refers to a slot table: 2ᵏ slots, each with a member. A flow's hash selects its slot.
  *
- * Records are found by the id that `FibReader.lookup` gives; an id is valid until the reader's next quiescent
- * state. Records do not change, and everything is found through the id, so plain loads are enough
+ * Records are found by the id that `FibReader.lookup` returns; an id is valid until the reader's next
+ * quiescent state. Records do not change, and are only found through the id, so plain loads suffice
  * (`rcu.ts`).
  */
 export class NextHopReader {
@@ -106,10 +106,10 @@ export class NextHopReader {
     return this.words[id * NEXT_HOP_WORDS + NextHop.mtu];
   }
 
-  /** Groups: the member (a next hop id) that a flow takes. `flowHash`: 32 well-mixed bits. */
+  /** Groups: the member (a next hop id) for a flow. `flowHash`: 32 well-mixed bits. */
   member(id: number, flowHash: number): number {
     const log2 = this.words[id * NEXT_HOP_WORDS + NextHop.shape] >>> 16;
-    // Two shifts: a shift by 32 is one by 0 in JavaScript, and log2 may be 0.
+    // Two shifts, as log2 may be 0, and JavaScript shifts by 32 like by 0.
     return this.paths[this.#pathsAt(id) + ((flowHash >>> 1) >>> (31 - log2))];
   }
 

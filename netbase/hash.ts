@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The keyed hash of every table whose keys strangers choose, and the keys' seeds. In a file of its own, as
- * an app's process and the master need it, and nothing else of netbase.
+ * The keyed hash of every table whose keys strangers choose, and the keys' seeds. In its own file,
+ * because an app's process and the master need it, but nothing else of netbase.
  */
 
-/** A hash key that only this process knows, drawn from a random seed: nobody can choose keys that collide. Multipliers are odd. */
+/** A hash key that only this process knows, so nobody can choose colliding keys. Multipliers are odd. */
 export interface HashKey {
   readonly add: number;
   readonly first: number;
@@ -30,7 +30,7 @@ export const Use = {
   neighborMap: 9,
 } as const;
 
-/** The key that `use`, one of {@linkcode Use}, draws from `seed`. */
+/** The key for `use`, one of {@linkcode Use}, derived from `seed`. */
 export function keyOf(seed: number, use: number): HashKey {
   const [low, high] = [seed | 0, Math.floor(seed / 2 ** 32) | 0];
   const word = (i: number) => finish(finish(low + Math.imul(4 * use + i, 0x9e3779b1)) + high + i);
@@ -45,18 +45,18 @@ function finish(word: number): number {
 }
 
 /**
- * Hash of the words `a` and `b`, a signed word, all bits of which are fit to pick a slot. `b` is the
- * word that strangers choose most freely; the others are a {@linkcode HashKey}, as numbers, since the
- * data path keeps them in its own fields.
+ * Hash of the words `a` and `b`, as a signed word. Any of its bits can select a slot. `b` is the word
+ * over which strangers have the most control; the other arguments are a {@linkcode HashKey}, as
+ * numbers, since the data path keeps them in its own fields.
  *
  * Each of its two rounds multiplies by a secret odd number and folds the upper bits over the lower. One
- * round alone crowds a whole arithmetic progression now and then; the second breaks those up. A seed
- * that is XORed to the key before a known mixer would keep the differences of keys, and with them the
- * pairs that collide. No bound is proven for the lower bits, which tables use. What is measured is in
- * `tests/unit/netbase/stranger_tables_test.ts`: two keys, whatever their difference, share one of 1,024
- * slots about as often as chance has it.
+ * round alone occasionally clusters a whole arithmetic progression; the second breaks those up. A seed
+ * XORed to the key before a known mixer would preserve the differences of keys, and with them the
+ * colliding pairs. No bound is proven for the lower bits, which tables use.
+ * `tests/unit/netbase/stranger_tables_test.ts` measures it: two keys, whatever their difference, share
+ * one of 1,024 slots about as often as by chance.
  *
- * It is not a cryptographic hash: its key can be worked out from its results, so those stay in memory
+ * It is not a cryptographic hash: its key can be computed from its results, so those stay in memory
  * that strangers cannot read.
  */
 export function hash(a: number, b: number, add: number, first: number, second: number): number {

@@ -1,34 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A hash table in shared memory from a key of two words to a record: one writer, any number of
- * readers, no locks. Interfaces and neighbours are kept in such tables.
+ * A hash table in shared memory from a key of two words to a record: one writer, any number of readers,
+ * no locks. Interfaces and neighbours are stored in such tables.
  *
- * A table is 2ᵏ slots of one word, probed linearly. A slot is empty, a tombstone, or names a record
- * (where it begins, and 11 bits of the key's hash so that most probes need not look at the record). A
+ * A table has 2ᵏ slots of one word, with linear probing. A slot is empty, a tombstone, or names a
+ * record (its position, and 11 bits of the key's hash so that most probes need not read the record). A
  * record begins with its key, is written before any slot names it, and does not change afterwards
- * (except for words that are each a fact of their own, like a neighbour's state).
+ * (except for words that are independent facts, like a neighbour's state).
  *
  * **A reader never pairs a key with another's record.** It compares the whole key in the record that
  * it returns, the record does not change, and it is reused only after the reader has passed a
  * quiescent state (`rcu.ts`).
  *
- * **A reader never misses a key that is there throughout its lookup.** Within one table a key never
+ * **A reader never misses a key that is present throughout its lookup.** Within one table a key never
  * moves to another slot: replacing its record is a store to the same slot. The slots before it on its
- * probe path were taken when it was put there; since then they may have become tombstones or been
- * taken again, which probing passes over, but not empty: a slot becomes empty only when the one after
- * it is, and then no key further on depends on it. And a key cannot be in two slots, as the one writer
- * looks along the whole path before it takes a slot. A reader loads the publishing word in every
- * lookup, so it searches either a table that was current during the lookup or, when the table was
- * changed meanwhile, the old one as it was at that change.
+ * probe path were taken when it was inserted. Since then they may have become tombstones or been taken
+ * again, which probing passes over, but not empty: a slot becomes empty only if the next one is, and
+ * then no key further on depends on it. And a key cannot be in two slots, as the one writer searches
+ * the whole path before it takes a slot. A reader loads the publishing word in every lookup, so it
+ * searches either a table that was current during the lookup or, if the table was changed meanwhile,
+ * the old one as it was at that change.
  *
  * **Growing and cleaning** build a new table in another place and publish it by one store to a header
- * word, which says all about the table: log2 of its slots, which of that size's two places, and the
- * seed of its hash. Two more secret words of that hash are in the header and never change. The old
- * place is used again after a grace period. Slots of deleted keys are taken again or emptied on the
- * spot where that is safe, so cleaning is seldom needed.
+ * word, which describes the table: log2 of its slots, which of that size's two places, and the seed of
+ * its hash. Two more secret words of that hash are in the header and never change. The old place is
+ * reused after a grace period. Slots of deleted keys are reused or emptied in place where that is safe,
+ * so cleaning is seldom needed.
  *
- * **Nothing is evicted, nothing loops**: a probe path has at most `MOST_PROBES` slots, for readers
- * and for the writer. A key that finds no room is refused and counted.
+ * **Nothing is evicted, nothing loops**: a probe path has at most `MOST_PROBES` slots, for readers and
+ * for the writer. A key for which there is no room is refused and counted.
  *
  * This is the readers' side; the writer's is in `tables_writer.ts`, which only the netlink tile loads.
  */
@@ -37,10 +37,10 @@ import { u32, type View } from "../ffi/region.ts";
 import * as hashing from "./hash.ts";
 import { type HashTableShape, Header } from "./layout.ts";
 
-/** Slots that a key may be in, from its hash on. */
+/** The number of slots, from its hash on, that a key may be in. */
 export const MOST_PROBES = 128;
 
-/** A slot: 0, `TOMBSTONE`, or a tag of 11 bits << 20 | where its record begins, in units of 8 words, + 1. */
+/** A slot: 0, `TOMBSTONE`, or a tag of 11 bits << 20 | position of its record, in units of 8 words, + 1. */
 export const EMPTY = 0;
 export const TOMBSTONE = 0xfff00000;
 export const UNIT_WORDS = 8;
@@ -73,18 +73,18 @@ export function isTaken(word: number): boolean {
 }
 
 /**
- * The readers' side. One array for all of it, since V8 checks each array in every lookup. Fields are declared
- * and not defined: of those that are written once, by the constructor, and are not `undefined` before that,
- * it knows the type, which saves a check at each use.
+ * The readers' side. It uses one array, since V8 checks each array in every lookup. Fields are declared
+ * and not defined: V8 knows the type of fields that only the constructor writes and that are never
+ * `undefined`, which saves a check at each use.
  */
 export class HashTableReader {
   /** The whole region; `find` returns an index into this. */
   declare readonly words: Uint32Array;
   declare private readonly publishedAt: number;
   declare protected readonly shape: HashTableShape;
-  /** Where the record would be that a slot of 0 names. */
+  /** The position of the record that a slot of 0 would name. */
   declare protected readonly recordsAt: number;
-  /** The publishing word as last seen, and what follows from it. */
+  /** The publishing word as last seen, and fields derived from it. */
   protected published = 0;
   protected base = 0;
   protected mask = 0;
@@ -104,7 +104,7 @@ export class HashTableReader {
   find(a: number, b: number): number {
     // As signed words, so that V8 compares registers: an address may be signed or unsigned.
     const { words } = this;
-    // It seldom changes: the processor predicts that, and hashes before it knows.
+    // It seldom changes, so the processor predicts it and hashes before it is loaded.
     const published = words[this.publishedAt] | 0;
     if (published !== this.published) this.join(published);
     const { base, mask } = this;
@@ -121,7 +121,7 @@ export class HashTableReader {
     return -1;
   }
 
-  /** Calls `visit` with the index of each record, in no order; a writer's may remove that one. */
+  /** Calls `visit` with the index of each record, in no order. A writer may remove that record meanwhile. */
   forEachRecord(visit: (record: number) => void): void {
     this.join(this.words[this.publishedAt] | 0);
     for (let i = 0; i <= this.mask; i++) {
@@ -130,7 +130,7 @@ export class HashTableReader {
     }
   }
 
-  /** Turns to the table that a publishing word names. */
+  /** Switches to the table that a publishing word names. */
   protected join(published: number): void {
     this.published = published;
     this.base = slotsBaseOf(published, this.shape);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The interface table: what a packet or a person may need to know of an interface, and its IPv4
- * addresses in the kernel's own order, since the choice of a source address depends on it. A hash table
- * (`hash_table.ts`); a record names a run of addresses, which is as immutable as the record, so that a
- * changed address means a new run and a new record. The writer is in `tables_writer.ts`.
+ * The interface table: the properties of an interface, and its IPv4 addresses in the kernel's order,
+ * since the choice of a source address depends on it. It is a hash table (`hash_table.ts`). A record
+ * names a run of addresses, which is as immutable as the record, so a changed address means a new run
+ * and a new record. The writer is in `tables_writer.ts`.
  */
 
 import { slice, u32, type View } from "../ffi/region.ts";
@@ -73,7 +73,7 @@ export const PLAIN_WORDS = [
   ...["macHead", "macTail", "broadcastHead", "broadcastTail"] as const,
 ] as const;
 
-/** The readers' side. A *record* is what `find` found; it is valid until the next quiescent state. */
+/** The readers' side. A *record* is a result of `find`; it is valid until the next quiescent state. */
 export class InterfaceReader {
   protected readonly words: Uint32Array;
   protected readonly addressWords: Uint32Array;

@@ -39,7 +39,7 @@ export const TBL24_CELLS = 1 << 24;
 export const TBL8S = 1 << 15;
 export const TBL8_CELLS = 256;
 export const TBL8_BIT = 0x8000;
-/** Behind the tbl8s: the next hop id that a cell of 0 means. */
+/** After the tbl8s: the next hop id for cells that are 0. */
 export const FIB_DEFAULT = TBL24_CELLS + TBL8S * TBL8_CELLS;
 export const FIB_WORDS = FIB_DEFAULT + 32;
 
@@ -58,20 +58,20 @@ export const NextHop = {
   source: 3,
   /** RTAX_MTU; 0: the interface's */
   mtu: 4,
-  /** groups: where its slots begin in the paths, in units of PATH_UNIT words */
+  /** groups: position of its slots in the paths, in units of PATH_UNIT words */
   paths: 5,
   /** groups: log2 of the number of slots << 16 | number of members */
   shape: 6,
 } as const;
 
 export const NextHopFlag = {
-  /** The gateway is on-link though no address says so (RTNH_F_ONLINK). */
+  /** The gateway is on-link although no address covers it (RTNH_F_ONLINK). */
   onlink: 1,
   /** The prefix is shorter than /4: multicast under it does not go to the gateway. */
   short: 2,
   /** The group is a next-hop object: its member does not depend on the source address. */
   object: 4,
-  /** The group has default routes of equal metric: the first whose gateway is not dead is taken. */
+  /** The group has default routes of equal metric: the first whose gateway is not dead is used. */
   ordered: 8,
 } as const;
 
@@ -184,7 +184,7 @@ export const NEXT_HOPS_AT = section(NEXT_HOPS * NEXT_HOP_WORDS * 4);
 export const PATHS_AT = section(PATH_UNITS * PATH_UNIT * 2);
 export const ADDRESSES_AT = section(ADDRESSES * ADDRESS_WORDS * 4);
 
-/** Each size of a table has two places, so that it can be rebuilt. Up to 2ᵏ slots that takes 2ᵏ⁺² words in all. */
+/** Each size of a table has two places, for rebuilding. Up to 2ᵏ slots this takes 2ᵏ⁺² words in all. */
 function hashTable(
   shape: Omit<HashTableShape, "slotsAt" | "recordsAt">,
 ): HashTableShape {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The neighbour table: (interface, address) to MAC address and state, for net tiles to look up once
- * per packet while the netlink tile changes it a hundred thousand times a second. `hash_table.ts`
- * argues why a reader never gets another's MAC and never misses a neighbour that is there.
+ * The neighbour table: (interface, address) to MAC address and state. Net tiles look it up once per packet
+ * while the netlink tile changes it up to a hundred thousand times a second. `hash_table.ts` explains why a
+ * reader never gets another neighbour's MAC and never misses a neighbour that is present.
  *
- * A record's key and MAC never change: a new MAC is a new record, published in the same slot. Its
- * state word may change in place, since it is one aligned word and a fact of its own: every value it
- * takes is a true state of that very neighbour with that very MAC. So the kernel's ageing, by far the
- * most frequent event, costs one store and no record. The writer is in `tables_writer.ts`.
+ * A record's key and MAC never change: a new MAC is a new record, published in the same slot. Its state
+ * word may change in place, since it is one aligned word and an independent fact: each of its values is
+ * a true state of that neighbour with that MAC. So the kernel's ageing, by far the most frequent event,
+ * costs one store and no record. The writer is in `tables_writer.ts`.
  */
 
 import type { View } from "../ffi/region.ts";
@@ -32,7 +32,7 @@ export const NUD_VALID = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE |
   NUD_DELAY;
 
 const USABLE = NUD_VALID;
-/** Bit of the state word: the netlink tile wants a solicit when a net tile uses this neighbour. */
+/** Bit of the state word: the netlink tile requests a solicit when a net tile uses this neighbour. */
 export const REFRESH_WANTED = 0x100;
 export const STATE_MASK = 0xff;
 export const FLAGS_SHIFT = 16;
@@ -51,7 +51,7 @@ export interface NeighborEntry {
   macTail: number;
 }
 
-/** The readers' side. A *record* is valid until the next quiescent state. A field for the table would cost a load. */
+/** The readers' side. A *record* is valid until the next quiescent state. A table field would cost a load. */
 export class NeighborReader extends HashTableReader {
   constructor(view: View) {
     super(view, NEIGHBOR_TABLE);
@@ -72,7 +72,7 @@ export class NeighborReader extends HashTableReader {
     return this.words[(record + Neighbor.address) | 0];
   }
 
-  /** MAC bytes 0–3 as they lie in memory (a little-endian word). */
+  /** MAC bytes 0–3 as in memory (a little-endian word). */
   macHead(record: number): number {
     return this.words[(record + Neighbor.macHead) | 0];
   }
@@ -92,7 +92,7 @@ export class NeighborReader extends HashTableReader {
     return this.words[(record + Neighbor.state) | 0] >>> FLAGS_SHIFT;
   }
 
-  /** Whether the netlink tile wants a solicit when this neighbour is used. */
+  /** Whether the netlink tile requests a solicit when this neighbour is used. */
   refreshWanted(record: number): boolean {
     return (this.words[(record + Neighbor.state) | 0] & REFRESH_WANTED) !== 0;
   }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Netbase: the mirror of the kernel's IPv4 network state in shared memory. The netlink tile has the
- * one writer, all others read. No I/O here.
+ * only writer, all others read. It does no I/O.
  *
  *     kernel events → NetbaseWriter ─ interfaces, neighbours: hash tables, published at once
  *                                   └ RIB → FIB builder → FIB cells and next hops, with commit()
  *     packets       → NetbaseReader ─ FIB → next hops → interfaces, neighbours
  *
- * Why readers are right without locks is argued in `rcu.ts` for all, in `hash_table.ts` for tables, in
- * `fib.ts` for routes.
+ * The proofs that readers are right without locks are in `rcu.ts` for all, in `hash_table.ts` for
+ * tables, and in `fib.ts` for routes.
  */
 
 import { u32, type View } from "../ffi/region.ts";
@@ -31,7 +31,7 @@ export class NetbaseReader {
   readonly #header: Uint32Array;
   #generation = 0;
 
-  /** Joins at `view`, which may be set up later: until then nothing is found. */
+  /** Joins at `view`, which may be set up later: until then lookups find nothing. */
   constructor(view: View) {
     this.#header = u32(view);
     this.fib = new FibReader(view);
@@ -41,12 +41,12 @@ export class NetbaseReader {
     this.refresh();
   }
 
-  /** To be called once per burst, after the quiescent state and before any lookup: the ordered load keeps both apart. */
+  /** Called once per burst, after the quiescent state and before any lookup: the ordered load separates the two. */
   refresh(): void {
     this.#generation = Atomics.load(this.#header, Header.generation);
   }
 
-  /** As of `refresh()`. While it is the same, what was derived from netbase is valid; records and ids are not. */
+  /** As of `refresh()`. While it is unchanged, data derived from netbase is valid; records and ids are not. */
   get generation(): number {
     return this.#generation;
   }
@@ -56,17 +56,16 @@ export class NetbaseReader {
     return Atomics.load(this.#header, Header.syncState);
   }
 
-  /** Since when, milliseconds since the epoch. */
+  /** When that state was entered, milliseconds since the epoch. */
   get syncTimeMillis(): number {
     return this.#header[Header.syncTimeHigh] * 2 ** 32 + this.#header[Header.syncTimeLow];
   }
 }
 
 /*
- * The route decision: how a packet to an address is routed, as the kernel would decide. Net tiles (for
- * each header they build) and `tegula route get` use the same function. It follows
- * `ip_route_output_key_hash_rcu` and `__mkroute_output` in net/ipv4/route.c, and for the source
- * `inet_select_addr` in devinet.c.
+ * The route decision: how the kernel would route a packet to an address. Net tiles (for each header
+ * they build) and `tegula route get` use the same function. It follows `ip_route_output_key_hash_rcu`
+ * and `__mkroute_output` in net/ipv4/route.c, and for the source `inet_select_addr` in devinet.c.
  */
 
 /** The loopback device has this index in every namespace (LOOPBACK_IFINDEX). */
@@ -80,13 +79,13 @@ export type Decision = ReturnType<typeof emptyDecision>;
 export function emptyDecision() {
   return {
     /**
-     * RTN_* or KIND_UNSUPPORTED, KIND_OVERFLOW; RTN_UNSPEC: no route. Of a group it is the member's.
-     * RTN_BLACKHOLE also stands for other packets that the kernel refuses with EINVAL.
+     * RTN_* or KIND_UNSUPPORTED, KIND_OVERFLOW; RTN_UNSPEC: no route. For a group it is the member's.
+     * RTN_BLACKHOLE also represents other packets that the kernel refuses with EINVAL.
      */
     kind: RTN_UNSPEC,
     /** Next hop id (of the member, for a group); 0: none. */
     nextHop: 0,
-    /** Next hop id of the group that the member was chosen from; 0: none. */
+    /** Next hop id of the group from which the member was chosen; 0: none. */
     group: 0,
     /** The gateway, host order; 0: the destination itself is on-link. */
     gateway: 0,
@@ -103,8 +102,8 @@ export function emptyDecision() {
 
 /**
  * Decides how a packet to `destination` from `source` (0: choose one), both in host order, is routed.
- * `flowHash`: 32 well-mixed bits, which pick the member of a group. Returns `out.kind`; where that is
- * a refusal, only `kind` and `nextHop` of `out` are set.
+ * `flowHash`: 32 well-mixed bits, which select the member of a group. Returns `out.kind`; if that is a
+ * refusal, only `kind` and `nextHop` of `out` are set.
  */
 export function decide(
   reader: NetbaseReader,
@@ -118,7 +117,7 @@ export function decide(
   const from = source >>> 0;
   const everyone = isMulticast(to) || to === INADDR_BROADCAST;
   if (from !== 0) {
-    // The source must be our own. A packet to everyone leaves by the interface that has it.
+    // The source must be our own. A broadcast packet leaves by the interface that has the source.
     const own = reader.fib.lookup(from);
     if (own === 0 || reader.nextHops.kind(own) !== RTN_LOCAL) return RTN_UNSPEC;
     out.source = from;
@@ -150,7 +149,7 @@ function decideSelf(reader: NetbaseReader, out: Decision): number {
   return finish(reader, out.source, out);
 }
 
-/** Takes the route, and the member where there are several. False: the route refuses. */
+/** Takes the route, and the member if there are several. False: the route refuses. */
 function follow(reader: NetbaseReader, to: number, flowHash: number, out: Decision): boolean {
   const hops = reader.nextHops;
   let id = reader.fib.lookup(to);
@@ -177,12 +176,12 @@ function follow(reader: NetbaseReader, to: number, flowHash: number, out: Decisi
   return true;
 }
 
-/** Applies what the address itself implies, whatever the route says. */
+/** Applies rules that follow from the address itself, independent of the route. */
 function finish(reader: NetbaseReader, to: number, out: Decision): number {
   const record = reader.interfaces.find(out.ifindex);
   out.interfaceRecord = record;
   const onLoopback = record >= 0 && reader.interfaces.isLoopback(record);
-  // The kernel says EINVAL, as for a blackhole.
+  // The kernel returns EINVAL, as for a blackhole.
   if (out.source >>> 24 === 127 && !onLoopback) return out.kind = RTN_BLACKHOLE;
   if (to === INADDR_BROADCAST) {
     out.kind = RTN_BROADCAST;
@@ -210,9 +209,9 @@ function isMulticast(address: number): boolean {
 }
 
 /**
- * The member of a group that a flow takes. With a given source, members that would choose it
- * themselves come first, so that each uplink carries its own addresses (`fib_select_multipath` since
- * Linux 6.16). Next-hop objects have no such preference, but skip members whose gateway is dead
+ * The member of a group for a flow. With a given source, members that would choose it themselves come
+ * first, so that each uplink carries its own addresses (`fib_select_multipath` since Linux 6.16).
+ * Next-hop objects have no such preference, but skip members whose gateway is dead
  * (`nexthop_select_path_hthr`).
  */
 function chooseMember(
@@ -233,7 +232,7 @@ function chooseMember(
   return chosen;
 }
 
-/** Whether a member is preferred to those that do not suit. */
+/** Whether a member would choose `source` itself, and is therefore preferred. */
 function suits(reader: NetbaseReader, group: number, member: number, source: number): boolean {
   const isObject = (reader.nextHops.flags(group) & NextHopFlag.object) !== 0;
   if (isObject) return !isDead(reader, member);
@@ -243,7 +242,7 @@ function suits(reader: NetbaseReader, group: number, member: number, source: num
 /**
  * The first default route of equal metric whose gateway is not known to be dead, as
  * `fib_select_default` chooses. If all are dead the kernel tries another gateway each time; here flows
- * are spread over them, so that one that comes back is noticed.
+ * are spread over them, so that a returning gateway is noticed.
  */
 function chooseDefault(reader: NetbaseReader, group: number, flowHash: number): number {
   const hops = reader.nextHops;
@@ -255,7 +254,7 @@ function chooseDefault(reader: NetbaseReader, group: number, flowHash: number): 
   return hops.memberId(group, (flowHash >>> 0) % count);
 }
 
-/** Whether the gateway of a next hop is known not to answer (`ipv4_good_nh`). */
+/** Whether the gateway of a next hop is known to be unresponsive (`ipv4_good_nh`). */
 function isDead({ nextHops, neighbors }: NetbaseReader, id: number): boolean {
   const gateway = nextHops.gateway(id);
   const record = gateway === 0 ? -1 : neighbors.find(nextHops.ifindex(id), gateway);
@@ -273,7 +272,7 @@ function ownSource(reader: NetbaseReader, id: number): number {
   return found !== 0 ? found : anyAddress(interfaces, scope);
 }
 
-/** Of the primary addresses with a wide enough scope the one whose prefix covers `gateway`, else the first; 0: none. */
+/** Of the primary addresses with a wide enough scope, the one whose prefix covers `gateway`, else the first; 0: none. */
 function selectAddress(
   interfaces: InterfaceReader,
   record: number,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The writer's side of netbase (`netbase.ts`), and how it builds the FIB from the RIB. Apart from the
- * readers', so that only the netlink tile loads it: with all that it needs it takes some 260 KiB of a
- * tile's heap.
+ * The writer's side of netbase (`netbase.ts`), and the construction of the FIB from the RIB. Separate
+ * from the readers' side, so that only the netlink tile loads it: with its imports it takes some 260
+ * KiB of a tile's heap.
  */
 
 import { u32, type View } from "../ffi/region.ts";
@@ -17,10 +17,10 @@ import { type LookupOrder, Node, Rib, ROOT, TOUCHED, type Trie } from "./rib.ts"
 import { KIND_GROUP, KIND_OVERFLOW, type Route, RTN_THROW } from "./route.ts";
 import { InterfaceWriter, NeighborWriter } from "./tables_writer.ts";
 
-/** What was done to an entry; "aged": only a neighbour's state has changed. */
+/** What happened to an entry; "aged": only a neighbour's state has changed. */
 export type Change = "added" | "changed" | "removed" | "aged";
 
-/** Is notified of changes before they are committed. Entries are as they are now, or were last. */
+/** Notified of changes before they are committed. Entries are in their current, or last, state. */
 export interface ChangeListener {
   interface(change: Change, entry: InterfaceEntry): void;
   route(change: Change, route: Route): void;
@@ -28,15 +28,15 @@ export interface ChangeListener {
   neighbor(change: Change, neighbor: Readonly<NeighborEntry>): void;
 }
 
-/** The one listener; null: none, which costs nothing. The writers of a netbase share it. */
+/** The only listener; null: none, which costs nothing. The writers of a netbase share it. */
 export interface ListenerSlot {
   current: ChangeListener | null;
 }
 
 interface WriterOptions {
-  /** All readers of the region; memory is reused a grace period after it was released. */
+  /** All readers of the region; released memory is reused after a grace period. */
   readonly readers: readonly Reader[];
-  /** Slots of the neighbour table at start, four per neighbour expected; grows when needed. */
+  /** Slots of the neighbour table at start, four per neighbour expected; it grows on demand. */
   readonly neighborSlots?: number;
   /** Seed of the hash tables, random (`randomSeed`). */
   readonly seed: number;
@@ -49,7 +49,7 @@ const NEIGHBOR_SLOTS = 4096;
 /** The longest that a reader may be in one burst before a successor gives up joining. */
 const MOST_WAITS = 1000;
 
-/** The one writer. A successor goes on with all tables, and leaves the FIB until its RIB is complete. */
+/** The only writer. A successor continues with all tables, and keeps the FIB until its RIB is complete. */
 export class NetbaseWriter {
   readonly rib: Rib;
   readonly fib: FibBuilder;
@@ -61,7 +61,7 @@ export class NetbaseWriter {
   /** Counts of all changes that a packet can see, at the last commit. */
   #changes = 0;
 
-  /** Sets up a fresh region, or joins a predecessor's when the readers have let go of it. Throws Error. */
+  /** Sets up a fresh region, or joins a predecessor's once no reader holds released memory. Throws Error. */
   constructor(view: View, options: WriterOptions) {
     this.#header = u32(view);
     const joined = this.#header[Header.hash] !== 0;
@@ -93,12 +93,12 @@ export class NetbaseWriter {
     return this.#deferred.size;
   }
 
-  /** Whether the last `commit()` had to leave something, for readers or lack of time: commit again soon. */
+  /** Whether the last `commit()` was incomplete, because of readers or lack of time: commit again soon. */
   get pending(): boolean {
     return this.fib.pending || (this.fib.overflow > 0 && this.waiting > 0);
   }
 
-  /** Brings changed routes into the FIB and frees what no reader holds. True: a packet can see a difference. */
+  /** Writes changed routes to the FIB and frees what no reader holds. True: a packet can see a difference. */
   commit(): boolean {
     this.fib.commit();
     const changes = this.interfaces.changes + this.neighbors.changes + this.fib.stores;
@@ -122,13 +122,13 @@ function waitForReaders({ readers, wait }: WriterOptions): void {
   const grace = new Grace(readers);
   for (let waited = 0; !grace.over; waited++) {
     if (waited === MOST_WAITS || wait === undefined) {
-      throw new Error("netbase's new writer must wait until readers have let go of the old one's");
+      throw new Error("netbase: readers still use memory that the previous writer released");
     }
     wait();
   }
 }
 
-// The FIB: next hops with the slot tables of ECMP groups, the stores into cells, and what to store where.
+// The FIB: next hops with the slot tables of ECMP groups, the stores into cells, and their contents.
 
 // As in `fib.ts`.
 const { FIB_DEFAULT, TBL24_CELLS, TBL8_BIT, TBL8_CELLS, TBL8S } = layout;
@@ -143,17 +143,17 @@ export interface GroupMember {
 }
 
 /**
- * The one writer of next hops. Shares of a group's members follow their weights, and a flow stays with its
- * member as long as that is there. A published next hop belongs to its publisher (routes with equal attributes
- * share one, see `AttributeTable`), who releases it when no cell names it any more.
+ * The only writer of next hops. Shares of a group's members follow their weights, and a flow stays with
+ * its member while that exists. A published next hop belongs to its publisher (routes with equal
+ * attributes share one, see `AttributeTable`), who releases it when no cell names it any more.
  */
 export class NextHopWriter extends NextHopReader {
-  /** Counts ids that came free: what did not fit may fit now. */
+  /** Counts freed ids: after a change, next hops that did not fit may fit. */
   reclaimed = 0;
   readonly #deferred: DeferredFree;
   readonly #ids = new IdPool(NEXT_HOP_OVERFLOW + 1, NEXT_HOPS);
   readonly #runs = new RunPool(PATH_UNITS);
-  /** Ids that a predecessor left, without those of groups' members, by `contentKey`. */
+  /** Ids from a predecessor, without those of groups' members, by `contentKey`. */
   readonly #inherited = new Map<string, number[]>();
 
   /** Joins at `view`; with `joined` everything that a predecessor published is kept for now. */
@@ -168,7 +168,7 @@ export class NextHopWriter extends NextHopReader {
     return this.#ids.count;
   }
 
-  /** The id of a new record; NEXT_HOP_OVERFLOW when none is free. */
+  /** The id of a new record; NEXT_HOP_OVERFLOW: none is free. */
   publish(words: NextHopWords): number {
     return this.#adopt(words, []) || this.#create(words);
   }
@@ -203,16 +203,16 @@ export class NextHopWriter extends NextHopReader {
     return id;
   }
 
-  /** Frees `id`, a group with its members, after a grace period. Nothing published names it any more. */
+  /** Frees `id`, a group with its members, after a grace period. Nothing published may name it any more. */
   release(id: number): void {
     this.#deferred.retire(this, id);
   }
 
-  /** For `DeferredFree`: no reader has `id` any more. */
+  /** For `DeferredFree`: no reader holds `id` any more. */
   reclaim(id: number): void {
     const members = this.kind(id) === KIND_GROUP ? this.#membersOf(id) : [];
     if (members.length > 0) this.#runs.reclaim(this.words[id * NEXT_HOP_WORDS + NextHop.paths]);
-    // The group goes first: a successor must find no group whose members are already reused.
+    // The group is freed first: a successor must find no group whose members are already reused.
     for (const each of [id, ...members]) this.#free(each);
     this.reclaimed++;
   }
@@ -223,13 +223,13 @@ export class NextHopWriter extends NextHopReader {
     this.#inherited.clear();
   }
 
-  /** Takes over a predecessor's record of this content: there may be no room for both. 0: there is none. */
+  /** Takes over a predecessor's record with this content, as there may be no room for both. 0: there is none. */
   #adopt(words: NextHopWords, members: readonly GroupMember[]): number {
     if (this.#inherited.size === 0) return 0;
     return this.#inherited.get(contentKey(words, members))?.pop() ?? 0;
   }
 
-  /** The id of a record that no one else uses; NEXT_HOP_OVERFLOW when none is free. */
+  /** The id of an unused record; NEXT_HOP_OVERFLOW: none is free. */
   #create(words: NextHopWords): number {
     const id = this.#allocate();
     if (id !== NEXT_HOP_OVERFLOW) this.#write(id, words, 0, 0);
@@ -242,7 +242,7 @@ export class NextHopWriter extends NextHopReader {
     this.#ids.reclaim(id);
   }
 
-  /** An id whose record is to be written; NEXT_HOP_OVERFLOW: there is none. */
+  /** An id whose record must be written; NEXT_HOP_OVERFLOW: there is none. */
   #allocate(): number {
     const id = this.#ids.allocate(this.#deferred);
     return id < 0 ? NEXT_HOP_OVERFLOW : id;
@@ -255,7 +255,7 @@ export class NextHopWriter extends NextHopReader {
     this.words[at + NextHop.kind] = kind;
   }
 
-  /** Identifies a member across groups: those with the same gateway and interface are the same. */
+  /** Identifies a member across groups by its gateway and interface. */
   #memberKey(id: number): string {
     return `${this.gateway(id)}%${this.ifindex(id)}`;
   }
@@ -269,7 +269,7 @@ export class NextHopWriter extends NextHopReader {
     return 1 << (this.words[id * NEXT_HOP_WORDS + NextHop.shape] >>> 16);
   }
 
-  /** For each slot of group `id` its member's key; none when `id` is not a group. */
+  /** For each slot of group `id` its member's key; empty if `id` is not a group. */
   #slotKeys(id: number): string[] {
     if (id === 0 || this.kind(id) !== KIND_GROUP) return [];
     const base = this.words[id * NEXT_HOP_WORDS + NextHop.paths] * PATH_UNIT;
@@ -311,7 +311,7 @@ export class NextHopWriter extends NextHopReader {
   }
 }
 
-/** What a next hop or a group says, as text: the same for records of equal content. */
+/** The content of a next hop or a group as text: the same for records of equal content. */
 function contentKey(words: NextHopWords, members: readonly GroupMember[]): string {
   return [words, ...members.map((each) => [each.weight, each.words])].join(";");
 }
@@ -320,13 +320,13 @@ function unitsOf(slots: number, members: number): number {
   return Math.ceil((slots + members * 2) / PATH_UNIT);
 }
 
-/** A member as slots see it: what identifies it across groups, and its weight, 1 or more. */
+/** A member in a slot table: its identity across groups, and its weight, 1 or more. */
 interface SlotMember {
   readonly key: string;
   readonly weight: number;
 }
 
-/** The kernel allows the same way twice in a route: the second gets a key of its own. */
+/** The kernel allows the same path twice in a route: the second gets a different key. */
 function distinct(members: readonly SlotMember[]): SlotMember[] {
   const seen = new Map<string, number>();
   return members.map(({ key, weight }) => {
@@ -336,7 +336,7 @@ function distinct(members: readonly SlotMember[]): SlotMember[] {
   });
 }
 
-/** How far a member's share may be from its weight. */
+/** The largest deviation of a member's share from its weight. */
 const BOUND = 0.02;
 /** Slots for the smallest share: rounded to whole slots it stays within the bound, also when a table grows. */
 const SLOTS_OF_SMALLEST = 52;
@@ -352,14 +352,14 @@ function slotsLog2(members: readonly SlotMember[]): number {
 
 /**
  * Fills a slot table: for each slot the index of its member. `earlier` is the table that this one
- * replaces, as the member's key of each slot (empty: none). As few slots move as possible:
+ * replaces, as the member's key of each slot (empty: none). As few slots as possible move:
  *
- * 1. Slots of members that are gone go to the member that lacks most.
- * 2. Slots of the member with the largest excess go to new members, until those have their shares and all
- *    others are near enough to theirs.
+ * 1. Slots of removed members go to the member with the largest deficit.
+ * 2. Slots of the member with the largest excess go to new members, until those have their shares and
+ * all others are close enough to theirs.
  *
- * The table is never smaller than the earlier one, and where it is larger each old slot becomes a
- * row of new ones, since slots are picked by the hash's upper bits.
+ * The table is never smaller than the earlier one. If it is larger, each old slot becomes a row of new
+ * ones, since the hash's upper bits select slots.
  */
 function fillSlots(members: readonly SlotMember[], earlier: readonly string[]): Uint16Array {
   const count = Math.max(1 << slotsLog2(members), earlier.length);
@@ -383,7 +383,7 @@ function fillSlots(members: readonly SlotMember[], earlier: readonly string[]): 
     if (lacks(to) > spare[to]) from = most(shares, (member) => -lacks(member));
     else if (-lacks(from) > spare[from]) to = most(shares, lacks);
     else break;
-    // What is left is rounding to whole slots.
+    // The rest is rounding to whole slots.
     if (lacks(to) - lacks(from) <= 1) break;
     own[to].push(own[from].pop()!);
   }
@@ -412,24 +412,24 @@ const MAIN_MASK = 0x7fff;
 const CHANGED_LOCAL = 1;
 const CHANGED_MAIN = 2;
 const BOTH = CHANGED_LOCAL | CHANGED_MAIN;
-/** Write every cell, whatever prefix is above. */
+/** Write every cell, regardless of the prefixes above. */
 const ALL = 4;
 
 /** Polls of the readers before a commit leaves the rest to the next one; some tens of microseconds. */
 const MOST_POLLS = 1000;
-/** Prefixes that did not fit and are retried in one commit, at most. */
+/** The most prefixes that did not fit and are retried in one commit. */
 const MOST_RETRIES = 4096;
 
 /**
- * Keeps the FIB as the RIB says. It works once per batch (`commit`), in three steps, so that each cell goes
- * straight from what was right before the batch to what is right after it: first the best candidates of
- * all touched prefixes are chosen and their next hops written; then cells are stored; then next hops that
- * no cell names any more are released. A route that is deleted and added again within a batch is never
- * seen to be gone.
+ * Keeps the FIB equal to the RIB. It works once per batch (`commit`), in three steps, so that each cell
+ * changes directly from its value before the batch to its value after it. First it chooses the best
+ * candidates of all touched prefixes and writes their next hops. Then it stores cells. Then it releases
+ * next hops that no cell names any more. A route that is deleted and added again within a batch never
+ * disappears.
  *
- * Cells under the default route alone are 0, and one word says what that means. When that word moves,
- * first the cells are written that will need it no more, then it is moved, then those that become 0; with
- * a grace period after each, so that no reader takes an old cell for a new default or the reverse.
+ * Cells under the default route alone are 0, and one word contains their next hop. To change that word, it
+ * first writes the cells that will no longer need it, then the word, then the cells that become 0, with a
+ * grace period after each, so that no reader combines an old cell with a new default or the reverse.
  */
 export class FibBuilder extends FibReader {
   /** Counts stores that a reader can see. */
@@ -441,20 +441,20 @@ export class FibBuilder extends FibReader {
   readonly #header: Uint32Array;
   readonly #deferred: DeferredFree;
   readonly #tbl8s = new IdPool(0, TBL8S);
-  /** Counts tbl8s that came free: a /24 that did not fit may fit now. */
+  /** Counts freed tbl8s: after a change, a /24 that did not fit may fit. */
   #reclaimedTbl8s = 0;
-  /** While true no cell becomes 0: no address is without a route while cells and the default change. */
+  /** While true no cell becomes 0, so no address is without a route while cells and the default change. */
   #keepCovered = false;
   readonly #block = new Uint16Array(TBL8_CELLS);
   #stage: "idle" | "covering" | "uncovering" = "idle";
   /** The nodes of the batch, and which tables changed for each. */
   #nodes: number[] = [];
   #changed: number[] = [];
-  /** Since cells were written last, and since the default was moved last. */
+  /** Begun after the last write of cells, and after the last change of the default. */
   #sinceCells = new Grace([]);
   #sinceMove = this.#sinceCells;
   #default = 0;
-  /** Whether every cell is to be written, and whether what did not fit is retried. */
+  /** Whether every cell must be written, and whether entries that did not fit are retried. */
   #rebuild: boolean;
   #retrying = false;
   /** The root's `best` at the last commit. */
@@ -465,11 +465,11 @@ export class FibBuilder extends FibReader {
   /** Nodes without a next hop and /24s without a tbl8, for lack of room. */
   readonly #noNextHop = new Set<number>();
   readonly #noTbl8 = new Set<number>();
-  /** `#reclaims` at the last retry, and how many of each kind have yet to be retried. */
+  /** `#reclaims` at the last retry, and how many of each kind are still to be retried. */
   #reclaimed = 0;
   #untried = 0;
 
-  /** Joins at `view`. Until the RIB is whole, cells stay as a predecessor left them. */
+  /** Joins at `view`. Until the RIB is whole, a predecessor's cells are kept. */
   constructor(view: View, { rib, nextHops, deferred, readers }: {
     rib: Rib;
     nextHops: NextHopWriter;
@@ -491,18 +491,18 @@ export class FibBuilder extends FibReader {
     }
   }
 
-  /** Whether the last `commit()` left something: for a reader in its burst, or because it did not fit. */
+  /** Whether the last `commit()` was incomplete: because of a reader in its burst, or for lack of room. */
   get pending(): boolean {
     return this.#rib.whole &&
       (this.#stage !== "idle" || this.#rib.touched.length > 0 || this.#retries > 0);
   }
 
-  /** Prefixes and /24s that do not fit just now; their packets are dropped, never sent wrong. */
+  /** Prefixes and /24s that currently do not fit. Their packets are dropped, never misrouted. */
   get overflow(): number {
     return this.#noNextHop.size + this.#noTbl8.size;
   }
 
-  /** Brings all touched prefixes into the FIB, or continues with what an earlier call had to leave. */
+  /** Writes all touched prefixes to the FIB, or continues an incomplete commit. */
   commit(): void {
     if (!this.#rib.whole || (this.#stage !== "idle" && !this.#proceed())) return;
     if (this.#begin()) this.#proceed();
@@ -530,7 +530,7 @@ export class FibBuilder extends FibReader {
     return true;
   }
 
-  /** Continues a batch as far as the readers allow. False: it is not done. */
+  /** Continues a batch as far as the readers allow. False: it is incomplete. */
   #proceed(): boolean {
     if (this.#stage === "covering") {
       if (!isOver(this.#sinceCells)) return false;
@@ -555,7 +555,7 @@ export class FibBuilder extends FibReader {
     fence(this.#header, layout.Header.fence);
   }
 
-  /** Records in use of the tables that the FIB is made of. */
+  /** The number of used records in the tables of the FIB. */
   get used() {
     return { nextHops: this.#nextHops.used, tbl8s: this.#tbl8s.count };
   }
@@ -564,13 +564,13 @@ export class FibBuilder extends FibReader {
     return this.#nextHops.reclaimed + this.#reclaimedTbl8s;
   }
 
-  /** The nodes or /24s to be retried, whichever are more: all of them once room has come free. */
+  /** The nodes or /24s to be retried, whichever are more: all of them once something was freed. */
   get #retries(): number {
     const most = Math.max(this.#noNextHop.size, this.#noTbl8.size);
     return this.#reclaims === this.#reclaimed ? Math.min(this.#untried, most) : most;
   }
 
-  /** Touches nodes that found no next hop, if something is to be retried. Returns whether it is. */
+  /** Touches nodes without a next hop, if something is to be retried. Returns whether it is. */
   #retryNextHops(): boolean {
     const retries = this.#retries;
     this.#reclaimed = this.#reclaims;
@@ -580,7 +580,7 @@ export class FibBuilder extends FibReader {
     return true;
   }
 
-  /** Publishes the next hops that `node` has now, and returns for which tables they are new. */
+  /** Publishes the current next hops of `node`, and returns for which tables they are new. */
   #choose(node: number): number {
     const before = this.#trie.words[node + Node.best] & ~TOUCHED;
     const local = this.#nextHopOf(node, Node.local, before >>> 16);
@@ -643,7 +643,7 @@ export class FibBuilder extends FibReader {
       const cell = words[node + Node.prefix] >>> 8;
       const best = words[node + Node.best];
       const length = words[node + Node.length];
-      // Most prefixes hide all that is above: no need to walk down to them and collect it.
+      // Most prefixes hide everything above: no need to walk down to them and collect it.
       const hides = this.#hides(best) === BOTH;
       if (length < 24) {
         const pair = this.#override(hides ? 0 : this.#inherited(node), best);
@@ -669,7 +669,7 @@ export class FibBuilder extends FibReader {
     return pair;
   }
 
-  /** Writes a prefix shorter than /24: fills the gaps, and goes down where a change of `tables` shows. */
+  /** Writes a prefix shorter than /24: fills the gaps, and descends where a change of `tables` is visible. */
   #writeNode(node: number, pair: number, tables: number): void {
     const words = this.#trie.words;
     const id = this.#effective(pair);
@@ -695,7 +695,7 @@ export class FibBuilder extends FibReader {
     return length >= 24 ? cell + 1 : cell + (TBL24_CELLS >>> length);
   }
 
-  /** Writes one /24, whatever is in it. */
+  /** Writes one /24, whatever it contains. */
   #writeCell(cell: number): void {
     const words = this.#trie.words;
     const address = (cell << 8) >>> 0;
@@ -744,7 +744,7 @@ export class FibBuilder extends FibReader {
     if (child1 !== 0) this.#overlay(child1, pair);
   }
 
-  /** The pair of a prefix that has `best` of its own below a prefix whose pair is `pair`. */
+  /** The pair of a prefix with its own `best`, below a prefix whose pair is `pair`. */
   #override(pair: number, best: number): number {
     if (this.#order === "merged") return (best & ~TOUCHED) !== 0 ? best & ~TOUCHED : pair;
     const local = best & LOCAL_MASK;
@@ -758,7 +758,7 @@ export class FibBuilder extends FibReader {
     return this.#order === "merged" && own !== 0 ? BOTH : own;
   }
 
-  /** The next hop id that a cell has for `pair`. */
+  /** The next hop id in a cell for `pair`. */
   #effective(pair: number): number {
     const local = pair >>> 16;
     const main = pair & MAIN_MASK;
@@ -811,7 +811,7 @@ export class FibBuilder extends FibReader {
     return true;
   }
 
-  /** For `DeferredFree`: no reader looks at `tbl8` any more. */
+  /** For `DeferredFree`: no reader uses `tbl8` any more. */
   reclaim(tbl8: number): void {
     this.#tbl8s.reclaim(tbl8);
     this.#reclaimedTbl8s++;
@@ -827,13 +827,13 @@ export class FibBuilder extends FibReader {
   }
 }
 
-/** The tables for which a pair, or the difference of two, has something. */
+/** The tables for which a pair, or the difference of two, is not zero. */
 function tablesIn(pair: number): number {
   return ((pair & LOCAL_MASK) !== 0 ? CHANGED_LOCAL : 0) |
     ((pair & MAIN_MASK) !== 0 ? CHANGED_MAIN : 0);
 }
 
-/** Whether a grace period is over, polled for a little while. */
+/** Whether a grace period is over, polled for a short time. */
 function isOver(grace: Grace): boolean {
   for (let poll = 0; poll < MOST_POLLS; poll++) if (grace.over) return true;
   return false;

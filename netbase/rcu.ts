@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Memory reclamation for all of netbase: when may next hops, tbl8s, records and whole tables that
- * readers no longer find be used again? Read-copy-update by quiescent states, as in the kernel and in
+ * Memory reclamation for all of netbase: when can next hops, tbl8s, records and whole tables that
+ * readers no longer find be reused? Read-copy-update by quiescent states, as in the kernel and in
  * DPDK's rte_rcu_qsbr.
  *
  * The writer fills a record while nobody can see it, publishes it by one store, and never changes it
  * afterwards. To change it, the writer publishes another in its place and `retire`s the old one. A
- * reader may use what it has found until its next quiescent state (one per burst); after that it
- * holds nothing.
+ * reader may use what it has found until its next quiescent state (one per burst); after that it holds
+ * nothing.
  *
- * Why that is right. A retired item was made unreachable by a store that came before `#seal()` reads
- * the readers' burst counters. A reader that has the item found it in a burst that had begun by then,
- * and that burst ends with the next change of its counter. So once the counter differs from the value
- * seen at `#seal()`, or the reader says that it sleeps, it does not hold the item, and later bursts
- * cannot find it: `NetbaseReader.refresh()` opens each with a sequentially consistent load after the
- * tile's sequentially consistent store of counter or sleep word, and on x86-64 as on arm64 (`stlr`
- * before `ldar`) no later load passes that pair.
+ * Correctness: a retired item was made unreachable by a store before `#seal()` reads the readers' burst
+ * counters. A reader that has the item found it in a burst that had begun by then, and that burst ends
+ * with the next change of its counter. So once the counter differs from the value seen at `#seal()`, or
+ * the reader is marked asleep, it does not hold the item, and later bursts cannot find it:
+ * `NetbaseReader.refresh()` opens each with a sequentially consistent load after the tile's
+ * sequentially consistent store of counter or sleep word, and on x86-64 as on arm64 (`stlr` before
+ * `ldar`) no later load passes that pair.
  *
- * Inside a burst readers use plain loads. A slot or cell names a record, so the load of the record
- * depends on the load of the slot for its address, and no processor that JavaScript runs on reorders
- * those; the writer publishes by a release store (`Atomics.store`), or by plain stores after
- * `fence()`. V8 neither removes nor merges loads from array buffers and leaves them on their side of
- * an `Atomics` operation. No reader ever waits or retries.
+ * Inside a burst readers use plain loads. A slot or cell names a record, so the address of the record's
+ * load depends on the load of the slot, and no processor that runs JavaScript reorders those; the
+ * writer publishes by a release store (`Atomics.store`), or by plain stores after `fence()`. V8 neither
+ * removes nor merges loads from array buffers, and does not move them across an `Atomics` operation. No
+ * reader ever waits or retries.
  */
 
-/** What netbase's writer must know of each reader; a `TileReader` fits. */
+/** A reader as netbase's writer sees it; a `TileReader` fits. */
 export interface Reader {
   /** Changes when the reader passes a quiescent state. */
   readonly burst: number;
@@ -32,7 +32,7 @@ export interface Reader {
   readonly asleep: boolean;
 }
 
-/** A grace period: over when every reader has passed a quiescent state, and sees all stored before it began. */
+/** A grace period: over when every reader has passed a quiescent state, and sees all stores before its begin. */
 export class Grace {
   readonly #readers: readonly Reader[];
   readonly #bursts: Uint32Array;
@@ -56,7 +56,7 @@ export class Grace {
     return over;
   }
 
-  /** Begins again if no reader's burst counter has moved since; returns whether it did. */
+  /** Begins again if no reader's burst counter has changed since; returns whether it did. */
   restart(): boolean {
     if (this.#readers.some((reader, i) => reader.burst !== this.#bursts[i])) return false;
     this.#passed.fill(0);
@@ -73,7 +73,7 @@ interface Pool {
 /** Frees items a grace period after they were unpublished. */
 export class DeferredFree {
   readonly #readers: readonly Reader[];
-  /** What was retired between two seals each. */
+  /** Items that were retired between two seals each. */
   readonly #sealed: { readonly pools: Pool[]; readonly items: number[]; readonly grace: Grace }[] =
     [];
   #pools: Pool[] = [];
@@ -87,13 +87,13 @@ export class DeferredFree {
     return this.#sealed.reduce((sum, batch) => sum + batch.items.length, this.#items.length);
   }
 
-  /** Gives `item`, which no reader can find from now on, back to `pool` when none holds it any more. */
+  /** Returns `item`, which no reader can find from now on, to `pool` when no reader holds it any more. */
   retire(pool: Pool, item: number): void {
     this.#pools.push(pool);
     this.#items.push(item);
   }
 
-  /** Begins a grace period for what was retired, by stores before an `Atomics.store`, and frees what had one. */
+  /** Begins a grace period for items retired by stores before an `Atomics.store`, and frees those that had one. */
   reclaim(): void {
     if (this.#items.length > 0) this.#seal();
     let done = 0;
@@ -119,10 +119,10 @@ export class DeferredFree {
 }
 
 /**
- * Orders all loads and stores made before it ahead of all made after it: for plain stores that publish
- * what was just written, and for readers that check whether what they copied was overwritten meanwhile.
- * `word` of `words` is any word of shared memory that only the caller stores to. A sequentially
- * consistent store followed by such a load is a full barrier on x86-64 and arm64.
+ * Orders all loads and stores before it ahead of all after it: for plain stores that publish what was
+ * just written, and for readers that check whether their copy was overwritten meanwhile. `word` of
+ * `words` is any word of shared memory that only the caller stores to. A sequentially consistent store
+ * followed by such a load is a full barrier on x86-64 and arm64.
  */
 export function fence(words: Uint32Array, word: number): void {
   Atomics.store(words, word, words[word]);
@@ -157,7 +157,7 @@ export class IdPool {
     return id;
   }
 
-  /** Takes a number that was never allocated: one that a predecessor has left in use. */
+  /** Reserves a number that was never allocated: one that a predecessor still uses. */
   reserve(id: number): void {
     if (this.#used[id] === 0) this.count++;
     this.#used[id] = 1;
@@ -187,7 +187,7 @@ export class RunPool {
     this.#free = [{ start: 0, end: units }];
   }
 
-  /** First unit of a run of `length` units, or -1 when none is free. */
+  /** First unit of a run of `length` units; -1: none is free. */
   allocate(length: number): number {
     const run = this.#free.find(({ start, end }) => end - start >= length);
     if (run === undefined) return -1;
@@ -195,7 +195,7 @@ export class RunPool {
     return run.start;
   }
 
-  /** Takes a given run, one that a predecessor has left in use. False: it is not free. */
+  /** Reserves a given run, one that a predecessor still uses. False: it is not free. */
   reserve(start: number, length: number): boolean {
     const end = start + length;
     const i = this.#free.findIndex((run) => run.start <= start && end <= run.end);

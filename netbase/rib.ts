@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The RIB: every route of `local` and `main` exactly as the kernel has it, with all candidates of a
- * prefix in the kernel's order. Events go in one by one; `FibBuilder` brings them into the FIB when the
- * batch is committed. Only in the netlink tile's heap: a million routes are some 60 MiB of typed arrays.
+ * The RIB: every route of `local` and `main` as in the kernel, with all candidates of a prefix in the
+ * kernel's order. Events are applied one by one; `FibBuilder` writes them to the FIB when the batch is
+ * committed. It is only in the netlink tile's heap: a million routes are some 60 MiB of typed arrays.
  *
  *     Trie             prefixes; a node names the first candidate in `local` and in `main`
  *     CandidatePool    lists of candidates; a candidate names its attributes
@@ -20,21 +20,21 @@ const { RT_TABLE_LOCAL, RT_TABLE_MAIN, RTN_LOCAL, RTN_THROW, RTN_UNICAST } = rt;
 const { RTNH_DYNAMIC_FLAGS, RTNH_F_DEAD, RTNH_F_ONLINK } = rt;
 
 /**
- * How the kernel asks its tables. A namespace in which no rule was ever added or deleted has `local`
- * and `main` in one trie: the longest prefix of both wins, `local` first among equals, and a `throw`
- * ends the search (measured on 6.18; `fib_trie_unmerge` in fib_trie.c). Once a rule has been touched
- * they are separate for good: `local` is asked first as a whole, and its `throw` falls through to `main`.
+ * The kernel's lookup order. A namespace in which no rule was ever added or deleted has `local` and
+ * `main` in one trie: the longest prefix of both wins, `local` first among equals, and a `throw` ends
+ * the search (measured on 6.18; `fib_trie_unmerge` in fib_trie.c). Once a rule has changed they are
+ * separate permanently: the whole of `local` comes first, and its `throw` falls through to `main`.
  */
 export type LookupOrder = "merged" | "separate";
 
-/** Where a route belongs in a list; 0 means none. */
+/** The place of a route in a list; 0 means none. */
 interface Place {
-  /** The last candidate before the ones of equal key. */
+  /** The last candidate before those of equal key. */
   before: number;
   /** The first and the last of equal key. */
   first: number;
   last: number;
-  /** The one among them that is the same route. */
+  /** The one of them that is the same route. */
   match: number;
 }
 
@@ -43,17 +43,17 @@ export class Rib {
   readonly trie = new Trie();
   readonly candidates = new CandidatePool();
   readonly attributes: AttributeTable;
-  /** Shows with `commit()`. */
+  /** Takes effect with `commit()`. */
   lookupOrder: LookupOrder = "merged";
   /** Nodes whose candidates changed since the FIB builder took these; each has `TOUCHED` in its `best`. */
   touched: number[] = [];
-  /** False while a successor fills its RIB and readers use the FIB that its predecessor left. */
+  /** False while a successor fills its RIB and readers use its predecessor's FIB. */
   whole: boolean;
-  /** The lists of `local` that are not empty: a handful. */
+  /** The non-empty lists of `local`: a handful. */
   readonly #locals = new Set<number>();
   readonly #listeners: ListenerSlot;
 
-  /** With `joined` the FIB stays as it is until the first `endSync`. */
+  /** With `joined` the FIB is kept until the first `endSync`. */
   constructor(
     nextHops: NextHopWriter,
     { listeners, joined }: { listeners: ListenerSlot; joined: boolean },
@@ -68,10 +68,10 @@ export class Rib {
   }
 
   /**
-   * An RTM_NEWROUTE event. `nlmsgFlags` (NLM_F_*) says where among its equals it goes, as
-   * `fib_table_insert` does: replace takes the first's place, append goes last, else first;
-   * NLM_F_EXCL means that the kernel has no equal. RangeError for tables other than `local` and `main`.
-   * Shows with `commit()`.
+   * An RTM_NEWROUTE event. `nlmsgFlags` (NLM_F_*) determine its position among its equals, as in
+   * `fib_table_insert`: replace takes the first's place, append goes last, else first; NLM_F_EXCL means
+   * that the kernel has no equal. RangeError for tables other than `local` and `main`. Takes effect
+   * with `commit()`.
    */
   add(route: Readonly<Route>, nlmsgFlags: number): void {
     checkTable(route);
@@ -92,7 +92,7 @@ export class Rib {
     }
   }
 
-  /** A route of a dump, in the kernel's order. Events that came meanwhile are to be applied after the dump. */
+  /** A route of a dump, in the kernel's order. Concurrent events must be applied after the dump. */
   addFromDump(route: Readonly<Route>): void {
     checkTable(route);
     const node = this.trie.insertNext(route.destination, route.prefixLength);
@@ -118,7 +118,7 @@ export class Rib {
     }
   }
 
-  /** An RTM_DELROUTE event. False: there was no such route, so something was missed. */
+  /** An RTM_DELROUTE event. False: there was no such route, so an event was missed. */
   remove(route: Readonly<Route>): boolean {
     const node = this.trie.find(route.destination, route.prefixLength);
     if (node === 0) return false;
@@ -135,7 +135,7 @@ export class Rib {
     this.candidates.beginSync();
   }
 
-  /** Removes what no `add` or `addFromDump` has named since `beginSync()`, and returns how many. */
+  /** Removes routes that no `add` or `addFromDump` has named since `beginSync()`, and returns how many. */
   endSync(): number {
     const count = this.candidates.allNamed ? 0 : this.#change((list, candidate) => {
       if (this.candidates.isNamed(candidate)) return false;
@@ -146,7 +146,7 @@ export class Rib {
     return count;
   }
 
-  /** Gives routes the attributes that `change` makes of theirs; null removes them. Returns how many changed. */
+  /** Replaces the attributes of routes by the result of `change`; null removes them. Returns how many changed. */
   rewrite(change: (attributes: Readonly<RouteAttributes>) => RouteAttributes | null): number {
     const changes = new Map<number, number>();
     for (const set of this.attributes.all()) {
@@ -169,7 +169,7 @@ export class Rib {
     return count;
   }
 
-  /** Notes that the candidates of `node` changed. */
+  /** Records that the candidates of `node` changed. */
   touch(node: number): void {
     if ((this.trie.words[node + Node.best] & TOUCHED) !== 0) return;
     this.trie.words[node + Node.best] |= TOUCHED;
@@ -190,7 +190,7 @@ export class Rib {
     }
   }
 
-  /** Compares `most` prefixes with another RIB; `differs` gets a route of each list. Returns where to go on; null: done. */
+  /** Compares `most` prefixes with another RIB; `differs` gets a route of each list. Returns the next; null: done. */
   compare(
     other: Rib,
     from: { prefix: number; length: number },
@@ -231,7 +231,7 @@ export class Rib {
     return its === 0 ? null : other.#route(itsList, its);
   }
 
-  /** The route that an address takes, null for none. */
+  /** The route for an address; null: none. */
   bestFor(address: number, order = this.lookupOrder): Route | null {
     const { list, candidate } = this.#find(address >>> 0, order);
     return candidate === 0 ? null : this.#route(list, candidate);
@@ -246,9 +246,9 @@ export class Rib {
         const first = words[below + Node.prefix];
         if (!this.trie.covers(node, first)) break;
         const end = (first | ~maskAddress(-1, words[below + Node.length])) + 1;
-        // Whatever prefixes cover changes only where one begins, or behind one.
+        // The set of covering prefixes changes only where one begins or ends.
         for (const address of [first, end >>> 0]) {
-          // The kernel answers for 0.0.0.0/8 without a look at its routes.
+          // The kernel handles 0.0.0.0/8 without its routes.
           const inside = address >>> 24 === 0 ? 0x0100_0000 : address;
           if (this.trie.covers(node, inside) && this.#isAmbiguous(inside)) return inside;
         }
@@ -257,7 +257,7 @@ export class Rib {
     return -1;
   }
 
-  /** The first candidate of a list that the kernel would take for tos 0; 0: none. */
+  /** The first candidate of a list that the kernel would use for tos 0; 0: none. */
   firstUsable(list: number): number {
     const { candidates, attributes } = this;
     let candidate = this.trie.words[list];
@@ -270,7 +270,7 @@ export class Rib {
     return 0;
   }
 
-  /** The attributes of the default route `best` (0: none) and of those that may stand in for it. */
+  /** The attributes of the default route `best` (0: none) and of its possible substitutes. */
   equalDefaults(best: number): number[] {
     if (best === 0) return [];
     const { candidates, attributes } = this;
@@ -304,7 +304,7 @@ export class Rib {
     return place;
   }
 
-  /** The last candidate of equal key that the running sync has named, else the one before them all. */
+  /** The last candidate of equal key that the current sync has named, else the one before them all. */
   #lastNamed({ before, first, last }: Place): number {
     let named = before;
     let candidate = first;
@@ -329,7 +329,7 @@ export class Rib {
     this.#notify("added", list, candidate);
   }
 
-  /** Gives a candidate a set of attributes, retained by the caller. Returns whether that changes it. */
+  /** Gives a candidate a set of attributes, retained by the caller. Returns whether it changed. */
   #swap(list: number, candidate: number, attributes: number): boolean {
     const old = this.candidates.attributes(candidate);
     this.candidates.setAttributes(candidate, attributes);
@@ -348,7 +348,7 @@ export class Rib {
     this.candidates.release(candidate);
   }
 
-  /** Drops the candidates of equal key except `kept`. Returns whether there were any. */
+  /** Removes the candidates of equal key except `kept`. Returns whether there were any. */
   #dropEquals(list: number, { first, last }: Place, kept: number): boolean {
     const before = this.size;
     let candidate = first;
@@ -360,7 +360,7 @@ export class Rib {
     return this.size !== before;
   }
 
-  /** Calls `change` with each list and candidate. Returns for how many it returned true: they have changed. */
+  /** Calls `change` with each list and candidate. Returns how often it returned true: those have changed. */
   #change(change: (list: number, candidate: number) => boolean): number {
     let count = 0;
     for (let node = ROOT; node !== 0; node = this.trie.next(node)) {
@@ -386,7 +386,7 @@ export class Rib {
     }
   }
 
-  /** Two refusals of one kind do not differ: the kernel says the same. */
+  /** Two refusals of one kind do not differ: the kernel's result is the same. */
   #isAmbiguous(address: number): boolean {
     const merged = this.#find(address, "merged").candidate;
     const separate = this.#find(address, "separate").candidate;
@@ -395,14 +395,14 @@ export class Rib {
     return refusal === 0 || refusal !== this.#refusal(separate);
   }
 
-  /** RTN_* of a candidate that leads nowhere (`throw` for no route); 0: it leads somewhere. */
+  /** RTN_* of a candidate that refuses (`throw` for no route); 0: it does not refuse. */
   #refusal(candidate: number): number {
     if (candidate === 0) return RTN_THROW;
     const { type } = this.attributes.get(this.candidates.attributes(candidate));
     return isRefusal(type) ? type : 0;
   }
 
-  /** The candidate that `address` takes, 0 for none, and its list. */
+  /** The candidate for `address`, 0 for none, and its list. */
   #find(address: number, order: LookupOrder): { list: number; candidate: number } {
     let [local, main, localList, mainList] = [0, 0, 0, 0];
     for (let node = ROOT; node !== 0; node = this.trie.step(node, address)) {
@@ -450,7 +450,7 @@ function listOf(node: number, table: number): number {
   return node + (table === RT_TABLE_LOCAL ? Node.local : Node.main);
 }
 
-/** Words of a node. A node is known by the index of its first word; 0: none. */
+/** Words of a node. A node is identified by the index of its first word; 0: none. */
 const NODE_WORDS = 8;
 export const Node = {
   /** host order, bits beyond the length zero */
@@ -467,12 +467,12 @@ export const Node = {
   /** what is in the FIB for it: next hop id of local << 16 | of main, 0: none; and {@linkcode TOUCHED} */
   best: 7,
 } as const;
-/** The node of 0.0.0.0/0, always there. */
+/** The node of 0.0.0.0/0, always present. */
 export const ROOT = NODE_WORDS;
 /** In a node's `best`, whose ids have 15 bits: it was touched since the last commit. */
 export const TOUCHED = 0x8000;
 
-/** Length of a node that is not in use. */
+/** Length of an unused node. */
 const FREED = 0xff;
 const FIRST_NODES = 1 << 10;
 
@@ -483,7 +483,7 @@ function maskAddress(address: number, length: number): number {
 
 /** A path-compressed binary trie in one typed array: 32 bytes a prefix, no garbage, about a cache line per step. */
 export class Trie {
-  /** All nodes. Replaced when it grows: reload it after an `insert`. */
+  /** All nodes. Replaced when it grows, so reload it after an `insert`. */
   words = new Uint32Array(FIRST_NODES * NODE_WORDS);
   #next = ROOT + NODE_WORDS;
   /** Freed nodes, chained by their parent word. */
@@ -491,8 +491,8 @@ export class Trie {
   #last = ROOT;
 
   /**
-   * The node of a prefix, made when it is not there. `prefix` has no bits beyond `length`. The search begins
-   * at `from`, which covers it.
+   * The node of a prefix; it is made if missing. `prefix` has no bits beyond `length`. The search
+   * begins at `from`, which covers it.
    */
   insert(prefix: number, length: number, from = ROOT): number {
     let node = from;
@@ -510,7 +510,7 @@ export class Trie {
     return node;
   }
 
-  /** The same, from the prefix of the last call on: of prefixes in order most are a few steps away. */
+  /** The same, from the prefix of the last call on: for prefixes in order most are a few steps away. */
   insertNext(prefix: number, length: number): number {
     const { words } = this;
     let from = this.#last;
@@ -524,7 +524,7 @@ export class Trie {
     return { prefix: this.words[node + Node.prefix], length: this.words[node + Node.length] };
   }
 
-  /** Order of a node and one of another trie: below 0, 0 for one prefix, or above 0. */
+  /** Order of a node and one of another trie: below 0, 0 for the same prefix, or above 0. */
   compare(own: number, other: Trie, its: number): number {
     return this.words[own + Node.prefix] - other.words[its + Node.prefix] ||
       this.words[own + Node.length] - other.words[its + Node.length];
@@ -541,7 +541,7 @@ export class Trie {
     return words[node + Node.prefix] === prefix >>> 0 ? node : 0;
   }
 
-  /** The child of `node` towards `address`, which it need not cover; 0: none. */
+  /** The child of `node` towards `address`, which it may not cover; 0: none. */
   step(node: number, address: number): number {
     const length = this.words[node + Node.length];
     return length === 32 ? 0 : this.words[node + Node.child0 + bitAt(address, length)];
@@ -551,7 +551,7 @@ export class Trie {
     return maskAddress(address, this.words[node + Node.length]) === this.words[node + Node.prefix];
   }
 
-  /** Removes `node`, and its parent likewise, unless it has candidates, is in the FIB, is a branch or is gone. */
+  /** Removes `node`, and its parent likewise, unless it has candidates, is in the FIB, is a branch or is removed. */
   prune(node: number): void {
     const { words } = this;
     let current = node;
@@ -590,7 +590,7 @@ export class Trie {
         return other !== 0 ? other : this.#nextBeside(node);
       }
       if (this.words[child + Node.length] > length || !this.covers(child, prefix)) {
-        // The child does not cover the prefix: it and all below it come before the prefix, or none does.
+        // The child does not cover the prefix, so it and all nodes below it come before the prefix, or none does.
         return this.words[child + Node.prefix] < prefix ? this.#nextBeside(child) : child;
       }
       node = child;
@@ -617,7 +617,7 @@ export class Trie {
     return node;
   }
 
-  /** Adds a node where `child` diverges from the prefix, and below it the prefix's own, unless both are one. */
+  /** Adds a node where `child` diverges from the prefix, and below it the prefix's own, unless both are the same. */
   #split(parent: number, child: number, common: number, prefix: number, length: number): number {
     const between = this.#allocate(maskAddress(prefix, common), common);
     this.#link(parent, between);
@@ -672,7 +672,7 @@ function bitAt(address: number, i: number): number {
   return (address >>> (31 - i)) & 1;
 }
 
-/** Words of a candidate. A candidate is known by the index of its first word; 0: none. */
+/** Words of a candidate. A candidate is identified by the index of its first word; 0: none. */
 const CANDIDATE_WORDS = 4;
 const Candidate = {
   next: 0,
@@ -685,13 +685,13 @@ const Candidate = {
 
 const FIRST_CANDIDATES = 1 << 10;
 
-/** What a list is ordered by. Routes of one prefix and table with equal keys compete. */
+/** The sort key of a list. Routes of one prefix and table with equal keys compete. */
 type CandidateKey = Readonly<Pick<Route, "tos" | "priority">>;
 
 /**
- * The candidates of each prefix and table, in the kernel's order: by descending tos, ascending metric, and
- * among equals as they were put there (appended, prepended, replaced). The first that is usable wins.
- * Linked lists in one typed array, 16 bytes a route; a list is known by its head, the first candidate.
+ * The candidates of each prefix and table, in the kernel's order: by descending tos, ascending metric,
+ * and among equals by insertion (appended, prepended, replaced). The first usable one wins. Linked
+ * lists in one typed array, 16 bytes a route; a list is identified by its head, the first candidate.
  */
 class CandidatePool {
   count = 0;
@@ -699,7 +699,7 @@ class CandidatePool {
   #next = CANDIDATE_WORDS;
   #free = 0;
   #sync = 1;
-  /** Candidates that the running sync has named. */
+  /** Candidates that the current sync has named. */
   #named = 0;
 
   next(candidate: number): number {
@@ -728,17 +728,17 @@ class CandidatePool {
     this.#named = 0;
   }
 
-  /** Whether the running sync has named every candidate, so that there is nothing to sweep. */
+  /** Whether the current sync has named every candidate, so that there is nothing to sweep. */
   get allNamed(): boolean {
     return this.#named === this.count;
   }
 
-  /** Whether the running sync has named it. */
+  /** Whether the current sync has named it. */
   isNamed(candidate: number): boolean {
     return (this.#words[candidate + Candidate.tosSync] & 0xffff) === this.#sync;
   }
 
-  /** Notes that the running sync has named it. */
+  /** Records that the current sync has named it. */
   mark(candidate: number): void {
     if (this.isNamed(candidate)) return;
     const at = candidate + Candidate.tosSync;
@@ -752,7 +752,7 @@ class CandidatePool {
     return tos !== key.tos ? key.tos - tos : this.priority(candidate) - key.priority;
   }
 
-  /** A new candidate, in no list and named. */
+  /** A new candidate, in no list, and named. */
   allocate(key: CandidateKey, attributes: number): number {
     let candidate = this.#free;
     if (candidate !== 0) {
@@ -810,17 +810,17 @@ interface AttributeSet extends Readonly<RouteAttributes> {
 
 /**
  * Shared route attributes. The million routes of a full table have a few hundred different sets of
- * attributes, so each set is stored once with a reference count, and a route has the id of its set. Has the
- * next hop of each set, too, which is published when it is first needed.
+ * attributes, so each set is stored once with a reference count, and a route has the id of its set. The
+ * table also has the next hop of each set, which is published on first use.
  */
 class AttributeTable {
   readonly #sets: (AttributeSet | undefined)[] = [undefined];
   readonly #free: number[] = [];
   readonly #byHash = new Map<number, AttributeSet[]>();
   readonly #nextHops: NextHopWriter;
-  /** Sets that lost their last candidate, and whose next hops may still be in the FIB. */
+  /** Sets that lost their last candidate, whose next hops may still be in the FIB. */
   readonly #dying = new Set<AttributeSet>();
-  /** Sets that were interned lately, by their gateways. */
+  /** Recently interned sets, by their gateways. */
   readonly #recent: (AttributeSet | undefined)[] = Array(RECENT).fill(undefined);
   /** The group of default routes, the sets in it, and earlier groups, which may still be in the FIB. */
   #defaults = 0;
@@ -841,7 +841,7 @@ class AttributeTable {
 
   /** The id of the set that equals `attributes`, retained. */
   intern(attributes: Readonly<RouteAttributes>): number {
-    // Most routes of a full table differ in the gateway alone: that needs neither hash nor lookup.
+    // Most routes of a full table differ only in the gateway, which needs neither hash nor lookup.
     const recent = this.#recent[recentOf(attributes)];
     if (recent !== undefined && isEqual(recent, attributes, 0)) return this.#hold(recent);
     const hash = hashOf(attributes);
@@ -855,18 +855,18 @@ class AttributeTable {
     return this.#hold(set);
   }
 
-  /** One more candidate has set `id`. */
+  /** Adds a candidate to set `id`. */
   retain(id: number): void {
     this.get(id).count++;
   }
 
-  /** A candidate with set `id` is gone. */
+  /** Removes a candidate from set `id`. */
   release(id: number): void {
     const set = this.get(id);
     if (--set.count === 0) this.#dying.add(set);
   }
 
-  /** Frees the sets that no candidate has. The FIB must no longer name their next hops. */
+  /** Frees the sets without candidates. The FIB must no longer name their next hops. */
   sweep(): void {
     for (const set of this.#dying) {
       if (set.count > 0) continue;
@@ -889,7 +889,7 @@ class AttributeTable {
     if (set.nextHops[short] !== 0) return set.nextHops[short];
     const flags = short === 0 ? NextHopFlag.short : 0;
     const nextHop = publish(this.#nextHops, set, flags, earlier);
-    // What did not fit is retried when there may be room.
+    // Next hops that did not fit are retried when there may be room.
     if (nextHop !== NEXT_HOP_OVERFLOW) set.nextHops[short] = nextHop;
     return nextHop;
   }
@@ -901,7 +901,7 @@ class AttributeTable {
     this.#defaults = 0;
     if (ids.length < 2) return ids.length === 0 ? 0 : this.nextHop(ids[0], 0, earlier);
     const flags = NextHopFlag.short;
-    // In place of another route the kernel takes only the first hop of a multipath route.
+    // As a substitute for another route the kernel uses only the first hop of a multipath route.
     const members = ids.map((id) => this.get(id))
       .map((set) => ({ words: wordsOf(set, flags, set.hops?.[0] ?? set), weight: 1 }));
     const whole = nextHopWords(KIND_GROUP, { flags: flags | NextHopFlag.ordered });
@@ -910,7 +910,7 @@ class AttributeTable {
     return id;
   }
 
-  /** Whether a default route may stand in for one of equal metric with a dead gateway (`fib_select_default`). */
+  /** Whether a default route may replace one of equal metric with a dead gateway (`fib_select_default`). */
   standsIn(id: number): boolean {
     const { type, gateway, hops, unsupported, usable } = this.get(id);
     return type === RTN_UNICAST && usable && (unsupported || (hops?.[0].gateway ?? gateway) !== 0);
@@ -923,10 +923,10 @@ class AttributeTable {
   }
 }
 
-/** Sets that are remembered as recent: as many as a byte of a hash tells apart. */
+/** Sets that are remembered as recent: as many as a byte of a hash distinguishes. */
 const RECENT = 256;
 
-/** Where a set is among the recent ones. */
+/** The index of a set among the recent ones. */
 function recentOf({ gateway }: Readonly<RouteAttributes>): number {
   return Math.imul(gateway, 0x9e3779b1) >>> 24;
 }
@@ -943,7 +943,7 @@ function isEqual(
     a.unsupported === b.unsupported && hasEqualHops(a, b, ignored);
 }
 
-/** Whether two sets are of one route, in whatever state; it stays the same when its next-hop object changes. */
+/** Whether two sets are of one route, in any state; independent of changes to its next-hop object. */
 function isSameRoute(a: Readonly<RouteAttributes>, b: Readonly<RouteAttributes>): boolean {
   if (a.nextHopId === 0 || a.nextHopId !== b.nextHopId) return isEqual(a, b, RTNH_DYNAMIC_FLAGS);
   return a.source === b.source && a.mtu === b.mtu && a.scope === b.scope &&
@@ -991,7 +991,7 @@ function makeSet(attributes: Readonly<RouteAttributes>, id: number, hash: number
   };
 }
 
-/** As `fib_table_lookup`: routes that refuse always count, others unless they are dead. */
+/** As `fib_table_lookup`: routes that refuse are always usable, others unless they are dead. */
 function isUsable(attributes: Readonly<RouteAttributes>): boolean {
   if (isRefusal(attributes.type)) return true;
   if ((attributes.flags & RTNH_F_DEAD) !== 0) return false;
@@ -1023,7 +1023,7 @@ function publish(
   return nextHops.publishGroup(whole, members, earlier);
 }
 
-/** One way of a route. Tegula cannot follow a way without an interface. */
+/** One path of a route. Tegula cannot use a path without an interface. */
 function wordsOf(
   set: AttributeSet,
   flags: number,

@@ -8,7 +8,7 @@
 export const RT_TABLE_MAIN = 254;
 export const RT_TABLE_LOCAL = 255;
 
-/** Route types (`rtm_type`, linux/rtnetlink.h). `RTN_UNSPEC` stands for "no route". */
+/** Route types (`rtm_type`, linux/rtnetlink.h). `RTN_UNSPEC` represents "no route". */
 export const RTN_UNSPEC = 0;
 export const RTN_UNICAST = 1;
 export const RTN_LOCAL = 2;
@@ -24,11 +24,11 @@ export function isRefusal(type: number): boolean {
   return type >= RTN_BLACKHOLE && type <= RTN_THROW;
 }
 
-/** Next hop kinds beyond the kernel's route types. A group has members, of which a flow takes one. */
+/** Next hop kinds beyond the kernel's route types. A group has members, one of which a flow uses. */
 export const KIND_GROUP = 32;
-/** A route that the kernel can follow and Tegula cannot (IPv6 next hop, encapsulation, …). */
+/** A route that the kernel can use and Tegula cannot (IPv6 next hop, encapsulation, …). */
 export const KIND_UNSUPPORTED = 33;
-/** A route that did not fit netbase (`layout.ts`): its packets are dropped, never sent wrong. */
+/** A route for which netbase has no room (`layout.ts`): its packets are dropped, never misrouted. */
 export const KIND_OVERFLOW = 34;
 
 /** Route scopes (`rtm_scope`). */
@@ -45,11 +45,11 @@ export const RTNH_F_LINKDOWN = 16;
 export const RTNH_F_UNRESOLVED = 32;
 export const RTNH_F_TRAP = 64;
 
-/** Flags that the kernel changes on its own, mostly without an event: not part of a route's identity. */
+/** Flags that the kernel changes itself, mostly without an event: not part of a route's identity. */
 export const RTNH_DYNAMIC_FLAGS = RTNH_F_DEAD | RTNH_F_OFFLOAD | RTNH_F_LINKDOWN |
   RTNH_F_UNRESOLVED | RTNH_F_TRAP;
 
-/** `nlmsg_flags` of RTM_NEWROUTE events: where among its equals a route was put. */
+/** `nlmsg_flags` of RTM_NEWROUTE events: the position of a route among its equals. */
 export const NLM_F_REPLACE = 0x100;
 export const NLM_F_EXCL = 0x200;
 export const NLM_F_CREATE = 0x400;
@@ -64,7 +64,7 @@ export interface Hop {
   flags: number;
 }
 
-/** What a route says beyond its key. Routes with equal attributes share them in the RIB. */
+/** A route's attributes beyond its key. Routes with equal attributes share them in the RIB. */
 export interface RouteAttributes {
   /** RTN_* */
   type: number;
@@ -86,7 +86,7 @@ export interface RouteAttributes {
   nextHopId: number;
   /** RTA_MULTIPATH, in the kernel's order; null: a single next hop */
   hops: readonly Hop[] | null;
-  /** Tegula cannot follow the next hop. */
+  /** Tegula cannot use the next hop. */
   unsupported: boolean;
 }
 
@@ -138,7 +138,7 @@ export function formatPrefix(destination: number, prefixLength: number): string 
     : `${formatAddress(destination)}/${prefixLength}`;
 }
 
-/** The address that `text` is in dotted decimals, or -1: also for 010.0.0.1, which `ip` takes for octal. */
+/** The address of `text` in dotted decimals; -1: it is none, such as 010.0.0.1, which `ip` reads as octal. */
 export function parseAddress(text: string): number {
   if (/(^|\.)0\d/.test(text)) return -1;
   const digits = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/.exec(text)?.slice(1).map(Number);

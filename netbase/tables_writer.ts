@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The writers of the hash table, and of the two tables that are hash tables: interfaces and
- * neighbours. In a file apart from their readers, so that only the netlink tile loads them.
- * `hash_table.ts` says what a table is and argues why its readers are right; each step here keeps to
- * that argument.
+ * The writers of the hash table, and of the two tables that are hash tables: interfaces and neighbours.
+ * Separate from their readers, so that only the netlink tile loads them. `hash_table.ts` defines a
+ * table and explains why its readers are right; each step here follows that argument.
  */
 
 import type { View } from "../ffi/region.ts";
@@ -35,19 +34,19 @@ const { EMPTY, MOST_PROBES, SEED_BITS, TOMBSTONE, UNIT_BITS, UNIT_MASK, UNIT_WOR
 const { Address, ADDRESS_WORDS, ADDRESSES, Interface, INTERFACE_TABLE, NAME_BYTES } = layout;
 const { Neighbor, NEIGHBOR_TABLE } = layout;
 
-/** Bits of a publishing word that say which place a table is in. */
+/** Bits of a publishing word that identify a table's place. */
 const PLACE_MASK = 0x3f;
 /** Smallest table, log2 of its slots. */
 const SMALLEST_LOG2 = 6;
 
 /**
- * The one writer of a table. `allocate` and `find` return indices into `words`. `published` names the table that is
- * worked on; readers find another one only while that is rebuilt.
+ * The only writer of a table. `allocate` and `find` return indices into `words`. `published` names the
+ * table being written; readers find another one only while that is rebuilt.
  */
 class HashTableWriter extends HashTableReader {
   readonly #deferred: DeferredFree;
   readonly #records: IdPool;
-  /** Places of tables that readers may still look at. */
+  /** Places of tables that readers may still use. */
   readonly #places = new Set<number>();
   readonly #placePool = { reclaim: (place: number) => void this.#places.delete(place) };
   /** The sync in which each record was last named, by record number. */
@@ -56,7 +55,7 @@ class HashTableWriter extends HashTableReader {
   #size = 0;
   #tombstones = 0;
 
-  /** Begins a table of at least `slots` slots, or goes on with a predecessor's, which is whole wherever it stopped. */
+  /** Begins a table of at least `slots` slots, or continues a predecessor's, consistent wherever it stopped. */
   constructor(
     view: View,
     shape: HashTableShape,
@@ -79,13 +78,13 @@ class HashTableWriter extends HashTableReader {
     return this.#size;
   }
 
-  /** Index of a record to fill in and then `put`, or -1 when all are in use or wait for readers. */
+  /** Index of a record to be filled and then `put`; -1: all are in use or wait for readers. */
   allocate(): number {
     const number = this.#records.allocate(this.#deferred);
     return number < 0 ? -1 : this.recordsAt + UNIT_WORDS + number * this.shape.recordWords;
   }
 
-  /** Publishes a filled record, in place of one with its key. False: there is no room, and the record is freed. */
+  /** Publishes a filled record, replacing one with its key. False: there is no room, and the record is freed. */
   put(record: number): boolean {
     const a = this.words[record];
     const b = this.words[record + 1];
@@ -115,7 +114,7 @@ class HashTableWriter extends HashTableReader {
     return true;
   }
 
-  /** Notes that the running sync has named a record. */
+  /** Records that the current sync has named a record. */
   mark(record: number): void {
     this.#marks[this.#numberOf(record)] = this.#sync;
   }
@@ -145,7 +144,7 @@ class HashTableWriter extends HashTableReader {
     return -1;
   }
 
-  /** Slot for a key that is not there, having made room if need be; -1: none. */
+  /** Slot for a missing key, after making room if necessary; -1: none. */
   #freeSlot(a: number, b: number): number {
     if (this.#size >= this.shape.records >>> 1) return -1;
     if ((this.#size + this.#tombstones) * 8 >= (this.mask + 1) * 5) this.#rebuild();
@@ -202,7 +201,7 @@ class HashTableWriter extends HashTableReader {
     this.#deferred.retire(this.#records, this.#numberOf(record));
   }
 
-  /** Rebuilds the table, larger if it is full of records, and publishes it. False: no place for it; all stays. */
+  /** Rebuilds the table, larger if it is full of records, and publishes it. False: no place; nothing changes. */
   #rebuild(): boolean {
     const old = this.published;
     const full = this.#size * 16 >= (this.mask + 1) * 5;
@@ -227,7 +226,7 @@ class HashTableWriter extends HashTableReader {
     return true;
   }
 
-  /** Turns to an empty place for 2^`log2` slots that no reader looks at. False: there is none now. */
+  /** Switches to an empty place for 2^`log2` slots that no reader uses. False: there is none now. */
   #claim(log2: number, seed: number): boolean {
     const places = [log2 << 1, log2 << 1 | 1];
     if (places.every((place) => this.#places.has(place))) this.#deferred.reclaim();
@@ -257,7 +256,7 @@ class HashTableWriter extends HashTableReader {
   }
 }
 
-/** The one writer of interfaces. A change is a new record with a new run of addresses, which shows at once. */
+/** The only writer of interfaces. A change is a new record with a new run of addresses, visible at once. */
 export class InterfaceWriter extends InterfaceReader {
   /** Counts changes that a packet can see. */
   changes = 0;
@@ -287,7 +286,7 @@ export class InterfaceWriter extends InterfaceReader {
     return this.#table.size;
   }
 
-  /** Adds an interface, or brings it with its addresses to this state. False: no room. */
+  /** Adds an interface, or updates it with its addresses. False: no room. */
   put(entry: InterfaceEntry): boolean {
     const packed = pack(entry);
     const old = this.find(entry.ifindex);
@@ -335,7 +334,7 @@ export class InterfaceWriter extends InterfaceReader {
   }
 }
 
-/** A list with an address added where `inet_insert_ifa` puts it; RTM_NEWADDR does not say where. */
+/** A list with an address inserted as by `inet_insert_ifa`; RTM_NEWADDR does not contain the position. */
 export function withAddress(
   addresses: readonly InterfaceAddress[],
   address: InterfaceAddress,
@@ -347,7 +346,7 @@ export function withAddress(
   // A label follows the interface's name without moving the address.
   if (!isMoved) return addresses.with(addresses.indexOf(known), address);
   const others = addresses.filter((other) => other !== known);
-  // A secondary goes last, a primary behind the last primary of the same or a narrower scope.
+  // A secondary goes last, a primary after the last primary of the same or a narrower scope.
   const before = secondary
     ? others.length - 1
     : others.findLastIndex((other) => !other.secondary && scope <= other.scope);
@@ -366,7 +365,7 @@ function isSameAddress(a: InterfaceAddress, b: InterfaceAddress): boolean {
   return a.local === b.local && a.prefixLength === b.prefixLength && a.address === b.address;
 }
 
-/** The words of an interface's record, without the number of its run, and of that run. */
+/** The words of an interface's record, without the number of its run, and the words of that run. */
 function pack(entry: InterfaceEntry) {
   const record = new Uint32Array(Interface.broadcastTail + 1);
   for (const word of PLAIN_WORDS) record[Interface[word]] = entry[word] ?? 0;
@@ -385,7 +384,7 @@ function pack(entry: InterfaceEntry) {
   return { record, addresses: run };
 }
 
-/** Puts a name at word `at` of `words`, which are 0. ASCII skips the encoder. */
+/** Writes a name at word `at` of `words`, which are 0. ASCII skips the encoder. */
 function putText(text: string, words: Uint32Array<ArrayBuffer>, at: number): void {
   for (let i = 0; i < Math.min(text.length, NAME_BYTES - 1); i++) {
     const code = text.charCodeAt(i);
@@ -397,9 +396,9 @@ function putText(text: string, words: Uint32Array<ArrayBuffer>, at: number): voi
   }
 }
 
-/** The one writer of neighbours: readers see each change whole. */
+/** The only writer of neighbours: each change is atomic to readers. */
 export class NeighborWriter extends HashTableWriter {
-  /** How many have been refused for lack of room. */
+  /** How many were refused for lack of room. */
   full = 0;
   /** Counts changes that a packet can see. */
   changes = 0;
@@ -413,7 +412,7 @@ export class NeighborWriter extends HashTableWriter {
     this.#listeners = options.listeners;
   }
 
-  /** Adds or changes a neighbour; clears "refresh wanted". False: it does not fit, and is not there any more. */
+  /** Adds or changes a neighbour; clears "refresh wanted". False: it does not fit, and was removed. */
   set(entry: Readonly<NeighborEntry>): boolean {
     const record = this.find(entry.ifindex, entry.address);
     const state = (entry.state & STATE_MASK) | (entry.flags << FLAGS_SHIFT);
@@ -431,7 +430,7 @@ export class NeighborWriter extends HashTableWriter {
       return true;
     }
     this.full++;
-    // The MAC that it had is wrong: better unresolved than sent to another.
+    // Its previous MAC is wrong: better unresolved than sent to another host.
     this.remove(entry.ifindex, entry.address);
     return false;
   }
@@ -451,7 +450,7 @@ export class NeighborWriter extends HashTableWriter {
     });
   }
 
-  /** Has the next net tile that uses a neighbour solicit it, cached headers or not. False: no such neighbour. */
+  /** Makes the next net tile that uses a neighbour solicit it, even with cached headers. False: no such neighbour. */
   wantRefresh(ifindex: number, address: number): boolean {
     const record = this.find(ifindex, address);
     if (record < 0) return false;
