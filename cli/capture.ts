@@ -49,7 +49,7 @@ cannot be captured in time is left out and counted; no datagram waits for it.`,
   const app = values.app === undefined ? {} : { app: await appOf(control, values.app) };
   const show = values.write === undefined ? print : fileWriter(values.write);
   let [shown, lost] = [0, 0];
-  // Ctrl-C is the usual end, with status 0. All that was shown has been written by then.
+  // Ctrl-C is the usual end, with status 0. All shown frames have been written by then.
   const end = (): never => {
     console.error(`${shown} captured, ${lost} lost`);
     Deno.exit(Exit.ok);
@@ -65,7 +65,7 @@ cannot be captured in time is left out and counted; no datagram waits for it.`,
   return end();
 });
 
-/** Returns the name of the app that `given` means. Throws UserError if it is not served. */
+/** Returns the name of the app `given`. Throws UserError if it is not served. */
 async function appOf(control: Control, given: string): Promise<string> {
   const { listen } = await control.one<Status>({ do: "status" });
   const allowed = appNames(listen);
@@ -86,13 +86,13 @@ function print(frame: CapturedFrame): void {
   );
 }
 
-/** The interface that it came or left by; `-` if it was dropped before it left. */
+/** The interface that received or sent it; `-` if it was dropped before it was sent. */
 function where({ interface: name, direction, dropped }: CapturedFrame): string {
   const hasLeft = dropped === null || dropped.startsWith("tx_drop_socket_");
   return name ?? (direction === "in" || hasLeft ? "kernel" : "-");
 }
 
-/** Its source address; `*` if none was chosen, or the kernel is to choose it. */
+/** Its source address; `*` if none was chosen, or the kernel chooses it. */
 function source({ source }: CapturedFrame): string {
   return source === "0.0.0.0" ? "*" : `${source}`;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `tegula check`: finds what Tegula ignores on this host, and what slows it down or stops it. Each finding has
- * a verdict and the command that fixes it. With --config it first goes through a start.
+ * `tegula check`: finds settings of this host that Tegula ignores, and problems that slow it down or stop it.
+ * Each finding has a verdict and the command that fixes it. With --config it first makes the checks of a start.
  */
 
 import { resolve } from "node:path";
@@ -44,8 +44,8 @@ import { findDefaults, openMirror } from "./snapshot.ts";
 const { interface: name, listen, "net-tiles": netTiles, dispatcher, control, config } =
   CONFIG_OPTIONS;
 /**
- * Returns a command line of `tegula run` or `tegula check` with the options that this check was given,
- * those in `other` replaced.
+ * Returns a command line of `tegula run` or `tegula check` with this check's options, modified by
+ * `other`.
  */
 type Again = (
   command: "run" | "check",
@@ -64,11 +64,11 @@ const LEAST_NEIGHBORS = 1024;
 const LEAST_RMEM = 4 << 20;
 /** Value of fib_multipath_hash_policy: addresses and ports. */
 const BY_PORTS = 1;
-/** Value of rp_filter: drop packets that came in by another interface than answers go out by. */
+/** Value of rp_filter: drop packets that arrive on another interface than answers leave by. */
 const STRICT = 1;
-/** Options that keep to the kernel's sockets. A dispatcher would contradict them. */
+/** Options that select the kernel's sockets. A dispatcher would contradict them. */
 const SOCKETS = { provider: "socket", dispatcher: undefined };
-/** Drivers that have native XDP (`ndo_bpf` in Linux 6.12). All others take it in generic mode. */
+/** Drivers that have native XDP (`ndo_bpf` in Linux 6.12). All others use generic mode. */
 const XDP_DRIVERS: ReadonlySet<string> = new Set(
   ("veth virtio_net tun i40e ice ixgbe ixgbevf igb igc mlx4_en mlx5_core bnxt_en ena nfp sfc qede " +
     "gve hv_netvsc mana atlantic mvneta mvpp2 stmmaceth st_gmac fec cpsw am65-cpsw-nuss tsnep enetc " +
@@ -95,11 +95,11 @@ a running tegula would hand over on a reload counts as free.
 Then, and without --config, looks at this host: privileges, limits, policy rules and routes that Tegula does
 not follow, tables of the packet filter that do not see what AF_XDP takes, and each interface that is named,
 or every Ethernet interface that is up: its state, queues, driver, and attached XDP programs. Without
---interface, also says which interfaces 'tegula run' would take. Changes nothing. Each finding that is not ok
+--interface, also names the interfaces that 'tegula run' would use. Changes nothing. Each finding that is not ok
 names the command that fixes it.`,
   options: {
     ...{ interface: name, listen, "net-tiles": netTiles, dispatcher, control, config },
-    quiet: { type: "boolean", short: "q", help: "print failures alone; warnings do not count" },
+    quiet: { type: "boolean", short: "q", help: "print only failures; warnings do not count" },
     json: { ...JSON_OPTION, help: "print JSON" },
   },
   status:
@@ -119,7 +119,7 @@ names the command that fixes it.`,
   if (failed() === undefined) {
     const asked = await readConfig(configured);
     const found = [...checkHost(asked, againWith(configured)), ...await checkRunning(asked)];
-    // The phases of a start have named whatever would end it.
+    // The phases of a start have reported all failures.
     for (const each of found) if (!isStart || each.verdict === "warn") report(each);
   }
   if (json) say(JSON.stringify(findings));
@@ -142,7 +142,7 @@ function againWith(given: Parameters<Again>[1]): Again {
   };
 }
 
-/** Quotes a word for a shell, if it has to be. */
+/** Quotes a word for a shell, if necessary. */
 function quoted(word: string | boolean): string {
   const text = String(word);
   return /^[\w=./:@,+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
@@ -179,7 +179,7 @@ function* checkHost(config: RunConfig, again: Again): Generator<Finding> {
 
 function* checkPrivileges({ host, dispatcher }: Facts): Generator<Finding> {
   const missing = preflight.missingCapabilities(host, { xdp: true });
-  yield missing.length === 0 ? ok("privileges", "all that AF_XDP takes") : fail(
+  yield missing.length === 0 ? ok("privileges", "all that AF_XDP needs") : fail(
     "privileges",
     `missing ${missing.join(", ")}: no AF_XDP`,
     "run it as root, or as the service of scripts/install",
@@ -230,7 +230,7 @@ function checkSize(host: Host, config: RunConfig): Finding {
   return trouble === null ? ok(subject, "enough") : fail(subject, trouble.says, trouble.fix);
 }
 
-/** Names the policy rules and routes that the mirror said it does not follow. */
+/** Names the policy rules and routes that the mirror does not follow, from its notices. */
 function checkRoutes(notices: readonly string[]): Finding[] {
   const mark = "not supported: ";
   const found = notices.filter((line) => line.startsWith(mark)).map((line) => {
@@ -244,8 +244,8 @@ function checkRoutes(notices: readonly string[]): Finding[] {
 }
 
 /**
- * Names the settings by which the kernel spreads flows over next hops differently than Tegula. Netlink has
- * no message about them.
+ * Names settings with which the kernel spreads flows over next hops differently than Tegula.
+ * Netlink does not report them.
  */
 function* checkMultipath(routes: Iterable<Route>): Generator<Finding> {
   const kinds = { hops: false, objects: false };
@@ -287,9 +287,8 @@ function checkAnnounce({ announce }: RunConfig): Finding[] {
 }
 
 /**
- * Names the tables of the packet filter that the kernel applies to datagrams to or from this host, and
- * that AF_XDP bypasses. `nft -j list ruleset` (libnftables-json(5)) prints those made by iptables as well,
- * except for iptables-legacy.
+ * Names the packet filter's tables for datagrams to or from this host, which AF_XDP bypasses. `nft
+ * -j list ruleset` (libnftables-json(5)) also prints tables of iptables, except iptables-legacy.
  */
 function checkFilters(interfaces: readonly string[], again: Again): Finding[] {
   const subject = "packet filter";
@@ -317,14 +316,14 @@ function checkFilters(interfaces: readonly string[], again: Again): Finding[] {
       (policy === "drop" || withRules.has(`${family} ${table} ${name}`))
     );
   if (chains.length === 0) {
-    return [ok(subject, "no table has rules for what AF_XDP takes or sends")];
+    return [ok(subject, "no table has rules for frames that AF_XDP receives or sends")];
   }
   return [...Map.groupBy(chains, ({ family, table }) => `${family} ${table}`)].map(
     ([table, chains]) =>
       warn(
         subject,
         `table ${table} hooks ${[...new Set(chains.map(({ hook }) => hook))].join(", ")}: ` +
-          "its rules do not apply to what AF_XDP takes or sends",
+          "its rules do not apply to frames that AF_XDP receives or sends",
         `nft list table ${table}   # if they matter here: ${again("run", SOCKETS)}`,
       ),
   );
@@ -352,7 +351,7 @@ function checkInterface(
   if (filter === STRICT) {
     findings.push(warn(
       name,
-      "rp_filter is strict: the kernel drops what its sockets get from hosts routed elsewhere",
+      "rp_filter is strict: the kernel's sockets drop datagrams of hosts routed through other interfaces",
       `sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.${name}.rp_filter=2`,
     ));
   }
@@ -360,7 +359,7 @@ function checkInterface(
     const which = driver || "(unnamed)";
     findings.push(warn(
       name,
-      `its driver ${which} is not known for native XDP: generic mode`,
+      `its driver ${which} is not known to have native XDP: generic mode`,
       `${again("run", SOCKETS)}   # compare`,
     ));
   }
@@ -384,20 +383,22 @@ function checkTags(host: Host, interfaces: InterfaceReader, record: number): Fin
   )];
 }
 
-/** Judges an XDP program that is attached already. One of another kind keeps ours out. */
+/** Checks an XDP program that is already attached. A foreign one prevents ours. */
 function checkProgram(
   { dispatcher, again }: Facts,
   name: string,
   program: { readonly id: number; readonly name: string },
 ): Finding {
   const which = `XDP program ${program.name || "(its name may not be read)"}, id ${program.id}`;
-  if (program.name === preflight.OUR_PROGRAM) return ok(name, `${which}: that of a running tegula`);
+  if (program.name === preflight.OUR_PROGRAM) {
+    return ok(name, `${which}: it belongs to a running tegula`);
+  }
   const joins = program.name === DISPATCHER;
-  if (joins && dispatcher) return ok(name, `${which}: ours is to join it`);
+  if (joins && dispatcher) return ok(name, `${which}: ours will join it`);
   const { holder, command, note } = preflight.whoOccupies(name, program.id);
   return fail(
     name,
-    `${which}, is attached already${holder === null ? "" : `, held by ${holder}`}`,
+    `${which}, is already attached${holder === null ? "" : `, held by ${holder}`}`,
     joins ? again("run", { dispatcher: true }) : `${command}${note && `   # ${note}`}`,
   );
 }
@@ -420,7 +421,7 @@ function checkQueues({ host, netTiles: asked, again }: Facts, names: string[]): 
     const have = count === 1 ? "has a queue" : "have queues";
     return warn(
       name,
-      `${count} of ${netTiles} net tiles ${have} here: the others send by it through the ` +
+      `${count} of ${netTiles} net tiles ${have} here: the others send on it through the ` +
         "kernel's sockets",
       `${fewer}   # or more queues: ethtool -L ${name} combined ${netTiles}`,
     );
@@ -433,14 +434,14 @@ async function checkRunning({ control, interfaces: names }: RunConfig): Promise<
   return lost.filter((name) => names.length === 0 || names.includes(name)).map((name) =>
     warn(
       name,
-      "the running tegula has lost AF_XDP here, as when an interface is deleted and made again: the " +
+      "the running tegula has lost AF_XDP here, for example because the interface was recreated: the " +
         "kernel's sockets serve it",
       "systemctl restart tegula   # or however it was started",
     )
   );
 }
 
-/** What a running tegula says that it serves; null if none runs here, or it may not be asked. */
+/** What a running tegula serves; null if none runs here, or access is denied. */
 async function askRunning(path: string | undefined): Promise<preflight.Served | null> {
   try {
     const running = await Control.connect(path, { says() {} });
@@ -456,7 +457,7 @@ async function askRunning(path: string | undefined): Promise<preflight.Served | 
 
 /** One finding, with the command that fixes it unless it is "ok". */
 export interface Finding {
-  /** "warn": Tegula runs, but not as well or not as the kernel would; "fail": it does not start so. */
+  /** "warn": Tegula runs, but slower, or unlike the kernel; "fail": it does not start. */
   readonly verdict: "ok" | "warn" | "fail";
   readonly subject: string;
   readonly says: string;
@@ -467,16 +468,16 @@ export interface Finding {
 
 type Report = (finding: Finding) => void;
 
-/** The user of the processes that apps are made in, if this process may choose it. */
+/** The user of the processes that start apps, if this process may change users. */
 const UID = 65534;
-/** Memory for an app that is to run inside net tiles. */
+/** Memory for an inline app. */
 const INLINE_MEMORY_MIB = 256;
-/** How long an app may take to start: as long as for an appliance. */
+/** How long an app may take to start, as for an appliance. */
 const START_MILLIS = 300_000;
 
 /**
- * Goes through a start with --config: its phases one after the other, up to where it would attach XDP, with its
- * errors and exit statuses.
+ * Makes the checks of a start with --config: its phases in order, until it would attach XDP, with
+ * its errors and exit statuses.
  */
 async function goThroughStart(
   values: Parameters<typeof readConfig>[0],
@@ -522,7 +523,7 @@ async function goThroughStart(
   await checkTypes(apps, report);
 }
 
-/** Runs `deno check` on the modules that are TypeScript and not part of the program. */
+/** Runs `deno check` on TypeScript modules that are not part of the program. */
 async function checkTypes(apps: readonly AppPlan[], report: Report): Promise<void> {
   const program = new URL("..", import.meta.url).href;
   const modules = apps.flatMap(({ module, beside }) => [module, ...beside ? [beside.module] : []]);
@@ -531,7 +532,7 @@ async function checkTypes(apps: readonly AppPlan[], report: Report): Promise<voi
     const path = decodeURIComponent(new URL(module).pathname);
     const errors = await typeErrors(path);
     if (errors === null) {
-      report(ok("types", `${path}: not checked: there is no deno here`));
+      report(ok("types", `${path}: not checked: deno is missing`));
     } else if (errors === "") report(ok("types", `${path}: no errors`));
     else {
       const [first, ...more] = errors.split("\n");
@@ -541,7 +542,7 @@ async function checkTypes(apps: readonly AppPlan[], report: Report): Promise<voi
   }
 }
 
-/** What `deno check` says of the module at `path`; "" if nothing, null if there is no deno. */
+/** The errors of `deno check` for the module at `path`; "" if none, null without deno. */
 export async function typeErrors(path: string): Promise<string | null> {
   if (Deno.build.standalone) return null;
   const child = new Deno.Command(Deno.execPath(), {
@@ -552,10 +553,10 @@ export async function typeErrors(path: string): Promise<string | null> {
     env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" },
     ...{ stdin: "null", stdout: "null", stderr: "piped" },
   }).spawn();
-  // It takes hundreds of megabytes. If the service has too little, this is the process to kill.
+  // It uses hundreds of megabytes. If memory runs out, the kernel should kill this process.
   Deno.writeTextFileSync(`/proc/${child.pid}/oom_score_adj`, "1000");
   const { success, stderr } = await child.output();
-  // The errors alone.
+  // Only the errors.
   const [errors] = new TextDecoder().decode(stderr).split(
     /^(?:error: Type checking failed|Stack b)/m,
   );
@@ -563,8 +564,8 @@ export async function typeErrors(path: string): Promise<string | null> {
 }
 
 /**
- * Starts one instance of each app as a run does, in a process of its own but without its network grants,
- * and ends it before it answers anything. Reports what it logged meanwhile.
+ * Starts one instance of each app as a run does, in a separate process but without its network
+ * grants, and ends it before it answers datagrams. Reports its log lines.
  */
 async function makeApps(
   apps: readonly AppPlan[],
@@ -595,7 +596,7 @@ async function makeApps(
         grants: { ...plan.grants, net: [] },
         memoryMib: plan.memoryMib ?? INLINE_MEMORY_MIB,
         ...(stateBytes !== undefined && { stateBytes: stateRegionBytes(stateBytes) }),
-        // One that is granted the network may need it already as it is made.
+        // A slow side with network grants may need them already at its start.
         ...(plan.beside && plan.grants.net.length === 0 &&
           { beside: { ...plan.beside, tcp: [] } }),
       }, {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What all commands share: they read their options with `parseArgs` of node:util, whose errors become one
- * sentence, and write to standard output.
+ * Code that all commands share. They read their options with `parseArgs` of node:util, whose errors
+ * become one sentence, and write to standard output.
  */
 
 import project from "../deno.json" with { type: "json" };
@@ -9,7 +9,7 @@ import { parseArgs } from "node:util";
 import { attempt, inWords, ROOT } from "../ffi/library.ts";
 import { parseAddress } from "../netbase/route.ts";
 
-/** An option, as parseArgs takes it, with what the help says of it. */
+/** An option for parseArgs, with its help. */
 interface Option {
   readonly type: "string" | "boolean";
   readonly short?: string;
@@ -24,19 +24,19 @@ type Config<T extends Options> = { options: T; allowPositionals: true; strict: t
 
 export type Given<T extends Options> = ReturnType<typeof parseArgs<Config<T>>>;
 
-/** A command. Its help, its man page and the shells' completions are made from this. */
+/** A command. Its help, man page and shell completions are generated from this. */
 export interface Declaration<T extends Options = Options> {
   readonly name: string;
-  /** What follows its name on a command line; one for each way to use it. */
+  /** The words after its name on a command line, for each way to use it. */
   readonly usage: readonly string[];
   /** Paragraphs, with an empty line between them. */
   readonly about: string;
-  /** The words that its first argument may be, if it is one of a few. */
+  /** The possible words of its first argument, if there are few. */
   readonly words?: Readonly<Record<string, string>>;
   readonly options: T;
   /** The most arguments. */
   readonly positionals?: number;
-  /** Its exit statuses, unless they are 0 and that of the error. */
+  /** Its exit statuses, unless they are 0 and the error's. */
   readonly status?: string;
 }
 
@@ -89,7 +89,7 @@ export const JSON_OPTION = {
   help: "print JSON, with iproute2's field names",
 } as const;
 const HELP_OPTION = { type: "boolean", short: "h", help: "print this" } as const;
-/** Columns of a help text, and where the second column of its lists may begin at most. */
+/** Columns of a help text, and the highest indent of the second column of its lists. */
 const [WIDTH, MOST_INDENT] = [80, 22];
 
 function helpText({ name, usage, about, words = {}, options, status }: Declaration): string {
@@ -113,7 +113,7 @@ export function optionText(name: string, { short, value }: Option): string {
   return value === undefined ? names : `${names} ${value}`;
 }
 
-/** Formats names and what they mean in two columns. */
+/** Formats names and their help in two columns. */
 export function listText(rows: readonly (readonly [name: string, help: string])[]): string {
   const indent = Math.min(MOST_INDENT, Math.max(...rows.map(([name]) => name.length)) + 4);
   return rows.map(([name, help]) => {
@@ -124,7 +124,7 @@ export function listText(rows: readonly (readonly [name: string, help: string])[
   }).join("\n");
 }
 
-/** Breaks a paragraph into lines, all but the first behind `indent` spaces. */
+/** Wraps a paragraph, and indents all lines but the first by `indent`. */
 export function wrapped(text: string, indent = 0, width = WIDTH): string {
   const line = new RegExp(`(.{1,${width - indent}})(?:\\s+|$)`, "g");
   return text.replaceAll(/\s+/g, " ").replaceAll(line, `$1\n${" ".repeat(indent)}`).trimEnd();
@@ -141,7 +141,7 @@ export function abbreviated<T extends string>(given: string, allowed: readonly T
   return text === "" ? [] : allowed.filter((each) => each.startsWith(text));
 }
 
-/** Returns the word behind a command, which must be or abbreviate one of `allowed`. Throws UserError. */
+/** Returns a command's first argument, which must be or abbreviate one of `allowed`. Throws UserError. */
 export function word<const T extends string>(
   given: string | undefined,
   { command, allowed }: { command: string; allowed: readonly T[] },
@@ -185,7 +185,7 @@ export function wholeNumber(
 }
 
 /**
- * Prints a line to standard output, as `write` does. `console.log` would not notice that the reader has
+ * Prints a line to standard output with `write`. `console.log` would not notice that the reader is
  * gone, and `tegula monitor | head -1` would never end.
  */
 export function say(text: string): void {
@@ -211,14 +211,14 @@ export function write(
   }
 }
 
-// Errors that the operator can fix: one sentence and an exit status. Everything else that is thrown is a
-// defect, and is printed with its stack.
+// Errors that the operator can fix: one sentence and an exit status. All other exceptions are
+// defects, and are printed with their stacks.
 
 /** Exit statuses of `tegula` from 0 on, and what they mean. `docs/operating/incidents.md` lists them, too. */
 export const EXIT_STATUSES = {
   ok: "it ended as requested",
   failure: "any other reason, for example that the running tegula does not answer",
-  usage: "wrong usage or configuration, or no tegula runs that could be asked",
+  usage: "wrong usage or configuration, or no running tegula was found",
   privilege: "a privilege is missing",
   interface: "an interface: none has that name, or its MTU does not fit",
   port: "a port: another program has it",
@@ -239,7 +239,7 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? inWords(error.message) : String(error);
 }
 
-/** What is wrong with a file that the user named, and what to do. `error` is that of Deno. */
+/** The problem with a file that the user named, and its fix, from Deno's `error`. */
 export function fileTrouble(error: unknown): string {
   const next = error instanceof Deno.errors.PermissionDenied
     ? "; run this as root, or as a user who may use it"
@@ -254,7 +254,7 @@ const LONGEST_CONFIG = 16 * 2 ** 20;
 /** Reads a configuration file. Throws an error that `fileTrouble` explains. */
 export async function configText(path: string): Promise<string> {
   const { isFile, isDirectory, size } = await Deno.stat(path);
-  // A pipe or a device might never end, and whoever reads it would wait for ever.
+  // A pipe or a device might never end, and a reader would wait for ever.
   if (!isFile && !isDirectory) throw new Error(`${path}: it is not a file`);
   if (size > LONGEST_CONFIG) throw new Error(`${path}: it is longer than ${LONGEST_CONFIG} bytes`);
   return await Deno.readTextFile(path);
@@ -263,13 +263,13 @@ export async function configText(path: string): Promise<string> {
 /** The most characters of a value that an error shows. */
 const MOST_SHOWN = 64;
 
-/** A value for an error: its beginning, if it is long. */
+/** A value for an error message, truncated if it is long. */
 export function excerpt(value: string): string {
   const [start] = new RegExp(`^[^]{0,${MOST_SHOWN}}`, "u").exec(value)!;
   return start.length < value.length ? `${start}…` : value;
 }
 
-/** An error that the operator can fix: one sentence, and the exit status that goes with it, if not that of wrong usage. */
+/** An error that the operator can fix: one sentence, and the exit status, by default that of wrong usage. */
 export class UserError extends Error {
   override readonly name = "UserError";
   readonly status: number;
@@ -282,15 +282,15 @@ export class UserError extends Error {
 
 // This program: its version, and the command line that starts it.
 
-/** The version in deno.json, where a release changes it. */
+/** The version from deno.json, which a release changes. */
 export const VERSION: string = project.version;
 
-/** The commit that it was built from; "" if that is not known. */
+/** The commit that it was built from; "" if unknown. */
 export const COMMIT = attempt(() => Deno.readTextFileSync(`${ROOT}build/commit`).trim(), "");
 
 /**
- * The flags that the program needs of Deno. `scripts/run` and the launcher use the same. Without
- * --cached-only, Deno asks npm's registry in the background about packages that it has already.
+ * The program's flags for Deno. `scripts/run` and the launcher use the same. Without --cached-only,
+ * Deno queries npm's registry in the background for packages that it already has.
  */
 export const DENO_FLAGS = [
   "run",
@@ -300,13 +300,13 @@ export const DENO_FLAGS = [
   "--allow-all",
 ] as const;
 
-/** The command line, without arguments, that runs this program as it is installed now. */
+/** The command line, without arguments, of the installed program. */
 export function selfCommand(): string[] {
   const packed = Deno.env.get("TEGULA_EXECUTABLE");
   return packed === undefined ? sameCommand() : [packed];
 }
 
-/** The command line, without arguments, that runs the very files that this process runs. */
+/** The command line, without arguments, that runs this process's own files. */
 export function sameCommand(): string[] {
   if (Deno.build.standalone) return [Deno.execPath()];
   return [Deno.execPath(), ...DENO_FLAGS, `${ROOT}main.ts`];
@@ -319,7 +319,7 @@ export async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerat
   for await (const lines of lineBatches(stream)) yield* lines;
 }
 
-/** Yields them in the batches that they arrive in. Awaiting each of a million lines would be slow. */
+/** Yields lines in batches as they arrive. Awaiting each of a million lines would be slow. */
 export async function* lineBatches(stream: ReadableStream<Uint8Array>): AsyncGenerator<string[]> {
   const decoder = new TextDecoder();
   let rest = "";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The configuration of a run: the file (TOML) and the options of the command line, checked before anything
- * is changed. Errors name the place and what is allowed.
+ * The configuration of a run: the file (TOML) and the command line's options, checked before
+ * anything is changed. Errors name the place and the allowed values.
  */
 
 import { isIPv4, isIPv6 } from "node:net";
@@ -28,7 +28,7 @@ import { lineOf } from "./toml_lines.ts";
 
 /** How frames are received: by the best mode that works, by AF_XDP or nothing, by the kernel's sockets. */
 const PROVIDERS = ["auto", "xdp", "socket"] as const;
-/** Who verifies the UDP checksums of received datagrams: Tegula or the NIC. */
+/** Whether Tegula or the NIC verifies UDP checksums of received datagrams. */
 const CHECKSUMS = ["verify", "nic"] as const;
 /** The most instances that may share a port. */
 const MAX_INSTANCES = 64;
@@ -85,7 +85,7 @@ export function parseListen(text: string): Listen {
   return { ports, app, instances: Number(instances), inline: placement === "inline" };
 }
 
-/** Formats what is answered, ranges joined: `7=echo 5300-5363=dns*2`, and the apps' own ports. */
+/** Formats ports and apps with joined ranges: `7=echo 5300-5363=dns*2`, and the apps' own ports. */
 export function listenText(listen: readonly Listen[], apps: readonly AppPlan[] = []): string {
   const byApp = Map.groupBy(
     listen,
@@ -113,22 +113,22 @@ function isPlace(text: string): boolean {
   return isAddress && isNumberWithin(port, 1, 65_535);
 }
 
-/** A table of `[apps]`, as it is written. */
+/** A table of `[apps]`, as written in the file. */
 type AppTable = z.input<typeof appSchema>;
 
-/** A value as it may stand in TOML, cut if it is long. */
+/** A value in TOML syntax, truncated if it is long. */
 function quoted(value: unknown): string {
   return excerpt(String(JSON.stringify(value)));
 }
 
-/** The error for any value that is not `what`. */
+/** The error for a value that is not `what`. */
 export function wants(what: string) {
   return {
     error: ({ input }: { input?: unknown }) => `must be ${what}, not ${quoted(input)}`,
   };
 }
 
-/** A list of texts like `example`. `right` rejects what Deno's permission flags could not express. */
+/** A list of texts like `example`. `right` rejects values that Deno's permission flags cannot express. */
 function names(example: string, right: (text: string) => boolean) {
   const one = wants(`a text such as "${example}"`);
   const list = wants(`a list such as ["${example}"]`);
@@ -149,7 +149,7 @@ function isHost(text: string): boolean {
 
 const flag = z.boolean(wants("true or false"));
 
-/** A text that `parse` converts. For one that is not as `wanted` it returns null, or throws what is wrong with it. */
+/** A text that `parse` converts. If it is not as `wanted`, `parse` returns null, or throws the problem. */
 function parsed<T>(wanted: ReturnType<typeof wants>, parse: (text: string) => T | null) {
   return z.string(wanted).transform((text, context) => {
     let message = wanted.error({ input: text });
@@ -173,7 +173,7 @@ function portRanges(least: number, port: string, ports: string) {
   );
 }
 
-/** The depth of an app's links: the least holds a datagram of any size, the most takes 96 MiB in each net tile. */
+/** Limits of the depth of an app's links: the least fits a datagram of any size, the most takes 96 MiB in each net tile. */
 const [LEAST_DEPTH, MOST_DEPTH] = [64, 16_384];
 const depth = wants(`a power of two from ${LEAST_DEPTH} to ${MOST_DEPTH}`);
 const mostAnswers = wants("a whole number, 1 or more, or 0 for no limit");
@@ -195,7 +195,7 @@ function size(least: string, most: string) {
 /** The keys of `[apps.NAME]`, with their descriptions for tegula.toml(5). */
 export const appSchema = z.strictObject({
   module: z.string(wants("the path of a module")).optional()
-    .describe("the module, or the name of an app that ships; by default what NAME says"),
+    .describe("the module, or the name of an app that ships; by default NAME"),
   options: z.record(z.string(), z.unknown(), wants("a table")).default({})
     .describe("a table of the app's own options"),
   send_to: z.array(
@@ -206,15 +206,15 @@ export const appSchema = z.strictObject({
       throw new UserError(`'${excerpt(text)}' ${what}`);
     }),
     wants('a list such as ["198.51.100.0/24"]'),
-  ).default([]).describe("prefixes where it may send without having received anything"),
+  ).default([]).describe("prefixes to which it may send unsolicited datagrams"),
   depth: z.int(depth).min(LEAST_DEPTH, depth).max(MOST_DEPTH, depth)
     .refine((value) => (value & (value - 1)) === 0, depth).optional()
-    .describe("datagrams that wait for it, or from it, at most, in each net tile; 1024 by default"),
+    .describe("the most datagrams that wait for it, or from it, in each net tile; 1024 by default"),
   own_ports: portRanges(1, "20000", "20000-20063").default([]).describe(
-    "further ports, split among its instances: each alone receives at its share and sends from it",
+    "further ports, split among its instances: only the owner of a port receives there and sends from it",
   ),
   refuse_sources: portRanges(0, "7", "0-52").optional().describe(
-    "source ports that get no answer; by default the well-known ones but 53 and 123",
+    "source ports that get no answer; by default the well-known ones except 53 and 123",
   ),
   most_per_second: z.int(mostAnswers).min(0, mostAnswers).optional()
     .describe("answers a second to one address and port; 0 (default): no limit"),
@@ -224,25 +224,25 @@ export const appSchema = z.strictObject({
   net: names("192.0.2.1:443", isHost)
     .describe("hosts and ports that it may connect to by TCP, and addresses where it may listen"),
   beside: z.string(wants('the path of a module such as "./beside.ts"')).optional()
-    .describe("the module of its slow side, which runs beside it with an event loop"),
+    .describe("the module of its slow side, which runs in a second process with an event loop"),
   tcp: names("192.0.2.1", (text) => isIPv4(text) || isIPv6(text))
     .describe("addresses where its slow side accepts TCP on its ports"),
   clock: flag.default(false)
     .describe("whether it may read the state of the kernel's clock; false by default"),
   packet_times: flag.optional().describe(
-    "whether each datagram has a time of its own, not its burst's; by default only for ntp",
+    "whether each datagram has its own timestamp, not its burst's; by default only for ntp",
   ),
   keep: flag.default(false)
     .describe("whether it keeps its grants after its start; false by default"),
   memory: size("64M", "1024G").optional()
     .describe(
-      "the most memory of its own, beyond which it is started again: 64M or more, 256M by default",
+      "the limit of its own memory, above which it is restarted: 64M or more, 256M by default",
     ),
   state: size("4K", "1G").optional()
     .describe("memory that its successor finds unchanged, 4K to 1G; none by default"),
 }, wants("a table"));
 
-/** The table of an app with whole paths: relative ones begin at `folder`. */
+/** The table of an app with absolute paths: relative ones begin at `folder`. */
 function appIn(folder: string, table: AppTable): AppTable {
   const { module, beside, read = [], write = [], options } = table;
   const whole = (path: string) => resolve(folder, path);
@@ -261,7 +261,7 @@ export function locate(text: string, folder: string): string {
   return /^\.\.?\//.test(text) ? resolve(folder, text) : text;
 }
 
-/** Does the same for every text in a value, at any depth. Values that JSON lacks become text. */
+/** Does so for every text in a value, at any depth. Values that JSON lacks become text. */
 function locateAll(value: unknown, folder: string): unknown {
   if (typeof value === "string") return locate(value, folder);
   if (Array.isArray(value)) return value.map((each) => locateAll(each, folder));
@@ -277,7 +277,7 @@ const KERNEL_TABLES: readonly number[] = [0, 253, 254, 255];
 const SHORTEST_PREFIX = 8;
 
 const announced = wants(
-  `an IPv4 address or prefix without further bits, such as "203.0.113.53/32" (/${SHORTEST_PREFIX} to /32)`,
+  `an IPv4 address, or a prefix without host bits, such as "203.0.113.53/32" (/${SHORTEST_PREFIX} to /32)`,
 );
 const markerTable = wants(
   "the number of a routing table of its own, from 1 to 4294967295 and none of the kernel's " +
@@ -306,7 +306,7 @@ export const announceSchema = z.strictObject({
     ),
   table: z.int(markerTable).min(1, markerTable).max(2 ** 32 - 1, markerTable)
     .refine((table) => !KERNEL_TABLES.includes(table), markerTable).default(MARKER_TABLE)
-    .describe("the routing table of the markers, which nothing else may use"),
+    .describe("the routing table of the markers; it must not be used otherwise"),
 }, wants("a table"));
 
 /** What is announced while Tegula is ready: prefixes, addresses in host order, and the markers' table. */
@@ -315,11 +315,11 @@ export type Announce = z.output<typeof announceSchema>;
 const metricsPlace = wants(
   "ADDRESS:PORT, for example 127.0.0.1:9464, localhost:9464 or [::1]:9464; a port is at most 65535",
 );
-const firstUser = wants("the number of the first of 64 users that nobody else has");
+const firstUser = wants("the number of the first of 64 unused users");
 const drainSeconds = wants("a number of seconds, from 0 to 3600");
 const netTiles = wants(`a whole number from 1 to ${MAX_NET_TILES}`);
 
-/** The keys of the file. Those that have no option of the same name have a description. */
+/** The keys of the file. Keys without an option of the same name have a description. */
 export const configSchema = z.strictObject({
   interfaces: z.array(
     z.string(interfaceName).regex(/^[^\s/]+$/, interfaceName).max(
@@ -346,16 +346,16 @@ export const configSchema = z.strictObject({
     .describe("how long it drains after SIGTERM before it ends; by default 0"),
   user: z.int(firstUser).min(1, firstUser).max(2 ** 31 - 64, firstUser).optional()
     .describe(
-      "the first of 64 user numbers for its processes, if it runs as root; nobody else may have them",
+      "the first of 64 user numbers for its processes, if it runs as root; they must be unused",
     ),
   metrics: z.string(metricsPlace).refine(isPlace, metricsPlace).optional(),
   announce: announceSchema.optional()
-    .describe("prefixes that are announced to routers while it is ready, by markers in a table"),
+    .describe("prefixes to announce to routers while it is ready, by markers in a table"),
 });
 
 type FileConfig = z.output<typeof configSchema>;
 
-/** Sections of the file whose keys are other ones. */
+/** Sections of the file with other keys. */
 const SECTIONS: Readonly<Record<string, z.ZodObject>> = {
   apps: appSchema,
   announce: announceSchema,
@@ -400,7 +400,8 @@ export const CONFIG_OPTIONS = {
   },
   "busy-poll": {
     type: "boolean",
-    help: "net tiles poll the drivers of their AF_XDP sockets instead of waiting for interrupts",
+    help:
+      "make net tiles poll the drivers of their AF_XDP sockets instead of waiting for interrupts",
   },
   dispatcher: {
     type: "boolean",
@@ -432,9 +433,9 @@ export function keyOf(option: string): string {
 }
 
 /**
- * Reads the file and the options. Options override the file, except that interfaces and ports are added to
- * its own. The path of an app that begins with `./` or `../` is relative to the file's folder, or to the
- * working directory if it stands on the command line. Throws UserError.
+ * Reads the file and the options. Options override the file, except that interfaces and ports are
+ * added to the file's. The path of an app that begins with `./` or `../` is relative to the file's
+ * folder, or, on the command line, to the working directory. Throws UserError.
  */
 export async function readConfig(
   { config: path, ...values }: Partial<Given<typeof CONFIG_OPTIONS>["values"]>,
@@ -487,8 +488,8 @@ export function checkConfig(config: RunConfig): void {
 }
 
 /**
- * Throws UserError for an interface or a port that is given twice, and for too many ports. What `file` has comes
- * first, and is named by its place there.
+ * Throws UserError for an interface or a port that is given twice, and for too many ports. Entries
+ * of `file` come first, and errors name their place there.
  */
 function checkRepeated(
   { interfaces, listen }: Pick<FileConfig, "interfaces" | "listen">,
@@ -570,9 +571,9 @@ export function placeOf(file: string, key: readonly PropertyKey[]): string {
 const MEMORY_BYTES = 256 * UNITS.M;
 
 /**
- * Returns the app tiles that a configuration needs. An app on several ports is one app. If it has
- * instances, the n-th serves the ports that have at least n, and has its share of the app's own ports.
- * Throws UserError for an unknown app, and for configuration that has no effect.
+ * Returns the app tiles that a configuration needs. An app on several ports is one app. Of several
+ * instances, the n-th serves the ports with at least n instances, and has its share of the app's
+ * own ports. Throws UserError for an unknown app, and for configuration that has no effect.
  */
 export function planApps(
   { listen, apps, file, netTiles }: Pick<RunConfig, "listen" | "apps" | "file" | "netTiles">,
@@ -603,7 +604,7 @@ export function planApps(
     }
     if (own.length > 0 && inline && netTiles !== 1) {
       refuse(
-        `${app}@inline runs in each net tile, so it takes net_tiles = 1 to have ports of its own`,
+        `${app}@inline runs in each net tile, so ports of its own require net_tiles = 1`,
       );
     }
     if (own.length > 0 && listen.some((each) => each.app === app && each.inline !== inline)) {
@@ -628,12 +629,12 @@ export function planApps(
   return planned;
 }
 
-/** What tiles are called, and how names of their links begin. */
+/** Names of tiles, and prefixes of their links' names. */
 export const TILE_NAME = /^(netlink|status|net\d+( to .*)?)$/;
 
 /**
- * Checks that each process has a name of its own, by which the log, metrics and regions know it. Throws
- * UserError.
+ * Checks that the names of processes, which identify them in the log, metrics and regions, are
+ * unique. Throws UserError.
  */
 function checkNames(apps: readonly AppPlan[]): void {
   const refuse = (name: string, sentence: string) => {
@@ -641,16 +642,18 @@ function checkNames(apps: readonly AppPlan[]): void {
   };
   for (const { app } of apps) {
     if (/\p{Cc}/u.test(app)) {
-      refuse(app, "has a control character in it: give the app another name");
+      refuse(app, "contains a control character: give the app another name");
     }
-    // By that the metrics know the instances of an app.
-    if (/\.\d+$/.test(app)) refuse(app, "ends as an instance does: give the app another name");
+    // The metrics identify instances of an app by this suffix.
+    if (/\.\d+$/.test(app)) {
+      refuse(app, "ends like the name of an instance: give the app another name");
+    }
   }
   const names = apps.filter(({ inline }) => !inline)
     .flatMap(({ name, beside }) => beside === undefined ? [name] : [name, `${name} beside`]);
   const taken = names.find((name, i) => TILE_NAME.test(name) || names.indexOf(name) < i);
   if (taken !== undefined) {
-    refuse(taken, "is what another process or tile is called: give the app another name");
+    refuse(taken, "is the name of another process or tile: give the app another name");
   }
 }
 
@@ -690,7 +693,7 @@ function planApp(
   }
   if (beside === undefined && tcp.length > 0) {
     throw new UserError(
-      `${app} has no slow side that could accept TCP: name its module with beside, or leave tcp out`,
+      `${app} has no slow side that could accept TCP: name its module with beside, or remove tcp`,
     );
   }
   const grants = { read, write, env, net, clock: config.clock || shipped?.clock === true, keep };
@@ -704,12 +707,12 @@ function planApp(
     stateBytes: state,
     beside: beside === undefined ? undefined : { module: beside, tcp },
   };
-  // Without what is undefined it is equal to what JSON makes of it.
+  // Without undefined values it equals its copy through JSON.
   const defined = Object.entries(plan).filter(([, value]) => value !== undefined);
   return Object.fromEntries(defined) as typeof plan;
 }
 
-/** The URL of the module of an app's slow side; undefined: it has none. Throws UserError. */
+/** The URL of the module of an app's slow side, or undefined. Throws UserError. */
 function besideModule(
   module: string,
   { beside, tcp, options }: z.output<typeof appSchema>,
@@ -717,7 +720,7 @@ function besideModule(
   if (!Object.hasOwn(APPS, module)) return beside && moduleAt(beside);
   if (beside !== undefined) {
     throw new UserError(
-      `${module} ships with all that it needs: leave beside out, or name another module`,
+      `${module} ships with all that it needs: remove beside, or name another module`,
     );
   }
   const shipped = APPS[module].beside;

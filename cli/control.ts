@@ -14,7 +14,7 @@ import { attempt } from "../ffi/library.ts";
 import { command, Exit, JSON_OPTION, lineBatches, messageOf, say, UserError } from "./command.ts";
 import { within } from "../tiles/runtime/tile.ts";
 
-/** The folder of control sockets, unless the configuration says otherwise. systemd makes it for the service. */
+/** The default folder of control sockets. systemd creates it for the service. */
 export const CONTROL_FOLDER = "/run/tegula";
 
 export const CONTROL_OPTION = {
@@ -30,11 +30,11 @@ export const LIVE_OPTIONS = {
   },
   control: {
     ...CONTROL_OPTION,
-    help: "the same, by this control socket; by default the only one in /run/tegula",
+    help: "the same, with this control socket; by default the only one in /run/tegula",
   },
 } as const;
 
-/** Connects to the running tegula if these options say so, else returns null. Throws UserError. */
+/** Connects to the running tegula if these options request it, else returns null. Throws UserError. */
 export async function liveControl(
   { live, control }: { live?: boolean; control?: string },
 ): Promise<Control | null> {
@@ -42,11 +42,11 @@ export async function liveControl(
 }
 
 /**
- * How long to wait for an answer before a second connection checks that the tegula answers at all, and how
- * long that check may take. An audit, or a capture without traffic, may be silent for minutes.
+ * How long to wait for an answer before a second connection checks that the tegula responds, and
+ * how long that check may take. An audit, or a capture without traffic, may be silent for minutes.
  */
 const PATIENCE_MILLIS = 5000;
-/** How often a request is sent if connections close before the answer. A handover closes one. */
+/** The most attempts of a request if connections close before the answer. A handover closes one. */
 const MOST_ASKED = 8;
 
 /** No tegula runs, at that path or in the usual folder. */
@@ -56,9 +56,9 @@ export class NotRunningError extends UserError {}
 class EndedError extends UserError {}
 
 /**
- * Asks the tegula at `control`, or the only running one, for a change and returns its report. The status
- * tile that is asked may be replaced by the change. Its successor gets the same number, so that the change
- * is made once. Throws UserError if it was not made.
+ * Requests a change from the tegula at `control`, or the only running one, and returns its report.
+ * The change may replace the status tile. A repeated request to its successor has the same number,
+ * so that the change is made once. Throws UserError if it was not made.
  */
 export async function askForChange(
   verb: Request,
@@ -79,7 +79,7 @@ export interface Status {
   readonly listen: readonly Listening[];
 }
 
-/** A connection. A request is sent when the one before has been answered; `each` sends many together. */
+/** A connection. Each request waits for the previous answer; `each` sends many together. */
 export class Control {
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   readonly #batches: AsyncGenerator<string[]>;
@@ -97,7 +97,7 @@ export class Control {
   }
 
   /**
-   * Connects to `path`, or to the only appliance that runs, of several to the only one in this network
+   * Connects to `path`, or to the only running appliance, or to the only one in this network
    * namespace. `says` tells the user if it runs in another. Throws UserError.
    */
   static async connect(
@@ -117,28 +117,28 @@ export class Control {
         throw new UserError(`${says}; run this as root, or as its user or group`, Exit.privilege);
       }
       throw new NotRunningError(
-        `${says}; none listens there; a running one names its socket in its line 'ready: …'`,
+        `${says}; no tegula listens there; the line 'ready: …' in its log names the socket`,
       );
     }
     const control = new Control(connection, path, patienceMillis);
     if (control.isElsewhere) {
-      says(`the tegula at ${path} runs in another network namespace, and this is about that one`);
+      says(`the tegula at ${path} runs in another network namespace, which this describes`);
     }
     return control;
   }
 
-  /** Sends a request that has one object as its answer. Throws UserError if that is an error. */
+  /** Sends a request that is answered by one object. Throws UserError if it is an error. */
   async one<Answer = Entry>(request: Entry): Promise<Answer> {
     const [entry] = await this.each([request]);
     return throwing(entry) as Answer;
   }
 
-  /** Sends a request that has a list as its answer, and yields the objects. Throws UserError if it is an error. */
+  /** Sends a request that is answered by a list, and yields its objects. Throws UserError if the answer is an error. */
   async *list(request: Entry): AsyncGenerator<Entry> {
     for await (const lines of this.lists(request)) yield* lines.map((line) => JSON.parse(line));
   }
 
-  /** Does the same, but yields lines of JSON in the batches that they arrive in. */
+  /** Does the same, but yields batches of JSON lines as they arrive. */
   async *lists(request: Entry): AsyncGenerator<string[]> {
     await this.#send([request]);
     for (;;) {
@@ -150,9 +150,9 @@ export class Control {
     }
   }
 
-  /** Sends requests that each have one object as the answer, and returns all answers, errors too. */
+  /** Sends requests that are each answered by one object, and returns all answers, also errors. */
   async each(requests: readonly Entry[]): Promise<Entry[]> {
-    // Answers are read while requests are written, so neither side has to buffer all of them.
+    // Read answers while writing requests, so that neither side has to buffer all of them.
     const sent = this.#send(requests);
     const answers: Entry[] = [];
     while (answers.length < requests.length) {
@@ -188,9 +188,9 @@ export class Control {
   }
 }
 
-/** A connection to a running tegula that is opened again when a handover has closed it. */
+/** A connection to a running tegula that is reopened after a handover closes it. */
 export class LastingControl {
-  /** The path of its socket; undefined: the only one, until there is a connection. */
+  /** The path of its socket; until the first connection it may be undefined, for the only one. */
   path: string | undefined;
   #control?: Control;
   #wasConnected = false;
@@ -200,13 +200,13 @@ export class LastingControl {
   }
 
   /**
-   * Sends a request that has one object as its answer, again if the connection is closed before that. Throws
-   * UserError, also if the tegula has ended.
+   * Sends a request that is answered by one object, and repeats it if the connection closes before
+   * the answer. Throws UserError, also if the tegula has ended.
    */
   async one<Answer = Entry>(request: Entry): Promise<Answer> {
     for (let asked = 1;; asked++) {
       try {
-        // Once is enough to say that it runs elsewhere.
+        // Report only once that it runs elsewhere.
         const says = this.#wasConnected ? () => {} : undefined;
         const control = this.#control ??= await Control.connect(this.path, { says });
         [this.path, this.#wasConnected] = [control.path, true];
@@ -222,7 +222,7 @@ export class LastingControl {
   }
 }
 
-/** Whether somebody listens at `path`; what a dead process left there is not served. */
+/** Whether a process listens at `path`; a dead process may have left the file. */
 export async function isServed(path: string): Promise<boolean> {
   try {
     (await Deno.connect({ transport: "unix", path })).close();
@@ -237,7 +237,7 @@ async function isAnswering(path: string, millis: number): Promise<boolean> {
   try {
     using connection = await Deno.connect({ transport: "unix", path });
     await connection.write(new TextEncoder().encode('{"do":"status"}\n'));
-    // If it has too many connections it closes this one, which is an answer, too.
+    // With too many connections it closes this one, which is also an answer.
     return await within(connection.read(new Uint8Array(1)), millis);
   } catch {
     return false;
@@ -249,7 +249,7 @@ function throwing(entry: Entry): Entry {
   return entry;
 }
 
-/** Returns `asked`, or the only socket in the usual folder that someone listens at. Throws UserError. */
+/** Returns `asked`, or the only served socket in the default folder. Throws UserError. */
 async function findControl(asked: string | undefined): Promise<string> {
   if (asked !== undefined) return asked;
   const served: string[] = [];
@@ -270,11 +270,11 @@ async function findControl(asked: string | undefined): Promise<string> {
 const LISTENING = /^\S+ \S+ \S+ 00010000 .* (\/.*)$/gm;
 
 /**
- * Whether the socket at `path` was made in another network namespace: /proc/net/unix lists the sockets
- * of the reader's own namespace, and connections from there. Returns false if it cannot be read.
+ * Whether the socket at `path` was created in another network namespace: /proc/net/unix lists only
+ * sockets of the reader's namespace. Returns false if it cannot be read.
  */
 function isElsewhere(path: string): boolean {
-  // Others were removed, or are in folders that this process does not see.
+  // Other paths were removed, or are invisible to this process.
   const isAt = (path: string, real: string) =>
     attempt(() => Deno.realPathSync(path), undefined) === real;
   return attempt(() => {
@@ -285,7 +285,7 @@ function isElsewhere(path: string): boolean {
   }, false);
 }
 
-// Commands that only ask a running tegula.
+// Commands that only send a request to a running tegula.
 
 export const reload = changeCommand(
   "reload",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `tegula dev FILE`: a `tegula run` of one app on the loopback device, which is told to reload whenever a file of
- * the app has changed and its types are right. The run is a process of its own, with a configuration that is
- * made for it in a temporary folder. Whatever fails, the previous version continues to answer.
+ * `tegula dev FILE`: runs one app with `tegula run` on the loopback device, and reloads it whenever a
+ * file of the app has changed and passes the type check. The run is a separate process, with a generated
+ * configuration in a temporary folder. If anything fails, the previous version continues to answer.
  */
 
 import { basename, relative, resolve } from "node:path";
@@ -58,11 +58,11 @@ Hosts that can reach this one can ask the app, too. It needs no privileges, unle
   cleanup.defer(() => Deno.removeSync(folder, { recursive: true }));
   const plain = basename(module).replace(/\..*$/, "").replaceAll(/[^\w-]/g, "_");
   const name = plain === "" || TILE_NAME.test(plain) ? `${plain}app` : plain;
-  // The path of a socket may have 107 bytes.
+  // The path of a Unix socket has at most 107 bytes.
   const paths = { config: `${folder}/tegula.toml`, control: `${folder}/s` };
   const run = cleanup.use(new Running());
   const project: Project = { module, name, given: values, ...paths };
-  // An error of the command line ends the program: no change of a file would help.
+  // An error of the command line ends the program: changes of files cannot fix it.
   await writeConfig(project);
   for (let files: string[] = [];;) {
     const found = await importsOf(module, `${folder}/cache`);
@@ -74,7 +74,7 @@ Hosts that can reach this one can ask the app, too. It needs no privileges, unle
   }
 });
 
-/** What is run, and where it comes from. */
+/** The app and the paths of its files. */
 interface Project {
   /** Path of the module, without symbolic links. */
   readonly module: string;
@@ -85,12 +85,12 @@ interface Project {
   readonly control: string;
 }
 
-/** How often files are looked at. One that has changed counts as saved at the next look: editors write in steps. */
+/** The interval of polling files. A changed file counts as saved one poll later: editors write in steps. */
 const LOOK_MILLIS = 100;
-/** Lines of the run that this program says in its own words, or that do not matter while an app is written. */
+/** Lines of the run that are not shown: this program replaces them, or developers do not need them. */
 const HIDDEN = /^(lo: kernel sockets|ready: |reloaded: |reload failed|\w+: some walls)/;
 
-/** Starts the app as its files are now, or has it reloaded, and says how that went. */
+/** Starts or reloads the app with its current files, and prints the result. */
 async function load(project: Project, run: Running, wrongImport: string): Promise<void> {
   const { module, given } = project;
   const file = relative("", module);
@@ -108,13 +108,11 @@ async function load(project: Project, run: Running, wrongImport: string): Promis
     if (!await run.load(project)) return say(`${file} was not started; ${then}`);
     const seconds = ((performance.now() - begun) / 1000).toFixed(1);
     if (wasRunning) return say(`reloaded ${file} in ${seconds} s`);
-    const unchecked = errors === null
-      ? "; its types are not checked, as there is no deno here"
-      : "";
+    const unchecked = errors === null ? "; its types are not checked, because deno is missing" : "";
     say(`${file} answers on 127.0.0.1, UDP ${ports}${unchecked}; Ctrl-C ends it`);
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    // An error of the run's configuration is one of the file that it was made from.
+    // An error in the generated configuration comes from the file that it was generated from.
     const place = new RegExp(`${RegExp.escape(project.config)}:\\d+: `, "g");
     const ours = given.config === undefined ? "" : `${given.config}: `;
     say(`${error.message.replaceAll(place, ours)}; ${then}`);
@@ -125,7 +123,7 @@ function say(line: string): void {
   console.error(`tegula: ${line}`);
 }
 
-/** Writes the run's configuration. Returns the ports in words. Throws UserError. */
+/** Writes the run's configuration. Returns the ports as text. Throws UserError. */
 async function writeConfig({ module, name, given, ...run }: Project): Promise<string> {
   const { listen, table } = given.config === undefined
     ? { listen: [{ ports: DEFAULT_PORT, how: "" }], table: {} }
@@ -150,7 +148,7 @@ async function writeConfig({ module, name, given, ...run }: Project): Promise<st
   return `port${isOne ? "" : "s"} ${[first, ...others].join(", ")}`;
 }
 
-/** Where the file at `path` has this app listen, and its table there with whole paths. Throws UserError. */
+/** The app's ports and its table, with absolute paths, from the file at `path`. Throws UserError. */
 async function configured(module: string, path: string) {
   const { listen, apps } = await readConfig({ config: path });
   const name = listen.map(({ app }) => app).find((app) => {
@@ -168,7 +166,7 @@ async function configured(module: string, path: string) {
   };
 }
 
-/** Resolves when one of the files is another than when `stamp` was taken, and they stay as they are. */
+/** Resolves when a file differs from `stamp`, and no file changes any more. */
 async function changed(files: readonly string[], stamp: string): Promise<"changed"> {
   for (let before = stamp;;) {
     await delay(LOOK_MILLIS);
@@ -178,7 +176,7 @@ async function changed(files: readonly string[], stamp: string): Promise<"change
   }
 }
 
-/** The `tegula run`, from its start to its end; then it can be started again. */
+/** The `tegula run` process, which can be restarted after its end. */
 class Running implements AsyncDisposable {
   #child?: Deno.ChildProcess;
   #isStopping = false;
@@ -187,7 +185,7 @@ class Running implements AsyncDisposable {
     return this.#child !== undefined;
   }
 
-  /** Starts it, or has it reloaded. Returns false if it has ended and said why. Throws UserError. */
+  /** Starts or reloads it. Returns false if it has ended and printed why. Throws UserError. */
   async load({ config, control }: Project): Promise<boolean> {
     if (this.#child === undefined) return await this.#start(config);
     await askForChange("reload", control);
@@ -203,7 +201,7 @@ class Running implements AsyncDisposable {
   }
 
   async #start(config: string): Promise<boolean> {
-    // It ends with this process, however that ends.
+    // It ends when this process ends for any reason.
     const [program, ...args] = ["setpriv", "--pdeathsig", "TERM", ...selfCommand()];
     const child = new Deno.Command(program, {
       args: [...args, "run", "--config", config],

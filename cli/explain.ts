@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * `tegula explain`: explains what happens to a datagram to an address, and why: the route among its
- * candidates, the hop of a group, the neighbour, and the headers or the drop. The functions that net tiles
- * use decide it, over a mirror.
+ * candidates, the hop of a group, the neighbour, and the headers or the drop. It uses the functions
+ * of net tiles on a mirror.
  */
 
 import { heapView } from "../ffi/region.ts";
@@ -48,7 +48,7 @@ and the headers, or why it is dropped and which command shows the cause. Needs n
     source: {
       type: "string",
       value: "ADDRESS",
-      help: "the source address; by default the one that would be chosen",
+      help: "the source address; by default the one that Tegula would choose",
     },
     sport: {
       type: "string",
@@ -67,7 +67,7 @@ and the headers, or why it is dropped and which command shows the cause. Needs n
       type: "boolean",
       help: "assume the interfaces of the running tegula; by default all with Ethernet headers",
     },
-    control: { ...CONTROL_OPTION, help: "the same, of the tegula at this control socket" },
+    control: { ...CONTROL_OPTION, help: "the same, for the tegula at this control socket" },
   },
   positionals: 1,
 }, async ({ values, positionals }) => {
@@ -95,7 +95,7 @@ and the headers, or why it is dropped and which command shows the cause. Needs n
   return Exit.ok;
 });
 
-/** The datagram. Addresses in host order; source 0: to be chosen. */
+/** The datagram. Addresses are in host order; source 0: chosen by Tegula. */
 interface Flow {
   readonly destination: number;
   readonly source: number;
@@ -103,7 +103,7 @@ interface Flow {
   readonly ports: number;
 }
 
-/** The datagram, the mirror, and what is decided by it. */
+/** The datagram, the mirror, and the decision. */
 interface Facts extends Flow {
   /** The hash that chooses a next hop. */
   readonly hash: number;
@@ -111,7 +111,7 @@ interface Facts extends Flow {
   readonly reader: NetbaseReader;
   readonly rib: Rib;
   nameOf(ifindex: number): string;
-  /** Interfaces that net tiles send by; null: all with Ethernet headers. */
+  /** Interfaces on which net tiles send; null: all with Ethernet headers. */
   readonly attached: readonly string[] | null;
   /** Milliseconds since a neighbour was last confirmed reachable; -1: unknown. */
   confirmedMillis(ifindex: number, address: number): number;
@@ -154,8 +154,8 @@ function routeSteps({ rib, reader, nameOf, destination, decision: by }: Facts): 
   const text = (each: route.Route) => routeText(routeEntry(each, nameOf)).replaceAll("\n\t", " ");
   const covering = [...rib.routesCovering(destination)];
   const first = rib.bestFor(destination);
-  if (first === null) return [{ about: "route", says: "none covers it" }];
-  // Another default route of equal metric may be used instead of the first.
+  if (first === null) return [{ about: "route", says: "no route matches" }];
+  // Another default route of equal metric may replace the first.
   const best = by.group !== 0 || by.nextHop === 0 || leadsBy(first, reader, by) ? first : (
     covering.find((each) => isEqual(each, first) && leadsBy(each, reader, by)) ?? first
   );
@@ -175,7 +175,7 @@ function routeSteps({ rib, reader, nameOf, destination, decision: by }: Facts): 
   ];
 }
 
-/** Whether only their order decides between two routes. */
+/** Whether two routes differ only in their order. */
 function isEqual(a: route.Route, b: route.Route): boolean {
   return a.table === b.table && a.prefixLength === b.prefixLength && a.tos === b.tos &&
     a.priority === b.priority;
@@ -197,7 +197,7 @@ function whyNot(each: route.Route, best: route.Route, order: string): string {
   if (order === "separate" && each.table !== best.table) {
     return each.table === route.RT_TABLE_MAIN
       ? "table local is looked up first"
-      : "it throws, and table main is looked up";
+      : "its type is throw, so table main is looked up";
   }
   if (each.prefixLength < best.prefixLength) {
     return `${formatPrefix(best.destination, best.prefixLength)} is longer`;
@@ -207,7 +207,7 @@ function whyNot(each: route.Route, best: route.Route, order: string): string {
   if (each.priority > best.priority) {
     return `metric ${best.priority} is lower than ${each.priority}`;
   }
-  return "it comes after the one that is used";
+  return "another route comes before it";
 }
 
 function hopSteps({ reader: { nextHops }, nameOf, decision, hash }: Facts): Step[] {
@@ -222,7 +222,7 @@ function hopSteps({ reader: { nextHops }, nameOf, decision, hash }: Facts): Step
   };
   const drawn = nextHops.member(group, hash);
   const isObject = (nextHops.flags(group) & NextHopFlag.object) !== 0;
-  const instead = isObject ? "does not answer" : "has not the source's address";
+  const instead = isObject ? "does not answer" : "does not have the source address";
   const why = `by the flow's hash ${hash.toString(16).padStart(8, "0")}` +
     (drawn === nextHop ? "" : ` and because ${way(drawn)} ${instead}`);
   const says = `${way(nextHop)} weight ${nextHops.memberWeight(group, at)}, ${
@@ -234,7 +234,7 @@ function hopSteps({ reader: { nextHops }, nameOf, decision, hash }: Facts): Step
 function sourceSteps({ reader: { nextHops }, source: asked, decision: by }: Facts): Step[] {
   if (asked === 0 && by.interfaceRecord < 0) return [];
   const why = asked !== 0
-    ? by.source === 0 ? "is no address of this host" : "as asked for"
+    ? by.source === 0 ? "is no address of this host" : "as requested"
     : by.source === 0
     ? "no address has a wide enough scope"
     : by.nextHop !== 0 && nextHops.source(by.nextHop) === by.source
@@ -264,7 +264,7 @@ function neighborStep(facts: Facts): Step {
   return { about, says: `${neighborText(neighborEntry(entry, nameOf))}${then}` };
 }
 
-/** The headers that a net tile would build, or the drop counter that it would increment. */
+/** The headers that a net tile would build, or its drop counter. */
 function headerStep(facts: Facts): Step {
   const { reader, attached: names, nameOf, decision, destination, source, ports } = facts;
   const { interfaces } = reader;

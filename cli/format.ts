@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The text that `ip address`, `ip route` and `ip neighbour` print for entries, made from their JSON, so that both
- * say the same.
+ * Formats entries as `ip address`, `ip route` and `ip neighbour` do, from their JSON, so that both
+ * formats agree.
  */
 
 import type { Entry } from "../tiles/netlink/entries.ts";
@@ -65,7 +65,7 @@ export function neighborText(entry: Entry): string {
   ].join(" ");
 }
 
-/** Those of the fields that the entry has, each behind its keyword. */
+/** The entry's values of these fields, each after its keyword. */
 function keywords(entry: Entry, fields: readonly string[]): string[] {
   return fields.filter((field) => entry[field] !== undefined)
     .map((field) => `${KEYWORDS[field] ?? field} ${entry[field]}`);

@@ -19,11 +19,11 @@ import { Level } from "../tiles/runtime/log.ts";
 
 const control = () => import("./control.ts");
 const show = () => import("./show.ts");
-/** The commands, each with its line of help, and its module, which is loaded when the command is run. */
+/** The commands, each with a line of help, and its module, which is loaded on demand. */
 export const COMMANDS: Record<string, [summary: string, load: () => Promise<object>]> = {
   run: ["answer UDP on interfaces of this host", () => import("./run.ts")],
   demo: [
-    "watch Tegula at work between network namespaces of its own",
+    "watch Tegula at work between new network namespaces",
     () => import("../demo/demo.ts"),
   ],
   dev: ["run an app on the loopback device while you write it", () => import("./dev.ts")],
@@ -33,7 +33,7 @@ export const COMMANDS: Record<string, [summary: string, load: () => Promise<obje
     "explain what happens to a packet to an address, and why",
     () => import("./explain.ts"),
   ],
-  status: ["print how a running tegula is, and what it does", () => import("./status.ts")],
+  status: ["print the state, rates and drops of a running tegula", () => import("./status.ts")],
   drain: ["make a running tegula not ready, while it continues to serve", control],
   undrain: ["make a drained tegula ready again", control],
   reload: ["reload the configuration and the apps of a running tegula", control],
@@ -64,14 +64,13 @@ export async function commandOf(name: string): Promise<Command> {
   return module[name] ?? module.default;
 }
 
-export const ABOUT =
-  "answers UDP through AF_XDP with the network configuration that the kernel has";
+export const ABOUT = "answers UDP through AF_XDP with the kernel's network configuration";
 /** Commands without a module. */
 export const OTHER_COMMANDS = {
   help: "print this, or the options of a command",
   version: "print the version",
 } as const;
-/** All of them, each with its line of help. */
+/** All commands, each with a line of help. */
 export const SUMMARIES: readonly (readonly [name: string, summary: string])[] = [
   ...Object.entries(COMMANDS).map(([name, [summary]]) => [name, summary] as const),
   ...Object.entries(OTHER_COMMANDS),
@@ -90,13 +89,13 @@ function help(): string {
   ].join("\n\n");
 }
 
-/** Runs the command that `args` name. Returns the exit status; that of a UserError, when it has printed that. */
+/** Runs the command in `args`. Prints a UserError. Returns the exit status. */
 export async function main(args: string[]): Promise<number> {
   try {
     return await run(args);
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    // Where standard error cannot be written the status remains.
+    // If standard error cannot be written, only the status reports the error.
     attempt(() => console.error(`${prefix(Level.error)}tegula: ${error.message}`));
     return error.status;
   }
@@ -122,7 +121,7 @@ async function run([given, ...rest]: string[]): Promise<number> {
   return await (await commandOf(name))(rest);
 }
 
-/** The command that `given` is, or abbreviates. Throws UserError. */
+/** The command that `given` names or abbreviates. Throws UserError. */
 function nameOf(given: string): string {
   const [name, ...others] = SHORT.has(given) ? [SHORT.get(given)!] : abbreviated(given, NAMES);
   if (name !== undefined && others.length === 0) return name;
@@ -133,8 +132,8 @@ function nameOf(given: string): string {
 }
 
 /**
- * Throws UserError unless this process's own /proc is mounted. Regions and threads are accessed through
- * it, and Deno panics without it, some of its modules while they are loaded.
+ * Throws UserError unless /proc of this PID namespace is mounted. Regions and threads are accessed
+ * through it, and Deno panics without it, sometimes while it loads modules.
  */
 function checkProc(): void {
   const self = attempt(() => Deno.readLinkSync("/proc/self"));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `tegula monitor`: prints each change of the kernel's network state when netbase shows it, as
- * `ip monitor` does, and also routes that the kernel removes without an event.
+ * `tegula monitor`: prints each change of the kernel's network state when netbase has it, like `ip
+ * monitor`, and also routes that the kernel removes without an event.
  */
 
 import { pollSet } from "../ffi/library.ts";
@@ -17,7 +17,7 @@ import { command, JSON_OPTION, say, word } from "./command.ts";
 import { TEXTS } from "./format.ts";
 import { openMirror, type Snapshot } from "./snapshot.ts";
 
-/** The topics, and how each is printed. */
+/** The topics and their formatters. */
 const TOPIC_TEXTS = {
   ...TEXTS,
   sync: ({ state, resyncs, overruns }: Entry) => `${state} resyncs ${resyncs} overruns ${overruns}`,
@@ -25,7 +25,7 @@ const TOPIC_TEXTS = {
 type Topic = keyof typeof TOPIC_TEXTS;
 const TOPICS = Object.keys(TOPIC_TEXTS) as Topic[];
 
-/** The longest wait; Ctrl-C ends the process in the middle of one. */
+/** The longest wait; Ctrl-C ends the process also during a wait. */
 const LONGEST_WAIT_MILLIS = 1000;
 
 export default command({
@@ -51,7 +51,7 @@ privileges; Ctrl-C ends it.`,
   const changes = changesOf(live, topics);
   const polled = pollSet(mirror.descriptors);
   const text = values.json ? JSON.stringify : textOf;
-  // This thread blocks, so only a signal ends it, or a write after its reader has gone.
+  // This thread blocks, so only a signal ends it, or a write after its reader is gone.
   for (;;) {
     const now = performance.now();
     const work = mirror.turn(now);
@@ -69,8 +69,8 @@ function textOf({ topic, change, time, latencyMicros, ...entry }: Entry): string
 }
 
 /**
- * Collects the changes of a mirror. Returns a function to be called after each turn of the mirror, with when that began:
- * it yields the changes that netbase shows by then.
+ * Collects the changes of a mirror. Returns a function to call after each turn of the mirror, with
+ * the time at which the turn began: it yields the changes that netbase has by then.
  */
 function changesOf({ mirror, reader, writer }: Snapshot, topics: readonly Topic[]) {
   const { interfaces } = reader;
@@ -82,7 +82,7 @@ function changesOf({ mirror, reader, writer }: Snapshot, topics: readonly Topic[
       return record < 0 ? `if${ifindex}` : interfaces.name(record);
     });
   let state = reader.syncState;
-  /** Changes that netbase does not show yet, and when work on the first of them began. */
+  /** Changes that netbase does not have yet, and when work on the first of them began. */
   const unshown: { topic: Topic; change: Change; entry: () => Entry }[] = [];
   let since = -1;
   const note = (topic: Topic, change: Change, entry: () => Entry) => {
@@ -114,7 +114,7 @@ function changesOf({ mirror, reader, writer }: Snapshot, topics: readonly Topic[
     const time = new Date().toISOString();
     const latencyMicros = Math.round((performance.now() - since) * 1000);
     since = -1;
-    // All routes may go at once. Each is printed before the text of the next is made.
+    // All routes may disappear at once. Each is printed before the next is formatted.
     for (const { topic, change, entry } of unshown.splice(0)) {
       yield { topic, change, time, latencyMicros, ...entry() };
     }

@@ -45,7 +45,7 @@ SIGUSR2 prints the counters of all tiles.`,
   return await serve(first, { plan, libraries, args });
 });
 
-/** Reads and checks what is to be served, to replace `before` if that is given. Throws UserError. */
+/** Reads and checks what to serve, as a replacement for `before` if given. Throws UserError. */
 async function planRun(
   values: Parameters<typeof readConfig>[0],
   { libraries, before }: { libraries: MainLibraries; before?: Run },
@@ -54,7 +54,7 @@ async function planRun(
   const served = before === undefined ? null : {
     control: before.addresses.control,
     interfaces: before.config.interfaces,
-    // The programs of further interfaces are checked when AF_XDP is opened there.
+    // XDP programs of further interfaces are checked when AF_XDP is opened there.
     xdp: config.interfaces,
     ports: portsServed(before.apps),
   };
@@ -63,13 +63,13 @@ async function planRun(
   return { config, apps, answering: listenText(config.listen, apps), addresses };
 }
 
-/** Reads what is to be served: the configuration, with the interfaces that are taken if it names none, and apps. */
+/** Reads what to serve: the configuration, with default interfaces if it names none, and apps. */
 export async function readRun(values: Parameters<typeof readConfig>[0], host: Host) {
   const asked = await readConfig(values);
   checkConfig(asked);
   const apps = planApps(asked);
   const taken = asked.interfaces.length > 0 ? [] : takeDefaults(host, {
-    // A service has to name its interfaces: the default route may not exist yet while a host boots.
+    // A service must name its interfaces: during boot the default route may not exist yet.
     isAllowed: values.config === undefined,
     log,
   });

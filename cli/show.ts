@@ -36,8 +36,8 @@ export const show = command({
     interfaces: "with their IPv4 addresses, as 'ip address' prints them",
     routes: "of the tables local and main, as 'ip route show table all' prints them",
     neighbors:
-      "also those without a MAC address, as 'ip neighbour' prints them; a running tegula " +
-      "has those of the interfaces that it sends by",
+      "also those without a MAC address, as 'ip neighbour' prints them; a running tegula only " +
+      "has those of the interfaces on which it sends",
   },
   options: { json: JSON_OPTION, ...LIVE_OPTIONS },
   positionals: 1,
@@ -72,8 +72,8 @@ function* batches(entries: Iterable<Entry>): Generator<Entry[]> {
 }
 
 /**
- * Writes entries as they come, one call for each batch, since a full table has a million of them. JSON
- * is one array with one entry per line.
+ * Writes entries as they arrive, one call for each batch, since a full table has a million entries.
+ * JSON is one array with one entry per line.
  */
 async function print<Item>(
   batches: Iterable<Item[]> | AsyncIterable<Item[]>,
@@ -92,7 +92,7 @@ async function print<Item>(
 
 // `tegula route`: prints the route of a packet.
 
-/** Characters of a line that are passed on. A running tegula limits the length of requests. */
+/** The most characters of a line that are sent. A running tegula limits the length of requests. */
 const LONGEST = 256;
 
 /** Returns a decision for each address, in order, or an object with `error` for text that is not one. */
@@ -114,7 +114,7 @@ each.`,
     source: {
       type: "string",
       value: "ADDRESS",
-      help: "the source address of the datagram; by default the one that would be chosen",
+      help: "the source address of the datagram; by default the one that Tegula would choose",
     },
     json: JSON_OPTION,
     ...LIVE_OPTIONS,

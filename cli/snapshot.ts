@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A mirror of the kernel's network state as it is now, for commands that show what Tegula sees. It needs
- * heap memory and no privileges.
+ * A mirror of the kernel's current network state, for commands that show what Tegula sees. It needs
+ * only heap memory, and no privileges.
  */
 
 import type { Host } from "../ffi/host.ts";
@@ -21,7 +21,7 @@ import { Exit, UserError } from "./command.ts";
 export type Snapshot = ReturnType<typeof openMirror>;
 
 /**
- * Mirrors the kernel's state of the network namespace of this process. Logs what is not supported, to
+ * Mirrors the kernel's state of this process's network namespace. Logs unsupported state, to
  * standard error by default. Throws UserError.
  */
 export function openMirror(
@@ -42,10 +42,10 @@ export function openMirror(
   }
 }
 
-// The interfaces that `tegula run` takes if none is named: those of the default routes of table `main`, except
-// those that AF_XDP does not work on.
+// The interfaces that `tegula run` uses if none is named: those of the default routes of table
+// `main`, except those on which AF_XDP does not work.
 
-/** Returns and logs them. Throws UserError if there is none, or if that is not allowed. */
+/** Returns and logs the default interfaces. Throws UserError if there are none, or defaults are not allowed. */
 export function takeDefaults(
   host: Host,
   { isAllowed, log }: { isAllowed: boolean; log: (line: string) => void },
@@ -60,7 +60,7 @@ export function takeDefaults(
   return names;
 }
 
-/** Finds the default interfaces, in the order of their routes, and describes the choice in a sentence. */
+/** Finds the default interfaces, in the order of their routes, and explains the choice in a sentence. */
 export function findDefaults(
   host: Host,
   { reader, writer }: Pick<Snapshot, "reader" | "writer">,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `tegula status`: how a running tegula is, for a human on one screen, and for scripts by JSON and exit status.
+ * `tegula status`: the health of a running tegula, for humans on one screen, and for scripts by JSON and exit status.
  */
 
 import type { HealthState } from "../tiles/runtime/health.ts";
@@ -20,10 +20,10 @@ const STATUSES: { readonly [state in HealthState]: number } = {
 };
 /** How long rates are measured. */
 const PERIOD_MILLIS = 1000;
-/** Columns if it is printed elsewhere than in a terminal. */
+/** Columns if standard output is not a terminal. */
 const WIDTH = 120;
 const MOST_ROWS = 8;
-/** The tables that are shown, by the titles of their first columns. */
+/** The tables to show, by the titles of their first columns. */
 const TABLES = ["interface", "port", "drops", "process"];
 
 export default command({
@@ -59,7 +59,7 @@ answer.`,
   }
 });
 
-/** What the running tegula says of itself, and the path of its control socket. */
+/** The status of the running tegula, and the path of its control socket. */
 interface Known extends Status {
   readonly health: NonNullable<Status["health"]>;
   readonly control: string;
@@ -103,7 +103,7 @@ function rates({ packets, bytes }: Overview["rx"]) {
   return { packets_per_second: packets, bytes_per_second: bytes };
 }
 
-/** The rows of a table as objects: `rx pkt/s` is `rx_packets_per_second`. What is unknown is null. */
+/** The rows of a table as objects: `rx pkt/s` is `rx_packets_per_second`. Unknown values are null. */
 function objects({ columns, rows }: Table) {
   const keys = columns.map(({ title }, i) =>
     i === 0

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Where in a TOML document a key is: the parser keeps no lines. The document has been parsed, so this only tells
- * its parts from each other, in one pass.
+ * Finds the line of a key in a TOML document, since the parser does not record lines. The document
+ * is known to be valid, so one pass over its tokens is enough.
  */
 
 import { parse as parseToml } from "smol-toml";
@@ -9,9 +9,9 @@ import { parse as parseToml } from "smol-toml";
 /** Blanks, empty lines and comments. */
 const BLANK = /(?:\s|#.*)*/y;
 const BASIC = /"(?:\\.|[^"\\\n])*"/y;
-/** One step of a key, as it is written. */
+/** One step of a key, as written. */
 const STEP = new RegExp(`${BASIC.source}|'[^'\\n]*'|[\\w-]+`, "y");
-/** A value that is no array and no table. A date may have a blank before the time. */
+/** A value that is neither an array nor a table. A date may have a blank before the time. */
 const SCALAR = new RegExp(
   String.raw`"""(?:\\[^]|(?!""")[^\\])*"{3,5}|'''[^]*?'{3,5}|${BASIC.source}|'[^'\n]*'|` +
     String.raw`[^\s,\]}#]+(?: \d[^\s,\]}#]*)?`,
@@ -21,10 +21,10 @@ const [DOT, EQUALS, COMMA] = [/\./y, /=/y, /,/y];
 const [OPEN, CLOSE, OPEN_TABLE, CLOSE_TABLE] = [/\[/y, /\]/y, /\{/y, /\}/y];
 const LIST_HEADER = /\[\[/y;
 
-/** The number of the line where `key` begins in a document; if it has no such key, what that would be in. */
+/** The number of the line where `key` begins in a document; if it is missing, the line of its closest parent. */
 export function lineOf(text: string, key: readonly PropertyKey[]): number {
   const wanted = key.map(String);
-  /** Where the first of those paths begins that share the most steps with the key, and how many they share. */
+  /** The offset of the first path that shares the most steps with the key, and the number of these steps. */
   let [found, shared] = [0, 0];
   let at = 0;
   /** The number of tables so far in each array of tables, by its path. */
@@ -35,14 +35,14 @@ export function lineOf(text: string, key: readonly PropertyKey[]): number {
     const count = other < 0 ? path.length : other;
     if (count > shared) [shared, found] = [count, begin];
   };
-  /** Passes what is blank. Returns whether something follows. */
+  /** Skips blanks. Returns whether anything follows. */
   const goesOn = () => {
     BLANK.lastIndex = at;
     BLANK.test(text);
     at = BLANK.lastIndex;
     return at < text.length;
   };
-  /** Takes a token if it is next. Returns it; empty: it is not. */
+  /** Takes a token if it is next. Returns it, or "". */
   const take = (token: RegExp) => {
     goesOn();
     token.lastIndex = at;
@@ -50,7 +50,7 @@ export function lineOf(text: string, key: readonly PropertyKey[]): number {
     at += taken.length;
     return taken;
   };
-  /** Takes a token that has to be next. Ends the pass if the document has changed, and it is not. */
+  /** Takes a token that must be next. Ends the pass if it is not, because the document has changed. */
   const expect = (token: RegExp) => {
     const taken = take(token);
     if (taken === "") at = text.length;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `tegula top`: shows what a running tegula does, each second: rates, drops, latency, saturation and health.
- * The tables are those of the status page (`../tiles/status/page/overview.ts`).
+ * `tegula top`: shows rates, drops, latency, saturation and health of a running tegula every
+ * second. The tables are those of the status page (`../tiles/status/page/overview.ts`).
  */
 
 import {
@@ -58,13 +58,13 @@ block each second, as 'top -b' does.`,
   return Exit.ok;
 });
 
-/** The metrics now. Throws UserError. */
+/** Reads the current metrics. Throws UserError. */
 export async function scrape(control: LastingControl): Promise<Scrape> {
   const { text } = await control.one({ do: "metrics" });
   return new Scrape(String(text), performance.now());
 }
 
-/** Prints `count` blocks, each of the second since the last one. */
+/** Prints `count` blocks, each for the second since the last one. */
 async function printBlocks(
   control: LastingControl,
   { first, sort, count }: { first: Scrape; sort: Sort; count: number },
@@ -80,7 +80,7 @@ async function printBlocks(
   }
 }
 
-/** Shows it on the whole screen until the user ends it. Throws UserError when the tegula ends. */
+/** Shows a full screen until the user ends it. Throws UserError when the tegula ends. */
 async function showScreen(control: LastingControl, first: Scrape, sort: Sort): Promise<void> {
   let before: Scrape | null = null;
   let now = first;
@@ -88,7 +88,7 @@ async function showScreen(control: LastingControl, first: Scrape, sort: Sort): P
 
   function draw(): void {
     const size = Deno.consoleSize();
-    // A serial line has no size.
+    // A serial line reports no size.
     const [columns, rows] = [size.columns || 80, size.rows || 24];
     const shown = overview(before, now, { nowSeconds: Date.now() / 1000, sort });
     const keys = `q ends, s sorts (by ${sort}), p ${isPaused ? "resumes" : "pauses"}`;
@@ -128,7 +128,7 @@ async function showScreen(control: LastingControl, first: Scrape, sort: Sort): P
   }
 
   const ended = Promise.withResolvers<void>();
-  // Deno.exit dispatches this too, so the terminal is restored however this ends.
+  // Deno.exit dispatches this too, so the terminal is always restored.
   globalThis.addEventListener("unload", leaveScreen);
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     Deno.addSignalListener(signal, () => ended.resolve());
@@ -162,7 +162,7 @@ const [BOLD, DIM, RED] = ["\x1b[1m", "\x1b[2m", "\x1b[1;31m"];
 const [ENTER, LEAVE] = ["\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"];
 
 function enterScreen(): void {
-  // Keys come at once and are not echoed, but Ctrl-C and Ctrl-Z are signals.
+  // Keys arrive unbuffered and without echo, but Ctrl-C and Ctrl-Z remain signals.
   if (Deno.stdin.isTerminal()) Deno.stdin.setRaw(true, { cbreak: true });
   write(encoder.encode(ENTER));
 }
@@ -175,7 +175,7 @@ function leaveScreen(): void {
   });
 }
 
-/** A line, in which names may have any character, and a control sequence for how it looks. */
+/** A line, whose names may contain any character, and the control sequence for its style. */
 interface Line {
   readonly text: string;
   readonly style?: string;
@@ -190,7 +190,7 @@ function styled(line: Line, columns: number): string {
   return `${style}${plain(line).slice(0, columns)}${style && RESET}${ERASE_LINE}`;
 }
 
-/** The facts about what runs, and the total rates, in as many lines as they take. */
+/** The facts about the appliance, and the total rates, in as many lines as needed. */
 function headLines({ facts, rx, tx, drops, latency }: Overview, columns: number): Line[] {
   const bad = facts.filter(({ isBad }) => isBad);
   const good = facts.filter(({ isBad }) => !isBad);
@@ -208,7 +208,7 @@ function headLines({ facts, rx, tx, drops, latency }: Overview, columns: number)
   ];
 }
 
-/** Words in as few lines as they fit in. */
+/** Wraps words into as few lines as possible. */
 function wrapped(words: readonly string[], columns: number): string[] {
   const lines: string[] = [];
   for (const word of words) {
@@ -219,13 +219,13 @@ function wrapped(words: readonly string[], columns: number): string[] {
   return lines;
 }
 
-/** How many rows of each table fit into `room` lines: each table that has any gets one in turn. */
+/** How many rows of each table fit into `room` lines. Tables with rows left get one each in turn. */
 function rowCounts(tables: readonly Table[], room: number): number[] {
   const counts = tables.map(() => 0);
   for (let isFull = false; !isFull;) {
     isFull = true;
     for (const [i, { rows }] of tables.entries()) {
-      // The first row brings the line with the titles.
+      // The first row also needs the line with the titles.
       const cost = counts[i] === 0 ? 2 : 1;
       if (counts[i] === rows.length || cost > room) continue;
       counts[i]++;
@@ -261,7 +261,7 @@ export function tableLines(
   });
 }
 
-/** A cell in its column: the name to the left, others to the right; cut off where it is too long. */
+/** A cell in its column: names are left-aligned, other cells right-aligned; too long ones are cut off. */
 function placed(cell: string, column: number): string {
   const width = column === 0 ? NAME_WIDTH : WIDTH;
   const cut = cell.length < width ? cell : `${cell.slice(0, width - 2)}…`;

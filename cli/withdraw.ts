@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `tegula withdraw`: removes the markers of a tegula that was killed. The unit runs it whenever the service has
- * ended. It loads little, and ignores errors elsewhere in the file: until it is done, routers send clients to a
- * host where nothing answers.
+ * `tegula withdraw`: removes the markers of a killed tegula. The unit runs it whenever the service
+ * has ended. It loads few modules, and ignores errors elsewhere in the file: until it is done,
+ * routers send clients to a host that does not answer.
  */
 
 import { parse } from "smol-toml";
@@ -36,19 +36,19 @@ export default command({
     if (!(error instanceof SystemError)) throw error;
     const isForbidden = error.errno === EPERM;
     throw new UserError(
-      isForbidden ? `${error.message}: it takes CAP_NET_ADMIN; run it as root` : error.message,
+      isForbidden ? `${error.message}: this needs CAP_NET_ADMIN; run it as root` : error.message,
       isForbidden ? Exit.privilege : Exit.failure,
     );
   }
 });
 
-/** The table that the file names, or the default. */
+/** The table from the file, or the default. */
 async function tableIn(path: string): Promise<number> {
   try {
     const { announce } = parse(await configText(path)) as { announce?: { table?: unknown } };
     return typeof announce?.table === "number" ? announce.table : MARKER_TABLE;
   } catch {
-    console.error(`cannot read ${path}: table ${MARKER_TABLE} is taken`);
+    console.error(`cannot read ${path}: using table ${MARKER_TABLE}`);
     return MARKER_TABLE;
   }
 }

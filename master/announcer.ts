@@ -142,7 +142,9 @@ export function announcer() {
     if (configured.length + stale.length === 0) return;
     const missing = missingAddresses(configured);
     const lines = missing.map((prefix) =>
-      `${prefixText(prefix)} waits until this host has an address in it: ${addressFix(prefix)}`
+      `${prefixText(prefix)} is not announced until this host has an address in it: ${
+        addressFix(prefix)
+      }`
     );
     const attempt = (work: (kernel: Markers) => unknown) => {
       try {
@@ -158,7 +160,7 @@ export function announcer() {
       attempt((kernel) => {
         const text = markerText(marker);
         if (!kernel.add(marker) || !announced.includes(text)) return;
-        log(`announce: somebody removed the route ${text}; it is back`);
+        log(`announce: another program removed the route ${text}; it was added again`);
       })
     ).map(markerText);
     for (const marker of configured) {
@@ -179,7 +181,7 @@ export function announcer() {
       if (announce === undefined) return;
       const left = (kernel ??= new Markers()).clear(announce.table).map(markerText);
       if (left.length > 0) {
-        log(`announce: removed what an earlier run left: ${left.join(", ")}`);
+        log(`announce: removed markers of an earlier run: ${left.join(", ")}`);
       }
     },
     /** Switches to another configuration. Prefixes that both have stay announced throughout. */

@@ -287,11 +287,11 @@ function wrongImport(specifier: string, target: string, path: string): string {
       "and import the file";
   }
   if (target.startsWith("data:") || target.startsWith("blob:") || isBuiltin(target)) return "";
-  if (target.startsWith("node:")) return `it imports ${target}, which is no built-in module`;
+  if (target.startsWith("node:")) return `it imports ${target}, which is not a built-in module`;
   const [, bare] = /^(?:npm|jsr):(.*)$/.exec(target) ?? [];
   const written = bare === undefined ? "" : `import it as "${bare.replace(/(?<=.)@[^/]*/, "")}", `;
-  return `it imports the package ${specifier}, but an app can import files and built-in modules alone; ` +
-    `${written}make one file of it and its packages, and serve that: ${bundleCommand(path)}`;
+  return `it imports the package ${specifier}, but an app can import only files and built-in modules; ` +
+    `${written}bundle it and its packages into one file, and serve that: ${bundleCommand(path)}`;
 }
 
 /** Defines `require`, which ECMAScript modules lack, and CommonJS packages call for Node modules. */
@@ -355,7 +355,7 @@ function checkFiles(
     }
     // The process itself reports errors of the first one.
     if (i > 0 && !Deno.statSync(real).isFile) {
-      throw new AppError(name, `its module imports ${real}, which is no regular file`);
+      throw new AppError(name, `its module imports ${real}, which is not a regular file`);
     }
     return { path, real, isGranted };
   });
@@ -383,7 +383,9 @@ async function copyOf(
     // The path may name another file by now, so check the open one.
     using from = await Deno.open(real);
     const { isFile, uid } = await from.stat();
-    if (!isFile || Deno.realPathSync(real) !== real) throw new Error(`${path} is no regular file`);
+    if (!isFile || Deno.realPathSync(real) !== real) {
+      throw new Error(`${path} is not a regular file`);
+    }
     if (!isGranted && uid !== owner) {
       throw new Error(`${path} has another owner than the module`);
     }

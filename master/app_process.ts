@@ -417,7 +417,9 @@ class TileChild extends AppChild {
     const beside = this.slow?.child;
     const [own, besides] = [this, beside].map((each) => each ? residentMib(each.pid) : 0);
     if (own + besides > memoryMib) {
-      const reason = `its memory is ${Math.round(own + besides)} MiB, beyond its ${memoryMib}`;
+      const reason = `its memory is ${
+        Math.round(own + besides)
+      } MiB, above its limit of ${memoryMib} MiB`;
       return (besides > own ? beside! : this).kill(reason);
     }
     super.poll();
@@ -654,7 +656,7 @@ function startProcess(
     if (!(error instanceof SystemError && error.errno === E2BIG)) throw error;
     throw new AppError(
       plan.name,
-      "what [apps] grants it by name is more than a command line holds; grant the folder",
+      "the list of files that [apps] grants is too long for a command line; grant the folder",
     );
   } finally {
     order.close();
@@ -825,7 +827,7 @@ export class AppProcess {
   #checkGrants({ name, uid, grants: { read, write } }: AppProcessPlan): void {
     const missing = [...read, ...write].find((path) => !exists(path));
     if (missing !== undefined) {
-      throw new AppError(name, `there is no ${missing}, which [apps] grants it`);
+      throw new AppError(name, `[apps] grants it ${missing}, which does not exist`);
     }
     if (Deno.uid() !== 0) return;
     const closed = read.find((path) => !this.#parts.libraries.processes.readableBy(path, uid));
@@ -892,7 +894,7 @@ export class AppProcess {
     await running;
   }
 
-  /** Sends `go` to a process, which may skip waiting datagrams, and later to its slow side, after all earlier ones. */
+  /** Sends `go` to a process, and to its slow side once all earlier ones have ended. `skips`: waiting datagrams. */
   #goOne(child: TileChild, { skips }: { skips: boolean }): void {
     this.#skips = false;
     child.go(!skips);

@@ -132,7 +132,9 @@ export class ApplianceProcess extends Child<ApplianceOrder, ApplianceReport, App
     if (report.type === "ready") this.atReady.resolve();
     else if (report.type === "running") this.atRunning.resolve();
     else if (report.type === "left") {
-      if (!this.#isLeaving) return void this.kill("it said that it left, and was not told to");
+      if (!this.#isLeaving) {
+        return void this.kill("it reported that it left, but had no order to leave");
+      }
       this.#left.resolve(report.orderly);
     } else if (report.type === "log") this.#log(report.level ?? Level.warning, report.line);
     else if (report.type === "ask") void this.#answer(report.what, report.number);

@@ -201,7 +201,7 @@ export class Attachment {
     if (refused === -EINVAL) {
       this.close();
       throw new Error(
-        "no dispatcher of libxdp; it takes a kernel that puts a BPF program in place of a function " +
+        "no dispatcher of libxdp; it needs a kernel that can replace functions by BPF programs " +
           "(BPF_PROG_TYPE_EXT), and bpffs at /sys/fs/bpf",
       );
     }
@@ -379,8 +379,8 @@ export function watchRings(
       if (isThere && !sockets.some(({ fd, queue }) => lies(attachment, fd, queue))) return true;
       attachment.detach();
       const why = isThere
-        ? "frames are redirected but do not arrive; the kernel has them again"
-        : "it is gone, and AF_XDP with it; should it come back, it is served again";
+        ? "frames are redirected but do not arrive; they are returned to the kernel"
+        : "it was deleted, and AF_XDP with it; if it is recreated, AF_XDP is opened again";
       lost(`${name}: ${why}`);
       return isThere;
     });

@@ -85,8 +85,8 @@ export function checkConfinement(run: Run): void {
   if (more === undefined && (net || !wanted.net)) return;
   const what = more === undefined ? "TCP, for metrics or an app," : `writing ${more}`;
   throw new UserError(
-    `${what} was not configured when it was started, and it gave that up: it takes a restart, which ` +
-      "loses what comes meanwhile",
+    `${what} was not configured at the start, so it gave up the permission: this requires a restart, which ` +
+      "loses datagrams that arrive meanwhile",
   );
 }
 

@@ -22,7 +22,7 @@ export function logBy(writer: (line: string) => boolean): void {
 
 export function log(text: string, level: number = Level.info): void {
   for (const line of text.split("\n")) {
-    const words = `${lost} lines of the log were lost: it could not be written`;
+    const words = `${lost} log lines were lost because they could not be written`;
     if (lost > 0 && write(`${prefix(Level.warning)}${words}`)) lost = 0;
     if (!write(`${prefix(level)}${line}`)) lost++;
   }

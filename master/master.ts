@@ -80,7 +80,7 @@ export interface Carried extends HoldingsState {
   readonly descriptors: readonly number[];
 }
 
-const NOT_NOW = "it is starting or stopping just now; ask again when its log says 'ready'";
+const NOT_NOW = "it is starting or stopping; try again when its log has the line 'ready'";
 /** Time limits of an appliance: to leave, to drain and end, and to start beside another. */
 const LEAVE_MILLIS = 1000;
 const STOP_MILLIS = 1500;
@@ -253,7 +253,7 @@ class Master {
       ? "the kernel's sockets serve"
       : next.inventory === before.inventory
       ? "the rings were taken over"
-      : "AF_XDP was opened anew";
+      : "AF_XDP was opened again";
     return `answering ${run.answering}; ${how}`;
   }
 
@@ -304,7 +304,7 @@ class Master {
     }));
     if (appliance.over || absent !== undefined || states.some(({ state }) => state === null)) {
       const what = absent === undefined ? "the appliance or an interface" : `the app ${absent[0]}`;
-      throw new UserError(`${what} is being replaced just now; try again`);
+      throw new UserError(`${what} is being replaced; try again`);
     }
     const { folder, lock } = this.#files;
     return {
@@ -351,7 +351,7 @@ class Master {
         this.#told(
           async () =>
             `upgraded to ${VERSION}: ${await this.#changeTo(await this.#plan(run), { isCold })}`,
-          () => "the program was upgraded, appliance and apps go on as they were",
+          () => "the program was upgraded, but the appliance and the apps were not replaced",
         )
       ),
     );
@@ -389,7 +389,7 @@ class Master {
     if (seconds === 0 || this.#isEnding) return end();
     this.#isEnding = true;
     this.drain(true);
-    log(`it ends in ${seconds} s; another signal ends it at once`, Level.notice);
+    log(`it ends in ${seconds} s; a second signal ends it immediately`, Level.notice);
     setTimeout(end, 1000 * seconds);
   }
 
@@ -439,7 +439,7 @@ class Master {
           attempt = { ...attempt, ...error.changes };
         } else if (error instanceof ApplianceError && error.ringsLost && !attempt.isCold) {
           log(
-            `the rings cannot be taken over (${error.message}): AF_XDP is opened anew`,
+            `the rings cannot be taken over (${error.message}): AF_XDP is opened again`,
             Level.warning,
           );
           attempt = { ...attempt, isCold: true };
@@ -493,7 +493,9 @@ class Master {
       }
       if (!this.#booted) throw error;
       // No UserError, because something has changed.
-      throw new Error(`what took over failed and is started again: ${messageOf(error)}`);
+      throw new Error(
+        `the successor failed after it took over, and is restarted: ${messageOf(error)}`,
+      );
     }
   }
 
@@ -593,7 +595,7 @@ class Master {
     }
     for (const { name } of setup.apps.filter(({ inline }) => inline)) {
       this.#report.logOnce(
-        `${name}: runs inside the net tiles, and is trusted as they are`,
+        `${name}: runs inside the net tiles, and has their privileges`,
         Level.info,
       );
     }
@@ -629,7 +631,7 @@ class Master {
   #attach({ run: { config }, attachments, setup }: Serving): void {
     if (attachments.length === 0) {
       for (const name of config.interfaces) {
-        if (config.provider === "socket") log(`${name}: kernel sockets (as asked)`);
+        if (config.provider === "socket") log(`${name}: kernel sockets (as configured)`);
       }
       return;
     }
@@ -690,7 +692,7 @@ class Master {
     this.#nextPoll = Infinity;
     await this.#exclusively(async () => {
       if (this.#stopping || this.#serving !== serving) return;
-      log(`${again.join(", ")}: there again; AF_XDP is opened anew`, Level.notice);
+      log(`${again.join(", ")}: recreated; AF_XDP is opened again`, Level.notice);
       await this.#handOver({ run: serving.run, before: serving });
     }).then(() => {
       this.#pollPause = POLL_MILLIS;
@@ -703,7 +705,7 @@ class Master {
       log(
         `${
           again.join(", ")
-        }: the kernel's sockets serve on, AF_XDP is tried again in ${pause} s: ` +
+        }: the kernel's sockets keep serving, AF_XDP is retried in ${pause} s: ` +
           messageOf(error),
         Level.error,
       );

@@ -129,7 +129,7 @@ export async function checkStart(
     () => controlPath(config.control, { interfaces, host, ours: served?.control ?? null }),
     (path) => path ?? "none",
   );
-  await phase("privileges", () => checkPrivileges(host, config, apps), "all that are needed");
+  await phase("privileges", () => checkPrivileges(host, config, apps), "all present");
   // A served interface may be missing for a while.
   const unserved = interfaces.filter((name) => !served?.interfaces.includes(name));
   await phase("interfaces", () => checkInterfaces(host, unserved), interfaces.join(" "));
@@ -145,9 +145,7 @@ export async function checkStart(
   await phase(
     "XDP",
     () => checkOccupants({ ...config, interfaces: withoutXdp }, libraries),
-    config.provider === "socket"
-      ? "not asked for"
-      : "no other program than that of a running tegula",
+    config.provider === "socket" ? "not configured" : "no program other than a running tegula's",
   );
   return { control, metrics };
 }
@@ -258,7 +256,7 @@ export function scarcity(
   const got = host.threads(threads);
   if (got >= threads) return null;
   return {
-    says: `${what} take ${threads} threads more than there are, and ${got} are allowed`,
+    says: `${what} need ${threads} more threads, and ${got} are allowed`,
     fix: "a higher 'ulimit -u', or TasksMax= in the unit",
   };
 }
@@ -422,8 +420,8 @@ export function requireSockets(ports: readonly number[], sockets: readonly numbe
   const lacking = ports.filter((port) => !taken.has(port)).toSorted((a, b) => a - b);
   if (lacking.length === 0) return;
   throw new UserError(
-    `UDP ${portsText(lacking)} held by another program, and no AF_XDP serves ` +
-      `${lacking.length === 1 ? "it" : "them"} besides; stop it or take another port`,
+    `UDP ${portsText(lacking)} held by another program, and AF_XDP does not serve ` +
+      `${lacking.length === 1 ? "it" : "them"}; stop it or use another port`,
     Exit.port,
   );
 }
@@ -450,14 +448,14 @@ export function fallBack(
   const errno = error instanceof SystemError ? error.errno : 0;
   if (errno === ENOBUFS) {
     throw new UserError(
-      `too little memory may be locked for ${names} (${error.message}); raise it with ` +
+      `the limit on locked memory is too low for ${names} (${error.message}); raise it with ` +
         "'ulimit -l unlimited' or LimitMEMLOCK=infinity in the unit",
       Exit.system,
     );
   }
   if (errno === EBUSY) {
     throw new UserError(
-      `another program has AF_XDP sockets on ${names}, perhaps a tegula that runs already; stop it or ` +
+      `another program has AF_XDP sockets on ${names}, perhaps another tegula; stop it or ` +
         "use --provider socket",
       Exit.xdp,
     );
@@ -476,7 +474,7 @@ function occupied({ interface: name, program }: OccupiedError): UserError {
   const also = holder !== null
     ? `, held by ${holder}`
     : program.name === OUR_PROGRAM
-    ? ", perhaps by a tegula that runs already"
+    ? ", perhaps by another tegula"
     : "";
   const instead = program.name === DISPATCHER ? ", join it with --dispatcher," : "";
   return new UserError(
@@ -500,15 +498,15 @@ export function pollBusily(attachments: readonly Attachment[], xskSetup: XskSetu
       const refused = xskSetup.pollBusily(fd);
       if (refused === 0) continue;
       throw new UserError(
-        `cannot poll queue ${queue} of ${name} busily: ${describeErrno(refused)}; it takes ` +
-          "Linux 5.11 and CAP_NET_ADMIN, or leave busy polling out",
+        `cannot poll queue ${queue} of ${name} busily: ${describeErrno(refused)}; this needs ` +
+          "Linux 5.11 and CAP_NET_ADMIN; else do not configure busy polling",
         Exit.system,
       );
     }
     if (sockets.length === 0) continue;
     log(
-      `${name}: busy polling; its interrupts stay off for as long as napi_defer_hard_irqs and ` +
-        `gro_flush_timeout in /sys/class/net/${name} say (docs/operating/configure.md)`,
+      `${name}: busy polling; interrupts stay off for the time set by napi_defer_hard_irqs and ` +
+        `gro_flush_timeout in /sys/class/net/${name} (docs/operating/configure.md)`,
     );
   }
 }

@@ -190,7 +190,7 @@ export function openReport(
     },
     /** Logs the walls that this system does not support, once. */
     lack(whose: "appliance" | "apps", { missing }: Pick<ConfinedProcess, "missing">): void {
-      const line = `${whose}: some walls cannot be built here: ${missing.join("; ")}`;
+      const line = `${whose}: some walls are not supported here: ${missing.join("; ")}`;
       if (missing.length > 0) logOnce(line);
     },
   };

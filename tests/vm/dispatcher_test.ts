@@ -175,7 +175,7 @@ labTest(
     const args = ["--interface", "eth0", "--listen", "9=discard", ...DISPATCHED];
     const second = await refusal(Appliance.launch(withPins(host), args).process);
     assert.equal(second.code, 6);
-    assert.match(second.said, /sockets on eth0, perhaps a tegula that runs already/);
+    assert.match(second.said, /sockets on eth0, perhaps another tegula/);
     assert.deepEqual(members(host), [other, own], "one that lives is left in peace");
     await assertServed(appliance, client);
 

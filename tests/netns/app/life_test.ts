@@ -201,7 +201,7 @@ labTest("an app whose memory grows beyond its bound is ended alone", async (lab)
   });
   assert.match(
     said,
-    /killed by SIG|its memory is \d+ MiB, beyond its 200;|left with status 1;|allocation failed$/,
+    /killed by SIG|its memory is \d+ MiB, above its limit of 200 MiB;|left with status 1;|allocation failed$/,
   );
   const back = await askUntilAnswered(other, { port: PORT, payload: "small" });
   assert.equal(back.text, "small");

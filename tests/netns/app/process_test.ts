@@ -68,7 +68,7 @@ async function beside(
 
 /** Who sees first that there is no memory: the master, V8, or Deno as it makes a thread (status 1). */
 const NO_MEMORY =
-  /^hostile: (killed( by SIG|: its memory is \d+ MiB, beyond its 96;)|ended: it left with status 1).*starting it again/;
+  /^hostile: (killed( by SIG|: its memory is \d+ MiB, above its limit of 96 MiB;)|ended: it left with status 1).*starting it again/;
 /** Words of the fixture that end it, what the log says then, and how often it may end for one. */
 const ENDS: readonly [word: string, said: RegExp, changes?: Partial<AppProcessPlan>][] = [
   ["spin", /^hostile: killed: it hangs; starting it again in \d+ ms$/],

@@ -284,14 +284,14 @@ labTest("options, ports and apps come and go by a reload", async (lab) => {
   assert.equal((await ask(asker, { port: PORT + 1, timeoutMs: SILENCE_MILLIS })).bytes, null);
   await settle();
 
-  // Another app is another shape: AF_XDP is opened anew meanwhile.
+  // Another app is another shape: AF_XDP is opened again meanwhile.
   write(tellerConfig(one, { others: ', "7=echo", "9=time"', module }));
-  assert.match(await reload(appliance), /^reloaded: .*9=time.*; AF_XDP was opened anew$/);
+  assert.match(await reload(appliance), /^reloaded: .*9=time.*; AF_XDP was opened again$/);
   await told(asker, "one");
   await askUntilAnswered(asker, { port: 9 });
   assert.equal(Object.keys(childrenByUser(appliance.process.pid)).length, 4);
   write(tellerConfig(one, { module }));
-  assert.match(await reload(appliance), /^reloaded: .*; AF_XDP was opened anew$/);
+  assert.match(await reload(appliance), /^reloaded: .*; AF_XDP was opened again$/);
   await told(asker, "one");
   assert.equal(Object.keys(childrenByUser(appliance.process.pid)).length, 2);
   assert.equal((await ask(asker, { port: 9, timeoutMs: SILENCE_MILLIS })).bytes, null);
@@ -300,9 +300,9 @@ labTest("options, ports and apps come and go by a reload", async (lab) => {
   const descriptors = () => [...Deno.readDirSync(`/proc/${appliance.process.pid}/fd`)].length;
   const before = descriptors();
   write(tellerConfig(one, { others: ', "9=time"', module }));
-  assert.match(await reload(appliance), /AF_XDP was opened anew$/);
+  assert.match(await reload(appliance), /AF_XDP was opened again$/);
   write(tellerConfig(one, { module }));
-  assert.match(await reload(appliance), /AF_XDP was opened anew$/);
+  assert.match(await reload(appliance), /AF_XDP was opened again$/);
   await eventually(
     `${before} descriptors, not ${descriptors()}`,
     () => Promise.resolve(descriptors() <= before || undefined),

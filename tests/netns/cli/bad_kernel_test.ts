@@ -116,7 +116,7 @@ labTest("a kernel without landlock is named, each wall once, and everything runs
     const process = host.spawn([...prefix, ...selfCommand(), "run", ...ECHO, ...options]);
     await process.stderr.find("ready:");
     const named = process.stderr.all.filter((line) => /landlock/.test(line));
-    const missing = "some walls cannot be built here: landlock does not bound its files; " +
+    const missing = "some walls are not supported here: landlock does not bound its files; " +
       "landlock does not keep it from TCP; " +
       "landlock does not keep it from others' signals and abstract sockets";
     assert.deepEqual(named, [

@@ -128,7 +128,7 @@ labTest("a port of another program ends a start that no AF_XDP comes of, status 
   const args = ["--interface", "tun0", "--listen", "7=echo"];
   const { code, said } = await refusal(Appliance.launch(host, args).process);
   assert.equal(code, 5, said);
-  assert.match(said, /UDP port 7 is held by another program, and no AF_XDP serves it besides/);
+  assert.match(said, /UDP port 7 is held by another program, and AF_XDP does not serve it/);
 });
 
 labTest("a port of another tegula is named with its process and command line", async (lab) => {

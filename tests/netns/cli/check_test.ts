@@ -147,7 +147,8 @@ const TROUBLES: Record<
     ],
     args: ["--listen", "7=echo"],
     subject: "packet filter",
-    says: /^table inet guard hooks prerouting: its rules do not apply to what AF_XDP takes/,
+    says:
+      /^table inet guard hooks prerouting: its rules do not apply to frames that AF_XDP receives/,
     mends: false,
   },
   "another XDP program": {
@@ -155,14 +156,14 @@ const TROUBLES: Record<
       `ip link set eth0 xdp obj ${OTHER_PROGRAM} sec xdp`,
     ],
     subject: "eth0",
-    says: /^XDP program other_program, id \d+, is attached already$/,
+    says: /^XDP program other_program, id \d+, is already attached$/,
     mends: true,
     ends: 1,
   },
   "another XDP program in generic mode": {
     commands: [`ip link set eth0 xdpgeneric obj ${OTHER_PROGRAM} sec xdp`],
     subject: "eth0",
-    says: /^XDP program other_program, id \d+, is attached already$/,
+    says: /^XDP program other_program, id \d+, is already attached$/,
     mends: true,
     ends: 1,
   },
@@ -170,7 +171,7 @@ const TROUBLES: Record<
     commands: [],
     args: ["--net-tiles", "3"],
     subject: "eth0",
-    says: /^1 of 3 net tiles has a queue here: the others send by it through the kernel's sockets$/,
+    says: /^1 of 3 net tiles has a queue here: the others send on it through the kernel's sockets$/,
     mends: false,
   },
 };
@@ -236,7 +237,7 @@ labTest(
     const privileges = async (...args: string[]) =>
       (await check(host, args, without)).findings
         .filter(({ subject }) => subject === "privileges").map(({ says }) => says);
-    const enough = "all that AF_XDP takes";
+    const enough = "all that AF_XDP needs";
     assert.deepEqual(await privileges(), [enough]);
     assert.deepEqual(await privileges("--dispatcher"), [
       enough,

@@ -70,7 +70,7 @@ labTest(
     const appliance = await Appliance.start(host, args);
     const lines = appliance.process.stderr.all;
     const [removed, ready, announced] = [
-      "announce: removed what an earlier run left: 203.0.113.99/32 in table 5353",
+      "announce: removed markers of an earlier run: 203.0.113.99/32 in table 5353",
       lines.find((line) => line.startsWith("ready:"))!,
       "announce: 203.0.113.53/32 in table 5353",
     ].map((line) => lines.indexOf(line));
@@ -83,7 +83,7 @@ labTest(
     await host.ip(`route del table 5353 ${marker("203.0.113.53")}`);
     await untilRoutes(host, [...others, marker("203.0.113.53")]);
     assert.ok(appliance.process.stderr.all.includes(
-      "announce: somebody removed the route 203.0.113.53/32 in table 5353; it is back",
+      "announce: another program removed the route 203.0.113.53/32 in table 5353; it was added again",
     ));
     await appliance.stop();
     assert.deepEqual(await routes(host), [...others].sort());
@@ -102,7 +102,7 @@ labTest("a prefix in which the host has no address is named, and not announced",
   );
   const appliance = await Appliance.start(host, args);
   await appliance.process.stderr.find(
-    "announce: 203.0.113.53/32 waits until this host has an address in it: ip address add",
+    "announce: 203.0.113.53/32 is not announced until this host has an address in it: ip address add",
   );
   assert.deepEqual(await routes(host), [...others].sort());
   await host.ip("address add 203.0.113.53/32 dev lo");
@@ -182,6 +182,6 @@ labTest("'tegula withdraw' removes what one that was killed has left", async (la
   await host.ip(`route add table 5353 ${marker("203.0.113.54")}`);
   await assert.rejects(
     host.run(unprivileged),
-    /tegula: cannot withdraw 203\.0\.113\.54\/32 .*EPERM.*: it takes CAP_NET_ADMIN; run it as root$/,
+    /tegula: cannot withdraw 203\.0\.113\.54\/32 .*EPERM.*: this needs CAP_NET_ADMIN; run it as root$/,
   );
 });

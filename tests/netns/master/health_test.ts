@@ -143,7 +143,7 @@ labTest(
       );
     const { process } = await start(3600);
     process.kill("SIGTERM");
-    await process.stderr.find("it ends in 3600 s; another signal ends it at once");
+    await process.stderr.find("it ends in 3600 s; a second signal ends it immediately");
     await becomes(control, "draining");
     assert.equal((await askUntilAnswered(asker)).text, "hello");
     process.kill("SIGTERM");

@@ -84,7 +84,7 @@ Deno.test("an interface whose frames do not arrive is given back to the kernel",
   const good = attach(other);
   const bad = attach(liar, { to: good.attachment.sockets[0].fd });
   deepEqual(watch(liar, bad, { receives: false }), [
-    "liar: frames are redirected but do not arrive; the kernel has them again",
+    "liar: frames are redirected but do not arrive; they are returned to the kernel",
   ]);
   equal(setup.attached(liar.near.ifindex), null);
   equal(setup.attached(other.near.ifindex)?.name, "tegula");
@@ -113,7 +113,7 @@ Deno.test("an interface that is deleted is missed, once, and no other is", () =>
   rings.poll();
   rings.poll();
   deepEqual(gone, [
-    "gone: it is gone, and AF_XDP with it; should it come back, it is served again",
+    "gone: it was deleted, and AF_XDP with it; if it is recreated, AF_XDP is opened again",
   ]);
   equal(setup.attached(other.near.ifindex), null);
   equal(setup.attached(wire.near.ifindex)?.name, "tegula");

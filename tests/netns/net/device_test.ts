@@ -138,7 +138,7 @@ labTest(
     assert.equal(await gauge(), "1");
     assert.deepEqual(await lost(), []);
     await host.ip("link delete eth0");
-    await stderr.find("eth0: it is gone, and AF_XDP with it; ");
+    await stderr.find("eth0: it was deleted, and AF_XDP with it; ");
     await eventually("the metric", async () => await gauge() === "0" ? true : undefined);
     // Without it there is something to be reloaded all the same, and the next one finds it again.
     appliance.process.kill("SIGHUP");
@@ -146,7 +146,7 @@ labTest(
 
     const from = stderr.all.length;
     await makeAgain(lab, parts);
-    await stderr.find("eth0: there again; AF_XDP is opened anew", { from });
+    await stderr.find("eth0: recreated; AF_XDP is opened again", { from });
     await eventually("the metric again", async () => await gauge() === "1" ? true : undefined);
     // Its address may come at any time.
     await host.ip(`address add ${HOST}/24 dev eth0`);
@@ -180,12 +180,12 @@ labTest("while one interface is deleted and made again another goes on", async (
   await asker.start({ flows: [{ source: CLIENT, target: HOST, port: 7 }], rate: 1000 });
   await answeredAtLeast(asker, 100);
   await host.ip("link delete eth1");
-  await stderr.find("eth1: it is gone, and AF_XDP with it; ");
+  await stderr.find("eth1: it was deleted, and AF_XDP with it; ");
   // What starts anew meanwhile leaves it out, and finds it afterwards.
   appliance.process.kill("SIGHUP");
-  await stderr.find("reloaded: answering 7=echo; AF_XDP was opened anew");
+  await stderr.find("reloaded: answering 7=echo; AF_XDP was opened again");
   await lab.join(...ends);
-  await stderr.find("eth1: there again; AF_XDP is opened anew");
+  await stderr.find("eth1: recreated; AF_XDP is opened again");
   const outsider = new Client(other);
   const question = { source: "192.0.2.2", target: "192.0.2.1" };
   await eventually("its frames to come by AF_XDP", async () => {

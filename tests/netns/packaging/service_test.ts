@@ -106,7 +106,7 @@ labTest(
       await eventually("the marker", async () => await announced() !== "" ? true : undefined);
       assert.equal((await journal()).match(/^withdrawn: 203\.0\.113\.53\/32 in/gm)?.length, i + 1);
     }
-    assert.doesNotMatch(await journal(), /what an earlier run left/);
+    assert.doesNotMatch(await journal(), /markers of an earlier run/);
 
     await machine.run(`sed -i '1i provider = "dpdk"' ${CONFIG}`);
     await assert.rejects(machine.run("systemctl restart tegula"));

@@ -209,7 +209,9 @@ Deno.test("an app's own ports are nobody else's, and enough for its instances", 
   const inline = `listen = ["7=echo@inline"]\n[apps.echo]\nown_ports = ["10-20"]`;
   await refused(
     inline,
-    new RegExp(`:3: ${own}: echo@inline runs in each net tile, so it takes net_tiles = 1 `),
+    new RegExp(
+      `:3: ${own}: echo@inline runs in each net tile, so ports of its own require net_tiles = 1`,
+    ),
   );
   await refused(
     `net_tiles = 1\n${inline.replace("]", ', "8=echo"]')}`,
@@ -334,14 +336,14 @@ Deno.test("each process has a name of its own, without control characters", asyn
     ] as const
   ) {
     await assert.rejects(load(`listen = [${listen}]\n${apps}`), {
-      message: `"${taken}" is what another process or tile is called: give the app another name`,
+      message: `"${taken}" is the name of another process or tile: give the app another name`,
     });
   }
   for (
     const [name, says] of [
-      ["a\\nb", "has a control character in it"],
-      ["a\\u0000", "has a control character in it"],
-      ["v1.2", "ends as an instance does"],
+      ["a\\nb", "contains a control character"],
+      ["a\\u0000", "contains a control character"],
+      ["v1.2", "ends like the name of an instance"],
     ]
   ) {
     await assert.rejects(load(`listen = ["7=${name}"]\n${mine(name)}`), {
@@ -379,7 +381,7 @@ Deno.test("an app has a slow side where the configuration names it, or it ships 
 Deno.test("a slow side that cannot be is refused in one sentence", async () => {
   const refused: readonly [listen: string, said: string, message: RegExp][] = [
     ["7=echo", `tcp = ["192.0.2.1"]`, /^echo has no slow side that could accept TCP: name its mod/],
-    ["7=echo", `beside = "./mine.ts"`, /^echo ships with all that it needs: leave beside out, or/],
+    ["7=echo", `beside = "./mine.ts"`, /^echo ships with all that it needs: remove beside, or/],
     ["53=dns@inline", `tcp = ["192.0.2.1"]`, /^dns@inline has no process of its own, so it can /],
     ["7=echo", `tcp = ["eth0"]`, /apps\.echo\.tcp\[0\]: must be a text such as "192\.0\.2\.1"/],
     [

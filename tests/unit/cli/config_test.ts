@@ -361,7 +361,7 @@ Deno.test("readConfig() refuses an announcement that would not be what it says",
   for (const prefix of ["203.0.113.53/24", "0.0.0.0/0", "10.0.0.0/7", "203.0.113", "::1", "a/32"]) {
     await refused(
       `addresses = ["${prefix}"]`,
-      /announce\.addresses\[0\]: must be an IPv4 address or prefix .*"203\.0\.113\.53\/32"/,
+      /announce\.addresses\[0\]: must be an IPv4 address, or a prefix .*"203\.0\.113\.53\/32"/,
     );
   }
   await refused(

@@ -76,7 +76,7 @@ const WRONG: readonly (readonly [line: string, says: (folder: string) => string]
       "it imports https://example.com/x.ts, but nothing is downloaded at run time; save it beside " +
       "the module and import the file",
   ],
-  ['import x from "node:nosuch";', () => "it imports node:nosuch, which is no built-in module"],
+  ['import x from "node:nosuch";', () => "it imports node:nosuch, which is not a built-in module"],
   [
     'import x from "./missing.ts";',
     (folder) => `it imports ${folder}/missing.ts, which is not found; check the path`,
@@ -96,8 +96,8 @@ const WRONG: readonly (readonly [line: string, says: (folder: string) => string]
 ];
 
 function packageSays(name: string, folder: string, written = ""): string {
-  return `it imports the package ${name}, but an app can import files and built-in modules alone; ` +
-    `${written}make one file of it and its packages, and serve that: ${
+  return `it imports the package ${name}, but an app can import only files and built-in modules; ` +
+    `${written}bundle it and its packages into one file, and serve that: ${
       bundleCommand(`${folder}/app.ts`)
     }`;
 }
