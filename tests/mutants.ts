@@ -212,7 +212,7 @@ export const MUTANTS: readonly Mutant[] = [
       name: "supervisor: a tile that claims that it was stopped is believed",
       in: "TileWorker.#receive",
       from: "else if (this.#isToEnd) this.#end",
-      to: "else if (!this.#over) this.#end",
+      to: "else if (!this.over) this.#end",
     },
     {
       name: "supervisor: a tile that says it has failed is gone at once",
