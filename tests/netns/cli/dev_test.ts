@@ -110,7 +110,7 @@ labTest(
         ],
         [
           `import "left-pad";\n${right("x")}`,
-          /^tegula: \S+word\.ts:1:8: it imports the package left-pad, .* npx esbuild .*; the version/,
+          /^tegula: \S+word\.ts:1:8: it imports the package left-pad, .* npx esbuild .*; the previous version/,
         ],
       ];
       for (const [text, says] of wrong) {
@@ -121,7 +121,7 @@ labTest(
       Deno.removeSync(`${folder}/word.ts`);
       assert.match(
         await said("tegula: "),
-        /^tegula: \S+hello\.ts:2:22: it imports \S+word\.ts, which is not found; .*; the version/,
+        /^tegula: \S+hello\.ts:2:22: it imports \S+word\.ts, which is not found; .*; the previous version/,
       );
       assert.equal(await ask(host), "two 3");
 
