@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The appliance: the entry of its process, which the master (`../../master/`) starts confined (`ffi/process.ts`). It maps
- * the regions that it was handed, starts the netlink, net and status tiles as workers, and watches them. It leaves to
- * its successor, or ends, when the master says so.
+ * The appliance: the entry point of its process, which the master (`../../master/`) starts confined
+ * (`ffi/process.ts`). It maps the regions that it receives, starts the netlink, net and status tiles as
+ * workers, and watches them. On the master's order it hands over to its successor, or ends.
  *
  *     mirror ── status and net tiles made ── ready ── predecessor's end, or go ── running
  */
@@ -87,7 +87,7 @@ class Appliance {
   #running = false;
   #ending = false;
   #watch?: ReturnType<typeof setInterval>;
-  /** Lines of the log that the master had no room for. */
+  /** Log lines for which the master had no room. */
   #lost = 0;
 
   /** Starts, and follows the master's orders from then on. */
@@ -110,11 +110,11 @@ class Appliance {
       others.push(this.#start(status, this.#wiring.statusSetup(), { held: true }));
     }
     await mirror.running;
-    // Without a predecessor nobody else says that this one is starting.
+    // Without a predecessor, only this status tile can report that the appliance is starting.
     const early = hasPredecessor ? undefined : this.#workers.get("status");
     early?.make();
-    // The netlink tile does not wait for main before it reuses a record, so a record may be replaced while main reads
-    // it. That takes an interface that is replaced at this very moment. At worst this start waits or fails.
+    // The netlink tile does not wait for main before it reuses a record, so a record may change while main reads it,
+    // but only if the interface is replaced at this very moment. At worst this start waits or fails.
     const netbase = new NetbaseReader(this.#wiring.netbase);
     const log = (line: string) => this.#log(line);
     await waitForInterfaces(netbase, { names: interfaces, log });
@@ -144,7 +144,7 @@ class Appliance {
     }
   }
 
-  /** Tells the tiles that all predecessors have ended. The netlink tile writes the filters from now on. */
+  /** Notifies the tiles that all predecessors have ended. From now on the netlink tile writes the filters. */
   #go(): void {
     this.#control.serve();
     this.#wake();
@@ -194,7 +194,7 @@ class Appliance {
         this.#logOnce("the kernel has no landlock: tiles are confined by seccomp alone");
       }
       if (!observed) {
-        this.#logOnce("the kernel does not say which system calls it refuses to tiles");
+        this.#logOnce("the kernel does not report the system calls that it refuses to tiles");
       }
     }, () => {});
     return worker;
@@ -216,7 +216,7 @@ class Appliance {
     }
   }
 
-  /** Netlink and status tiles are restarted in place. Without a net tile the process ends, and the master starts another. */
+  /** Netlink and status tiles are restarted in place. If a net tile fails, the master starts another process. */
   #failed(own: WorkerHandle, { message, setup }: { message: string; setup: unknown }): void {
     if (own.kind === "net") return this.#fatal(own.name, message);
     const restart = this.#restartPauses.getOrInsertComputed(own.name, () => new RestartPause());
@@ -226,7 +226,7 @@ class Appliance {
       if (this.#ending || !this.#workers.get(own.name)?.over) return;
       restart.started();
       this.#control.restarted(own.slot);
-      // A failure of this start is reported by `failed`, unless no thread could be created.
+      // `failed` reports a failure of this start, unless no thread could be created.
       try {
         this.#start(own, setup);
       } catch (error) {
@@ -254,7 +254,7 @@ class Appliance {
     for (const { eventfd } of this.#wiring.workers) this.#tile.wake(eventfd);
   }
 
-  /** Tells net tiles to leave after their burst. Ends the process. */
+  /** Makes net tiles leave after their burst. Ends the process. */
   async #leave(): Promise<void> {
     const wasRunning = this.#running;
     this.#beginEnd();
@@ -264,7 +264,7 @@ class Appliance {
     status?.post({ type: "leave" });
     const orderly = wasRunning && await this.#netsStop(LEAVE_MILLIS);
     this.#messages.send({ type: "left", orderly });
-    // The successor serves already. The status tile answers the clients that are connected.
+    // The successor already serves. The status tile answers the connected clients.
     await Promise.race([status?.ended, delay(LEAVE_MILLIS)]);
     // Ending a process takes processor time, which the successor needs for its first datagrams.
     await delay(LINGER_MILLIS);
@@ -289,7 +289,7 @@ class Appliance {
     for (const worker of this.#workers.values()) worker.expectEnd();
   }
 
-  /** Whether all net tiles stop within `millis`: by their last stores. Their threads may take longer to end. */
+  /** Whether all net tiles stop within `millis`, as seen in their regions. Their threads may end later. */
   async #netsStop(millis: number): Promise<boolean> {
     const { nets } = this.#wiring;
     for (const end = performance.now() + millis; performance.now() < end;) {
@@ -314,7 +314,7 @@ class Appliance {
     this.#fail(new Error(`${tile} ended: ${message}`));
   }
 
-  /** Ends the process, and tells the master why. */
+  /** Ends the process, and reports the reason to the master. */
   #fail(error: unknown): never {
     const message = sentenceOf(error);
     const status = error instanceof AppError
@@ -331,8 +331,8 @@ class Appliance {
   }
 }
 
-// A tile's worker as main sees it. Main believes no report that it can check: a tile counts as confined if
-// the kernel says so of its thread.
+// A tile's worker as seen by main. Main verifies every report that it can: a tile counts as confined
+// only if the kernel confirms it for the thread.
 
 interface TileEvents {
   log(line: string, level?: number): void;
@@ -348,22 +348,22 @@ interface TileEvents {
 const WORKER = import.meta.url.replace(/appliance(?=\.\w+$)/, "worker");
 
 const POLL_MILLIS = 500;
-/** Polls without progress of a net tile that is awake, until it is hung. */
+/** Polls without progress after which a net tile that is awake is hung. */
 const HUNG_POLLS = 10;
-/** The same of other tiles, which may handle a million routes at once, and of every start. */
+/** The same for other tiles, which may process a million routes at once, and for every start. */
 const LONG_POLLS = 60;
-/** Polls until a long start is logged. */
+/** Polls after which a long start is logged. */
 const LATE_POLLS = 10;
-/** Clock ticks of 10 ms that count as progress of a start. A waiting start takes some, too. */
+/** Clock ticks of 10 ms that count as progress of a start. A waiting start uses some, too. */
 const START_TICKS = 10;
-/** Polls until a start is ended even if it makes progress. */
+/** Polls after which a start is ended even if it makes progress. */
 const START_POLLS = 600;
 /** How often the thread of an ending tile is polled. A reload waits for it. */
 const GONE_POLL_MILLIS = 2;
-/** Polls until an ended tile's thread must be gone. */
+/** Polls after which an ended tile's thread must be gone. */
 const GONE_POLLS = 6;
 
-/** The threads of tiles, as the kernel shows them (proc(5)). */
+/** The threads of tiles, as the kernel reports them (proc(5)). */
 export class Threads {
   readonly #host: Pick<Host, "isRunning" | "readThread">;
   /** Threads of tiles, with their start times, since thread IDs are reused. */
@@ -373,7 +373,7 @@ export class Threads {
     this.#host = host;
   }
 
-  /** Registers the thread of a tile. Returns false if it is not of this process, or main's, or another tile's. */
+  /** Registers the thread of a tile. Returns false if it is not in this process, or is main's or another tile's. */
   take(thread: number): boolean {
     const stat = this.#stat(thread);
     if (thread === Deno.pid || stat === null) return false;
@@ -387,7 +387,7 @@ export class Threads {
       this.#stat(thread)?.[START_TIME] === this.#taken.get(thread);
   }
 
-  /** Whether `thread` has a seccomp filter, no new privileges, and no capability but those `allowed`. */
+  /** Whether `thread` has a seccomp filter, no new privileges, and no capability except those `allowed`. */
   isConfined(thread: number, allowed: number): boolean {
     const status = this.#host.readThread(thread, "status") ?? "";
     const field = (name: string) => status.match(new RegExp(`^${name}:\\s*(\\w+)$`, "m"))?.[1];
@@ -451,11 +451,11 @@ export class TileWorker {
   readonly #ready = Promise.withResolvers<void>();
   readonly #running = Promise.withResolvers<Confined>();
   readonly #ended = Promise.withResolvers<boolean>();
-  /** Resolves when the tile runs, with how it is confined. Rejects if its start fails. */
+  /** Resolves when the tile runs, with its confinement. Rejects if its start fails. */
   readonly running = this.#running.promise;
   /** Resolves when it is ready or runs. */
   readonly ready = this.#ready.promise;
-  /** Resolves when the tile has ended: with true if it was told to, false for an error. */
+  /** Resolves when the tile has ended: true if it was told to, false after an error. */
   readonly ended = this.#ended.promise;
   readonly #boot: BootMessage;
   readonly #events: TileEvents;
@@ -499,18 +499,18 @@ export class TileWorker {
     this.#worker.postMessage(boot);
   }
 
-  /** Whether it has ended, or is ending, for an error. */
+  /** Whether it has ended, or is ending, because of an error. */
   get hasFailed(): boolean {
     return this.#ending?.failure != null;
   }
 
-  /** Tells a held tile to be made. */
+  /** Makes a held tile. */
   make(): void {
     this.#waits = false;
     this.post({ type: "make" });
   }
 
-  /** To be called when it is told to end. Before that, a report that it has ended is refused. */
+  /** Called when it is told to end. Before that, its report that it has ended is refused. */
   expectEnd(): void {
     this.#isToEnd = true;
   }
@@ -536,7 +536,7 @@ export class TileWorker {
       this.#ready.resolve();
     } else if (report.type === "running") {
       if (!this.#threads.isConfined(this.#thread, ALLOWED_CAPABILITIES[kind])) {
-        return this.#refuse("claimed to be confined without being so");
+        return this.#refuse("claimed to be confined, but is not");
       }
       this.#runs = true;
       this.#waits = false;
@@ -544,14 +544,14 @@ export class TileWorker {
       this.#stalled = 0;
       this.#running.resolve(report);
     } else if (report.type === "failed") {
-      // Only a net tile has apps.
+      // Only a net tile has inline apps.
       const app = kind === "net" && report.app !== undefined ? firstLine(report.app) : undefined;
       this.#end({ failure: firstLine(report.message), app });
     } else if (this.#isToEnd) this.#end({ failure: null });
     else this.#refuse("claimed to have been stopped");
   }
 
-  /** Ends a tile that broke a rule. A running loop cannot be ended, so then the process has to end. */
+  /** Ends a tile that broke a rule. A running loop cannot be ended; then the process must end. */
   #refuse(reason: string): void {
     if (this.over || this.#ending !== undefined) return;
     if (this.#runs) return this.#stuck(`it ${reason}`);
@@ -588,10 +588,10 @@ export class TileWorker {
   }
 
   /**
-   * To be called every `POLL_MILLIS`. A tile whose thread is gone without a report has failed. A tile that is awake but
-   * makes no progress is hung, and so is a status tile without progress, asleep or not, and a start that takes no
-   * processor time or too long. A hung tile is ended, and has failed when its thread is gone; before that its regions
-   * get no other writer. A tile that cannot be ended is `stuck`, and so is a hung net tile, which holds rings.
+   * Called every `POLL_MILLIS`. A tile whose thread is gone without a report has failed. A tile that is awake without
+   * progress is hung. So is a status tile without progress, asleep or not, and a start that uses no processor time or
+   * takes too long. A hung tile is ended, and has failed when its thread is gone; before that its regions get no other
+   * writer. A tile that cannot be ended is `stuck`, and so is a hung net tile, because it holds rings.
    */
   poll(tile: TileReader): void {
     if (this.over || this.#thread === 0) return;
@@ -618,7 +618,7 @@ export class TileWorker {
     this.#end({ failure: `it ${reason}` });
   }
 
-  /** To be called when its predecessor has ended. From now on it is hung if it makes no progress. */
+  /** Called when its predecessor has ended. From now on it is hung if it makes no progress. */
   takeOver(): void {
     this.#waits = false;
     this.#stalled = 0;
@@ -667,9 +667,9 @@ const REPORTS: Shapes<TileReport> = {
 const REPORTS_A_SECOND = 2000;
 
 /**
- * Returns what reads the messages of one worker, or throws Error if this tile cannot send one now. The code of an
- * inline app might post what the runtime can post, so each message is checked for its shape, and whether the tile may
- * send it at this point of its life; and their number is limited.
+ * Returns a function that reads the messages of one worker, or throws Error if this tile cannot send one
+ * now. The code of an inline app might post whatever the runtime can post. So each message is checked for
+ * its shape and for whether the tile may send it at this stage, and their number is limited.
  */
 function reportReader(kind: WorkerKind): (data: unknown) => TileReport {
   const said = new Set<TileReport["type"]>();
@@ -690,7 +690,7 @@ function reportReader(kind: WorkerKind): (data: unknown) => TileReport {
     }
     const { type } = report;
     if (type === "log" || (type === "ask" && kind === "status")) return report;
-    if (type === "ask") throw new Error("posted a request, which only the status tile may");
+    if (type === "ask") throw new Error("posted a request, but is not the status tile");
     const isFirst = type === "started" || type === "failed" || type === "stopped";
     const isInTurn = isFirst || (said.has("started") && (type !== "ready" || kind === "net"));
     if (!isInTurn || said.has(type)) {
@@ -714,7 +714,7 @@ async function waitForInterfaces(
       netbase.refresh();
       const record = interfaces.records().find((each) => interfaces.name(each) === name);
       const trouble = record === undefined
-        ? { says: "is not there", fix: "ip link" }
+        ? { says: "does not exist", fix: "ip link" }
         : lacking(interfaces, record);
       if (trouble === null) break;
       if (trouble.says !== said) log(`${name}: waiting, it ${trouble.says} ('${trouble.fix}')`);

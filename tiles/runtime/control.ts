@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The control region: what the appliance's main isolate tells its tiles, and what it asks the netlink tile
- * on behalf of the status tile. That isolate writes it, and tiles read it. An app's process has one that
- * the master writes. The answers of the netlink tile are in the snapshot region.
+ * The control region: the orders of the appliance's main isolate to its tiles, and its requests to the
+ * netlink tile on behalf of the status tile. That isolate writes it, and tiles read it. An app's
+ * process has one that the master writes. The netlink tile's answers are in the snapshot region.
  */
 
 import { slice, u32, u8, type View } from "../../ffi/region.ts";
@@ -12,11 +12,11 @@ import { delay } from "./tile.ts";
 export const CONTROL_BYTES = 4096;
 
 const STOP = 0;
-/** The request's number, which moves once its other words are written. */
+/** The request's number, which changes after its other words are written. */
 const REQUEST = 1;
 const KIND = 2;
 const ARGUMENTS_AT = 3;
-/** Words that a request has for its arguments. */
+/** The number of words for a request's arguments. */
 const ARGUMENTS = 4;
 const CAPTURE = ARGUMENTS_AT + ARGUMENTS;
 const PULSE = CAPTURE + 1;
@@ -25,43 +25,43 @@ const SERVES = LEAVE + 1;
 const CHANGING = SERVES + 1;
 /** Restarts of the netlink tile and of the status tile, by slot. */
 const RESTARTS_AT = CHANGING + 1;
-/** A word for each interface that was to be attached, in order: 1 while AF_XDP takes its frames. */
+/** A word for each configured interface, in order: 1 while AF_XDP receives its frames. */
 const XDP_AT = RESTARTS_AT + 2;
 
-/** What net tiles put into their capture rings (`tiles/net/capture.ts`). */
+/** What net tiles write to their capture rings (`tiles/net/capture.ts`). */
 export const CaptureMode = { off: 0, all: 1, drops: 2 } as const;
 
-/** What the netlink tile can be asked for. Answers come in the snapshot region. */
+/** Requests to the netlink tile. Its answers are in the snapshot region. */
 export const Ask = {
-  /** A part of all routes; arguments: prefix, its length, how many of its routes to leave out. */
+  /** A part of all routes; arguments: prefix, its length, number of its routes to skip. */
   routes: 1,
-  /** To compare the mirror with the kernel. */
+  /** Compare the mirror with the kernel. */
   audit: 2,
-  /** To set the capture mode; argument: `CaptureMode`. The main isolate does it, not the netlink tile. */
+  /** Set the capture mode; argument: `CaptureMode`. The main isolate does it, not the netlink tile. */
   capture: 3,
   /** For the master: reload the configuration, upgrade to the installed program; once for each number. */
   reload: 4,
   upgrade: 5,
-  /** For the master, too: to have no new traffic, or to have it again. */
+  /** Also for the master: drain, or end draining. */
   drain: 6,
   undrain: 7,
 } as const;
 
-/** The outcome of a request to the master: a sentence, and an exit status if it was not done. */
+/** The outcome of a request to the master: a sentence, and an exit status if the request failed. */
 export type Outcome =
   | { readonly ok: true; readonly line: string }
   | { readonly ok: false; readonly status: number; readonly line: string };
 
-/** A request to the netlink tile: plain numbers, for the status tile is trusted with no more. */
+/** A request to the netlink tile: only plain numbers, because the status tile is not trusted with more. */
 export interface ControlRequest {
-  /** Not 0, and not the number of the request before. */
+  /** Not 0, and not the number of the previous request. */
   readonly number: number;
   readonly kind: number;
   /** Unsigned words, at most four. */
   readonly arguments: readonly number[];
 }
 
-/** Main's side. After a change, main wakes the tiles that it concerns. */
+/** Main's side. After a change, main wakes the affected tiles. */
 export class ControlWriter {
   readonly #words: Uint32Array;
 
@@ -69,51 +69,51 @@ export class ControlWriter {
     this.#words = u32(view);
   }
 
-  /** Asks every tile to finish what it has and end. */
+  /** Makes every tile finish its work and end. */
   stop(): void {
     Atomics.store(this.#words, STOP, 1);
     this.pulse();
   }
 
-  /** Asks every tile to leave to a successor after its turn, without draining. The caller wakes sleeping ones. */
+  /** Makes every tile leave to a successor after its turn, without draining. The caller wakes sleeping ones. */
   leave(): void {
     Atomics.store(this.#words, LEAVE, 1);
     this.pulse();
   }
 
-  /** Says that this appliance serves: there is no predecessor, or not any more. */
+  /** Marks this appliance as serving: there is no predecessor any more. */
   serve(): void {
     Atomics.store(this.#words, SERVES, 1);
     this.pulse();
   }
 
-  /** Says whether a successor is being started, which takes processors from the tiles. */
+  /** Sets whether a successor is being started, which takes processors from the tiles. */
   set changing(isChanging: boolean) {
     Atomics.store(this.#words, CHANGING, isChanging ? 1 : 0);
     this.pulse();
   }
 
-  /** Makes busy tiles look at the clock. To be called now and then, since their turns may be long. */
+  /** Makes busy tiles check the clock. Called periodically, since their turns may be long. */
   pulse(): void {
     Atomics.add(this.#words, PULSE, 1);
   }
 
-  /** Says what net tiles are to show, one of {@linkcode CaptureMode}. */
+  /** Sets what net tiles capture, one of {@linkcode CaptureMode}. */
   set captureMode(mode: number) {
     Atomics.store(this.#words, CAPTURE, mode);
   }
 
-  /** Says of the `i`-th interface whether AF_XDP takes its frames. */
+  /** Sets whether AF_XDP receives the frames of the `i`-th interface. */
   setXdp(i: number, takes: boolean): void {
     Atomics.store(this.#words, XDP_AT + i, takes ? 1 : 0);
   }
 
-  /** Counts that the tile with this slot was started again in place. */
+  /** Counts a restart in place of the tile with this slot. */
   restarted(slot: number): void {
     this.#words[RESTARTS_AT + slot]++;
   }
 
-  /** Puts a request in place of the last one, which must have been answered or given up. */
+  /** Replaces the last request, which must have been answered or abandoned. */
   ask(request: ControlRequest): void {
     this.#words[KIND] = request.kind;
     for (let i = 0; i < ARGUMENTS; i++) this.#words[ARGUMENTS_AT + i] = request.arguments[i] ?? 0;
@@ -133,12 +133,12 @@ export class ControlReader {
     return Atomics.load(this.#words, STOP) === 1;
   }
 
-  /** Whether this tile is to end after its current turn. */
+  /** Whether this tile must end after its current turn. */
   get leaving(): boolean {
     return Atomics.load(this.#words, LEAVE) === 1;
   }
 
-  /** Whether this appliance serves: until then its predecessor has the XDP programs' filters. */
+  /** Whether this appliance serves: until then its predecessor owns the XDP programs' filters. */
   get serves(): boolean {
     return Atomics.load(this.#words, SERVES) === 1;
   }
@@ -147,7 +147,7 @@ export class ControlReader {
     return Atomics.load(this.#words, CHANGING) === 1;
   }
 
-  /** Changes when tiles should look at the clock and the words before this one. So the load is ordered. */
+  /** Changes when tiles should check the clock and the words before this one. So the load is ordered. */
   get pulse(): number {
     return Atomics.load(this.#words, PULSE);
   }
@@ -157,12 +157,12 @@ export class ControlReader {
     return this.#words[CAPTURE];
   }
 
-  /** Whether AF_XDP takes the frames of the `i`-th interface that was to be attached. */
+  /** Whether AF_XDP receives the frames of the `i`-th configured interface. */
   xdp(i: number): boolean {
     return Atomics.load(this.#words, XDP_AT + i) === 1;
   }
 
-  /** How often the tile with this slot was started again in place. */
+  /** How often the tile with this slot was restarted in place. */
   restarts(slot: number): number {
     return this.#words[RESTARTS_AT + slot];
   }
@@ -181,11 +181,11 @@ export class ControlReader {
   }
 }
 
-// The snapshot region: the netlink tile's answers about state that only its heap has. One answer at a time,
-// in lines of JSON. The netlink tile writes it. The status tile reads it; its requests go through main
-// and the control region.
+// The snapshot region: the netlink tile's answers about state that only its heap has. One answer at a
+// time, in lines of JSON. The netlink tile writes it. The status tile reads it; its requests go through
+// main and the control region.
 //
-//     word 0  number of the request that the answer is to
+//     word 0  number of the answered request
 //     word 1  bytes of the text
 //     byte 64…  the text, UTF-8
 
@@ -205,21 +205,21 @@ export function writeAnswer(snapshot: View, number: number, text: string): void 
   const words = u32(snapshot);
   const into = u8(slice(snapshot, TEXT_AT, MOST_ANSWER_BYTES));
   const { read, written } = new TextEncoder().encodeInto(text, into);
-  if (read < text.length) throw new RangeError(`${text.length} characters are no answer`);
+  if (read < text.length) throw new RangeError(`${text.length} characters are too many`);
   words[LENGTH] = written;
   Atomics.store(words, NUMBER, number);
 }
 
-/** An answer of the netlink tile: an object about it, and its lines, each with its end. */
+/** An answer of the netlink tile: an object about it, and its lines, each with a newline. */
 export interface Told<Head> {
   readonly head: Head;
   readonly lines: string;
 }
 
-/** Asks the netlink tile (`Ask`), after earlier requests have their answers. Rejects if there is none in time. */
+/** Asks the netlink tile (`Ask`), after earlier requests are answered. Rejects if the answer is late. */
 export type Question = <Head>(kind: number, ...words: readonly number[]) => Promise<Told<Head>>;
 
-/** The status tile's side: asks one question at a time. `ask` brings a request to main. */
+/** The status tile's side: asks one question at a time. `ask` passes a request to main. */
 export function questioner(
   { control, snapshot }: { control: View; snapshot: View },
   ask: (request: ControlRequest) => void,
@@ -227,20 +227,20 @@ export function questioner(
 ): Question {
   const words = u32(snapshot);
   const bytes = u8(slice(snapshot, TEXT_AT, MOST_ANSWER_BYTES));
-  // Continues from where a predecessor stopped.
+  // Continues from a predecessor's last number.
   let number = new ControlReader(control).requestNumber;
   let last: Promise<unknown> = Promise.resolve();
   const answerTo = async (kind: number, args: readonly number[]) => {
     number = number === 0xffffffff ? 1 : number + 1;
     ask({ number, kind, arguments: args });
     const deadline = performance.now() + timeoutMs;
-    // It is polled for: a notify would have V8 write, on the netlink tile's thread, to an eventfd of this tile's
-    // event loop, which that thread may not.
+    // Polled: for a notify V8 would write, on the netlink tile's thread, to an eventfd of this tile's
+    // event loop, which that thread may not do.
     while (Atomics.load(words, NUMBER) !== number) {
       if (performance.now() > deadline) throw new Error("the netlink tile does not answer");
       await delay(POLL_MILLIS);
     }
-    // TextDecoder does not read shared memory.
+    // TextDecoder does not accept shared memory.
     const text = new TextDecoder().decode(bytes.slice(0, words[LENGTH]));
     const end = text.indexOf("\n");
     return { head: JSON.parse(text.slice(0, end)), lines: text.slice(end + 1) };

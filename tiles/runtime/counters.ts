@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Every counter of every tile, declared once: its name and what it counts. A tile counts by index into its
- * region (`tile.ts`). The control socket shows counters by the names of these tables; the metric that a
- * counter belongs to is in `metrics.ts`.
+ * Every counter of every tile, declared once, with its name and its meaning. A tile counts by index
+ * into its region (`tile.ts`). The control socket shows counters by these names; `metrics.ts` has the
+ * metric of each.
  */
 
 import type { TileKind, TileReader } from "./tile.ts";
@@ -144,7 +144,7 @@ export const STATUS = table({
   connections_timed_out: "Connections closed because the peer took too long.",
 });
 
-/** A histogram of a net tile among its counters: a bucket for each bound, one for what is above, and the sum. */
+/** A histogram among a net tile's counters: a bucket for each bound, one for larger values, and the sum. */
 interface HistogramPlace {
   /** Index of its first bucket, and of its sum. */
   readonly at: number;
@@ -182,7 +182,7 @@ export const HISTOGRAMS = histograms({
 
 export const COUNTERS = { netlink: NETLINK, net: NET, app: APP, status: STATUS } as const;
 
-/** Gauges: what they show can decrease. */
+/** Gauges: their values can decrease. */
 export const GAUGES: ReadonlySet<string> = new Set([
   "interfaces",
   "routes",
@@ -200,21 +200,21 @@ export const GAUGES: ReadonlySet<string> = new Set([
   "metrics_connections",
 ]);
 
-/** Values of a tile's counters by name, as of now. */
+/** The current values of a tile's counters, by name. */
 export function readCounters(kind: TileKind, values: Float64Array): Record<string, number> {
   return Object.fromEntries(Object.keys(COUNTERS[kind].help).map((name, i) => [name, values[i]]));
 }
 
-/** A tile whose counters are looked at. */
+/** A tile whose counters are read. */
 export interface CountedTile {
   readonly kind: TileKind;
   readonly name: string;
   readonly reader: TileReader;
-  /** What its predecessors have counted in regions of their own. */
+  /** The counts of its predecessors in their own regions. */
   readonly past: Float64Array;
 }
 
-/** A tile's counters, with what its predecessors have counted. */
+/** A tile's counters, including those of its predecessors. */
 export function totalsOf(
   { kind, reader: { counters }, past }: Omit<CountedTile, "name">,
 ): Float64Array {
@@ -222,7 +222,7 @@ export function totalsOf(
   return Float64Array.from(names, (name, i) => counters[i] + (GAUGES.has(name) ? 0 : past[i]));
 }
 
-/** A net tile's histogram, with what its predecessors have counted. */
+/** A net tile's histogram, including those of its predecessors. */
 export function histogramOf(
   { reader: { counters }, past }: Pick<CountedTile, "reader" | "past">,
   { at, sum, bounds }: HistogramPlace,
@@ -231,7 +231,7 @@ export function histogramOf(
   return { bounds, counts, sum: counters[sum] + past[sum] };
 }
 
-/** The counters of each of `tiles`, by the tile's name and theirs, with what predecessors have counted. */
+/** The counters of each of `tiles`, by tile and by name, including those of predecessors. */
 export function countersOf(
   tiles: readonly CountedTile[],
 ): Record<string, Record<string, number>> {

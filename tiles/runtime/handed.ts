@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What passes between the master and its processes. At its start a process gets descriptors, in a known
- * order, and one memfd that says in JSON what each of them is and what to do; afterwards there are messages.
- * Master and child agree on nothing but names:
+ * What the master passes to its processes. At its start a process gets descriptors, in a known order,
+ * and one memfd with JSON that describes each of them and the task; afterwards there are messages.
+ * Master and child share only these names:
  *
  *     netbase, control, snapshot, solicit NET, routes NET, capture NET   of one appliance
  *     tile NAME, metrics NAME, link A to B, requests APP NET, peers APP NET, umem NET, frames NET
  *                                                                         continue with the next appliance
  *     eventfd NAME, udp PORT, xsk INTERFACE/QUEUE, filter INTERFACE       no memory of ours
  *
- * A region is handed as the descriptor that its reader or its writer may have (`../../ffi/region.ts`); an
- * appliance has both of its own, since its tiles are readers of each other.
+ * A region is passed as the descriptor that its reader or its writer may have (`../../ffi/region.ts`);
+ * an appliance gets both for its own regions, since its tiles read each other's.
  */
 
 import { type Channel, FIRST_DESCRIPTOR, MESSAGE_BYTES } from "../../ffi/process.ts";
@@ -50,7 +50,7 @@ export class Handed<Setup> {
     this.#regions = regions;
     const { buffer } = regions.mapShared(SETUP_DESCRIPTOR, byteLength, { readOnly: true });
     regions.close(SETUP_DESCRIPTOR);
-    // Shared memory cannot be decoded.
+    // TextDecoder does not accept shared memory.
     const text = new TextDecoder().decode(new Uint8Array(buffer, 0, byteLength).slice());
     const { descriptors, setup }: HandedSetup<Setup> = JSON.parse(text);
     this.setup = setup;
@@ -60,26 +60,26 @@ export class Handed<Setup> {
     });
   }
 
-  /** The descriptor called `name`, not of a region. Throws RangeError. */
+  /** The descriptor called `name`, which is not a region's. Throws RangeError. */
   fd(name: string): number {
     const descriptor = this.#open.get(name);
     if (descriptor === undefined) throw new RangeError(`no descriptor ${name} was handed over`);
     return descriptor.fd;
   }
 
-  /** Whether a descriptor called `name` was handed over, and not mapped yet. */
+  /** Whether a descriptor called `name` was handed over and is not mapped yet. */
   has(name: string): boolean {
     return this.#open.has(name) || this.#open.has(READ_ONLY + name);
   }
 
-  /** Maps the region called `name` as it was handed, and closes it. Throws RangeError, SystemError. */
+  /** Maps the region called `name` with the given access, and closes the descriptor. Throws RangeError, SystemError. */
   view(name: string): View {
     const view = this.#map(name) ?? this.#map(READ_ONLY + name);
     if (view === undefined) throw new RangeError(`no region ${name} was handed over`);
     return view;
   }
 
-  /** Maps the region called `name`, of which both descriptors were handed. Throws likewise. */
+  /** Maps the region called `name`, for which both descriptors were handed over. Throws likewise. */
   region(name: string): Region {
     const [reader, writer] = [this.#map(READ_ONLY + name), this.#map(name)];
     if (reader === undefined || writer === undefined) {
@@ -100,30 +100,30 @@ export class Handed<Setup> {
   }
 }
 
-// Messages between the master and the appliance: JSON objects on the channel that the process was started
-// with. The master checks all that it receives.
+// Messages between the master and the appliance: JSON objects on the channel that exists from the
+// process's start. The master checks all that it receives.
 
-/** What an operator can ask of the master. */
+/** What an operator can request of the master. */
 export type Request = (typeof REQUESTS)[number];
 export const REQUESTS = ["reload", "upgrade", "drain", "undrain"] as const;
 
 export type ApplianceReport =
   | { readonly type: "ready" }
   | { readonly type: "running" }
-  /** Its net tiles have left after `leave`, or not. */
+  /** Whether its net tiles have left after `leave`. */
   | { readonly type: "left"; readonly orderly: boolean }
   | { readonly type: "log"; readonly line: string; readonly level?: number }
   /** Its event loop runs; twice a second. */
   | { readonly type: "beat" }
-  /** An operator asks for something, by a number of its own. */
+  /** A request of an operator, with a number. */
   | { readonly type: "ask"; readonly what: Request; readonly number: number }
-  /** It fails and ends. `status`: an exit status. `app`: because of that app. */
+  /** It fails and ends. `status`: an exit status. `app`: the app that caused it. */
   | {
     readonly type: "failed";
     readonly message: string;
     readonly status: number;
     readonly app?: string;
-    /** The rings of its predecessor cannot be taken over, so the sockets have to be created again. */
+    /** The predecessor's rings cannot be taken over, so the sockets must be created again. */
     readonly ringsLost?: boolean;
   };
 
@@ -133,7 +133,7 @@ export type ApplianceOrder =
   | { readonly type: "leave" }
   | { readonly type: "changing"; readonly changing: boolean }
   | { readonly type: "stop" }
-  /** Whether AF_XDP takes the frames of each attached interface. */
+  /** Whether AF_XDP receives the frames of each attached interface. */
   | { readonly type: "attached"; readonly attached: readonly boolean[] }
   /** The outcome of the request with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
@@ -147,18 +147,18 @@ export type Shapes<Message extends { readonly type: string }> = {
 export const isWord: Check = (value) =>
   Number.isInteger(value) && Number(value) >= 0 && Number(value) <= 0xffff_ffff;
 export const isFlag: Check = (value) => typeof value === "boolean";
-/** A line of the log, and the mark that it was clipped. */
+/** Text that is at most as long as a log line with the mark that it was clipped. */
 export const isText: Check = (value) =>
   typeof value === "string" && value.length <= LONGEST_LINE + 1;
 
-/** Accepts also a field that is left out. */
+/** Accepts a missing field as well. */
 export function optional(check: Check): Check {
   return (value) => value === undefined || check(value);
 }
 
 /**
- * The message, if it is a plain object of one of these shapes and has no other fields, else throws Error. A schema
- * library would take 11 MiB.
+ * Returns the message if it is a plain object of one of these shapes without other fields, else throws
+ * Error. A schema library would take 11 MiB.
  */
 export function checkedMessage<Message extends { readonly type: string }>(
   said: unknown,
@@ -169,7 +169,7 @@ export function checkedMessage<Message extends { readonly type: string }>(
     isPlain && Object.hasOwn(said, name) ? (said as Record<string, unknown>)[name] : undefined;
   const type = own("type");
   if (typeof type !== "string" || !Object.hasOwn(shapes, type)) {
-    throw new Error("a message of no known type");
+    throw new Error("a message of unknown type");
   }
   const fields = shapes[type as Message["type"]];
   const isShaped = Object.entries(fields).every(([name, check]) => check(own(name))) &&
@@ -181,7 +181,7 @@ export function checkedMessage<Message extends { readonly type: string }>(
 /** Sends and receives messages of these types. */
 export type Messages<Sent, Received> = ReturnType<typeof messagesBy<Sent, Received>>;
 
-/** Messages by `channel`. What is received is as the other side made it: to be checked. */
+/** Messages by `channel`. Received messages are as the other side made them and must be checked. */
 export function messagesBy<Sent, Received>(channel: Channel) {
   const encoder = new TextEncoder();
   const decoder = new TextDecoder("utf-8", { fatal: true });
@@ -195,7 +195,7 @@ export function messagesBy<Sent, Received>(channel: Channel) {
     /** The next message; null: none now; undefined: the end. Throws SyntaxError, TypeError or SystemError. */
     receive(): Received | null | undefined {
       const bytes = channel.receive();
-      // A `null` must not pass for "none now": it is a message of no known type.
+      // `null` must not be read as "none now": it is a message of unknown type.
       return bytes ? parse(decoder.decode(bytes)) as Received ?? {} as Received : bytes;
     },
   };

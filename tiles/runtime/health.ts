@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * How the appliance is: the master evaluates it (`master/health.ts`) and writes it, as JSON, into a region of its
- * own. The status tile reads it when it is asked: `/live`, `/ready`, the metrics and `tegula status`.
+ * The appliance's health. The master evaluates it (`master/health.ts`) and writes it, as JSON, into its
+ * own region. The status tile reads it on request: `/live`, `/ready`, the metrics and `tegula status`.
  */
 
 import { slice, u32, u8, type View } from "../../ffi/region.ts";
@@ -18,10 +18,10 @@ export const UNWELL = {
   no_ready_app: "A port has no app that is ready.",
 } as const;
 
-/** One reason: what about it, and a clause for operators. */
+/** One reason: its subject, and a clause for operators. */
 export interface Reason {
   readonly reason: keyof typeof UNWELL;
-  /** The tile, app, interface or port that it is about. */
+  /** The tile, app, interface or port concerned. */
   readonly about: string;
   readonly text: string;
 }
@@ -29,15 +29,15 @@ export interface Reason {
 /** `draining`: it serves, and wants no more traffic. Only `ready` is ready. */
 export type HealthState = "starting" | "ready" | "draining" | "unwell";
 
-/** What is known of the appliance's health. While it drains, there may be reasons as well. */
+/** The appliance's health. While it drains, there may be reasons as well. */
 export interface Health {
   readonly state: HealthState;
-  /** When it became so, milliseconds since the epoch. */
+  /** When this state began, milliseconds since the epoch. */
   readonly since: number;
   readonly reasons: readonly Reason[];
 }
 
-/** What the kernel says of a process, by metric. */
+/** The kernel's values for a process, by metric. */
 export type ProcessValues = Readonly<
   Record<Extract<DeclaredMetric, `process_${string}`>, number>
 >;
@@ -47,18 +47,18 @@ export interface ProcessReport {
   readonly name: string;
   /** 0: it does not run. */
   readonly pid: number;
-  /** How often it was started again after a failure. */
+  /** How often it was restarted after a failure. */
   readonly restarts: number;
   /** About a second old; absent until it runs. */
   readonly values?: ProcessValues;
 }
 
-/** The configuration that is served, as metrics have it. */
+/** The configuration in use, for the metrics. */
 export interface LoadedConfig {
   readonly hash: number;
   /** Seconds since the epoch. */
   readonly at: number;
-  /** Whether the last attempt to load one was good. */
+  /** Whether the last attempt to load a configuration succeeded. */
   readonly isGood: boolean;
 }
 
@@ -90,7 +90,7 @@ export function writeHealth(view: View, report: HealthReport): void {
   if (text.length > into.length) {
     text = new TextEncoder().encode(JSON.stringify({ ...report, processes: [] }));
   }
-  // A master that was killed in the middle of this takes everything with it.
+  // A master that is killed here takes all other processes with it.
   Atomics.add(words, SEQUENCE, 1);
   into.set(text);
   words[LENGTH] = text.length;
@@ -98,7 +98,7 @@ export function writeHealth(view: View, report: HealthReport): void {
 }
 
 const STALE_MILLIS = 5000;
-/** Times that a report is read while it is being written, until the last one is used instead. */
+/** How often a report is read while it is being written, before the previous one is used. */
 const MOST_READS = 100;
 
 /** The status tile's side. */
@@ -106,7 +106,7 @@ export class HealthReader {
   readonly #words: Uint32Array;
   readonly #text: Uint8Array;
   #last: HealthReport | null = null;
-  /** The sequence word, and when it was first seen so. */
+  /** The sequence word, and when it was first seen with this value. */
   #seen = { sequence: -1, at: 0 };
 
   constructor(view: View) {
@@ -114,14 +114,14 @@ export class HealthReader {
     this.#text = u8(slice(view, TEXT_AT, HEALTH_BYTES - TEXT_AT));
   }
 
-  /** Whether a report was written lately, by a monotonic clock of this side. To be called now and then. */
+  /** Whether a report was written lately, by a monotonic clock of this side. Must be called periodically. */
   isFresh(nowMillis: number): boolean {
     const sequence = Atomics.load(this.#words, SEQUENCE);
     if (sequence !== this.#seen.sequence) this.#seen = { sequence, at: nowMillis };
     return nowMillis - this.#seen.at < STALE_MILLIS;
   }
 
-  /** The last report that was written; null: none was. */
+  /** The last report written; null: none. */
   read(): HealthReport | null {
     for (let i = 0; i < MOST_READS; i++) {
       const sequence = Atomics.load(this.#words, SEQUENCE);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What tiles and apps write to the log: `console`, the `log` of an app's context, and errors. A confined
- * thread has no terminal, so main writes the lines, under the tile's name. Their number is bounded, as an
- * app might log every datagram. A line may contain what a client sent, so control characters are escaped:
- * it can neither forge a line nor control a terminal.
+ * The log output of tiles and apps: `console`, the `log` of an app's context, and errors. A confined
+ * thread has no terminal, so main writes the lines, with the tile's name. Their number is limited, as
+ * an app might log every datagram. A line may contain input from a client, so control characters are
+ * escaped: it can neither forge a line nor control a terminal.
  */
 
 /** The importance of a line for operators: priorities of syslog(3). */
@@ -11,17 +11,17 @@ export const Level = { error: 3, warning: 4, notice: 5, info: 6, debug: 7 } as c
 
 export type Log = (text: string, level?: number) => void;
 
-/** Whether a field of a message is a level. It may be left out. */
+/** Whether a field of a message is a level. It may be absent. */
 export function isLevel(value: unknown): value is number | undefined {
   return value === undefined || Object.values<unknown>(Level).includes(value);
 }
 
-/** Levels of the methods of a console; of others it is `info`. */
+/** Levels of the methods of a console; the others are `info`. */
 const LEVELS: { readonly [method: string]: number } = {
   ...{ error: Level.error, assert: Level.error, warn: Level.warning, debug: Level.debug },
 };
 
-/** Lines a second; further ones are left out. */
+/** Lines a second; further ones are dropped. */
 const LINES_A_SECOND = 50;
 /** The longest line, in UTF-16 units. */
 export const LONGEST_LINE = 4096;
@@ -29,7 +29,7 @@ export const LONGEST_LINE = 4096;
 /** Methods that write their arguments. */
 const SAYING = "log info debug warn error dir dirxml table trace group groupCollapsed".split(" ");
 
-/** Deno's own formatting of what a console is given. It is bound before `takeAway`. */
+/** Deno's own formatting of a console's arguments. It is bound before `takeAway`. */
 const { inspectArgs } = (Deno as unknown as Record<symbol, {
   inspectArgs(said: readonly unknown[]): string;
 }>)[(Deno as unknown as { internal: symbol }).internal];
@@ -52,7 +52,7 @@ export function bounded(
     if (fits.length > 0) log(fits.join("\n"), level);
     if (fits.length === text.length) return;
     lines = most + 1;
-    log(`it says more than ${most} lines in a second: the rest is left out`, Level.warning);
+    log(`it writes more than ${most} lines in a second: the rest is left out`, Level.warning);
   };
 }
 
@@ -66,7 +66,7 @@ export function once(log: Log, most = Infinity): Log {
   };
 }
 
-/** `line`, cut to the length that the log accepts. */
+/** `line`, truncated to the length that the log accepts. */
 export function clipped(line: string): string {
   return line.length > LONGEST_LINE ? `${line.slice(0, LONGEST_LINE)}…` : line;
 }
@@ -97,7 +97,7 @@ export function consoleTo(
   };
 }
 
-/** All values in one text, as Deno's console has it. What a directive cannot format is shown as it is. */
+/** All values in one text, as in Deno's console. A value that a directive cannot format is left as it is. */
 function formatted(said: readonly unknown[]): string {
   try {
     return inspectArgs(said);
@@ -106,7 +106,7 @@ function formatted(said: readonly unknown[]): string {
   }
 }
 
-/** Control characters except tab; lines are split before. */
+/** Control characters except tab. Lines are split before. */
 const CONTROL = /[^\P{Cc}\t]/gu;
 
 /** `text` with the name of the tile before each line, and with escaped control characters. */
@@ -121,14 +121,14 @@ export function spelledOut(line: string): string {
   );
 }
 
-/** Removes globals that no permission governs and no tile or app may have. */
+/** Removes globals that no permission controls and that no tile or app may use. */
 export function takeAway(): void {
-  // Deno's operations, of which some check no permission. Modules of Node's bring hundreds of them when they are
-  // loaded, unless in a worker.
+  // Deno's operations, some of which check no permission. Node's modules take hundreds of them when
+  // they are loaded, except in a worker.
   Reflect.deleteProperty(Deno, (Deno as unknown as { internal: symbol }).internal);
   // Lines go through the log.
   for (const stream of [Deno.stdin, Deno.stdout, Deno.stderr]) stream.close();
-  // Only the worker's own module posts messages, since main has to read them whatever their size.
+  // Only the worker's own module posts messages, since main must read them whatever their size.
   Reflect.deleteProperty(globalThis, "postMessage");
   // In the appliance a nested worker would start outside of the thread's filter or end the process; the
   // memory of an app's process has no room for it.
@@ -137,7 +137,7 @@ export function takeAway(): void {
   for (const name of ["caches", "CacheStorage", "Cache"]) Reflect.deleteProperty(globalThis, name);
 }
 
-// Errors. They are read with care: an app may throw anything, whose getters and toString() may throw, too.
+// Errors. They are read with care: an app may throw any value, whose getters and toString() may throw, too.
 
 /** An app does not start because of an error in it, or in its configuration. */
 export class AppError extends Error {
@@ -149,7 +149,7 @@ export class AppError extends Error {
   }
 }
 
-/** An error's class, message and stack. Any other value only has a text. */
+/** An error's class, message and stack. Other values have only a text. */
 export function readThrown(thrown: unknown): { name?: string; message: string; stack: string } {
   try {
     if (!(thrown instanceof Error)) return { message: String(thrown), stack: String(thrown) };

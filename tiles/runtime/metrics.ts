@@ -1,44 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Every metric, declared once: what Prometheus sees of it and where its value comes from. The status tile
- * (`../status/metrics.ts`) writes no other; `docs/operating/metrics.md` is generated from this table, and the
- * tests compare `packaging/grafana` and `packaging/prometheus` with it.
+ * Every metric, declared once, with its name, its help and its source. The status tile
+ * (`../status/metrics.ts`) writes no others; `docs/operating/metrics.md` is generated from this table,
+ * and the tests compare `packaging/grafana` and `packaging/prometheus` with it.
  *
- * A counter of a tile (`counters.ts`) is a sample of the metric whose `from` it matches. Without one it is
- * a metric of its own, which is called after it.
+ * A counter of a tile (`counters.ts`) is a sample of the metric whose `from` matches it. If none does,
+ * it is a metric of its own, with a name derived from the counter's.
  */
 
 import { COUNTERS, GAUGES } from "./counters.ts";
 import type { TileKind } from "./tile.ts";
 
 interface Declared {
-  /** Without it, the name says it: a counter's ends in `_total`, and the others are gauges. */
+  /** By default, the name determines it: a counter's ends in `_total`, and the others are gauges. */
   readonly type?: "histogram";
   /** Metrics of an app's tile also have `app`. */
   readonly labels?: readonly string[];
   /** A sentence. */
   readonly help: string;
-  /** What it is read from. An expression: the counters, as `KIND_COUNTER`, that are samples of it. */
+  /** Its source. An expression: the counters, as `KIND_COUNTER`, that are samples of it. */
   readonly from: string | RegExp;
-  /** What counters have for a label's value where that is to be another word. */
+  /** Replacements for the values of a label. */
   readonly values?: Readonly<Record<string, string>>;
 }
 
 export interface Metric extends Omit<Declared, "type"> {
   readonly type: "counter" | "gauge" | "histogram";
   readonly labels: readonly string[];
-  /** Unit of the value, which the name ends in. Without one, the value is a number of things. */
+  /** Unit of the value, with which the name ends. Without one, the value is a number of things. */
   readonly unit?: string;
 }
 
-/** The values of `from` that are more than one metric's. */
+/** The values of `from` that several metrics share. */
 const PROC = "/proc, which the master reads every second";
 const HEALTH = "the health region";
 const TRAFFIC = "the traffic regions of net tiles";
 const TILE = "the tile region";
 const CUSTOM = "the app's metrics region";
 
-/** Declares metrics that differ in name and help alone. */
+/** Declares metrics that differ only in name and help. */
 function table<const Name extends string>(
   shared: Omit<Declared, "help">,
   help: Readonly<Record<Name, string>>,
@@ -187,7 +187,7 @@ const DECLARED = {
 
 export type DeclaredMetric = keyof typeof DECLARED;
 
-/** The metric that a counter of a kind of tile is a sample of, and its labels but that of the tile. */
+/** The metric that a counter of a kind of tile is a sample of, and its labels except the tile's. */
 export function metricOf(
   kind: TileKind,
   counter: string,
@@ -204,7 +204,7 @@ export function metricOf(
   return { name: `tegula_${kind}_${counter}${GAUGES.has(counter) ? "" : "_total"}`, labels: {} };
 }
 
-/** Fills in what a metric's name says. */
+/** Adds what follows from a metric's name. */
 function named(name: string, declared: Declared): [string, Metric] {
   const [, unit, total] = /(?:_(seconds|bytes|ratio))?(_total)?$/.exec(name)!;
   const type = total === undefined ? "gauge" : "counter";

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Who gets what: how many net tiles there are, which of them owns which queue of which interface, how deep
- * links and rings are, and how many frames a net tile's UMEM needs; ranges of ports; what is granted. No
- * I/O, so that it can be tested apart.
+ * The plan of resources: the number of net tiles, their queues, the depths of links and rings, and the
+ * frames of a net tile's UMEM; ranges of ports; permissions. No I/O, so that it can be tested
+ * separately.
  */
 
 import { libraryPath } from "../../ffi/library.ts";
@@ -13,23 +13,23 @@ import type { LinkShape } from "./link.ts";
 
 /** Bytes of a UMEM frame. Holds an MTU of 1,500 with tags and headroom; see `LARGEST_MTU`. */
 export const FRAME_BYTES = 2048;
-/** Headroom besides the kernel's: aligns the IPv4 header, and has headers and 20 bytes share a cache line. */
+/** Headroom besides the kernel's. It aligns the IPv4 header, and headers and 20 bytes share a cache line. */
 export const HEADROOM_BYTES = 2;
 /** XDP_PACKET_HEADROOM (linux/bpf.h): the kernel's headroom. */
 const KERNEL_HEADROOM_BYTES = 256;
 /** The largest MTU whose frames, with Ethernet header and two VLAN tags, fit a UMEM frame. */
 const LARGEST_MTU = FRAME_BYTES - KERNEL_HEADROOM_BYTES - HEADROOM_BYTES - 14 - 8;
-/** Buffers of 64 KiB behind the frames, for datagrams from the kernel's sockets. */
+/** Buffers of 64 KiB after the frames, for datagrams from the kernel's sockets. */
 export const LARGE_BUFFERS = 64;
-/** Frames that the kernel usually has of an AF_XDP socket, to receive and to transmit. */
+/** Frames of an AF_XDP socket that the kernel usually has, to receive and to transmit. */
 export const SOCKET_FRAMES = 1024;
 /** Entries of an AF_XDP fill, receive, transmit and completion ring. */
 export const RING_ENTRIES = 8192;
-/** Frames that the kernel gets for a handover alone, for 35 ms at 200,000/s: always used they would not fit a cache. */
+/** Frames for the kernel only during a handover, for 35 ms at 200,000/s. Always used, they would exceed the cache. */
 export const SPARE_FRAMES = RING_ENTRIES - SOCKET_FRAMES;
 /** Datagrams that may wait for a neighbour, per net tile. */
 export const ARP_QUEUE_ENTRIES = 256;
-/** Datagrams of each link between a net and an app tile, in either direction, unless the app has another depth. */
+/** Datagrams of each link between a net and an app tile, in either direction, unless the app sets a depth. */
 export const LINK_DEPTH = 1024;
 
 /** The shape of links with this depth. Rings hold as many frames. `isAlone`: requests stay in the app's own UMEM. */
@@ -38,7 +38,7 @@ export function linkShapeOf(depth: number, { isAlone }: { isAlone: boolean }): L
   return { depth, payloadBytes, ...(!isAlone && { requestBytes: payloadBytes }) };
 }
 
-/** Bytes of a UMEM of `frames` frames and the large buffers behind them. */
+/** Bytes of a UMEM of `frames` frames and the large buffers after them. */
 export function umemBytes(frames: number): number {
   return frames * FRAME_BYTES + LARGE_BUFFERS * UDP_BUFFER_BYTES;
 }
@@ -46,16 +46,16 @@ export function umemBytes(frames: number): number {
 export type TilePlan = Readonly<ReturnType<typeof planTiles>>;
 
 /**
- * Plans net tiles: as many as asked for, else min(queues, cores − 1), at least one. Tile t of T owns queues t, t + T, …
- * of every interface. A UMEM has frames for all fill and transmit rings, app links and the ARP queue, so that an app
- * that stops cannot starve another app or a ring.
+ * Plans net tiles: the configured number, else min(queues, cores − 1), at least one. Tile t of T owns
+ * queues t, t + T, … of every interface. A UMEM has frames for all fill and transmit rings, app links
+ * and the ARP queue, so that an app that stops cannot starve another app or a ring.
  */
 export function planTiles({ queues, cores, apps, netTiles: asked }: {
-  /** Receive queues of each attached interface, in order; none for the kernel's sockets alone. */
+  /** Receive queues of each attached interface, in order; empty for kernel sockets only. */
   queues: readonly number[];
   cores: number;
   apps: readonly { readonly depth?: number }[];
-  /** The number of net tiles asked for. */
+  /** The configured number of net tiles. */
   netTiles?: number;
 }) {
   const netTiles = asked ?? Math.max(1, Math.min(Math.max(1, ...queues), cores - 1));
@@ -90,7 +90,7 @@ export function parseRange(text: string, least: number): PortRange | null {
   return least <= range[0] && range[0] <= range[1] && range[1] <= 65_535 ? range : null;
 }
 
-/** How many ports there are in all of the ranges together. */
+/** The total number of ports in the ranges. */
 export function countPorts(ranges: readonly PortRange[]): number {
   return ranges.reduce((sum, [first, last]) => sum + last - first + 1, 0);
 }
@@ -123,7 +123,7 @@ export function rangeText([first, last]: PortRange): string {
   return first === last ? `${first}` : `${first}-${last}`;
 }
 
-/** Ranges that a sentence names; further ports are counted. */
+/** The most ranges in a sentence; further ports are only counted. */
 const RANGES_NAMED = 8;
 
 /** Ports in ascending order for a sentence: `port 7 is`, `ports 7, 5300-5363 are`. */
@@ -139,7 +139,7 @@ export function portsText(ports: readonly number[]): string {
 
 export class InterfaceError extends Error {}
 
-/** What is wrong, and the command that fixes it. */
+/** A problem, and the command that fixes it. */
 export interface Trouble {
   readonly says: string;
   readonly fix: string;
@@ -155,10 +155,10 @@ export function lacking(interfaces: InterfaceReader, record: number): Trouble | 
   return { says: "has no IPv4 address", fix: `ip address add ADDRESS/LENGTH dev ${name}` };
 }
 
-/** What is wrong if the largest frames of an interface do not fit a UMEM frame; null: they fit. */
+/** The problem if the largest frames of an interface do not fit a UMEM frame; null: they fit. */
 export function excess(interfaces: InterfaceReader, record: number): Trouble | null {
   const mtu = interfaces.mtu(record);
-  // Loopback has a large MTU. Its long datagrams come by the socket.
+  // Loopback has a large MTU. The socket receives its long datagrams.
   if (mtu <= LARGEST_MTU || interfaces.isLoopback(record)) return null;
   return {
     says: `its MTU is ${mtu}, AF_XDP takes up to ${LARGEST_MTU} here`,
@@ -177,7 +177,7 @@ export function checkMtus({ interfaces }: NetbaseReader, names: readonly string[
   }
 }
 
-// Permissions: what a worker of the appliance has until it gives them up, and what an app may be granted.
+// Permissions: those of an appliance's worker until it drops them, and those that an app may be granted.
 
 /** Deno's permissions: paths, names of variables, `address:port` or `unix:path`. */
 export interface Permissions {
@@ -198,7 +198,7 @@ export interface Grants extends Omit<Permissions, "ffi"> {
 
 /** The folder of this program: the sources, or build/program/. */
 const FOLDER = decodeURI(new URL("../../", import.meta.url).pathname);
-/** Folders of the program that tiles' modules are in; `npm` has the packages of apps that run inside. */
+/** Folders with the modules of tiles; `npm` has the packages of inline apps. */
 const TILE_FOLDERS = ["apps", "ffi", "netbase", "npm", "tiles"];
 
 /** Deno's flags for a process's permissions. Throws `error` for a value that Deno cannot take. */
@@ -208,11 +208,11 @@ export function permissionFlags(
 ): string[] {
   const { read = [], write = [], env = [], net = [], ffi = [] } = permissions;
   return Object.entries({ read, write, env, net, ffi }).flatMap(([name, all]) => {
-    // Deno splits values at commas, and has no way to escape one.
+    // Deno splits values at commas, and has no escape for them.
     const split = all.find((each) => each.includes(","));
     if (split === undefined) return all.length === 0 ? [] : [`--allow-${name}=${all.join(",")}`];
     throw error(
-      `cannot allow ${name} of ${split}: Deno takes the comma in it for the end; take another path`,
+      `cannot allow ${name} of ${split}: Deno takes the comma in it as a separator; use another path`,
     );
   });
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A tile: the calls that it implements, the region in which it tells others about itself, and the loop
- * that runs it. How a worker becomes a tile is in `worker.ts`.
+ * A tile: the calls that it implements, the region in which it publishes its state, and the loop that
+ * runs it. `worker.ts` turns a worker into a tile.
  */
 
 import { f64, slice, u32, type View } from "../../ffi/region.ts";
@@ -11,7 +11,7 @@ import type { Xsk } from "../../ffi/xsk.ts";
 import type { Clock } from "../app/contract.ts";
 import type { ControlReader, ControlRequest, Outcome } from "./control.ts";
 
-/** The kinds of tile. An app's runs in a process of its own, or inside a net tile. */
+/** The kinds of tile. An app's tile runs in its own process, or inside a net tile. */
 export type TileKind = WorkerKind | "app";
 /** Those that run in a worker of the appliance. */
 export type WorkerKind = "netlink" | "net" | "status";
@@ -22,7 +22,7 @@ export interface Libraries {
   readonly netlink?: NetlinkLibrary;
   readonly xsk?: Xsk;
   readonly udp?: Udp;
-  /** If an app was granted it. */
+  /** Present if an app was granted it. */
   readonly clock?: Clock;
 }
 
@@ -34,9 +34,9 @@ export interface TileContext<Setup> {
   log(line: string, level?: number): void;
   /** Sends a request of the status tile to main. */
   ask(request: ControlRequest): void;
-  /** Receives messages from main while it runs. Only of the status tile, which has an event loop. */
+  /** Receives messages from main while it runs. Only for the status tile, which has an event loop. */
   onMessage?(listener: (message: MainMessage) => void): void;
-  /** Given to a net tile, as a predecessor may run: confines the thread to these descriptors, and resolves when that has ended. */
+  /** Only of a net tile: confines the thread to these descriptors, and resolves when the predecessor has ended. */
   predecessor?(descriptors: readonly number[]): Promise<void>;
 }
 
@@ -44,19 +44,19 @@ export interface TileContext<Setup> {
 export interface Tile {
   /** Does one burst of work. Returns its size, or 0. */
   turn(): number;
-  /** Whether anything waits in a link or ring. Called after the announcement of a sleep. */
+  /** Whether anything waits in a link or ring. Called after a sleep was announced. */
   pending(): boolean;
-  /** Blocks until there is work, or `timeoutMs` have passed (-1: no limit). Empties its eventfd. */
+  /** Blocks until there is work, or `timeoutMs` have passed (-1: no limit). Clears its eventfd. */
   wait(timeoutMs: number): void;
   /** Called about every 100 ms. `nowMillis` is monotonic. */
   housekeeping?(nowMillis: number): void;
-  /** Does what is due. Called whenever the clock is read (`CLOCK_TURNS`), at least every half second. */
+  /** Handles what is due. Called whenever the clock is read (`CLOCK_TURNS`), at least every half second. */
   clock?(nowMillis: number): void;
-  /** Milliseconds from `nowMillis` until something is due; -1 for nothing. */
+  /** Milliseconds from `nowMillis` until something is due; -1: nothing. */
   nextDue?(nowMillis: number): number;
   /** Writes what its successor needs, before it leaves without draining. Only `close` follows. */
   relinquish?(): void;
-  /** Whether nothing is left to do while it stops. */
+  /** Whether it has no work left while it stops. */
   drained?(): boolean;
   close?(): void;
   /** The descriptors that `confine()` has to allow. */
@@ -84,9 +84,9 @@ export interface BootMessage {
   readonly region: View;
   /** The control region, read-only. */
   readonly control: View;
-  /** Whether an app inside it was granted the host's clock. */
+  /** Whether an inline app was granted the host's clock. */
   readonly clock: boolean;
-  /** Whether a predecessor runs on the regions that it takes over: of a net tile. */
+  /** For a net tile: whether a predecessor runs on the regions that it takes over. */
   readonly hasPredecessor: boolean;
   /** Whether it waits for `make` after its modules are loaded. */
   readonly held: boolean;
@@ -98,7 +98,7 @@ export interface BootMessage {
 /** A message from main to a tile. */
 export type MainMessage =
   | { readonly type: "make" }
-  /** Take no more connections, and end when the clients have their answers. */
+  /** Accept no more connections, and end when the clients have their answers. */
   | { readonly type: "leave" }
   /** The outcome of the change with this number. */
   | { readonly type: "outcome"; readonly number: number; readonly outcome: Outcome };
@@ -113,10 +113,10 @@ export type TileReport =
   | { readonly type: "log"; readonly line: string; readonly level?: number }
   | { readonly type: "ask" } & ControlRequest
   | { readonly type: "stopped" }
-  /** Its start failed; `app`: because of that app. */
+  /** Its start failed; `app`: the app that caused it. */
   | { readonly type: "failed"; readonly message: string; readonly app?: string };
 
-// The tile region: what a tile tells the others about itself. One page, written by that tile alone.
+// The tile region: a tile's public state. One page, which only that tile writes.
 //
 //     word 0  sleep sequence: odd while the tile blocks    (read by those who may have to wake it)
 //     word 1  burst counter: quiescent states passed       (read by netbase's writer, and as heartbeat by main)
@@ -141,27 +141,27 @@ export class TileRegion {
   readonly counters: Float64Array;
   readonly #words: Uint32Array;
 
-  /** Joins a region and carries on its counts. Writes nothing yet: a predecessor may still have it. */
+  /** Joins a region and continues its counts. Writes nothing yet, as a predecessor may still write it. */
   constructor(view: View) {
     this.#words = u32(view);
     this.counters = f64(slice(view, COUNTERS_AT, TILE_COUNTERS * 8));
   }
 
-  /** Announces a quiescent state, once per turn: what was read of netbase before is not used after this ordered store. */
+  /** Announces a quiescent state, once per turn: nothing read from netbase before is used after this ordered store. */
   quiescent(): void {
     Atomics.store(this.#words, BURST, this.#words[BURST] + 1);
   }
 
   /**
-   * Says "about to block". After this the tile must look at every link once more before it blocks:
-   * store-then-load here and store-then-load in `Waker.published` are both sequentially consistent,
-   * so at least one side sees the other and no wake-up is lost.
+   * Announces that it is about to block. Then the tile must check every link once more before it
+   * blocks: store-then-load here and store-then-load in `Waker.published` are both sequentially
+   * consistent, so at least one side sees the other and no wake-up is lost.
    */
   fallAsleep(): void {
     Atomics.store(this.#words, SLEEP, (this.#words[SLEEP] + 1) | 1);
   }
 
-  /** Says "awake again", before anything of netbase is read. */
+  /** Announces that it is awake again, before anything in netbase is read. */
   awake(): void {
     Atomics.store(this.#words, SLEEP, (this.#words[SLEEP] + 1) & ~1);
   }
@@ -172,7 +172,7 @@ export class TileRegion {
   }
 }
 
-/** What the others see of a tile. */
+/** A tile as others see it. */
 export class TileReader {
   readonly counters: Float64Array;
   readonly #words: Uint32Array;
@@ -182,7 +182,7 @@ export class TileReader {
     this.counters = f64(slice(view, COUNTERS_AT, TILE_COUNTERS * 8));
   }
 
-  /** The burst counter: it has moved once the tile has released all it read from netbase before. */
+  /** The burst counter: it has changed once the tile has released all it read from netbase before. */
   get burst(): number {
     return Atomics.load(this.#words, BURST);
   }
@@ -210,13 +210,13 @@ export class Waker {
   readonly #wake: () => void;
   #woken = 0;
 
-  /** `wake` makes the tile's blocking call return, as by a write to its eventfd. */
+  /** `wake` makes the tile's blocking call return, for example by a write to its eventfd. */
   constructor(tile: TileReader, wake: () => void) {
     this.#tile = tile;
     this.#wake = wake;
   }
 
-  /** To be called after a burst was published (by a sequentially consistent store). */
+  /** Called after a burst was published (by a sequentially consistent store). */
   published(): void {
     const sleep = this.#tile.sleepSequence;
     if ((sleep & 1) === 0 || sleep === this.#woken) return;
@@ -226,41 +226,40 @@ export class Waker {
   }
 }
 
-// The loop: a burst of work, a quiescent state, now and then housekeeping. After some idle turns the tile
+// The loop: a burst of work, a quiescent state, periodic housekeeping. After some idle turns the tile
 // announces that it is about to sleep, checks everything once more, and blocks.
 //
-// The order matters: `fallAsleep` is a sequentially consistent store before `pending` reads the producers'
-// cursors, and producers publish before they read the sleep word. So whatever is published is either seen
-// here or wakes the tile. Nothing ever waits for a time-out.
+// The order matters: `fallAsleep` is a sequentially consistent store before `pending` reads the
+// producers' cursors, and producers publish before they read the sleep word. So a published item is
+// either seen here or wakes the tile. Nothing ever waits for a time-out.
 
 /**
  * Idle turns before a tile blocks. A turn without work takes some tens of nanoseconds, so these are
- * some microseconds, enough to catch the next burst of a busy peer. Where there are
- * more tiles than cores, a spinning tile keeps another from running: then a tenth is best, by
- * measurement (with 200 an app in a process of its own answered half again as late, and always
- * spinning cost a factor of eight).
+ * some microseconds, enough to catch the next burst of a busy peer. With more tiles than cores, a
+ * spinning tile keeps another from running. A tenth was best then: with 200 turns an app in its own
+ * process answered half again as late, and constant spinning cost a factor of eight.
  */
 const SPIN_TURNS = 200;
 const CROWDED_SPIN_TURNS = 20;
 /**
- * If cores are shared: after a turn with at most this much work that woke another tile, the tile allows
- * one idle turn and blocks, as an answer can only come once the other has the core. After a larger burst
- * more is about to come: with 512 requests in flight, blocking as soon cost a tenth of the rate.
+ * With shared cores: after a turn with at most this much work that woke another tile, the tile does one
+ * idle turn and blocks, as an answer can only come once the other has the core. After a larger burst
+ * more is about to come: with 512 requests in flight, blocking as early cost a tenth of the rate.
  */
 const SMALL_BURST = 2;
 /**
- * Busy turns between two looks at the clock, which costs as much as two datagrams. Four datagrams count as
- * one more turn, so timers are late by 1,024 of them at most. An app may take a millisecond for each, so
- * main's pulse has the clock looked at too.
+ * Busy turns between two reads of the clock, each of which costs as much as two datagrams. Four
+ * datagrams count as another turn, so timers are late by at most 1,024 datagrams. An app may take a
+ * millisecond for each, so main's pulse triggers a read as well.
  */
 const CLOCK_TURNS = 256;
 const HOUSEKEEPING_MILLIS = 100;
-/** The longest a tile blocks: how late its housekeeping may be while nothing happens. */
+/** The longest a tile blocks: the longest delay of its housekeeping while nothing happens. */
 const LONGEST_SLEEP_MILLIS = 1000;
 /** How long a stopping tile may take to hand over what it holds. */
 const DRAIN_MILLIS = 300;
 
-/** Of so many turns one is timed: the clock costs as much as two datagrams. A prime, so that nothing keeps step with it. */
+/** One of this many turns is timed: the clock costs as much as two datagrams. A prime, against patterns. */
 const TIMED_TURNS = 61;
 
 /** How often a successor polls whether its predecessor has ended: datagrams wait until it sees that. */
@@ -273,9 +272,9 @@ export function pause(millis: number): void {
 }
 
 /**
- * Blocks until the predecessor, whose last store in the region of both says that it has stopped, or main
- * says that there is none. No message is used: through three event loops it took 20 ms. Where nobody runs
- * on the region, only main says so: the region still has the life of a tile that ended before.
+ * Blocks until the predecessor's last store in the shared region reports that it has stopped, or main
+ * reports that there is none. No message is used: through three event loops it took 20 ms. If no tile
+ * runs on the region, only main reports it: the region still has the life of a tile that ended before.
  */
 export function awaitPredecessor(
   { region, hasPredecessor }: Pick<BootMessage, "region" | "hasPredecessor">,
@@ -286,12 +285,12 @@ export function awaitPredecessor(
   while (!control.serves && !(hasPredecessor && predecessor.life === Life.stopped)) rest();
 }
 
-/** How many idle turns suit where `busy` tiles move datagrams on `cores` processors. */
+/** The number of idle turns if `busy` tiles move datagrams on `cores` processors. */
 export function spinTurnsFor(busy: number, cores: number): number {
   return busy > cores ? CROWDED_SPIN_TURNS : SPIN_TURNS;
 }
 
-/** Runs `tile` until it is to leave, or is to stop and has drained, or may drain no longer. */
+/** Runs `tile` until it must leave, or has drained after a stop, or may not drain any longer. */
 export function runLoop({ tile, region, control, index, spinTurns }: {
   readonly tile: Tile;
   readonly region: TileRegion;
@@ -360,7 +359,7 @@ export function runLoop({ tile, region, control, index, spinTurns }: {
       counters[index.wakeups]++;
     }
     region.awake();
-    // It may have slept long, and the next burst goes by the tile's clock.
+    // It may have slept long, and the next burst uses the tile's clock.
     if (sleeps) tile.clock?.(performance.now());
     idle = 0;
     patience = spinTurns;
@@ -381,7 +380,7 @@ export function delay(millis: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, millis));
 }
 
-/** Whether `promise` settles within `millis`; what it rejects with by then is thrown, later it is lost. */
+/** Whether `promise` settles within `millis`. An earlier rejection is thrown, a later one is lost. */
 export async function within(promise: Promise<unknown>, millis: number): Promise<boolean> {
   const settled = promise.then(() => true);
   if (millis === Infinity) return await settled;
@@ -394,7 +393,7 @@ export async function within(promise: Promise<unknown>, millis: number): Promise
   }
 }
 
-/** The pause before something that failed is started again: the first, and the longest after doublings. */
+/** The first and the longest pause before a restart after a failure. */
 const [FIRST_PAUSE_MILLIS, LONGEST_PAUSE_MILLIS] = [50, 10_000];
 /** A start that lasts this long ends the doubling. */
 const LASTING_MILLIS = 30_000;
@@ -409,7 +408,7 @@ export class RestartPause {
     this.#lasting = setTimeout(() => this.#failures = 0, LASTING_MILLIS);
   }
 
-  /** To be called when it ends, for whatever reason. */
+  /** Called when it ends, for any reason. */
   ended(): void {
     clearTimeout(this.#lasting);
   }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The appliance's regions and their users. `regionsOf` lists every region with its size and writer. The master creates
- * them, and hands them to the appliance and the apps. In the appliance, `wire` maps them and decides which of them each
- * tile writes and reads, and which tiles it wakes.
+ * The appliance's regions and their users. `regionsOf` lists every region with its size and writer. The
+ * master creates them, and hands them to the appliance and the apps. In the appliance, `wire` maps them
+ * and determines which of them each tile writes and reads, and which tiles it wakes.
  */
 
 import { f64, type Region, slice, type View } from "../../ffi/region.ts";
@@ -38,9 +38,9 @@ import {
 } from "./plan.ts";
 import { Life, TILE_COUNTERS, TILE_REGION_BYTES, type TileKind, TileReader } from "./tile.ts";
 
-/** Slots of apps that are processes: more than there are at once. */
+/** Slots of apps that are processes: more than there are at any time. */
 export const APP_SLOTS = 256;
-/** The regions that the master itself keeps, whatever else is replaced. */
+/** The regions that the master itself keeps through all replacements. */
 export const APP_REFUSALS = "refused calls of apps";
 export const KEPT_REGIONS: ReadonlyMap<string, number> = new Map([
   [APP_REFUSALS, APP_SLOTS * SLOT_BYTES],
@@ -55,7 +55,7 @@ export function pastCounters(view: View, i: number): Float64Array {
   return f64(slice(view, i * TILE_COUNTERS * 8, TILE_COUNTERS * 8));
 }
 
-/** An app and the ports that it answers on. */
+/** An app and the ports on which it answers. */
 export interface AppPlan
   extends
     Pick<ServiceSetup, "name" | "module" | "options" | "refuseSources" | "mostPerSecond">,
@@ -70,14 +70,14 @@ export interface AppPlan
   readonly grants: Grants;
   /** How many datagrams its links hold in each direction. */
   readonly depth?: number;
-  /** Whether it runs inside each net tile, instead of a process of its own. */
+  /** Whether it runs inside each net tile, instead of in its own process. */
   readonly inline: boolean;
-  /** The most memory of its own that its process may have, in MiB; none inline. */
+  /** The most private memory of its process, in MiB; none for an inline app. */
   readonly memoryMib?: number;
   readonly stateBytes?: number;
-  /** Whether it wants the time of each packet, not of its burst. */
+  /** Whether it requests the time of each packet, not of its burst. */
   readonly packetTimes?: boolean;
-  /** Its slow side, if it has one: URL of the module, and addresses where it accepts TCP on the app's ports. */
+  /** Its slow side, if any: URL of the module, and addresses where it accepts TCP on the app's ports. */
   readonly beside?: { readonly module: string; readonly tcp: readonly string[] };
 }
 
@@ -90,34 +90,34 @@ export interface ApplianceSetup {
     readonly name: string;
     readonly ifindex: number;
     readonly transmitQueues: number;
-    /** Whether its frames may carry a bare pseudo-header sum for a UDP checksum. */
+    /** Whether its frames may carry a bare pseudo-header sum as their UDP checksum. */
     readonly partialChecksums: boolean;
   }[];
-  /** Interfaces that must exist, be up and have an address before anything is answered. */
+  /** Interfaces that must exist, be up and have an address before Tegula answers. */
   readonly interfaces: readonly string[];
   /** Served ports with a kernel socket. */
   readonly sockets: readonly number[];
   /** The slot in "refused calls of apps" of each app that is a process. */
   readonly slots: Readonly<Record<string, number>>;
-  /** Whether UDP checksums of frames are left to the NIC. */
+  /** Whether the NIC verifies the UDP checksums of frames. */
   readonly trustChecksums: boolean;
   /** Whether a predecessor serves until this one is ready, so that it can warm up. */
   readonly hasPredecessor: boolean;
-  /** What runs, for the metrics: version and commit, the latter "" if it is unknown. */
+  /** The running program, for the metrics: version and commit; the latter is "" if unknown. */
   readonly build: { readonly version: string; readonly commit: string };
-  /** What the status tile listens on. Without either there is no status tile. */
+  /** The listeners of the status tile. Without either there is no status tile. */
   readonly listens: { readonly control: boolean; readonly metrics: boolean };
 }
 
-/** The version of all regions that outlast an appliance. After an upgrade only the same ones are taken over. */
+/** The version of all regions that outlive an appliance. An upgrade takes over only regions of the same version. */
 export const REGIONS_VERSION = 5;
 
 interface RegionPlan {
   readonly name: string;
   readonly bytes: number;
-  /** Who can write it: the appliance, the master, or the app of this name. */
+  /** Its writer: the appliance, the master, or the app of this name. */
   readonly writer: "appliance" | "master" | { readonly app: string };
-  /** Whether each appliance gets a new one. Others are taken over. */
+  /** Whether each appliance gets a new one. Other regions are taken over. */
   readonly fresh: boolean;
 }
 
@@ -146,12 +146,12 @@ function instanceName(app: AppPlan, net: string): string {
   return app.inline ? `${app.name}@${net}` : app.name;
 }
 
-/** What the slow side of an app is called. */
+/** The name of an app's slow side. */
 export function besideName(app: string): string {
   return `${app} beside`;
 }
 
-/** The shape of an app's links. A lone app's payloads stay in the UMEM; else each instance gets copies. */
+/** The shape of an app's links. A lone app's payloads stay in the UMEM; otherwise each instance gets copies. */
 export function linkShape(
   { depth = LINK_DEPTH }: Pick<AppPlan, "depth">,
   apps: readonly AppPlan[],
@@ -226,10 +226,10 @@ export function regionsOf(setup: ApplianceSetup): RegionPlan[] {
   ];
 }
 
-/** Maps every region of an appliance in its process, and says who gets what of it. */
+/** Maps every region of an appliance in its process, and assigns them to tiles. */
 export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
   const { plan: { frames, shares }, apps, attached, listens, slots } = setup;
-  /** Every port that an app answers on. */
+  /** Every port on which an app answers. */
   const served = portsServed(apps);
   const regions = new Map<string, Region>();
   for (const { name, writer } of regionsOf(setup)) {
@@ -240,7 +240,7 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
   }
   const writer = (name: string) => regions.get(name)!.writer;
   const reader = (name: string) => regions.get(name)!.reader;
-  /** Every tile there is, in the order in which they are started. */
+  /** All tiles, in the order in which they are started. */
   const tiles = tilesOf(setup).map(({ kind, name, inside }, slot) => ({
     kind,
     name,
@@ -259,7 +259,7 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
   const nets = workers.filter(({ kind }) => kind === "net");
   const status = workers.find(({ kind }) => kind === "status") ?? null;
 
-  /** The peers that an app may send to through net tile `n`. */
+  /** The peers to which an app may send through net tile `n`. */
   function peerSetup(app: AppPlan, n: number): PeerSetup {
     const heard = nets.map(({ name }) => `peers ${instanceName(app, name)} ${name}`);
     return {
@@ -276,7 +276,7 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
     /** Written by the observer: refused system calls by tile, in the order of their slots. */
     refusedCalls: regions.get("refused calls")!,
 
-    /** Names of the apps in net tile `name` that have not started; of any other tile, its own name. */
+    /** Names of the apps in net tile `name` that have not started; for any other tile, its own name. */
     starting(name: string): string[] {
       const late = apps.filter(({ inline }) => inline)
         .filter((app) => tileOf(instanceName(app, name)).reader.life === Life.booting);
@@ -295,14 +295,14 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
         ports: served,
         packetTimes: apps.some(({ packetTimes }) => packetTimes),
         eventfd: netlink.eventfd,
-        /** Whose ARP queues may wait for a change of netbase. */
+        /** The tiles whose ARP queues may wait for a change of netbase. */
         wakes: nets.map(({ region, eventfd }) => ({ tile: region.reader, eventfd })),
         control: reader("control"),
         snapshot: writer("snapshot"),
       };
     },
 
-    /** Read-only views. A predecessor may accept connections of the listening sockets, too. */
+    /** Read-only views. A predecessor may also accept connections on the listening sockets. */
     statusSetup() {
       return {
         listeners: {
@@ -314,7 +314,7 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
         snapshot: reader("snapshot"),
         refusedCalls: reader("refused calls"),
         build: setup.build,
-        /** With the AF_XDP sockets of each net tile in their order. */
+        /** With the AF_XDP sockets of each net tile in order. */
         nets: nets.map(({ name }, n) => ({
           name,
           traffic: reader(`traffic ${name}`),
@@ -328,7 +328,7 @@ export function wire(setup: ApplianceSetup, handed: Handed<unknown>) {
         tiles: tiles.map(({ kind, name }, i) => ({
           ...{ kind, name, region: reader(`tile ${name}`) },
           past: pastCounters(reader(PAST_COUNTERS), i),
-          // Of an app that is a process: its slot in `refusedCallsOfApps`.
+          // For an app in its own process: its slot in `refusedCallsOfApps`.
           ...(Object.hasOwn(slots, name) && { slot: slots[name] }),
         })),
         /** Metrics that apps define, by tile. */

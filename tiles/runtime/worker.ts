@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * How a worker becomes a tile, in an order that leaves as little as possible open at each moment: open the native
- * libraries, give up ffi, import the tile's module (which therefore can open nothing native), give up read, confine the
- * thread, run the loop. This file is the entry of every worker.
+ * Turns a worker into a tile, in an order that grants as little as possible at each moment: open the
+ * native libraries, drop ffi, import the tile's module (which therefore cannot open native code), drop
+ * read, confine the thread, run the loop. This file is the entry point of every worker.
  */
 
 import { openNetlink, openUdp } from "../../ffi/sockets.ts";
@@ -38,14 +38,14 @@ const scope = globalThis as unknown as {
   close(): void;
 };
 
-// Bound before an inline app's code runs, which may replace them.
+// Bound before an inline app's code runs, which might replace them.
 const post = scope.postMessage.bind(scope);
 const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
 
 scope.onmessage = (event) => {
   scope.onmessage = null;
   run(event.data).catch((error) => {
-    // A defect: it becomes this worker's uncaught error, which main sees in `onerror`.
+    // A bug: it becomes this worker's uncaught error, which main receives in `onerror`.
     queueMicrotask(() => {
       throw error;
     });
@@ -54,12 +54,12 @@ scope.onmessage = (event) => {
 
 async function run(boot: BootMessage): Promise<void> {
   const over = new AbortController();
-  // In a start only apps cause uncaught errors.
+  // During a start only apps cause uncaught errors.
   const failed = uncaught(over.signal).catch((thrown) => {
     throw new AppError(`in ${boot.name}`, wordsOf(thrown));
   });
   const live = await Promise.race([start(boot), failed]).catch((error) => {
-    // Reported to main, which makes a sentence of it. Deno would print an uncaught error with its stack.
+    // Reported to main, which logs it as a sentence. Deno would print an uncaught error with its stack.
     const app = error instanceof AppError ? { app: error.app } : {};
     post({ type: "failed", message: clipped(sentenceOf(error)), ...app });
   });
@@ -69,7 +69,7 @@ async function run(boot: BootMessage): Promise<void> {
   scope.close();
 }
 
-/** Makes the tile, and returns what runs it until main stops it. */
+/** Makes the tile, and returns a function that runs it until main stops it. */
 async function start(boot: BootMessage): Promise<() => void | Promise<void>> {
   const libraries = openLibraries(boot);
   const thread = libraries.tile.thread();
@@ -82,12 +82,12 @@ async function start(boot: BootMessage): Promise<() => void | Promise<void>> {
     region.awake();
     region.life = Life.booting;
   };
-  // A net tile joins regions that outlast it, once its predecessor has ended.
+  // A net tile joins regions that outlive it, once its predecessor has ended.
   const outlived = boot.kind === "net";
   if (!outlived) join();
   const log: Log = (line, level) => post({ type: "log", line: clipped(line), level });
   Object.assign(console, consoleTo(log));
-  // V8 remembers the host's time zone from now on. A format of Intl's would cost 5 MiB.
+  // V8 caches the host's time zone from now on. A format of Intl's would cost 5 MiB.
   new Date().getTimezoneOffset();
   takeAway();
   const made = boot.held
@@ -95,8 +95,8 @@ async function start(boot: BootMessage): Promise<() => void | Promise<void>> {
     : undefined;
   let confined: ReturnType<TileLibrary["confine"]> | undefined;
   const secure = async (descriptors: readonly number[]) => {
-    // Until Deno has finished the loading of modules. Otherwise Deno writes to eventfds of newer workers when this
-    // thread ends, which a confined thread may not, and ends the process.
+    // Until Deno has finished loading modules. Otherwise Deno writes to eventfds of newer workers when
+    // this thread ends, which a confined thread may not do, and ends the process.
     await delay(0);
     revoke({ name: "read" });
     confined = libraries.tile.confine({
@@ -135,7 +135,7 @@ async function start(boot: BootMessage): Promise<() => void | Promise<void>> {
   return () => runLoop({ tile, region, control, index, spinTurns: boot.spinTurns });
 }
 
-/** Opens the parts of the library that tiles of this kind use. */
+/** Opens the parts of the library that this kind of tile uses. */
 function openLibraries({ kind, clock }: BootMessage): Libraries {
   return {
     tile: openTile(),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Packet captures: passes what net tiles write into their capture rings to clients of the control socket.
- * While nobody captures, net tiles write nothing there.
+ * Packet captures: passes the contents of the net tiles' capture rings to clients of the control
+ * socket. Without a capture, net tiles write nothing there.
  */
 
 import type { View } from "../../ffi/region.ts";
@@ -16,7 +16,7 @@ import { delay } from "../runtime/tile.ts";
 
 /** Pause between two polls of empty rings. A ring has 512 records, so this allows 50,000 a second. */
 const POLL_MILLIS = 10;
-/** How often the number of lost records is written. A write fails if the client has gone. */
+/** How often the number of lost records is written. A write fails if the client has disconnected. */
 const BEAT_MILLIS = 1000;
 /** How long the appliance may take to set the capture mode. */
 const MODE_MILLIS = 5000;
@@ -54,7 +54,7 @@ export interface CaptureFilter {
   readonly app?: string;
 }
 
-/** Passes what is in the net tiles' rings to captures. Captures that a predecessor left open end. */
+/** Passes the records in the net tiles' rings to captures. Captures that a predecessor left open end. */
 export function captureStreams(
   rings: readonly View[],
   listen: readonly Listening[],
@@ -67,13 +67,13 @@ export function captureStreams(
   };
   mode.set(wantedMode());
 
-  /** Frames from now on as lines of JSON. Throws Error: too many captures, or net tiles do not start. */
+  /** Yields frames from now on as lines of JSON. Throws Error: too many captures, or net tiles do not start. */
   return async function* (
     filter: CaptureFilter,
     interfaceNames: () => (ifindex: number) => string,
   ): AsyncGenerator<string> {
     if (open.size === MOST_CAPTURES) {
-      throw new Error(`${MOST_CAPTURES} captures are on, and there can be no more`);
+      throw new Error(`${MOST_CAPTURES} captures are running; no more are allowed`);
     }
     const readers = rings.map((ring) => new CaptureReader(ring));
     const ports = filter.app === undefined ? null : new Set(portsOfApp(listen, filter.app));
@@ -83,13 +83,13 @@ export function captureStreams(
       // No later frame is missed once net tiles have the mode.
       const deadline = performance.now() + MODE_MILLIS;
       while (mode.get() !== wantedMode()) {
-        if (performance.now() > deadline) throw new Error("the capture could not be begun");
+        if (performance.now() > deadline) throw new Error("the capture did not start in time");
         await delay(1);
       }
       yield jsonLine({ capturing: true });
       for (let lastBeat = performance.now();;) {
         const records = readers.flatMap((reader) => take(reader, filter));
-        // Each ring is in order. Several are not.
+        // Each ring is in order, several together are not.
         records.sort((a, b) => a.seconds - b.seconds || a.micros - b.micros);
         const nameOf = records.length === 0 ? String : interfaceNames();
         const entries: Entry[] = records.map((record) => entryOf(record, nameOf)).filter((frame) =>
@@ -119,7 +119,7 @@ function take(reader: CaptureReader, { dropsOnly }: CaptureFilter): Captured[] {
   return taken;
 }
 
-/** The addresses and ports of a captured frame; null if it is not IPv4 UDP, or is cut off. */
+/** The addresses and ports of a captured frame; null if it is not IPv4 UDP, or is truncated. */
 export function parseUdp({ flags, bytes }: Pick<Captured, "flags" | "bytes">) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const ip = (flags & CaptureFlag.bare) !== 0 ? 0 : ipHeaderAt(view);
@@ -135,7 +135,7 @@ export function parseUdp({ flags, bytes }: Pick<Captured, "flags" | "bytes">) {
   };
 }
 
-/** Where the IPv4 header begins after an Ethernet header and its VLAN tags; -1 if there is none. */
+/** Offset of the IPv4 header after an Ethernet header and its VLAN tags; -1: there is none. */
 function ipHeaderAt(view: DataView): number {
   for (let at = ETHERNET_BYTES; at <= view.byteLength; at += 4) {
     const type = view.getUint16(at - 2);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Connections to the status tile, bounded in number and time: idle ones neither pile up nor keep others out.
+ * Connections to the status tile, limited in number and time: idle ones neither accumulate nor exclude others.
  */
 
 import { Buffer } from "node:buffer";
@@ -34,7 +34,7 @@ export async function listenOn(fd: number, tile: Pick<TileLibrary, "duplicate" |
       server.close();
       server.emit("leave");
     },
-    /** Whether connections wait and none was accepted since the last call: Deno stops when it is refused a descriptor. */
+    /** Whether connections wait and none was accepted since the last call: Deno stops if it gets no descriptor. */
     isStuck() {
       const waits = server.listening && tile.readable(fd);
       const stuck = waits && before === accepted;
@@ -50,7 +50,7 @@ export class Connection {
   readonly #chunks: AsyncIterator<Uint8Array>;
   #since = performance.now();
   #deadline = this.#since;
-  /** When `allow` was last called, if the peer is waited for; null while its request is processed. */
+  /** When `allow` was last called, while the peer is waited for; null while its request is processed. */
   waitingSince: number | null = this.#since;
   /** Whether it was closed because the peer took too long. */
   timedOut = false;
@@ -62,7 +62,7 @@ export class Connection {
     socket.on("error", () => {});
   }
 
-  /** The network that a peer may have many addresses of: an IPv4 /24, 127/8, or "" for all Unix sockets. */
+  /** The network in which a peer may have many addresses: an IPv4 /24, 127/8, or "" for all Unix sockets. */
   get peer(): string {
     const [first, ...rest] = (this.#socket.remoteAddress ?? "").split(".");
     return first === "127" ? first : [first, ...rest.slice(0, 2)].join(".");
@@ -82,7 +82,7 @@ export class Connection {
 
   /** Writes all of `data`. Rejects at the deadline. */
   write(data: string | Uint8Array): Promise<void> {
-    // Deno sends what is left of bytes by writev, which this tile may not use, and text by sendto.
+    // Deno sends remaining bytes by writev, which this tile may not use, and remaining text by sendto.
     const [text, encoding] = typeof data === "string"
       ? [data, "utf8"] as const
       : [Buffer.from(data).toString("latin1"), "latin1"] as const;
@@ -118,9 +118,9 @@ export class Connection {
 }
 
 /**
- * Serves connections until the listener is closed, and open ones for a moment longer. If `most` are open,
- * a new connection displaces one of the network with most connections: the one that has waited longest for its
- * peer. So a host that opens many displaces its own. If none of them waits, the new one is closed.
+ * Serves connections until the listener is closed, and open ones for a moment longer. If `most` are open, a
+ * new connection displaces one from the network with most connections: the one that has waited longest for
+ * its peer. So a host that opens many displaces its own. If none of them waits, the new one is closed.
  */
 export async function serveConnections(
   { connections }: Pick<Listener, "connections">,
@@ -139,7 +139,7 @@ export async function serveConnections(
   for await (const [socket] of connections) {
     const connection = new Connection(socket);
     const done = converse(connection)
-      // The peer is gone, or has timed out.
+      // The peer has disconnected or timed out.
       .catch(() => {})
       .finally(() => {
         if (connection.timedOut) counters[STATUS.index.connections_timed_out]++;
@@ -159,7 +159,7 @@ export async function serveConnections(
   await Promise.race([Promise.all(open.values()), delay(LEAVE_MILLIS)]);
 }
 
-/** The connection to close: the newest one if none of the crowded network waits. */
+/** The connection to close: the newest one if none of the most crowded network waits. */
 function longestWaiting(open: readonly Connection[]): Connection {
   const byPeer = [...Map.groupBy(open, ({ peer }) => peer).values()];
   const crowd = byPeer.reduce((most, each) => each.length > most.length ? each : most);

@@ -24,11 +24,11 @@ import type { StatusView } from "./tile.ts";
 
 const MOST_CONNECTIONS = 64;
 const MOST_REQUEST = 1 << 16;
-/** Characters of answers from which on they are written before the next request is answered. */
+/** Once this many characters of answers are ready, they are written before the next request is answered. */
 const MOST_TOGETHER = 1 << 16;
 /** How long a request may take from its first byte to its last. */
 const REQUEST_MILLIS = 30_000;
-/** How long a client may send nothing, or read nothing of an answer. A pager can wait for minutes. */
+/** How long a client may be silent, or read nothing of an answer. A pager can wait for minutes. */
 const IDLE_MILLIS = 300_000;
 
 /** `change` rejects with this if a successor has the answer. The connection ends without one. */
@@ -64,7 +64,7 @@ async function converse(
 ): Promise<void> {
   const decoder = new TextDecoder();
   let rest = "";
-  // The client has the same time for each piece of an answer.
+  // The client gets the same time for each piece of an answer.
   const write = async (text: string) => {
     if (text === "") return;
     connection.allow(idleMillis);
@@ -78,7 +78,7 @@ async function converse(
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop()!;
     if (rest.length > MOST_REQUEST) return;
-    // One read can have thousands of requests. Their answers are written together, as far as they are short.
+    // One read can contain thousands of requests. Their answers are written together if they are short.
     let ready = "";
     for (const line of lines) {
       const answered = answer(line);
@@ -171,13 +171,13 @@ function list(entries: readonly Entry[]): string {
   return entries.map(jsonLine).join("") + jsonLine({ end: entries.length });
 }
 
-/** A full table has a million routes, so the netlink tile sends them in parts. */
+/** A full table has a million routes, so the netlink tile sends them in pages. */
 async function* routes(question: Question): AsyncGenerator<string> {
   const ask = (from: readonly number[]) => question<RoutesPage>(Ask.routes, ...from);
   let count = 0;
   for (let next: Promise<Told<RoutesPage>> | null = ask([0, 0, 0]); next !== null;) {
     const { head, lines }: Told<RoutesPage> = await next;
-    // The next part is made while the client reads this one.
+    // The next page is made while the client reads this one.
     next = head.next === null ? null : ask(head.next);
     yield lines;
     count += head.count;
@@ -198,7 +198,7 @@ function capture(
   { captureStream, listen, netbase, read }: StatusView,
   { drops = false, app }: Request,
 ): Answer {
-  if (typeof drops !== "boolean") throw new Error('"drops" takes true, false');
+  if (typeof drops !== "boolean") throw new Error('"drops" takes true or false');
   const apps = appNames(listen);
   if (app !== undefined && (typeof app !== "string" || !apps.includes(app))) {
     throw new Error(`"app" takes ${apps.join(", ")}`);
@@ -207,7 +207,7 @@ function capture(
   return captureStream({ dropsOnly: drops, app }, names);
 }
 
-/** A reload replaces this tile. With the same number its successor gives the outcome of the same change. */
+/** A reload replaces this tile. For the same number its successor returns the outcome of the same change. */
 function change(
   view: StatusView,
   kind: number,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Over HTTP: whether Tegula lives and is ready, all metrics (`../runtime/metrics.ts`) in Prometheus's text format
- * (https://prometheus.io/docs/instrumenting/exposition_formats/), and the status page, which makes its tables
- * and plots of the same text (`page/`).
+ * Over HTTP: liveness and readiness, all metrics (`../runtime/metrics.ts`) in Prometheus's text format
+ * (https://prometheus.io/docs/instrumenting/exposition_formats/), and the status page, which makes its
+ * tables and plots from the same text (`page/`).
  */
 
 import { Buffer } from "node:buffer";
@@ -31,18 +31,18 @@ import type { StatusView } from "./tile.ts";
 /** Concurrent connections: several scrapers, with one connection for each scrape. */
 const MOST_CONNECTIONS = 32;
 const MOST_REQUEST = 1 << 13;
-/** Bytes after the head that are read and discarded, so that the answer is not lost to a reset. */
+/** Bytes after the head that are read and discarded, so that a reset does not lose the answer. */
 const MOST_UNREAD = 1 << 16;
 /** How long a request may take to arrive, and its answer to be read. */
 const [REQUEST_MILLIS, ANSWER_MILLIS] = [5000, 10_000];
 
-/** Ports of an app that have samples of their own: Prometheus keeps a series for each. */
+/** The most ports of an app with their own samples: Prometheus keeps a series for each. */
 const MOST_SINGLE_PORTS = 1000;
 
-/** What fits into the tables of netbase, by the names of `tegula_table_entries`. */
+/** Capacities of the tables of netbase, by the names of `tegula_table_entries`. */
 const LIMITS = { neighbors: NEIGHBORS, next_hops: NEXT_HOPS, tbl8s: TBL8S };
 
-/** Reasons with which it is not live. */
+/** Reasons for which it is not live. */
 const NOT_LIVE: ReadonlySet<string> = new Set(["no_appliance", "no_progress"]);
 
 const latin1 = new TextDecoder("latin1");
@@ -52,7 +52,7 @@ const CONTENT_TYPES: Readonly<Record<string, string>> = {
   css: "text/css; charset=utf-8",
   js: "text/javascript; charset=utf-8",
 };
-/** The page uses nothing from elsewhere, and nothing inline but its icon. */
+/** The page loads nothing from elsewhere, and has nothing inline but its icon. */
 const PAGE_FIELDS = {
   "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; " +
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -81,7 +81,7 @@ export function serveMetrics(listener: Listener, view: StatusView): Promise<void
   });
 }
 
-/** Answers one request. HTTP/1.1 lets a server close after each (RFC 9112, section 9.6). */
+/** Answers one request. HTTP/1.1 lets a server close the connection after each (RFC 9112, section 9.6). */
 async function converse(connection: Connection, view: StatusView): Promise<void> {
   connection.allow(REQUEST_MILLIS);
   let head = "";
@@ -92,7 +92,7 @@ async function converse(connection: Connection, view: StatusView): Promise<void>
   } while (!isComplete(head) && head.length < MOST_REQUEST);
   connection.allow(ANSWER_MILLIS);
   await connection.write(answer(head.slice(0, MOST_REQUEST), view));
-  // The kernel resets a connection that is closed with bytes unread, and the answer is lost with it.
+  // The kernel resets a connection that is closed with unread bytes, which loses the answer.
   connection.closeWrite();
   for (let left = MOST_UNREAD; left > 0;) {
     const chunk = await connection.read();
@@ -101,7 +101,7 @@ async function converse(connection: Connection, view: StatusView): Promise<void>
   }
 }
 
-/** Whether the empty line is there that ends a request's head. */
+/** Whether the empty line at the end of a request's head has arrived. */
 function isComplete(head: string): boolean {
   return /\n\r?\n/.test(head);
 }
@@ -126,7 +126,7 @@ function answer(head: string, view: StatusView): Buffer {
   return method === "GET" ? whole : whole.subarray(0, whole.indexOf("\r\n\r\n") + 4);
 }
 
-/** Makes the response to a path; undefined: there is nothing at this path. */
+/** Returns what makes the response for a path; undefined: there is nothing at this path. */
 function responderTo(path: string, view: StatusView): (() => Buffer) | undefined {
   if (path === "/metrics") return () => metrics(view);
   if (path === "/live" || path === "/ready") return () => probe(path, view);
@@ -134,8 +134,8 @@ function responderTo(path: string, view: StatusView): (() => Buffer) | undefined
   const file = view.page.get(name);
   if (file === undefined) return undefined;
   const type = CONTENT_TYPES[name.slice(name.lastIndexOf(".") + 1)];
-  // A client that sends no Accept-Encoding takes any (RFC 9110, section 12.5.3), and every browser
-  // takes this one.
+  // A client without Accept-Encoding accepts any encoding (RFC 9110, section 12.5.3), and every browser
+  // accepts this one.
   return () => response("200 OK", file, { ...PAGE_FIELDS, "content-type": type });
 }
 
@@ -145,7 +145,7 @@ function metrics(view: StatusView): Buffer {
   return response("200 OK", metricsText(view), { "content-type": type });
 }
 
-/** Answers whether it makes progress (`/live`) or is to have traffic (`/ready`), with a line for all that is wrong. */
+/** Answers whether Tegula makes progress (`/live`) or wants traffic (`/ready`), with a line for each problem. */
 function probe(path: "/live" | "/ready", { health }: Pick<StatusView, "health">): Buffer {
   const report = health.read();
   if (report === null || !health.isFresh(performance.now())) {
@@ -179,7 +179,7 @@ function response(
 
 type Labels = Readonly<Record<string, string>>;
 
-/** How often a value fell into each bucket: one more bucket than there are bounds. */
+/** How many values fell into each bucket: one more bucket than there are bounds. */
 export interface Distribution {
   /** Upper bounds, inclusive. */
   readonly bounds: readonly number[];
@@ -252,7 +252,7 @@ export function collect(view: StatusView): Family[] {
 
 type Add = (name: DeclaredMetric, labels: Labels, value: number | Distribution) => void;
 
-/** What the master tells, and what runs. */
+/** The master's report, and the build. */
 function addMaster(
   { build, tiles, control }: StatusView,
   report: HealthReport | null,
@@ -275,7 +275,7 @@ function addMaster(
   }
 }
 
-/** What the traffic regions have: sums over all net tiles, and how full their rings and links are. */
+/** The contents of the traffic regions: sums over all net tiles, and fill levels of their rings and links. */
 function addTraffic({ nets, interfaces, tiles, listen }: StatusView, add: Add): void {
   const sockets = nets.flatMap(({ traffic, sockets }) =>
     sockets.map((socket, i) => ({ ...socket, cells: traffic.socket(i) }))
@@ -316,7 +316,7 @@ function addTraffic({ nets, interfaces, tiles, listen }: StatusView, add: Add): 
   }
 }
 
-/** Served ports, each by itself up to `MOST_SINGLE_PORTS` of an app, and the others of that app together. */
+/** Served ports, individually up to `MOST_SINGLE_PORTS` of an app, and the others of that app together. */
 export function portGroups(
   listen: readonly Listening[],
 ): { readonly app: string; readonly port: string; readonly ports: readonly number[] }[] {
@@ -331,12 +331,12 @@ export function portGroups(
   });
 }
 
-/** The metrics as of now, in the text format. */
+/** The current metrics, in the text format. */
 export function metricsText(view: StatusView): string {
   return collect(view).map(familyText).join("");
 }
 
-/** The labels of a tile: its name, and for an app the app's, which its instances share. */
+/** The labels of a tile: its name, and for an app the app's name, which its instances share. */
 function tileLabels({ kind, name }: Pick<CountedTile, "kind" | "name">): Labels {
   return { ...(kind === "app" && { app: baseName(name) }), tile: name };
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * The status tile: answers operators, over the control socket and as metrics. It reads netbase and the
- * regions of all tiles, writes only its own region, and no packet passes it.
+ * regions of all tiles, writes only its own region, and handles no packets.
  *
- * Unlike the other tiles it runs in Deno's event loop. For netbase's grace periods it is a reader that sleeps
- * except while it reads (`read`), so nothing waits for it. It reports progress from a timer.
+ * Unlike the other tiles it runs in Deno's event loop. For netbase's grace periods it is a reader that
+ * sleeps except while it reads (`read`), so nothing waits for it. A timer reports its progress.
  */
 
 import { refusedCalls } from "../../ffi/tile.ts";
@@ -21,10 +21,10 @@ import { readPage, serveMetrics } from "./metrics.ts";
 
 /** How often it reports progress and checks its listeners: well below the time after which it is hung. */
 const BEAT_MILLIS = 2000;
-/** Beats until all tiles have been compiled, and no handover is under way. */
+/** Beats until all tiles are compiled and no handover is in progress. */
 const BEATS_TO_TRIM = 3;
 
-/** What the control socket and the metrics are answered from. */
+/** The data for answers on the control socket and for the metrics. */
 export type StatusView = ReturnType<typeof viewOf>;
 
 function viewOf({ setup, region, ask, libraries }: TileContext<StatusSetup>) {
@@ -35,7 +35,7 @@ function viewOf({ setup, region, ask, libraries }: TileContext<StatusSetup>) {
   const outcomes = new Map<number, PromiseWithResolvers<Outcome>>();
   return {
     ...{ netbase, control, interfaces, listen, build, outcomes },
-    /** Runs `look` while the netlink tile leaves what it reads of netbase unchanged. */
+    /** Runs `look` while the netlink tile keeps all that it reads from netbase. */
     read<T>(look: () => T): T {
       region.awake();
       netbase.refresh();
@@ -48,13 +48,13 @@ function viewOf({ setup, region, ask, libraries }: TileContext<StatusSetup>) {
     counters: region.counters,
     health: new HealthReader(setup.health),
     tiles: setup.tiles.map((tile) => ({ ...tile, reader: new TileReader(tile.region) })),
-    /** For what only the netlink tile has. */
+    /** For data that only the netlink tile has. */
     question: questioner(setup, ask),
     captureStream: captureStreams(setup.captures, listen, {
       get: () => control.captureMode,
       set: (mode) => ask({ number: 1, kind: Ask.capture, arguments: [mode] }),
     }),
-    /** Has the master reload, upgrade, drain or undrain (`Ask`), once for each number. */
+    /** Makes the master reload, upgrade, drain or undrain (`Ask`), once for each number. */
     change: (kind: number, number: number): Promise<Outcome> =>
       outcomes.getOrInsertComputed(number, () => {
         ask({ number, kind, arguments: [] });

@@ -19,7 +19,7 @@ for (const [place, tile] of [["", TALKATIVE], ["@inline", "net0"]]) {
     assert.equal((await ask(asker, { payload: "hello" })).text, "hello");
     await stderr.find(`${tile}: got { word: "hello" } from 198.18.0.2`);
     assert.equal((await ask(asker, { payload: "many" })).text, "many");
-    await stderr.find(`${tile}: it says more than 50 lines in a second`);
+    await stderr.find(`${tile}: it writes more than 50 lines in a second`);
     assert.equal((await appliance.counters()).get("errors"), 0);
     assert.equal((await appliance.stop()).code, 0);
     const more = stderr.all.filter((line) => line.includes("once more"));

@@ -130,8 +130,8 @@ const PROGRAMS: readonly [does: string, program: string, failure: RegExp][] = [
     /^it sent a message of type running out/,
   ],
   ["says nonsense", "write('{');", /^it sent a message that cannot be read$/],
-  ["says what no app says", "say({ type: 'root' });", /^it sent a message of no known type$/],
-  ["says no object", "say(null);", /^it sent a message of no known type$/],
+  ["says what no app says", "say({ type: 'root' });", /^it sent a message of unknown type$/],
+  ["says no object", "say(null);", /^it sent a message of unknown type$/],
   [
     "says a line that is none",
     "say({ type: 'log', line: 7 });",

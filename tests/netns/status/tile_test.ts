@@ -397,7 +397,7 @@ labTest("of captures there are so many at most, and other requests go on", async
   const captures = Array.from({ length: 8 }, () => host.spawn(capture));
   for (const { stderr } of captures) await stderr.find("capturing");
   const [answer] = await converse(control, ['{"do":"capture"}']);
-  assert.match(JSON.parse(answer).error, /^8 captures are on/);
+  assert.match(JSON.parse(answer).error, /^8 captures are running/);
   assert.equal(JSON.parse((await converse(control, ['{"do":"status"}']))[0]).sync, "synced");
   captures[0].kill("SIGINT");
   await eventually("room for another", async () => {

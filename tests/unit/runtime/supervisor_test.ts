@@ -167,7 +167,7 @@ Deno.test("a start that takes processor time goes on for minutes, one that only 
 
 /** Messages that no tile posts, or not at this point, by what is said of them. */
 const LIES: Record<string, readonly unknown[]> = {
-  "posted a message of no known type": [
+  "posted a message of unknown type": [
     null,
     7,
     "x",
@@ -191,7 +191,7 @@ const LIES: Record<string, readonly unknown[]> = {
   ],
   "posted a message of type ready out of turn": [{ type: "ready" }],
   "claimed to have been stopped": [{ type: "stopped" }],
-  "posted a request, which only the status tile may": [
+  "posted a request, but is not the status tile": [
     { type: "ask", number: 1, kind: 1, arguments: [] },
   ],
 };
@@ -225,7 +225,7 @@ Deno.test("a tile counts as confined when the kernel says so of its thread, not 
     post(RUNNING);
     assert.ok(worker.ended, status);
     poll(false);
-    await assert.rejects(tile.running, /claimed to be confined without being so/);
+    await assert.rejects(tile.running, /claimed to be confined, but is not/);
   }
   const { post, kernel, tile } = started("netlink");
   kernel.status = CONFINED.replace("CapEff:\t0", "CapEff:\t1000").replace(

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What a look at a running tegula shows, made of two scrapes of its metrics: rates by interface, port and app,
- * drops, latency, saturation and health. `tegula top` and the status page show the same tables, and read
- * nothing else. This module runs in browsers, too.
+ * The overview of a running Tegula, made from two scrapes of its metrics: rates by interface, port and
+ * app, drops, latency, saturation and health. `tegula top` and the status page show the same tables,
+ * and read nothing else. This module also runs in browsers.
  */
 
 type Labels = Readonly<Record<string, string>>;
@@ -16,7 +16,7 @@ interface Sample {
 
 /** The metrics at one time, from their text (`../metrics.ts`). */
 export class Scrape {
-  /** When, in milliseconds of a clock that only goes forward. */
+  /** The time, in milliseconds of a monotonic clock. */
   readonly atMillis: number;
   readonly #samples = new Map<string, Sample[]>();
   readonly #values = new Map<string, number>();
@@ -69,7 +69,7 @@ function unquoted(text: string): string {
     : text;
 }
 
-/** What is in a column: `packets`, `bytes` and `rate` are per second, `memory` is in bytes. */
+/** The kind of a column: `packets`, `bytes` and `rate` are per second, `memory` is in bytes. */
 export type Kind = "text" | "packets" | "bytes" | "rate" | "count" | "memory" | "share" | "seconds";
 
 export interface Column {
@@ -86,16 +86,16 @@ export interface Table {
 export const SORTS = ["packets", "bytes", "name"] as const;
 export type Sort = (typeof SORTS)[number];
 
-/** Something to know about the whole. `isBad`: somebody should do something about it. */
+/** A fact about the whole. `isBad`: somebody should act on it. */
 export interface Fact {
   readonly text: string;
   readonly isBad: boolean;
 }
 
-/** Chooses samples and gives each the name of the row that it belongs to. */
+/** Selects samples and gives each the name of its row. */
 type Key = (labels: Labels) => string | undefined;
 
-/** The value of `label`, if the others are as in `only`. Ports without a metric of their own go by their app. */
+/** The value of `label`, if the others are as in `only`. Ports without a metric are named after their app. */
 function by(label: string, only: Labels = {}): Key {
   const wanted = Object.entries(only);
   return (labels) => {
@@ -104,7 +104,7 @@ function by(label: string, only: Labels = {}): Key {
   };
 }
 
-/** Two scrapes, and what happened between them. */
+/** Two scrapes, and the changes between them. */
 class Interval {
   readonly now: Scrape;
   readonly #before: Scrape | null;
@@ -149,7 +149,7 @@ class Interval {
     return folded;
   }
 
-  /** A quantile of what a histogram of all tiles has counted. */
+  /** A quantile of a histogram, over all tiles. */
   quantile(metric: string, q: number): number {
     const buckets = this.#fold(
       `${metric}_bucket`,
@@ -164,8 +164,8 @@ class Interval {
 }
 
 /**
- * A quantile by the cumulative counts of a histogram's buckets, as Prometheus's `histogram_quantile` finds it:
- * by a line between the bounds of the bucket that it is in. NaN if nothing was counted.
+ * A quantile from the cumulative counts of a histogram's buckets, as in Prometheus's
+ * `histogram_quantile`: interpolated between the bounds of its bucket. NaN if nothing was counted.
  */
 export function quantile(
   buckets: readonly (readonly [bound: number, count: number])[],
@@ -182,7 +182,7 @@ export function quantile(
 
 export type Overview = ReturnType<typeof overview>;
 
-/** What is shown of `now`, and of the time since `before`; rates are NaN without it. `nowSeconds`: since 1970. */
+/** The overview of `now`, and of the time since `before`; rates are NaN without it. `nowSeconds`: since 1970. */
 export function overview(
   before: Scrape | null,
   now: Scrape,
@@ -215,7 +215,7 @@ export function overview(
     rx: { packets: packets.rx, bytes: bytes.rx },
     tx: { packets: packets.tx, bytes: bytes.tx },
     drops: drops.reduce((sum, rate) => sum + rate, 0),
-    /** Seconds that datagrams spent inside, since the earlier scrape; NaN: none was answered. */
+    /** Latency inside Tegula in seconds, since the earlier scrape; NaN: no datagram was answered. */
     latency: {
       p50: interval.quantile("tegula_latency_seconds", 0.5),
       p99: interval.quantile("tegula_latency_seconds", 0.99),
@@ -234,7 +234,7 @@ function column(title: string, kind: Kind, cells: Cells["cells"]): Cells {
   return { title, kind, cells };
 }
 
-/** A table with a row for each of `names`; by default what any of `columns` has a cell for. */
+/** A table with a row for each of `names`; by default for each row with a cell in any of `columns`. */
 function table(
   name: string,
   columns: readonly Cells[],
@@ -294,7 +294,7 @@ function appOf(now: Scrape): ReadonlyMap<string, string> {
   );
 }
 
-/** What was dropped, by direction and reason. */
+/** Drops by direction and reason. */
 function dropped(interval: Interval): Table {
   const key: Key = ({ direction, reason }) => `${direction} ${reason}`;
   const { columns, rows } = table("drops", [
@@ -327,12 +327,12 @@ function processes(interval: Interval, nowSeconds: number): Table {
   ], starts.keys());
 }
 
-/** Restarts of processes, and of tiles that are started again without their process. */
+/** Restarts of processes, and of tiles that are restarted without their process. */
 function restarts(interval: Interval): Cells {
   return column("restarts", "count", interval.totals("tegula_restarts_total", by("process")));
 }
 
-/** What is to be known about the whole: what runs, since when, and how it is. */
+/** Facts about the whole: version, start time and health. */
 function facts(interval: Interval, nowSeconds: number): Fact[] {
   const { now } = interval;
   const all: Fact[] = [];
@@ -406,7 +406,7 @@ function short(value: number): string {
   return scaled.toFixed(digits) + ["", "k", "M", "G", "T"][i];
 }
 
-/** A time that a datagram takes: `4.1 µs`. */
+/** A latency: `4.1 µs`. */
 export function latencyText(seconds: number): string {
   if (Number.isNaN(seconds)) return "–";
   const [scaled, unit] = seconds < 1e-3

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// <reference lib="dom" />
 /**
- * The status page, as it runs in a browser: reads the metrics every second, and shows what `overview.ts`
- * makes of them as tables, and as plots of the last minutes. The history is in this page alone.
+ * The status page in the browser: reads the metrics every second, and shows the tables of
+ * `overview.ts`, and plots of the last minutes. Only this page has the history.
  */
 
 import uPlot from "uplot";
@@ -18,13 +18,13 @@ import {
   type Table,
 } from "./overview.ts";
 
-/** How often the metrics are read. Those of thousands of ports are read less often: 1 s for each 128 KiB. */
+/** How often the metrics are read. With thousands of ports they are read less often: 1 s for each 128 KiB. */
 const PERIOD_MILLIS = 1000;
 const BYTES_PER_PERIOD = 1 << 17;
 const PATIENCE_MILLIS = 10_000;
 /** Points of a plot: five minutes. */
 const MOST_POINTS = 300;
-/** Lines of a plot, each with a colour of its own (`page.css`). */
+/** Lines of a plot, each with its own colour (`page.css`). */
 const MOST_LINES = 8;
 const MOST_ROWS = 20;
 const PLOT_HEIGHT = 150;
@@ -84,7 +84,7 @@ class Plot {
     this.#nameLatest();
   }
 
-  /** Has the legend say the latest values, unless the cursor is at others. */
+  /** Shows the latest values in the legend, unless the cursor is at others. */
   #nameLatest(): void {
     if ((this.#plot?.cursor.left ?? 0) < 0) {
       this.#plot!.setLegend({ idx: this.#data[0].length - 1 });
@@ -130,7 +130,7 @@ class Plot {
   }
 }
 
-/** Powers of ten around all values; without any, a microsecond and a second. */
+/** Powers of ten around all values; without values, a microsecond and a second. */
 function decades(_: uPlot, least: number, most: number): [number, number] {
   if (!(least > 0)) return [1e-6, 1];
   const low = 10 ** Math.floor(Math.log10(least));
@@ -148,7 +148,7 @@ function timeText(seconds: number): string {
   return new Date(seconds * 1000).toTimeString().slice(0, 8);
 }
 
-/** A column's class: text, a number, or a total, which has no place on a phone. */
+/** A column's class: text, a number, or a total, which does not fit on a phone. */
 function classOf({ kind }: Column): string {
   return kind === "text" ? "text" : kind === "count" ? "total" : "";
 }
@@ -185,7 +185,7 @@ const plots = {
   drops: new Plot("Drops per second", rate),
 };
 
-/** Adds a point to each plot; without an overview there was no answer. */
+/** Adds a point to each plot; without an overview, a gap. */
 function plot({ rx, tx, latency, busy, drops }: Partial<Overview>): void {
   const seconds = Date.now() / 1000;
   plots.packets.add(seconds, lines({ rx: rx?.packets, tx: tx?.packets }));
