@@ -14,7 +14,7 @@ import { interval, median, type Result, type Unit } from "./harness.ts";
 
 /** Default rounds: enough for the interval to exclude the extremes. */
 export const ROUNDS = 9;
-/** Default limit of minutes for a benchmark. If they are over it has fewer rounds. */
+/** Default limit of minutes for a benchmark. After that it stops with fewer rounds. */
 export const MINUTES = 20;
 /** Rounds that may fail, for example on a busy machine. They do not count. */
 const MOST_FAILED = 2;
@@ -34,7 +34,7 @@ const BLACK_BOX: ReadonlySet<string> = new Set(["handover", "memory"]);
 /** The files that define the load, as git pathspecs. */
 const LOADS = ["bench", ":!bench/main.ts", ":!bench/against.ts"];
 
-/** Units of which more is better. */
+/** Units in which more is better. */
 const HIGHER: ReadonlySet<Unit> = new Set(["kpps", "kqps", "events/s"]);
 
 /** The options of a comparison. */
@@ -146,7 +146,7 @@ export function tableOf(rows: readonly Row[], other: string): string {
   ).join("\n");
 }
 
-/** How a comparison is made, besides its options. */
+/** A comparison besides its options. */
 export interface Comparison extends AgainstOptions {
   /** This tree's folder. */
   readonly root: string;
@@ -203,7 +203,7 @@ export async function compare(names: readonly string[], what: Comparison): Promi
   }
 }
 
-/** Runs one benchmark on both trees by turns. */
+/** Runs one benchmark on both trees in turn. */
 async function roundsOf(name: string, tree: string, what: Comparison): Promise<Round[]> {
   const { root, rounds, minutes, args, progress } = what;
   const begin = performance.now();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `anycast`: what clients lose when something happens to one of three hosts behind a router that spreads flows
- * over them (`anycast_track.ts`), at 3,000 requests a second. What an operator does is done to each host in
- * turn, and is to lose nothing; an accident happens to the first one.
+ * `anycast`: the loss of clients when something happens to one of three hosts behind a router that
+ * spreads flows over them (`anycast_track.ts`), at 3,000 requests a second. Operations are done to each
+ * host in turn, and must lose nothing; an accident happens to the first one.
  *
  *     lost    requests without an answer
  *     losing  time from the first to the last of them
@@ -17,23 +17,23 @@ import { buildPrograms, type Programs } from "./programs.ts";
 
 const RUNS = 3;
 const RATE = 3000;
-/** Requests of what is done to each host. */
+/** Requests during each operation. */
 const REQUESTS = 30_000;
-/** How long it is looked at after an accident, and `RestartSec=` and `WatchdogSec=` of the unit. */
+/** How long to measure after an accident, and `RestartSec=` and `WatchdogSec=` of the unit. */
 const SETTLE_MILLIS = 2000;
 const RESTART_MILLIS = 500;
 const WATCHDOG_MILLIS = 10_000;
-/** How long after a drain a host is stopped: its router knows, and what was under way is answered. */
+/** How long after a drain a host is stopped: its router has been notified, and pending requests are answered. */
 export const DRAIN_MILLIS = 500;
 
-/** What the client counted in one phase. */
+/** The client's counts in one phase. */
 export interface Seen {
   readonly sent: number;
   readonly lost: number;
   readonly losing: number;
 }
 
-/** What the client counted in all phases, in order. */
+/** The client's counts in all phases, in order. */
 export interface Counted {
   readonly missed: number;
   readonly mismatched: number;
@@ -45,7 +45,7 @@ export interface Counted {
   }[];
 }
 
-/** A client that asks while things happen. */
+/** A client that sends requests while things happen. */
 export class Asker {
   readonly #process: LabProcess;
   readonly #rate: number;
@@ -55,7 +55,7 @@ export class Asker {
     this.#rate = rate;
   }
 
-  /** Starts one and lets it ask for a second, which is a phase of its own. */
+  /** Starts one and lets it send for a second, which is a separate phase. */
   static async start(track: AnycastTrack, rate: number): Promise<Asker> {
     const asker = new Asker(track.client(rate), rate);
     await asker.#process.stdout.find("ready");
@@ -63,7 +63,7 @@ export class Asker {
     return asker;
   }
 
-  /** A phase in which `body` happens, and that has at least so many requests. */
+  /** A phase in which `body` runs, with at least this many requests. */
   async phase(name: string, body: () => Promise<void>, requests = 0): Promise<void> {
     const begun = performance.now();
     await this.#process.write(name);
@@ -90,7 +90,7 @@ function others({ hosts }: AnycastTrack, i: number): number[] {
   return hosts.map((_, n) => n + 1).filter((n) => n !== i + 1);
 }
 
-/** Takes a host out as docs/operating/anycast.md says, does something with it, and waits until it is back. */
+/** Drains a host as in docs/operating/anycast.md, runs something on it, and waits until it is back. */
 export async function drained(
   track: AnycastTrack,
   i: number,
@@ -104,7 +104,7 @@ export async function drained(
   await track.routed(track.hosts.map((_, n) => n + 1));
 }
 
-/** What is done to each host in turn. */
+/** The operations on each host in turn. */
 const DONE: Readonly<Record<string, (track: AnycastTrack, i: number) => Promise<void>>> = {
   "drain, undrain": (track, i) => drained(track, i, ({ service }) => service.command("undrain")),
   "drain, restart": (track, i) => drained(track, i, ({ service }) => service.restart()),
@@ -116,7 +116,7 @@ const DONE: Readonly<Record<string, (track: AnycastTrack, i: number) => Promise<
   upgrade: (track, i) => track.hosts[i].service.command("upgrade"),
 };
 
-/** What happens to the first host, and ends with the host back, if it ever is. */
+/** The accidents of the first host. Each ends with the host back, if it ever returns. */
 const ACCIDENTS: Readonly<Record<string, (track: AnycastTrack, host: Host) => Promise<void>>> = {
   "restart without drain": (_, { service }) => service.restart(),
   "SIGKILL of the master": (_, { service }) =>
@@ -148,12 +148,12 @@ function signalled(pid: number | undefined, signal: Deno.Signal): Promise<void> 
   return Promise.resolve();
 }
 
-/** Runs the benchmark in namespaces of its own. */
+/** Runs the benchmark in its own namespaces. */
 export async function run(report: Report, selection: Selection): Promise<void> {
   await runInLaboratory(fileURLToPath(import.meta.url), report, selection);
 }
 
-/** One run: what the client lost, and for how long. */
+/** One run: the client's losses, and for how long. */
 async function once(
   programs: Programs,
   body: (track: AnycastTrack, asker: Asker) => Promise<void>,

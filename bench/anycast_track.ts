@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Where many hosts with one address play: a client, a router that spreads flows over three hosts, and BIRD on
- * each, by the very files that operators get (`packaging/bird`).
+ * The track for many hosts with one address: a client, a router that spreads flows over three hosts,
+ * and BIRD on each, with the very files that operators get (`packaging/bird`).
  *
  *     client g0 198.18.0.1/24 ── c0 router r1 192.0.2.1 ── e0 192.0.2.11 host1, and 203.0.113.53 on lo
  *       requests from 198.19.0.0/18      r2 192.0.2.1 ── e0 192.0.2.12 host2, too
@@ -13,7 +13,7 @@ import type { Lab, LabProcess, Namespace } from "../demo/lab.ts";
 import type { Programs } from "./programs.ts";
 import { Service } from "./service.ts";
 
-/** What the hosts announce, and the port that they answer. */
+/** The address that the hosts announce, and the port on which they answer. */
 const SERVICE = "203.0.113.53";
 const PORT = 7;
 const HOSTS = [1, 2, 3];
@@ -22,7 +22,7 @@ const CLIENT = "198.18.0.1";
 const ROUTER = "192.0.2.1";
 /** The processor of the client. */
 const CLIENT_CPU = "0";
-/** How long a route may take to come or go. */
+/** How long a route may take to appear or disappear. */
 const PATIENCE_MILLIS = 60_000;
 
 /** A file of `packaging/bird`. */
@@ -69,10 +69,10 @@ export class AnycastTrack implements AsyncDisposable {
     track.#mac = await mac(router, "c0");
     await router.batch([
       `route add 198.19.0.0/16 via ${CLIENT}`,
-      // The client does not answer ARP while its XDP program has the interface.
+      // The client does not answer ARP while its XDP program owns the interface.
       `neighbor replace ${CLIENT} lladdr ${await mac(client, "g0")} dev c0 nud permanent`,
     ]);
-    // A host that was drained still answers what it has, from an address that is routed elsewhere by then.
+    // A drained host still answers pending requests, from an address that is routed elsewhere by then.
     await router.sysctl({
       ...{ "ip_forward": 1, "fib_multipath_hash_policy": 1 },
       ...{ "conf/all/rp_filter": 0, "conf/default/rp_filter": 0 },
@@ -104,7 +104,7 @@ export class AnycastTrack implements AsyncDisposable {
     return track;
   }
 
-  /** Waits until the router sends to these hosts, by number, and to no other. */
+  /** Waits until the router sends to exactly these hosts, by number. */
   async routed(hosts: readonly number[]): Promise<void> {
     const wanted = hosts.map(hostAddress).toSorted().join();
     const end = performance.now() + PATIENCE_MILLIS;
@@ -117,7 +117,7 @@ export class AnycastTrack implements AsyncDisposable {
     }
   }
 
-  /** Starts a client that asks at a constant rate (`c/client.c`). */
+  /** Starts a client that sends at a constant rate (`c/client.c`). */
   client(rate: number): LabProcess {
     const { client, object } = this.#programs;
     const asked = [object, "g0", this.#mac, SERVICE, PORT, 1, rate].map(String);
@@ -125,7 +125,7 @@ export class AnycastTrack implements AsyncDisposable {
     return this.#client.spawn(command, { stdin: "piped" });
   }
 
-  /** Drops all frames of the link to a host at the router, whose carrier stays; or no more. */
+  /** Drops all frames of the link to a host at the router, whose carrier stays; or stops dropping. */
   async silence(host: number, isSilent: boolean): Promise<void> {
     const chain = (hook: string) =>
       `add chain netdev silence ${hook} { type filter hook ${hook} device r${host} priority 0; policy drop; }`;

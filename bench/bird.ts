@@ -6,7 +6,7 @@
 
 import { LabProcess, type Namespace } from "../demo/lab.ts";
 
-/** How long BIRD may take to start or to do what it is told. */
+/** How long BIRD may take to start or to execute a command. */
 const PATIENCE_MILLIS = 60_000;
 
 export class Bird implements AsyncDisposable {
@@ -38,20 +38,20 @@ export class Bird implements AsyncDisposable {
     return bird;
   }
 
-  /** Gives a command and returns what BIRD says. Throws when it refuses. */
+  /** Sends a command and returns BIRD's answer. Throws if BIRD refuses. */
   async command(text: string): Promise<string> {
     const { success, output } = await this.#ask(text);
     if (success && !/syntax error/.test(output)) return output;
     throw new Error(`BIRD said to "${text}": ${output}`);
   }
 
-  /** Goes over to another configuration. */
+  /** Switches to another configuration. */
   async configure(configuration: string): Promise<void> {
     await Deno.writeTextFile(`${this.#folder}/bird.conf`, configuration);
     await this.command("configure");
   }
 
-  /** Takes it away at once, as a crash would: nothing is withdrawn. */
+  /** Ends it at once, as in a crash: nothing is withdrawn. */
   async crash(): Promise<void> {
     this.#process.kill("SIGKILL");
     await this.#process.ended();

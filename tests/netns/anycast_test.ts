@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Many hosts with one address (docs/operating/anycast.md): three Tegulas behind a router, BIRD with the files
- * that operators get, and a client that counts each answer. `deno task bench anycast` measures the same for
- * longer, and accidents.
+ * Many hosts with one address (docs/operating/anycast.md): three Tegulas behind a router, BIRD with the
+ * files that operators get, and a client that counts each answer. `deno task bench anycast` measures
+ * the same for longer, and accidents as well.
  */
 
 import { strict as assert } from "node:assert";
@@ -29,14 +29,14 @@ labTest(
         }));
       await asker.phase(`restart ${i}`, () =>
         drained(track, i, async () => {
-          // A drained host is no route's end any more, and answers all the same.
+          // A drained host is the end of no route any more, but still answers.
           assert.equal((await namespace.ip("route show table 5353")).trim(), "");
           await service.restart();
         }));
       await asker.phase(`reload ${i}`, () => service.command("reload"));
       await asker.phase(`upgrade ${i}`, () => service.command("upgrade"));
     }
-    // What routers do not hear of is lost, or nothing of this would be seen here.
+    // Requests are lost while routers get no notice. Otherwise this test could not see a loss.
     await asker.phase("silence", async () => {
       await track.silence(1, true);
       await track.routed([2, 3]);

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A root directory that holds a few programs, the shared objects they need, and nothing else: a
- * Debian machine without Deno, node_modules and compiler, to see whether a packed program needs more.
+ * A root directory with a few programs, the shared objects they need, and nothing else: a Debian
+ * machine without Deno, node_modules and compiler. It shows whether a packed program needs more.
  */
 
 import { basename, dirname } from "node:path";
 
-/** What a program printed, and how it ended. */
+/** The output of a program, and how it ended. */
 export interface Ended {
   readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-/** Runs a program to its end. `env` is all of its environment. */
+/** Runs a program to its end. `env` is its entire environment. */
 export function run(
   [program, ...args]: readonly string[],
   { env }: { env?: Record<string, string> } = {},
@@ -26,21 +26,21 @@ export function run(
   return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
 }
 
-/** Runs a program to its end; throws with what it said when it fails. */
+/** Runs a program to its end; throws with its output if it fails. */
 export function mustRun(command: readonly string[]): string {
   const { code, stdout, stderr } = run(command);
   if (code === 0) return stdout;
   throw new Error(`${command.join(" ")}: ${stderr}`);
 }
 
-/** The root; gone with everything in it at the end of `using`. */
+/** The root. It is removed with all its contents at the end of `using`. */
 export class BareRoot implements Disposable {
   readonly path: string;
 
   /** Makes the root with `programs` (names on PATH or paths) and mounts /proc, /sys and /dev. */
   constructor(programs: readonly string[]) {
     this.path = Deno.makeTempDirSync({ prefix: "tegula-root-" });
-    // A mount of its own, as a root is: `unshare --mount` refuses anything else.
+    // Its own mount, as for a root: `unshare --mount` refuses anything else.
     mustRun(["mount", "-t", "tmpfs", "-o", "mode=755", "none", this.path]);
     for (const folder of ["tmp", "run", "root", "var/cache", "etc"]) {
       Deno.mkdirSync(`${this.path}/${folder}`, { recursive: true });
@@ -52,8 +52,8 @@ export class BareRoot implements Disposable {
   }
 
   /**
-   * Runs a program of the root, with PATH as its whole environment unless more is given, by the command
-   * `prefix` of this machine.
+   * Runs a program of the root through the command `prefix` of this machine. Its environment is PATH
+   * alone unless more is given.
    */
   run(
     command: readonly string[],
@@ -74,7 +74,7 @@ export class BareRoot implements Disposable {
     Deno.copyFileSync(from, this.path + to);
   }
 
-  /** Copies the shared objects that a program is linked with, its loader among them. */
+  /** Copies the shared objects that a program is linked with, including its loader. */
   copySharedObjects(program: string): void {
     for (const [, object] of mustRun(["ldd", program]).matchAll(/(\/\S+) \(0x/g)) {
       this.copy(object, object);
@@ -99,8 +99,8 @@ export class BareRoot implements Disposable {
 }
 
 /**
- * Puts a Debian system into `folder` that has this machine's versions of `packages`, of the essential ones, and
- * of what these need, and whose dpkg knows of no other.
+ * Puts a Debian system into `folder` that has this machine's versions of `packages`, of the essential
+ * ones, and of their dependencies, and whose dpkg knows no others.
  */
 export function bareDebian(folder: string, packages: readonly string[]): void {
   const paragraphs = new Map(

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The client of the tests, a process of its own because it lives in a namespace of its own. It takes
- * one JSON command a line on standard input and answers each with one JSON line on standard output, in
- * order; it ends with its input.
+ * The client of the tests, in its own process because it lives in its own namespace. It reads one JSON
+ * command a line on standard input and answers each with one JSON line on standard output, in order. It
+ * ends with its input.
  */
 
 import { fileURLToPath } from "node:url";
@@ -19,7 +19,7 @@ import {
 import type { LabProcess, Namespace } from "../../demo/lab.ts";
 import { linesOf } from "../../cli/command.ts";
 
-/** One datagram and the wait for its answer. */
+/** One datagram, and how to wait for its answer. */
 export interface ExchangeOptions {
   /** Address to send from. */
   readonly source: string;
@@ -32,11 +32,11 @@ export interface ExchangeOptions {
   readonly timeoutMs: number;
 }
 
-/** What came back. */
+/** The answer. */
 export interface Exchanged {
-  /** Bytes, as hexadecimal digits; null when nothing came in time. */
+  /** Bytes, as hexadecimal digits; null if nothing arrived in time. */
   readonly answer: string | null;
-  /** Who it came from, `address:port`. */
+  /** The sender, `address:port`. */
   readonly from: string | null;
 }
 
@@ -50,17 +50,17 @@ export class Client {
     this.process = namespace.spawn(command, { stdin: "piped" });
   }
 
-  /** Begins to send. */
+  /** Starts to send. */
   async start(traffic: TrafficOptions): Promise<void> {
     await this.#ask({ do: "start", ...traffic });
   }
 
-  /** How far the traffic is. */
+  /** The progress of the traffic. */
   progress(): Promise<ReturnType<Traffic["progress"]>> {
     return this.#ask({ do: "progress" });
   }
 
-  /** Stops sending and says what came of it, once all is answered or `lingerMillis` have passed. */
+  /** Stops sending and returns the result, once all is answered or `lingerMillis` have passed. */
   stop({ lingerMillis = 20_000 } = {}): Promise<TrafficResult> {
     return this.#ask({ do: "stop", lingerMillis });
   }
@@ -120,7 +120,7 @@ function running(): Traffic {
   return traffic;
 }
 
-/** Sends one datagram from a socket of its own and waits for what comes back to it. */
+/** Sends one datagram from its own socket and waits for the answer. */
 async function exchange(options: ExchangeOptions): Promise<Exchanged> {
   const socket = await bind(options.source, options.sourcePort);
   const answer = Promise.withResolvers<Exchanged>();

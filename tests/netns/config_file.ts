@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/**
- * Configuration files for tests, gone when the test file has ended.
- */
+/** Configuration files for tests, removed when the test file has ended. */
 
 const FOLDER = Deno.makeTempDirSync({ prefix: "tegula-config-files-" });
-// Processes of other users read what is in it.
+// Processes of other users read the files.
 Deno.chmodSync(FOLDER, 0o755);
 let count = 0;
 
@@ -18,7 +16,7 @@ export function temporaryFile(content: string | Uint8Array, suffix = ""): string
   return path;
 }
 
-/** Writes a configuration for the interface eth0 and returns the arguments that name it. */
+/** Writes a configuration for the interface eth0 and returns the arguments for it. */
 export function configured(text: string): string[] {
   return ["--config", temporaryFile(`interfaces = ["eth0"]\n${text}`, ".toml")];
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What the black-box tests of the real program share: a pair of namespaces, a client that asks, and
- * small peers. The tests run in namespaces of their own (`scripts/test.ts` puts each file there).
+ * Shared by the black-box tests of the real program: a pair of namespaces, a client that sends requests,
+ * and small peers. The tests run in their own namespaces (`scripts/test.ts` puts each file there).
  */
 
 import { fileURLToPath } from "node:url";
@@ -20,10 +20,10 @@ import { assertLeftBalanced } from "./wire_balance.ts";
 
 export { Client, eventually, Lab, type Namespace };
 
-/** Exit statuses of the appliances that their tests expect to end otherwise than with 0. */
+/** Exit statuses of appliances that are expected to end with a status other than 0. */
 const expectedStatus = new WeakMap<LabProcess, number>();
 
-/** An appliance whose books must balance when it is told to end, and that must end as expected. */
+/** An appliance whose counters must balance when it is stopped, and that must end as expected. */
 export class Appliance extends DemoAppliance {
   override async stop(signal?: Deno.Signal): ReturnType<DemoAppliance["stop"]> {
     await assertLeftBalanced(this.process);
@@ -32,16 +32,16 @@ export class Appliance extends DemoAppliance {
   }
 }
 
-/** Exit statuses of what SIGKILL, or a signal of a crash (ILL, TRAP, ABRT, BUS, SEGV, SYS), ended. */
+/** Exit statuses after SIGKILL, or after a signal of a crash (ILL, TRAP, ABRT, BUS, SEGV, SYS). */
 const KILLED = 137;
 const CRASHED: readonly number[] = [132, 133, 134, 135, 139, 159];
 
-/** How long an appliance may take to stop: an emulated machine takes its time. */
+/** How long an appliance may take to stop: an emulated machine is slow. */
 const END_MILLIS = 60_000;
 
 /** The appliance's address in a pair. */
 export const HOST = "198.18.0.1";
-/** The client's. */
+/** The client's address. */
 export const CLIENT = "198.18.0.2";
 
 /** Arguments of `tegula run` for the echo service on the host's eth0. */
@@ -49,16 +49,15 @@ export const ECHO: readonly string[] = ["--interface", "eth0", "--listen", "7=ec
 
 /** How long an answer may take that normally takes milliseconds: the machine may be busy. */
 const PATIENCE_MILLIS = 20_000;
-/** How long the first question waits that is asked until there is an answer, and each of them at most. */
+/** How long the first of several attempts waits, and each of them at most. */
 const [FIRST_MILLIS, MOST_MILLIS] = [100, 2000];
 
 /**
- * A test with a laboratory of its own, which is gone afterwards. Appliances that it leaves running are
- * stopped: their books must balance, too (`wire_balance.ts`). Each appliance must have ended with
- * status 0 unless the test said otherwise, and no other program may have crashed. No tile may have been
- * refused a system call that nobody expected, unless the test is about that (`refusedCalls`). Where the
- * kernel has no devices of the kind `needs`, or with `ignore`, the test is skipped, which `tests/skips.txt`
- * has to list.
+ * A test with its own laboratory, which is removed afterwards. Appliances that are left running are
+ * stopped: their counters must balance, too (`wire_balance.ts`). Each appliance must end with status 0
+ * unless the test expects another, and no other program may crash. No tile may have an unexpected
+ * system call refused, unless the test is about that (`refusedCalls`). If the kernel has no devices of
+ * the kind `needs`, or with `ignore`, the test is skipped, which `tests/skips.txt` must list.
  */
 export function labTest(
   name: string,
@@ -83,7 +82,7 @@ export function labTest(
   });
 }
 
-/** Whether the kernel knows a kind of device, as `ip link add … type KIND` says. */
+/** Whether the kernel supports a kind of device, according to `ip link add … type KIND`. */
 function hasDeviceKind(kind: string): boolean {
   const args = ["link", "add", "link", "lo", "name", "kind0", "type", kind];
   const { success, stderr } = new Deno.Command("ip", { args }).outputSync();
@@ -91,18 +90,18 @@ function hasDeviceKind(kind: string): boolean {
   return !/Unknown device type|not supported/.test(new TextDecoder().decode(stderr));
 }
 
-/** A call that a tile's filter refused unexpectedly is a defect of the list of calls, or of an app. */
+/** An unexpectedly refused call is a bug in the list of calls, or in an app. */
 function assertNothingRefused(lab: Lab): void {
   const lines = lab.processes.flatMap(({ stderr }) => stderr.all);
   assert.deepEqual(lines.filter((line) => line.includes(": refused system call ")), []);
 }
 
-/** The appliances that have come to serve, ended or not. */
+/** The appliances that have served, ended or not. */
 function appliances(lab: Lab): LabProcess[] {
   return lab.processes.filter(({ stderr }) => stderr.all.some((line) => line.startsWith("ready:")));
 }
 
-/** Stops the appliances that still run, and asserts how each of them, and all else, has ended. */
+/** Stops the appliances that still run, and asserts how each of them, and every other program, ended. */
 async function assertGoodEnds(lab: Lab): Promise<void> {
   const served = appliances(lab);
   for (const process of served.filter(({ status }) => status === null)) {
@@ -122,7 +121,7 @@ async function assertGoodEnds(lab: Lab): Promise<void> {
   }
 }
 
-/** What the appliances of a failed test have to say: their log, and the counters that are not 0. */
+/** Prints the appliances of a failed test: their log, and the counters that are not 0. */
 async function showAppliances(lab: Lab): Promise<void> {
   for (const process of appliances(lab)) {
     const from = process.stderr.all.length;
@@ -146,7 +145,7 @@ export interface Pair {
   readonly asker: Client;
 }
 
-/** Builds the usual two namespaces, with a client that can be told what to ask. */
+/** Builds the usual two namespaces, with a client. */
 export async function pair(
   lab: Lab,
   queues: { queues?: number; transmitQueues?: number } = {},
@@ -161,15 +160,15 @@ export async function pair(
 }
 
 /**
- * Gives the host the client's MAC for good. Of answers that have to wait for it only so many can, and a
- * client that a busy machine lets run sends more at once.
+ * Gives the host a permanent entry for the client's MAC. Only a limited number of answers can wait for
+ * it, and a client on a busy machine sends more at once.
  */
 export async function introduce({ host, client }: Pick<Pair, "host" | "client">): Promise<void> {
   const [{ address }] = JSON.parse(await client.ip("-j link show dev eth0"));
   await host.ip(`neigh replace ${CLIENT} lladdr ${address} dev eth0 nud permanent`);
 }
 
-/** Joins them by eth1 too, 192.0.2.1/24 and .2, by which answers may come another way than requests. */
+/** Joins them by eth1 as well, 192.0.2.1/24 and .2, so that answers may take another path than requests. */
 export async function secondLink(lab: Lab, { host, client }: Pair): Promise<void> {
   await lab.join(
     { namespace: host, name: "eth1", addresses: ["192.0.2.1/24"] },
@@ -179,7 +178,7 @@ export async function secondLink(lab: Lab, { host, client }: Pair): Promise<void
   for (const namespace of [host, client]) await namespace.sysctl(Object.fromEntries(settings));
 }
 
-/** A path for a control socket that is nobody else's. */
+/** A unique path for a control socket. */
 export function socketPath(): string {
   return `${Deno.makeTempDirSync({ prefix: "tegula-test-" })}/control.sock`;
 }
@@ -191,18 +190,18 @@ export interface Question {
   readonly sourcePort?: number;
   readonly target?: string;
   readonly port?: number;
-  /** How long an answer is waited for; short where none is expected. */
+  /** How long to wait for an answer; short if none is expected. */
   readonly timeoutMs?: number;
 }
 
-/** What came back; `from` is `address:port`. */
+/** The answer; `from` is `address:port`. */
 export interface Answer {
   readonly bytes: Uint8Array | null;
   readonly text: string | null;
   readonly from: string | null;
 }
 
-/** Asks once. By default the client asks the host's echo service. */
+/** Sends one request. By default it goes to the host's echo service. */
 export async function ask(asker: Client, question: Question = {}): Promise<Answer> {
   const { payload = "hello", source = CLIENT, sourcePort = 0, target = HOST } = question;
   const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
@@ -219,10 +218,10 @@ export async function ask(asker: Client, question: Question = {}): Promise<Answe
   return { bytes: back, text: new TextDecoder().decode(back), from };
 }
 
-/** How long the absence of an answer is watched. */
+/** How long to wait to be sure that there is no answer. */
 export const SILENCE_MILLIS = 300;
 
-/** Asks until there is an answer, for changes that take their time. Throws when there is none. */
+/** Repeats a request until there is an answer, for changes that take time. Throws if there is none. */
 export function askUntilAnswered(asker: Client, question: Question = {}): Promise<Answer> {
   let timeoutMs = FIRST_MILLIS;
   return eventually("an answer", async () => {
@@ -233,8 +232,8 @@ export function askUntilAnswered(asker: Client, question: Question = {}): Promis
 }
 
 /**
- * Waits until a counter has grown by `by` since `before`, and asserts that it is not more. An answer
- * can be here before the tile that sent it has counted it.
+ * Waits until a counter has grown by `by` since `before`, and asserts that it has not grown more. An
+ * answer may arrive before the tile that sent it has counted it.
  */
 export async function assertGrowth(
   appliance: Appliance,
@@ -251,21 +250,21 @@ export async function assertGrowth(
   assert.deepEqual(grown, expected);
 }
 
-/** By how much a counter has grown; 0 when there is no such counter. */
+/** The growth of a counter; 0 if there is no such counter. */
 export function growth(before: Counters, after: Counters, name: string): number {
   return (after.get(name) ?? 0) - (before.get(name) ?? 0);
 }
 
-/** How often something may be tried that is to be quick, where the machine was busy with others. */
+/** How often to try something that must be quick, if the machine was busy. */
 const CHANCES = 5;
-/** How often is looked whether the machine lets this process run, and how late that shows it busy. */
+/** How often to check whether the machine lets this process run, and the delay that shows it busy. */
 const BEAT_MILLIS = 10;
 const HELD_UP_MILLIS = 50;
 
 /**
- * Asserts that something is quick. `attempt` returns what was too slow; undefined: nothing was. Each slow
- * attempt counts, since one that is slow now and then is what a wake-up that is sometimes missing looks
- * like; except one during which this process was held up too: that was the machine, and it is tried again.
+ * Asserts that something is quick. `attempt` returns what was too slow; undefined: nothing. Each slow attempt
+ * counts, since a wake-up that is sometimes lost looks like one that is slow now and then. An attempt during
+ * which this process was delayed too does not count: the machine was busy, and it is repeated.
  */
 export async function assertPrompt(attempt: () => Promise<string | undefined>): Promise<void> {
   const slow: string[] = [];
@@ -286,7 +285,7 @@ export async function assertPrompt(attempt: () => Promise<string | undefined>): 
   assert.fail(slow.join("\n"));
 }
 
-/** Waits until an appliance ends by itself, and asserts its exit status. */
+/** Waits until an appliance ends on its own, and asserts its exit status. */
 export async function assertEnds({ process }: DemoAppliance, code: number): Promise<void> {
   expectedStatus.set(process, code);
   assert.equal((await process.ended()).code, code, process.stderr.all.join("\n"));
@@ -295,7 +294,7 @@ export async function assertEnds({ process }: DemoAppliance, code: number): Prom
 /** How long a stop may take. */
 const STOP_MILLIS = 1000;
 
-/** Asserts that each appliance that `start` gives ends with status 0, and within a second. */
+/** Asserts that each appliance from `start` ends with status 0 within a second. */
 export function assertStopsPromptly(
   start: () => Promise<Appliance>,
   { signal, after = async () => {} }: { signal?: Deno.Signal; after?: () => Promise<void> } = {},
@@ -315,7 +314,7 @@ export async function answeredAtLeast(asker: Client, count: number): Promise<voi
   });
 }
 
-/** Waits for a start that must fail: its status, and the one sentence that it ends with. */
+/** Waits for a start that must fail. Returns its status, and its final sentence. */
 export async function refusal(process: LabProcess): Promise<{ code: number; said: string }> {
   const { code } = await process.ended();
   const lines = process.stderr.all;
@@ -330,7 +329,7 @@ export async function refusal(process: LabProcess): Promise<{ code: number; said
   return { code, said: sentences[0] };
 }
 
-/** The XDP program on an interface as `ip link` shows it; undefined when there is none. */
+/** The XDP program on an interface according to `ip link`; undefined: there is none. */
 export async function xdpProgram(
   namespace: Namespace,
   name = "eth0",

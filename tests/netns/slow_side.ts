@@ -52,7 +52,7 @@ export async function serving(lab: Lab, more = "", env: Record<string, string> =
   return { host, client, asker, appliance, stderr, http, said, metrics, file: args[1] };
 }
 
-/** What the slow side answers; null: it does not. */
+/** The answer of the slow side; null: there is none. */
 async function curl(client: Namespace, path: string, ...rest: string[]): Promise<string | null> {
   const url = `http://${HOST}:${PORT}${path}`;
   try {
@@ -62,7 +62,7 @@ async function curl(client: Namespace, path: string, ...rest: string[]): Promise
   }
 }
 
-/** Asks until the slow side answers, which may be a new one. */
+/** Repeats a request until the slow side, possibly a new one, answers. */
 export function answering(http: (path: string) => Promise<string | null>): Promise<string> {
   return eventually("an answer by TCP", async () => (await http("/")) ?? undefined);
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Load, and routes, neighbours, addresses and links changing all the time, and one appliance handing over
- * to the next: no datagram uncounted, none answered wrong, what nothing happens to loses nothing, the mirror
- * is the kernel's equal afterwards, and memory and descriptors stay as they are.
+ * Load, constant changes of routes, neighbours, addresses and links, and handovers from one appliance
+ * to the next. No datagram is uncounted or answered wrongly, unaffected traffic loses nothing, the
+ * mirror equals the kernel's tables afterwards, and memory and descriptors do not grow.
  *
- * TEGULA_SOAK_SECONDS says how long; a short while by default.
+ * TEGULA_SOAK_SECONDS is the duration; short by default.
  */
 
 import { strict as assert } from "node:assert";
@@ -30,21 +30,21 @@ import { assertBalanced } from "./wire_balance.ts";
 const SECONDS = Number(Deno.env.get("TEGULA_SOAK_SECONDS") ?? 15);
 /** Datagrams a second of each of the two kinds of traffic. */
 const RATE = 1000;
-/** Sources that nobody on the link answers for, each time round. */
+/** Sources that nobody on the link answers for, in each round. */
 const SPOOFED = 50;
 const PAUSE_MILLIS = 20;
 const HANDOVER_PAUSE_MILLIS = 1500;
-/** Looks at the memory; the first quarter warms up. */
+/** Samples of the memory; the first quarter warms up. */
 const MEMORY_LOOKS = 40;
-/** How much a garbage collector may be behind, pages that lookups of new addresses touch included. */
+/** How far a garbage collector may lag, including pages that lookups of new addresses touch. */
 const MEMORY_SLACK_BYTES = 32 << 20;
 const PAGE_BYTES = 4096;
 
-/** The far network, whose answers take whichever way there is just now. */
+/** The far network, whose answers take any path that exists at the moment. */
 const FAR = "203.0.113.0/24";
 const FAR_SOURCES = ["203.0.113.2", "203.0.113.3", "203.0.113.4", "203.0.113.5"];
 
-/** What happens on the host, one entry after the other, over and over. */
+/** The changes on the host, one entry after the other, repeatedly. */
 const CHANGES: readonly (readonly string[])[] = [
   [`route replace ${FAR} via 192.0.2.2`],
   [`route replace ${FAR} via ${CLIENT}`],
@@ -73,14 +73,14 @@ function routes(verb: "add" | "del"): string[] {
   return Array.from({ length: 200 }, (_, i) => `route ${verb} 198.19.${i}.0/24 via ${CLIENT}`);
 }
 
-/** Resident memory of a main process and what it has started, /proc/PID/statm (proc(5)). */
+/** Resident memory of a main process and its children, /proc/PID/statm (proc(5)). */
 function residentBytes(main: number): number {
   return processesOf(main)
     .map(({ pid }) => Number(Deno.readTextFileSync(`/proc/${pid}/statm`).split(" ")[1]))
     .reduce((sum, pages) => sum + pages) * PAGE_BYTES;
 }
 
-/** Goes through the changes until `until`, in milliseconds of `performance.now`; returns how often. */
+/** Repeats the changes until `until`, in milliseconds of `performance.now`; returns how often. */
 async function changeAllTheTime(host: Namespace, flooder: Client, until: number): Promise<number> {
   let rounds = 0;
   for (; performance.now() < until; rounds++) {
@@ -93,7 +93,7 @@ async function changeAllTheTime(host: Namespace, flooder: Client, until: number)
   return rounds;
 }
 
-/** Has it taken over by a successor, over and over until `until`; returns how often. */
+/** Hands over to a successor, repeatedly until `until`; returns how often. */
 async function handOver({ process }: Appliance, until: number): Promise<number> {
   let times = 0;
   for (; performance.now() < until; times++) {
@@ -105,12 +105,12 @@ async function handOver({ process }: Appliance, until: number): Promise<number> 
   return times;
 }
 
-/** Descriptors of the main process: what it keeps of those that it has replaced. */
+/** Descriptors of the main process: those of replaced processes must not remain. */
 function descriptors({ process: { pid } }: Appliance): number {
   return [...Deno.readDirSync(`/proc/${pid}/fd`)].length;
 }
 
-/** Looks at the memory of all processes now and then until `until`. */
+/** Samples the memory of all processes until `until`. */
 async function watchMemory(pid: number, until: number): Promise<number[]> {
   const seen: number[] = [];
   while (performance.now() < until) {
@@ -120,7 +120,7 @@ async function watchMemory(pid: number, until: number): Promise<number[]> {
   return seen;
 }
 
-/** How many frames of the UMEMs are free or the kernel's, once it is `least`: all, when nothing is under way. */
+/** The number of UMEM frames that are free or in the kernel, once it is `least`: all, when nothing is in flight. */
 function idleFrames(appliance: Appliance, least: number): Promise<number> {
   return eventually(`${least} idle frames`, async () => {
     const counters = await appliance.counters();
@@ -130,8 +130,8 @@ function idleFrames(appliance: Appliance, least: number): Promise<number> {
 }
 
 /**
- * Datagrams that have arrived in a namespace and found their socket's buffer full, because the
- * program did not get to run: nobody's loss but its own (Udp RcvbufErrors of /proc/net/snmp).
+ * Datagrams that arrived in a namespace and found their socket's buffer full, because the program did
+ * not run: only its own loss (Udp RcvbufErrors of /proc/net/snmp).
  */
 async function unread(namespace: Namespace): Promise<number> {
   const lines = await namespace.run(["grep", "^Udp:", "/proc/net/snmp"]);
@@ -145,7 +145,7 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
   await secondLink(lab, parts);
   await client.batch([
     ...FAR_SOURCES.map((address) => `address add ${address}/32 dev lo`),
-    // Bound to by the flood, and with nobody to answer ARP for them.
+    // The flood binds to these, and nobody answers ARP for them.
     "route add local 198.18.0.100/30 dev lo",
     "route add local 198.18.0.104/29 dev lo",
     "route add local 198.18.0.112/28 dev lo",
@@ -192,7 +192,7 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
   assert.ok(handovers > 0);
   assert.equal(descriptors(appliance), open, "descriptors are kept");
   const quarter = memory.length >>> 2;
-  // While one hands over to another there are two.
+  // During a handover there are two.
   const grown = Math.min(...memory.slice(-quarter)) -
     Math.min(...memory.slice(quarter, 2 * quarter));
   assert.ok(grown < MEMORY_SLACK_BYTES, `memory has grown by ${grown} bytes: ${memory}`);
@@ -200,7 +200,7 @@ labTest("under constant change nothing goes uncounted, wrong or missing", async 
     `${rounds} rounds of changes, ${handovers} handovers; ${steady.sent} steady datagrams; of ${moved.sent} others ` +
       `${moved.answered} answered; memory ${memory.at(-1)! >> 20} MiB, grown by ${grown >> 10} KiB`,
   );
-  // Everything goes again, and every frame of the UMEMs is back in its place.
+  // Everything is reachable again, and every frame of the UMEMs is back in its place.
   for (const source of FAR_SOURCES) await askUntilAnswered(asker, { source });
   assert.equal(await idleFrames(appliance, frames), frames);
 });

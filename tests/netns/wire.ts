@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What the tests of the native libraries share: a veth pair whose far end is in a namespace of its
- * own, packet sockets (AF_PACKET) on either end, and frames to send. Everything runs in the test's
- * own process, so that a test says "this frame goes in, that comes out" line by line.
+ * Shared by the tests of the native libraries: a veth pair whose far end is in its own namespace,
+ * packet sockets (AF_PACKET) on either end, and frames to send. Everything runs in the test's own
+ * process, so that a test lists sent and expected frames line by line.
  */
 
 import { fileURLToPath } from "node:url";
@@ -31,7 +31,7 @@ function must(result: number | bigint, what: string): number {
   return Number(result);
 }
 
-/** Runs a command to its end and returns its output; throws with its complaint when it fails. */
+/** Runs a command to its end and returns its output; throws with its errors if it fails. */
 export function command(line: string): string {
   const [program, ...args] = line.split(" ");
   const { success, stdout, stderr } = new Deno.Command(program, { args }).outputSync();
@@ -39,7 +39,7 @@ export function command(line: string): string {
   return new TextDecoder().decode(stdout);
 }
 
-/** Runs `work` with this thread in the namespace named `name`. */
+/** Runs `work` with this thread in the namespace `name`. */
 export function inNamespace<T>(name: string, work: () => T): T {
   const path = (text: string) => new TextEncoder().encode(text + "\0");
   const here = must(libc.open(path("/proc/thread-self/ns/net"), 0), "open of our namespace");
@@ -54,7 +54,7 @@ export function inNamespace<T>(name: string, work: () => T): T {
   }
 }
 
-/** A packet socket: sends frames as they are, and sees those that the kernel receives. */
+/** A packet socket: sends frames unchanged, and sees those that the kernel receives. */
 export class PacketSocket {
   readonly #fd: number;
   readonly #buffer = new Uint8Array(65536);
@@ -72,7 +72,7 @@ export class PacketSocket {
     must(libc.send(this.#fd, frame, BigInt(frame.length), 0), "send");
   }
 
-  /** The next frame that `wanted` likes, within `timeoutMs`; null when none comes. */
+  /** The next frame for which `wanted` returns true, within `timeoutMs`; null: none. */
   receive(wanted: (frame: Uint8Array) => boolean, timeoutMs = 20_000): Uint8Array | null {
     const deadline = performance.now() + timeoutMs;
     const entry = new Int32Array([this.#fd, POLLIN]);
@@ -102,7 +102,7 @@ export class Wire {
   readonly far: End;
   readonly namespace: string;
 
-  /** Makes and raises it. Without IPv6, so that nothing is on the wire but what a test sends. */
+  /** Makes it and brings it up. Without IPv6, so that only the test's frames are on the wire. */
   constructor(name: string, { queues = 1 } = {}) {
     this.namespace = `peer-${name}`;
     const many = `numrxqueues ${queues} numtxqueues ${queues}`;
@@ -133,7 +133,7 @@ function end(show: string): End {
   return { name: link.ifname, ifindex: link.ifindex, mac };
 }
 
-/** What is special about a frame; everything else is an ordinary small UDP datagram. */
+/** The properties of a frame that differ from an ordinary small UDP datagram. */
 export interface FrameOptions {
   readonly to: Uint8Array;
   readonly destination: number;
@@ -188,7 +188,7 @@ export function carries(payload: string): (frame: Uint8Array) => boolean {
   };
 }
 
-/** Starts a script of this folder in a process of its own and waits for its first line. */
+/** Starts a script of this folder in its own process and waits for its first line. */
 export async function child(
   script: string,
   ...args: string[]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The books of a running appliance: what came in was handed on or dropped with a reason, and what
- * apps sent was sent or dropped with a reason, in each net tile. Every test on a real wire ends with
- * this: `labTest` sees to it.
+ * The balance of a running appliance's counters: in each net tile, every received datagram was
+ * delivered or dropped with a reason, and every datagram of an app was sent or dropped with a reason.
+ * `labTest` ends every test on a real wire with this check.
  */
 
 import { strict as assert } from "node:assert";
@@ -13,15 +13,15 @@ import { eventually } from "../eventually.ts";
 
 /** Far longer than datagrams may wait for a neighbour. */
 const PATIENCE_MILLIS = 20_000;
-/** Between two looks, so that a log stays readable. */
+/** Pause between two attempts, so that a log stays readable. */
 const PAUSE_MILLIS = 100;
-/** How long counters are waited for: a test may leave an appliance stopped. */
+/** How long to wait for counters: a test may leave an appliance stopped. */
 const COUNTERS_MILLIS = 2000;
 
 /** Counters by name, of each tile by its name. */
 type Tiles = Record<string, Record<string, number>>;
 
-/** The counters of an appliance's tiles. Throws Error when it does not say, as `Lines.find` does. */
+/** The counters of an appliance's tiles. Throws Error if it does not answer, as `Lines.find` does. */
 export async function tileCounters(
   process: LabProcess,
   { timeoutMs }: { timeoutMs?: number } = {},
@@ -43,7 +43,7 @@ function sum(counters: Record<string, number>, names: RegExp): number {
     .reduce((total, name) => total + (counters[name] ?? 0), 0);
 }
 
-/** Both sides of the books of each net tile. */
+/** Both sides of the balance of each net tile. */
 function books(tiles: Tiles) {
   const net = Object.entries(tiles).filter(([, counters]) => "tx_accepted" in counters);
   const side = (receiving: RegExp, sending: RegExp) =>
@@ -59,8 +59,8 @@ function books(tiles: Tiles) {
 }
 
 /**
- * Asserts that the books of what a test leaves running balance, once what is on its way, or waits for
- * a neighbour, has come to its end. One that no longer tells its counters is let be.
+ * Asserts that the counters of appliances left running balance, once all datagrams in flight or waiting
+ * for a neighbour are done. An appliance that no longer answers is ignored.
  */
 export async function assertLeftBalanced(process: LabProcess): Promise<void> {
   let tiles = await readTiles(process);
@@ -75,7 +75,7 @@ export async function assertLeftBalanced(process: LabProcess): Promise<void> {
   assert.deepEqual(came, went, JSON.stringify(tiles).replaceAll(/"\w+":0,?/g, ""));
 }
 
-/** The same of an appliance in the middle of a test. Returns its counters. */
+/** The same for an appliance during a test. Returns its counters. */
 export async function assertBalanced(appliance: Appliance): Promise<Counters> {
   await assertLeftBalanced(appliance.process);
   return appliance.counters();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The slow, obvious kernel that netbase is held against: routes in one plain list, changed as
- * `fib_table_insert` and `fib_table_delete` do and looked up by looking at every one of them. Says
- * what netlink would say of each change.
+ * A slow, simple model of the kernel to compare netbase with: routes in one plain list, changed as by
+ * `fib_table_insert` and `fib_table_delete`, and looked up by a scan of all of them. It returns what
+ * netlink would report of each change.
  */
 
 import {
@@ -20,7 +20,7 @@ import {
   RTNH_F_DEAD,
 } from "../../netbase/route.ts";
 
-/** How `ip route` puts a route into a table. */
+/** How `ip route` inserts a route into a table. */
 export type Verb = "add" | "append" | "prepend" | "replace";
 
 /** An IPv4 address as a number, host order. */
@@ -28,7 +28,7 @@ export function ip(text: string): number {
   return text.split(".").reduce((value, part) => value * 256 + Number(part), 0);
 }
 
-/** A route to `to` ("198.18.0.0/24") with what differs from an empty one. */
+/** A route to `to` ("198.18.0.0/24"), with the fields that differ from an empty one. */
 export function routeTo(to: string, rest: Partial<Route> = {}): Route {
   const [address, length] = to.split("/");
   return { ...emptyRoute(), destination: ip(address), prefixLength: Number(length), ...rest };
@@ -42,10 +42,10 @@ export function isCovered(route: Route, address: number): boolean {
 
 /** Routing tables `local` and `main`. */
 export class Kernel {
-  /** In the order of each key; keys themselves in no order. */
+  /** In order within each key; keys themselves in no order. */
   readonly routes: Route[] = [];
 
-  /** Carries out `ip route VERB`. Returns the event's nlmsg_flags, or -1 for EEXIST. */
+  /** Executes `ip route VERB`. Returns the event's nlmsg_flags, or -1 for EEXIST. */
   put(route: Route, verb: Verb): number {
     const equals = this.routes.filter((other) => isSameKey(other, route));
     const same = equals.find((other) => isSame(other, route));
@@ -65,7 +65,7 @@ export class Kernel {
     return NLM_F_CREATE | (verb === "append" ? NLM_F_APPEND : 0);
   }
 
-  /** Carries out `ip route del`. False: ESRCH. */
+  /** Executes `ip route del`. False: ESRCH. */
   delete(route: Route): boolean {
     const at = this.routes.findIndex((other) => isSameKey(other, route) && isSame(other, route));
     if (at < 0) return false;
@@ -73,7 +73,7 @@ export class Kernel {
     return true;
   }
 
-  /** The route that `address` takes; null: none. */
+  /** The route for `address`; null: none. */
   lookup(address: number, order: "merged" | "separate"): Route | null {
     const covering = this.routes.filter((route) => isCovered(route, address) && isUsable(route));
     if (order === "merged") return first(covering);
@@ -82,7 +82,7 @@ export class Kernel {
     return first(covering.filter((route) => route.table === RT_TABLE_MAIN));
   }
 
-  /** All routes as a dump tells them: by prefix, then in the order of the list. */
+  /** All routes in the order of a dump: by prefix, then in the order of the list. */
   dump(): Route[] {
     const compare = (a: Route, b: Route) =>
       a.destination - b.destination || b.prefixLength - a.prefixLength || isBetter(a, b);
@@ -104,7 +104,7 @@ function isSameKey(a: Route, b: Route): boolean {
     a.prefixLength === b.prefixLength && a.tos === b.tos && a.priority === b.priority;
 }
 
-/** Equal but for what the kernel changes on its own. */
+/** Whether they are equal except for what the kernel changes itself. */
 function isSame(a: Route, b: Route): boolean {
   return JSON.stringify(strip(a)) === JSON.stringify(strip(b));
 }
@@ -114,7 +114,7 @@ function strip(route: Route): Route {
   return { ...route, flags: route.flags & ~RTNH_DYNAMIC_FLAGS, hops: hops ?? null };
 }
 
-/** A flow of tos 0 takes no other, and no dead one; refusals are never dead. */
+/** A flow of tos 0 uses no other tos, and no dead route; refusals are never dead. */
 function isUsable(route: Route): boolean {
   if (route.tos !== 0) return false;
   if (route.type >= RTN_BLACKHOLE && route.type <= RTN_THROW) return true;
