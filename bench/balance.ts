@@ -112,7 +112,7 @@ function isThere(program: string, option: string): boolean {
     const quiet = { stdout: "null", stderr: "null" } as const;
     if (new Deno.Command(program, { args: [option], ...quiet }).outputSync().success) return true;
   } catch {
-    // It is not there.
+    // It is not installed.
   }
   console.error(`${program} is not here: left out; get it with apt-get install ${program}`);
   return false;
@@ -129,8 +129,8 @@ async function isReady(track: Track, said: LabProcess, start: readonly string[])
 }
 
 /**
- * Loads a balancer and measures its round trips, if the cases need them. A veth takes what an XDP program sends only
- * if it has one itself; `passes`: it is given one that passes all on.
+ * Loads a balancer and measures its round trips, if the cases need them. A veth accepts frames from an
+ * XDP program only if it has a program itself; `passes`: it gets one that passes everything on.
  */
 async function turn(
   track: Track,

@@ -10,7 +10,7 @@ import { TEGULA } from "./harness.ts";
 import { INLINE } from "./placements.ts";
 import { ADDRESS, INTERFACE } from "./track.ts";
 
-/** The servers' folder: in memory, and gone with the laboratory. */
+/** The servers' folder: in memory, and removed with the laboratory. */
 const FOLDER = "/run/dns";
 
 /**

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The echo with more of everything: `echo peers N`, `echo ports N`, `echo routes N`. They are compared with `few`, the
- * same echo for one peer on one port with the few routes of a usual host.
+ * The echo with more peers, ports or routes: `echo peers N`, `echo ports N`, `echo routes N`. They are
+ * compared with `few`, the same echo for one peer on one port with the few routes of a usual host.
  */
 
 import type { Lab } from "../demo/lab.ts";

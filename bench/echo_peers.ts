@@ -13,7 +13,7 @@ import { INTERFACE } from "./track.ts";
 
 /** The first port of the echo. */
 export const PORT = 7;
-/** The package that Bun is taken from. */
+/** The package that contains Bun. */
 const BUN = "bun@1.4.5";
 const BUN_FOLDER = fileURLToPath(new URL("../build/bench/bun/", import.meta.url));
 const BUN_CPU = Deno.build.arch === "aarch64" ? "aarch64" : "x64";
@@ -55,7 +55,7 @@ export async function runs(program: string): Promise<boolean> {
     const command = new Deno.Command(program, { args: ["--version"], stdout: "null" });
     if ((await command.output()).success) return true;
   } catch {
-    // It is not there.
+    // It is not installed.
   }
   console.error(`${program} cannot be run: left out`);
   return false;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `handover`: what clients see when something changes while the service runs, or when a part of it dies. Each event
- * happens under a client (`c/client.c`) that sends 1,000 requests a second, and under one that sends half of the rate
- * that the service can answer, spread over two apps. Each run has namespaces of its own.
+ * `handover`: the loss of clients when something changes while the service runs, or when a part of it dies.
+ * Each event happens under a client (`c/client.c`) that sends 1,000 requests a second, and under one that sends
+ * half of the rate that the service can answer, spread over two apps. Each run has its own namespaces.
  *
  *     lost        requests without an answer
  *     latest      how much later the latest answer came than the latest without an event, for the same client
@@ -49,7 +49,7 @@ const MAXIMA = 3;
 const [FEW, MANY] = [1000, 20_000];
 const [PORT, PORTS] = [7, 2];
 const [WARM_MILLIS, QUIET_MILLIS, SETTLE_MILLIS] = [1500, 2000, 1500];
-/** A hang is to be noticed within 6 seconds. */
+/** A hang must be noticed within 6 seconds. */
 const HANG_MILLIS = 9000;
 /** As `RestartSec=` of the unit. */
 const RESTART_MILLIS = 500;
@@ -70,12 +70,12 @@ interface Phase {
   /** The longest time that the client itself did not run. */
   readonly held: number;
   readonly skipped: number;
-  /** Of echo, and of the app that is changed or killed. */
+  /** Counts of echo, and of the app that is changed or killed. */
   readonly ports: readonly [Seen, Seen];
 }
 
 interface ClientReport {
-  /** Answers that the client had no room for. */
+  /** Answers for which the client had no room. */
   readonly missed: number;
   readonly mismatched: number;
   readonly phases: readonly Phase[];
@@ -90,7 +90,7 @@ const UNITS: Readonly<Record<keyof Figures, Unit>> = {
   duplicates: "requests",
 };
 
-/** A service with two apps that echo, and what can be done to it. */
+/** A service with two apps that echo, and the operations on it. */
 class Scene {
   readonly track: Track;
   readonly service: Service;
@@ -204,7 +204,7 @@ const EVENTS: Readonly<Record<string, Event>> = {
   },
 };
 
-/** Runs the benchmark in namespaces of its own. */
+/** Runs the benchmark in its own namespaces. */
 export async function run(report: Report, selection: Selection): Promise<void> {
   await runInLaboratory(fileURLToPath(import.meta.url), report, selection);
 }

@@ -45,13 +45,13 @@ export type Report = (result: Result) => void;
 
 /** Selects a part of a benchmark; by default all. */
 export interface Selection {
-  /** Regular expression that names of cases are to match. */
+  /** Regular expression for the names of cases. */
   readonly only?: string;
   /** Names of the peers that run. */
   readonly peers?: readonly string[];
   /** Rounds that count. */
   readonly runs?: number;
-  /** Seconds of the loads that are long. */
+  /** Seconds of the long loads. */
   readonly seconds?: number;
 }
 

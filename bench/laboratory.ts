@@ -24,7 +24,7 @@ export async function runInLaboratory(
   if (!(await child.status).success) throw new Error("it failed");
 }
 
-/** Inside of {@linkcode runInLaboratory}: runs `body`, and prints its results for the outer process. */
+/** Called inside {@linkcode runInLaboratory}: runs `body`, and prints its results for the outer process. */
 export async function inLaboratory(
   body: (report: Report, selection: Selection) => Promise<void>,
 ): Promise<void> {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A host on a LAN, for lookups of neighbours: netbase with one interface, a connected network and 1,024 neighbours in a
- * table of 4,096 slots. Its writer has a thread of its own (`lan_writer.ts`), like the netlink tile, and changes
- * neighbours on command.
+ * A host on a LAN, for lookups of neighbours: netbase with one interface, a connected network and 1,024
+ * neighbours in a table of 4,096 slots. Its writer has its own thread (`lan_writer.ts`), like the
+ * netlink tile, and changes neighbours on command.
  */
 
 import { heapView, type View } from "../ffi/region.ts";
@@ -58,7 +58,7 @@ export class Lan implements Disposable {
     this.#control = new Int32Array(setup.control);
   }
 
-  /** Starts the writer and waits until the LAN is there. */
+  /** Starts the writer and waits until the LAN is in netbase. */
   static async lay(): Promise<Lan> {
     const setup: LanSetup = {
       netbase: heapView(NETBASE_BYTES),
@@ -74,7 +74,7 @@ export class Lan implements Disposable {
     return new Lan(setup, worker);
   }
 
-  /** A quiescent state, as a net tile has one before each burst. */
+  /** A quiescent state, as before each burst of a net tile. */
   turn(): void {
     this.#tile.quiescent();
     this.reader.refresh();

@@ -36,8 +36,8 @@ self.onmessage = ({ data: { netbase, tile, control } }: MessageEvent<LanSetup>) 
 };
 
 /**
- * Changes neighbours until it is told to stop, and sleeps between batches. If it spun, it would slow the reader
- * down by what processors share.
+ * Changes neighbours until it is told to stop, and sleeps between batches. A spinning writer would slow
+ * the reader down through shared parts of the processor.
  */
 function change(writer: NetbaseWriter, words: Int32Array): void {
   const begin = performance.now();

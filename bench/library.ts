@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Nanoseconds an operation of the library for authors (`apps/library/`), with 1,000 and with 1,000,000 entries in
- * use, of addresses in random order. Beside each is what an author would write without it, with V8's Map. And the
- * milliseconds that building Maglev's table takes, during which an app receives nothing.
+ * Nanoseconds an operation of the library for authors (`apps/library/`), with 1,000 and with 1,000,000
+ * entries in use, of addresses in random order. Next to each is the equivalent without the library, with
+ * V8's Map. Also the milliseconds for building Maglev's table, during which an app receives nothing.
  */
 
 import { ClockMap } from "../apps/library/clock_map.ts";
@@ -14,7 +14,7 @@ import { Address } from "../tiles/app/address.ts";
 import { isWanted, measure, type Report, type Selection, timed } from "./harness.ts";
 import { randomAddresses } from "./routes.ts";
 
-/** Operations of one measurement: each address once at least. */
+/** Operations of one measurement: each address at least once. */
 const OPERATIONS = 1_000_000;
 /** Builds of one measurement, and the numbers of backends: 256 are the most that `balance` has. */
 const BUILDS = 20;
@@ -27,7 +27,7 @@ interface Measured {
   readonly map?: Use;
 }
 
-/** Each case: makes what is measured, with all of `addresses` in it. */
+/** Each case: makes the measured structure, with all of `addresses` in it. */
 const CASES: Readonly<Record<string, (addresses: Uint32Array) => Measured>> = {
   "token buckets take": ({ length }) => {
     const buckets = new TokenBuckets({ perSecond: 1e6, burst: 100, entries: powerAbove(length) });
@@ -105,13 +105,13 @@ const CASES: Readonly<Record<string, (addresses: Uint32Array) => Measured>> = {
   },
 };
 
-/** So many backends for Maglev, of equal weight. */
+/** This many backends for Maglev, of equal weight. */
 function backendsOf(length: number): Weighted[] {
   const address = new Address(0xc6120500);
   return Array.from({ length }, (_, port) => ({ address, port, weight: 1 }));
 }
 
-/** The power of two with room for so many, half as much again: sets fill unevenly. */
+/** The power of two with room for this many and half as many again: sets fill unevenly. */
 function powerAbove(count: number): number {
   return 2 ** Math.ceil(Math.log2(count * 1.5));
 }
@@ -151,7 +151,7 @@ async function runBuild(count: number, report: Report, selection: Selection): Pr
   report(await measure({ bench: "library", case: name, unit: "ms", tegula, runs: selection.runs }));
 }
 
-/** The same address is passed on, as it is by `receive`. */
+/** The same address object is reused, as in `receive`. */
 function useAll(use: Use, addresses: Uint32Array): number {
   const address = new Address();
   let [sum, at] = [0, 0];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
- * XDP programs of the benchmarks. `take` hands a UDP datagram from or to certain ports to the AF_XDP socket of its
- * queue and passes everything else on. `sink` drops it: what a load generator sends into it in a second is
- * the generator's own ceiling. `answer` sends a DNS query back as an answer without records: a backend that costs
- * next to nothing.
+ * XDP programs of the benchmarks. `take` hands a UDP datagram from or to certain ports to the AF_XDP
+ * socket of its queue and passes everything else on. `sink` drops it: its rate is the ceiling of the
+ * load generator itself. `answer` sends a DNS query back as an answer without records: a backend that
+ * costs next to nothing.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>

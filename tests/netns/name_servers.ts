@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Name servers behind an appliance, for tests of what is in front of them. */
+/** Name servers behind an appliance, for tests of apps in front of them. */
 
 import { fileURLToPath } from "node:url";
 import type { LabProcess } from "../../demo/lab.ts";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Another XDP program than ours, as somebody else may have attached it. */
+/** An XDP program that is not ours, as another user may have attached it. */
 
 import { mustRun } from "./bare_root.ts";
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * An ordinary program with ordinary sockets, to see that the kernel still serves those:
+ * An ordinary program with ordinary sockets, to check that the kernel still serves those:
  *
  *     peer.ts udp ADDRESS PORT [WORD]  answers each datagram with WORD, or with what it says
  *     peer.ts witness ADDRESS PORT     tells who sends each datagram and what it says, and sends it back

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * What tests of netbase share: a netbase in memory, readers that can be made to stand still, random
- * routes, and a way to say what a reader answers for an address in words that can be compared.
+ * Shared by the tests of netbase: a netbase in memory, readers whose quiescent states the test
+ * controls, random routes, and a text form of a reader's answers that can be compared.
  */
 
 import assert from "node:assert/strict";
@@ -29,13 +29,13 @@ import { withAddress, withoutAddress } from "../../netbase/tables_writer.ts";
 import { routeTo, type Verb } from "./netbase_kernel.ts";
 import fc from "./property.ts";
 
-/** A reader of netbase whose quiescent states the test decides on. */
+/** A reader of netbase whose quiescent states the test controls. */
 export class StandingReader {
   burst = 0;
   asleep = false;
 }
 
-/** A fresh netbase with its writer, one reader, and who the writer thinks is reading. */
+/** A fresh netbase with its writer, one reader, and the list of readers known to the writer. */
 export function makeRoom(neighborSlots = 64): {
   view: View;
   writer: NetbaseWriter;
@@ -54,7 +54,7 @@ export function setLink({ interfaces }: Pick<NetbaseWriter, "interfaces">, link:
   return interfaces.put({ ...link, addresses });
 }
 
-/** Adds or changes an address where the kernel puts it in order. False: no such interface, or no room. */
+/** Adds or changes an address in the kernel's order. False: no such interface, or no room. */
 export function setAddress(
   { interfaces }: Pick<NetbaseWriter, "interfaces">,
   ifindex: number,
@@ -65,7 +65,7 @@ export function setAddress(
     interfaces.put({ ...entry, addresses: withAddress(entry.addresses, address) });
 }
 
-/** Removes an address. False: it is not there. */
+/** Removes an address. False: there is none. */
 export function removeAddress(
   { interfaces }: Pick<NetbaseWriter, "interfaces">,
   ifindex: number,
@@ -87,12 +87,12 @@ export function settle(writer: NetbaseWriter, standing: StandingReader): void {
   }
 }
 
-/** What a reader is told for `address`, gateway by gateway. */
+/** A reader's answer for `address`, gateway by gateway. */
 export function answerOf(reader: NetbaseReader, address: number): string {
   return describe(reader, reader.fib.lookup(address));
 }
 
-/** A next hop in words. */
+/** A next hop as text. */
 export function describe(reader: NetbaseReader, id: number): string {
   if (id === 0) return "none";
   const { nextHops } = reader;
@@ -100,7 +100,7 @@ export function describe(reader: NetbaseReader, id: number): string {
   if (kind === RTN_THROW) return "none";
   if (kind >= RTN_BLACKHOLE && kind < RTN_THROW) return `refuse ${kind}`;
   if (kind !== KIND_GROUP) return one(nextHops, id);
-  // Nobody has any neighbours here, so that the first of several default routes is it.
+  // There are no neighbours here, so the first of several default routes is chosen.
   if ((nextHops.flags(id) & NextHopFlag.ordered) !== 0) {
     return one(nextHops, nextHops.memberId(id, 0));
   }
@@ -115,7 +115,7 @@ function one(nextHops: NetbaseReader["nextHops"], id: number): string {
   return `${nextHops.kind(id)} ${way} from ${nextHops.source(id)} mtu ${nextHops.mtu(id)}`;
 }
 
-/** What a reader should be told of a route, in the same words. */
+/** The expected answer for a route, in the same form. */
 export function expectedOf(route: Route | null): string {
   if (route === null || route.type === RTN_THROW) return "none";
   if (route.type >= RTN_BLACKHOLE && route.type < RTN_THROW) return `refuse ${route.type}`;
@@ -147,7 +147,7 @@ function nested(length: number): string {
   return `${[24, 16, 8, 0].map((shift) => (masked >>> shift) & 0xff).join(".")}/${length}`;
 }
 
-/** Addresses at and beside the edges of all those prefixes. */
+/** Addresses at and next to the edges of all those prefixes. */
 export const PROBES: number[] = [
   ...new Set(
     PREFIXES.flatMap((prefix) => {
@@ -165,10 +165,10 @@ const hop: fc.Arbitrary<Hop> = fc.record({
   flags: fc.constantFrom(0, 0, 0, RTNH_F_DEAD, RTNH_F_LINKDOWN),
 });
 
-/** Few of them, so that routes often meet. */
+/** Only a few, so that routes often collide. */
 const MEETING = ["0.0.0.0/0", "198.18.0.0/15", "198.18.0.0/24", "198.18.0.77/32"];
 
-/** A random route to one of few prefixes, with few values for everything, so that they meet. */
+/** A random route to one of few prefixes, with few values for every field, so that routes collide. */
 export const anyRoute: fc.Arbitrary<Route> = fc.record({
   to: fc.oneof(fc.constantFrom(...PREFIXES), fc.constantFrom(...MEETING)),
   table: fc.constantFrom(RT_TABLE_MAIN, RT_TABLE_MAIN, RT_TABLE_LOCAL),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * fast-check with the seed of this run. What it says of a failure has the counterexample and its path;
- * the same `TEGULA_SEED` comes to it again.
+ * fast-check with the seed of this run. Its report of a failure contains the counterexample and its
+ * path. The same `TEGULA_SEED` reproduces it.
  */
 
 import fc from "fast-check";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** A small fast generator (xorshift32), so that a run of a million can be repeated. */
+/** A small, fast generator (xorshift32), so that a run of a million can be repeated. */
 export class Random {
   #state: number;
 
@@ -7,7 +7,7 @@ export class Random {
     this.#state = seed | 1;
   }
 
-  /** A whole number from 0 up to `limit`, which it is not. */
+  /** A whole number from 0 to below `limit`. */
   below(limit: number): number {
     this.#state ^= this.#state << 13;
     this.#state ^= this.#state >>> 17;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The kernel's side of a net tile in memory: AF_XDP rings and UDP sockets, with the bookkeeping that
- * shows a frame lost or given away twice. The real ones are tested in tests/netns.
+ * The kernel's side of a net tile in memory: AF_XDP rings and UDP sockets, with checks that no frame is
+ * lost or given away twice. The real ones are tested in tests/netns.
  */
 
 import assert from "node:assert/strict";
@@ -25,32 +25,32 @@ const KERNEL_HEADROOM = 256;
 class Rings {
   readonly fill: number[] = [];
   readonly rx: [offset: number, length: number][] = [];
-  /** What was sent, with what the frame has to be full of until then. */
+  /** What was sent, and the content that the frame must keep until then. */
   readonly completion: [offset: number, bytes: Uint8Array][] = [];
   readonly sent: Uint8Array[] = [];
-  /** Frames that the transmit ring takes before it is full; they complete when asked for. */
+  /** Frames that fit the transmit ring; they complete on request. */
   room = Infinity;
-  /** How many of the last that were sent do not complete yet. */
+  /** How many of the last frames sent do not complete yet. */
   slow = 0;
-  /** Whether those are off the transmit ring already, where nobody sees them. */
+  /** Whether those are already off the transmit ring, where nobody sees them. */
   hides = false;
   /** Frames that the driver took off the fill ring and has not filled. */
   readonly posted: number[] = [];
   /** How many frames were ever put on the fill ring, came in, were taken, were sent and were taken back. */
   readonly moved = { filled: 0, came: 0, received: 0, sent: 0, completed: 0 };
-  /** Frames that the fill ring takes before it is full. */
+  /** Frames that fit the fill ring. */
   fillRoom = Infinity;
 }
 
-/** What the fake throws from then on: the process that made the call was killed. */
+/** Thrown by the fake from then on: the process that made the call was killed. */
 export class Killed extends Error {}
 
-/** What a frame is full of that waits to be filled. */
+/** The content of a frame that waits to be filled. */
 export const UNTOUCHED = 0xa5;
 
 /**
- * AF_XDP in memory. Frames that are the kernel's are known, so that none can be so twice; nor may one
- * be written to meanwhile.
+ * AF_XDP in memory. It knows the kernel's frames, so that none can be given to it twice or written
+ * meanwhile.
  */
 export class FakeXsk implements Xsk {
   readonly #umem: Uint8Array;
@@ -79,7 +79,7 @@ export class FakeXsk implements Xsk {
     return rings;
   }
 
-  /** A frame comes in from the wire. False when there is none to put it in. */
+  /** Receives a frame from the wire. False: there is no frame for it. */
   deliver(slot: number, bytes: Uint8Array): boolean {
     const { fill, rx, posted, moved } = this.rings(slot);
     const frame = posted.shift() ?? fill.shift();
@@ -94,7 +94,7 @@ export class FakeXsk implements Xsk {
     return true;
   }
 
-  /** Frames sent since it was last asked. */
+  /** Frames sent since the last call. */
   sent(slot: number): Uint8Array[] {
     return this.rings(slot).sent.splice(0);
   }
@@ -126,7 +126,7 @@ export class FakeXsk implements Xsk {
     return 0;
   }
 
-  /** Each call of a tile passes here, before and behind what it does. */
+  /** Each call of a tile passes here, before and after its effect. */
   #step(): void {
     if (this.callsLeft-- <= 0) throw new Killed();
   }
@@ -166,14 +166,14 @@ export class FakeXsk implements Xsk {
 
   prefetch(): void {}
 
-  /** A second after what `receive` says, and as many nanoseconds as the frame is from the first one. */
+  /** The next high word after `receive`'s, with the frame's offset as the low word. */
   times(_slot: number, descriptors: Uint32Array, count: number, out: Uint32Array): void {
     for (let i = 0; i < count; i++) {
       out.set([descriptors[RECEIVE_HEADER_WORDS + 2 * i], 0x5679], 2 * i);
     }
   }
 
-  /** What `receive` says, 10 µs later. */
+  /** The time of `receive` plus 10 µs. */
   ticks(): number {
     return ticksOf(0x1234, 0x5678) + 40;
   }
@@ -234,7 +234,7 @@ export class FakeXsk implements Xsk {
     return 0;
   }
 
-  /** Nothing blocks here, and all descriptors are said to be ready. */
+  /** Nothing blocks here, and all descriptors are reported ready. */
   wait(pollSet: Int32Array, count: number): number {
     for (let i = 0; i < count; i++) pollSet[2 * i + 1] |= pollSet[2 * i + 1] << 16;
     return count;
@@ -248,9 +248,9 @@ export interface Datagram {
   readonly sourcePort: number;
   readonly destinationPort: number;
   readonly payload: Uint8Array;
-  /** TOS << 8 | TTL; as sent, left out where it is the usual. */
+  /** TOS << 8 | TTL; absent in a sent one with the default. */
   readonly tosTtl?: number;
-  /** When the kernel received it, low and high, where that was asked for. */
+  /** When the kernel received it, low and high, if requested. */
   readonly time?: readonly number[];
 }
 
@@ -263,7 +263,7 @@ export class FakeUdp implements Udp {
   readonly sent: (Datagram & { fd: number })[] = [];
   /** Destinations that the kernel refuses. */
   readonly refused = new Set<number>();
-  /** Datagrams that the kernel takes before it says "not now". */
+  /** Datagrams that the kernel takes before its buffer is full. */
   room = Infinity;
 
   /** A datagram for the socket `fd` arrives. */
@@ -303,7 +303,7 @@ export class FakeUdp implements Udp {
     return 900;
   }
 
-  /** As epoll(7) does, level-triggered: what it reports is behind the others the next time. */
+  /** As epoll(7), level-triggered: reported sockets move to the end of its list. */
   ready(_watch: number, indices: Uint32Array, most: number): number {
     const ready = this.#order
       .filter((i) => (this.#incoming.get(this.#watched[i]) ?? []).length > 0)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Frames the slow, obvious way, byte by byte from the RFCs: the oracle for what the net tile reads
- * and writes with words and cached headers.
+ * Frames made slowly and simply, byte by byte from the RFCs: the oracle for the frames that the net
+ * tile reads and writes with words and cached headers.
  */
 
 import assert from "node:assert/strict";
@@ -12,7 +12,7 @@ export interface Tag {
   readonly id: number;
 }
 
-/** What a UDP frame says. Addresses in host order, MACs as six bytes. */
+/** The fields of a UDP frame. Addresses in host order, MACs as six bytes. */
 export interface UdpFrame {
   readonly destinationMac: readonly number[];
   readonly sourceMac: readonly number[];
@@ -22,7 +22,7 @@ export interface UdpFrame {
   readonly sourcePort: number;
   readonly destinationPort: number;
   readonly payload: Uint8Array;
-  /** Left out where they are the usual, 0 and 64. */
+  /** Absent if they are the defaults, 0 and 64. */
   readonly tos?: number;
   readonly ttl?: number;
 }
@@ -32,7 +32,7 @@ export function be(value: number, bytes: number): number[] {
   return Array.from({ length: bytes }, (_, i) => Math.floor(value / 256 ** (bytes - 1 - i)) % 256);
 }
 
-/** RFC 1071 as it is written: 16-bit words, big-endian, carries added in, complement. */
+/** RFC 1071 literally: 16-bit words, big-endian, carries added in, complement. */
 export function checksum(bytes: ArrayLike<number>): number {
   let sum = 0;
   for (let i = 0; i < bytes.length; i += 2) {
@@ -42,7 +42,7 @@ export function checksum(bytes: ArrayLike<number>): number {
   return 0xffff - sum;
 }
 
-/** The IPv4 packet with a UDP datagram in it, both checksums right. */
+/** The IPv4 packet with a UDP datagram in it, with both checksums right. */
 function packet(frame: UdpFrame): number[] {
   const addresses = [...be(frame.source, 4), ...be(frame.destination, 4)];
   const length = frame.payload.length + 8;
@@ -74,18 +74,18 @@ export function buildFrame(frame: UdpFrame): Uint8Array {
   ]);
 }
 
-/** Where the IPv4 header of a frame made by `buildFrame` begins. */
+/** Offset of the IPv4 header of a frame made by `buildFrame`. */
 export function ipOffset(frame: UdpFrame): number {
   return 14 + 4 * frame.tags.length;
 }
 
-/** Puts the right IPv4 header checksum into `bytes` after something in the header was changed. */
+/** Writes the right IPv4 header checksum into `bytes` after a change in the header. */
 export function mendIpChecksum(bytes: Uint8Array, ip: number): void {
   bytes.set([0, 0], ip + 10);
   bytes.set(be(checksum(bytes.subarray(ip, ip + 20)), 2), ip + 10);
 }
 
-/** The same for UDP, over as much as its length says and there is. */
+/** The same for UDP, over its length as far as there are bytes. */
 export function mendUdpChecksum(bytes: Uint8Array, ip: number): void {
   const length = bytes.subarray(ip + 24, ip + 26);
   const end = ip + 20 + length[0] * 256 + length[1];
@@ -94,7 +94,7 @@ export function mendUdpChecksum(bytes: Uint8Array, ip: number): void {
   bytes.set(be(sum === 0 ? 0xffff : sum, 2), ip + 26);
 }
 
-/** Reads a frame and asserts that everything in it which can be checked is right. */
+/** Reads a frame and asserts that everything in it that can be checked is right. */
 export function parseFrame(bytes: Uint8Array): UdpFrame {
   const at = (offset: number, size: number) =>
     bytes.subarray(offset, offset + size).reduce((value, byte) => value * 256 + byte, 0);

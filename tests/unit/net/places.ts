@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** A net tile and an app that answers, in the net tile or in a process of its own. */
+/** A net tile and an app that answers, either inline or in its own process. */
 
 import { heapView } from "../../../ffi/region.ts";
 import type { App, AppContext } from "../../../tiles/app/contract.ts";
@@ -18,13 +18,13 @@ interface Served {
   readonly room: Room;
   /** The app's. */
   readonly counters: Float64Array;
-  /** Lets it and the net tile run until both are done. */
+  /** Runs it and the net tile until both are done. */
   run(): void;
-  /** Lets its next tick be due. */
+  /** Makes its next tick due. */
   tick(): void;
 }
 
-/** A host whose app is `app`, or does that with what it receives. */
+/** A host whose app is `app`, or an app with `app` as its `receive`. */
 export async function serve(
   place: typeof PLACES[number],
   app: App | App["receive"],
@@ -49,7 +49,7 @@ export async function serve(
   return { room, counters, run, tick };
 }
 
-/** Has the app of `module` run at the other end of the link of app number `index`. */
+/** Runs the app of `module` at the other end of the link of app number `index`. */
 export async function attach(
   room: Room,
   index: number,
@@ -76,7 +76,7 @@ export async function attach(
   return { side, service, counters, run };
 }
 
-/** Peers on each way are known to the host. */
+/** The host knows peers on each path. */
 export function known(room: Room): void {
   room.neighbor(PEER);
   room.neighbor(ip("198.19.0.2"), { ifindex: ETH1 });
@@ -85,12 +85,12 @@ export function known(room: Room): void {
   room.moved();
 }
 
-/** Sends all back. */
+/** Sends everything back. */
 export const echo: App["receive"] = (requests, out) => {
   while (requests.next()) out.reflect();
 };
 
-/** What comes back of `REQUEST`. */
+/** The answer to `REQUEST`. */
 export const ANSWER = {
   ...{ destinationMac: PEER_MAC, sourceMac: MAC[ETH0], tags: [], payload: REQUEST.payload },
   ...{ source: REQUEST.destination, destination: PEER, sourcePort: 7, destinationPort: 40_000 },

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** A net tile in the host of `host.ts`: rings faked, an app whose ends are at hand. */
+/** A net tile in the host of `host.ts`: with fake rings, and an app whose ends the test uses. */
 
 import assert from "node:assert/strict";
 import { heapView, slice, u8, type View } from "../../../ffi/region.ts";
@@ -52,18 +52,18 @@ export const FRAME_BYTES = 2048;
 export const FRAMES = 1024;
 const LARGE_BUFFERS = 8;
 const UMEM_BYTES = FRAMES * FRAME_BYTES + LARGE_BUFFERS * 65_536;
-/** Memory before and behind the UMEM, which nobody may touch, and what is in it. */
+/** Memory before and after the UMEM, which nobody may touch, and its contents. */
 const MARGIN_BYTES = 65_536;
 export const MARGIN_BYTE = 0xa5;
 const SHAPE: LinkShape = { depth: 64, payloadBytes: 1 << 17 };
-/** The same where several apps share the UMEM. */
+/** The same if several apps share the UMEM. */
 const APART_SHAPE: LinkShape = { ...SHAPE, requestBytes: 1 << 17 };
 const RING = 32;
-/** Frames of each fill ring while the kernel has all, and longer than it has them. */
+/** Frames of each fill ring while the kernel has all, and the time for which it has them. */
 export const DEEP = 48;
 export const DEEP_MILLIS = 10_000;
 
-/** A datagram as an app got it. */
+/** A datagram as received by an app. */
 export interface Received {
   readonly source: number;
   readonly destination: number;
@@ -72,7 +72,7 @@ export interface Received {
   readonly payload: Uint8Array;
 }
 
-/** An answer as an app gives it; what is left out is that of `REQUEST`, changed over. */
+/** An answer of an app. Missing fields are those of `REQUEST`, reversed. */
 export interface Answer {
   readonly source?: number;
   readonly destination?: number;
@@ -101,14 +101,14 @@ export class FakeApp {
   readonly setup: NetSetup["apps"][number];
   readonly producer: LinkProducer;
   readonly consumer: LinkConsumer;
-  /** The region that the app writes, for what a hostile one would do. */
+  /** The region that the app writes, for the actions of a hostile one. */
   readonly region = heapView(appLinkBytes(SHAPE));
-  /** Where the payloads of its requests are. */
+  /** The memory with the payloads of its requests. */
   readonly payloads: View;
   readonly #ring: Uint8Array;
   #at = 0;
 
-  /** Peers that sent to it by another net tile. */
+  /** Peers that sent to it through another net tile. */
   readonly otherRecentPeers = heapView(RECENT_PEERS_BYTES);
 
   constructor(
@@ -132,7 +132,7 @@ export class FakeApp {
     this.payloads = requestRing(net, shape) ?? umem;
   }
 
-  /** Takes all that waits and releases it. */
+  /** Takes everything that waits and releases it. */
   take(): Received[] {
     const count = this.consumer.available();
     const { words } = this.consumer;
@@ -166,7 +166,7 @@ export class FakeApp {
     this.#at += payload.length;
   }
 
-  /** Publishes a descriptor of these words. */
+  /** Publishes a descriptor with these words. */
   raw(words: readonly number[]): void {
     this.producer.refresh();
     const slot = this.producer.slot();
@@ -212,7 +212,7 @@ export class Room {
       isDeep = false,
     }: {
       ports?: readonly (readonly number[])[];
-      /** Whether each app is given its payloads in memory of its own. */
+      /** Whether each app gets copies of its payloads. */
       apart?: boolean;
       sendTo?: readonly Prefix[];
       partialChecksums?: boolean;
@@ -222,9 +222,9 @@ export class Room {
       inline?: App;
       /** Of that app. */
       ownPorts?: readonly number[];
-      /** Whether its apps want the time of each packet. */
+      /** Whether its apps request the time of each packet. */
       packetTimes?: boolean;
-      /** Whether it continues as a tile begins: the kernel has all frames, and apps are waited for. */
+      /** Whether it stays in a tile's initial phase: the kernel has all frames, and datagrams wait for apps. */
       isDeep?: boolean;
     } = {},
   ) {
@@ -299,8 +299,8 @@ export class Room {
   }
 
   /**
-   * Puts another tile in this one's place, as another process would, with a route cache of its own.
-   * `apps`: those that there still are. `isCold`: its sockets are opened anew.
+   * Replaces this tile by another, as in another process, with its own route cache. `apps`: those that
+   * remain. `isCold`: its sockets are opened again.
    */
   handOver({ isKilled = false, isCold = false, apps = this.apps } = {}): void {
     if (!isKilled) this.tile.relinquish!();
@@ -310,12 +310,12 @@ export class Room {
     this.#start(this.#create() as Tile);
   }
 
-  /** The same to one that is made beside this tile; `beside` is called before this one ends. */
+  /** Hands over to a tile that is made before this one ends; `beside` is called in between. */
   async handOverInTurn(beside: () => void = () => {}): Promise<void> {
     this.#succeed(this.apps);
     this.setup = { ...this.setup, warmUp: true };
     const made = this.#create(async () => {
-      // It has all the time to do what it must not.
+      // It has plenty of time to do something forbidden.
       await new Promise((resolve) => setTimeout(resolve));
       beside();
       this.turn();
@@ -330,7 +330,7 @@ export class Room {
     this.setup = { ...this.setup, routeCache, seed, apps: apps.map(({ setup }) => setup) };
   }
 
-  /** A host with an app in the net tile, at port 7, that does `receive`. */
+  /** A host with an inline app at port 7 that does `receive`. */
   static async inline(
     app: App | App["receive"],
     options: ConstructorParameters<typeof Room>[0] = {},
@@ -349,46 +349,46 @@ export class Room {
     tile.clock!(this.now);
   }
 
-  /** Turns the tile until it has nothing more to do. */
+  /** Runs turns until the tile has nothing more to do. */
   turn(): void {
     for (let turns = 0; this.tile.turn() > 0; turns++) {
       if (turns > 1000) throw new Error("the tile does not come to rest");
     }
   }
 
-  /** Time passes. */
+  /** Advances the time. */
   pass(millis: number): void {
     this.now += millis;
     this.tile.clock!(this.now);
     this.tile.housekeeping!(this.now);
   }
 
-  /** A frame comes in on a queue; all that follows from it happens. */
+  /** Receives a frame on a queue, and lets the tile process it. */
   receive(frame: UdpFrame | Uint8Array, slot: number = SLOT.eth0): void {
     this.xsk.deliver(slot, frame instanceof Uint8Array ? frame : buildFrame(frame));
     this.turn();
   }
 
-  /** App 0 answers; all that follows from it happens. */
+  /** App 0 answers, and the tile processes it. */
   answer(answer: Answer): void {
     this.apps[0].answer(answer);
     this.turn();
   }
 
-  /** Frames sent on any queue of an interface since it was last asked, parsed. */
+  /** Frames sent on any queue of an interface since the last call, parsed. */
   sent(ifindex: number): UdpFrame[] {
     const slots = ifindex === ETH0 ? [SLOT.eth0, SLOT.eth0Second] : [SLOT.eth1];
     return slots.flatMap((slot) => this.xsk.sent(slot)).map(parseFrame);
   }
 
-  /** Neighbours asked for since it was last asked: interface, address. */
+  /** Solicits since the last call: interface, address. */
   solicited(): [number, number][] {
     const out = new Uint32Array(2048);
     const count = this.solicits.take(out, 1024);
     return Array.from({ length: count }, (_, i) => [out[2 * i], out[2 * i + 1]]);
   }
 
-  /** A neighbour is known, or known anew. */
+  /** Adds or updates a neighbour. */
   neighbor(address: number, { ifindex = ETH0, mac = PEER_MAC, state = NUD_REACHABLE } = {}): void {
     const { macHead, macTail } = macWords(mac);
     this.writer.neighbors.set({ ifindex, address, state, flags: 0, macHead, macTail });
@@ -407,7 +407,7 @@ export class Room {
     return this.counters[NET.index.frames_free];
   }
 
-  /** Counters that moved since it was last asked, by name; gauges left out. */
+  /** Counters that changed since the last call, by name, without gauges. */
   moved(): Record<string, number> {
     const names = Object.keys(NET.help);
     const before = this.#counted;
@@ -418,7 +418,7 @@ export class Room {
     );
   }
 
-  /** Handed to apps and dropped, of what was received, must be all of it. */
+  /** Of the received datagrams, those delivered and those dropped must be all. */
   received(): { received: number; accounted: number; delivered: number } {
     const { rx_frames, rx_socket, rx_delivered } = NET.index;
     const of = (i: number) => this.counters[i];
@@ -428,18 +428,18 @@ export class Room {
     return { received: of(rx_frames) + of(rx_socket), accounted: delivered + dropped, delivered };
   }
 
-  /** Sent and dropped, of what was accepted, must be all of it; `waiting` are still held. */
+  /** Of the accepted datagrams, those sent and those dropped must be all; `waiting` are still held. */
   balance(): { accepted: number; accounted: number } {
     const all = Object.entries(NET.index).map(([name, i]) => [name, this.counters[i]] as const);
     const accounted = all.filter(([name]) =>
       name.startsWith("tx_drop_") || name === "tx_frames" || name === "tx_socket"
     ).reduce((sum, [, count]) => sum + count, 0);
-    // What a tile that is killed had not counted yet is in one of both alone.
+    // Counts that a killed tile had not flushed are in only one of the two.
     if (!this.#wasKilled) this.#expectPortsAddUp();
     return { accepted: this.counters[NET.index.tx_accepted], accounted };
   }
 
-  /** By port and by socket the same is counted as by the tile. */
+  /** The counts by port and by socket must equal those of the tile. */
   #expectPortsAddUp(): void {
     this.tile.housekeeping!(this.now);
     const traffic = new Traffic(this.setup.traffic);
@@ -472,7 +472,7 @@ export class Room {
   }
 }
 
-/** An app in the net tile that does `receive`. */
+/** An inline app that does `receive`. */
 function scripted(
   app: App,
   sendTo: readonly Prefix[],

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A reader of the FIB in a thread of its own, for fib_concurrent_test.ts. Every address that
- * it looks up is covered at all times, by a route whose gateway is its prefix
- * and whose source address is the prefix's length.
+ * A reader of the FIB in its own thread, for fib_concurrent_test.ts. Every address that it looks up is
+ * always covered by a route whose gateway is its prefix and whose source address is the prefix's
+ * length.
  */
 
 /// <reference lib="deno.worker" />
@@ -11,7 +11,7 @@ import type { View } from "../../../ffi/region.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";
 import { TileRegion } from "../../../tiles/runtime/tile.ts";
 
-/** What the reader is given. */
+/** The reader's setup. */
 export interface FibTask {
   readonly netbase: View;
   readonly tile: View;
@@ -20,7 +20,7 @@ export interface FibTask {
   readonly addresses: number;
 }
 
-/** What the reader found. */
+/** The reader's results. */
 export interface FibResult {
   readonly lookups: number;
   /** "No route" for a covered address. */

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Netbase with every single load and store of shared memory at the test's hands: a copy of netbase/
- * whose typed arrays and `Atomics` report each before it is made. At a store of the writer the test may
- * look with an ordinary reader, or throw, as if the writer had died there; at a load of the reader it
- * may let an ordinary writer do something.
+ * Netbase with every load and store of shared memory under the test's control: a copy of netbase/ whose
+ * typed arrays and `Atomics` report each access before it is made. At a store of the writer the test
+ * may look up with an ordinary reader, or throw, as if the writer had died there. At a load of the
+ * reader it may run an ordinary writer.
  */
 
 import type { NetbaseReader } from "../../../netbase/netbase.ts";
@@ -15,7 +15,7 @@ export interface Hook {
   onStore: () => void;
 }
 
-/** Stands in for ffi/region.ts in the copy. */
+/** Replaces ffi/region.ts in the copy. */
 const HOOKED_REGION = `
 export const hook = { onLoad: () => {}, onStore: () => {} };
 const targets = new WeakMap();
@@ -61,14 +61,14 @@ export function u32(view) {
 }
 `;
 
-/** The copy's classes, and where to say what is to happen at each load and store. */
+/** The copy's classes, and the hooks for each load and store. */
 export interface Hooked {
   readonly Writer: typeof NetbaseWriter;
   readonly Reader: typeof NetbaseReader;
   readonly hook: Hook;
 }
 
-/** Makes the copy in a folder of its own and loads it. */
+/** Makes the copy in its own folder and loads it. */
 export async function loadHooked(): Promise<Hooked> {
   const root = await Deno.makeTempDir({ prefix: "tegula-hooked-" });
   const source = new URL("../../../netbase/", import.meta.url);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A reader of the neighbour table in a thread of its own, for neighbors_concurrent_test.ts. It
- * works as a net tile does: bursts of lookups, what was found used until the end of the burst, then a
- * quiescent state. Addresses below `residents` are always there; the others come and go.
+ * A reader of the neighbour table in its own thread, for neighbors_concurrent_test.ts. It works like a
+ * net tile: bursts of lookups, whose results are used until the end of the burst, then a quiescent
+ * state. Addresses below `residents` are always present; the others come and go.
  */
 
 /// <reference lib="deno.worker" />
@@ -11,7 +11,7 @@ import type { View } from "../../../ffi/region.ts";
 import { NetbaseReader } from "../../../netbase/netbase.ts";
 import { TileRegion } from "../../../tiles/runtime/tile.ts";
 
-/** What the reader is given. */
+/** The reader's setup. */
 export interface ReaderTask {
   readonly netbase: View;
   readonly tile: View;
@@ -20,20 +20,20 @@ export interface ReaderTask {
   readonly addresses: number;
 }
 
-/** Word of the control buffer that says stop; reader `i` counts its lookups in word 1 + i. */
+/** Word of the control buffer that means stop; reader `i` counts its lookups in word 1 + i. */
 export const STOP = 0;
 
-/** What the reader found. */
+/** The reader's results. */
 export interface ReaderResult {
   readonly lookups: number;
   readonly hits: number;
   /** Residents that were not found. */
   readonly missed: number;
-  /** MACs that are not the address's own, or half old and half new. */
+  /** MACs that belong to another address, or are half old and half new. */
   readonly torn: number;
 }
 
-/** Half of a MAC that goes with the other half and the address, and with nothing else. */
+/** Half of a MAC that matches only this other half and this address. */
 export function macHeadOf(address: number, macTail: number): number {
   return (Math.imul(address + 1, 0x9e3779b1) ^ Math.imul(macTail + 1, 0x85ebca6b)) >>> 0;
 }
@@ -52,7 +52,7 @@ function run(task: ReaderTask, index: number): ReaderResult {
     reader.refresh();
     for (let i = 0; i < BURST; i++) {
       random = Math.imul(random, 1664525) + 1013904223;
-      // Half of the lookups for residents, half for whoever.
+      // Half of the lookups are for residents, half for any address.
       const span = (random & 0x10000) === 0 ? task.residents : task.addresses;
       addresses[i] = (random >>> 8) % span;
       records[i] = neighbors.lookup(2, addresses[i]);
