@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Addresses and prefixes as apps have them: opaque values of four words, as IPv6 will need.
+ * Addresses and prefixes for apps: opaque values of four words, as IPv6 will need.
  */
 
 import { formatAddress, parseAddress } from "../../netbase/route.ts";
@@ -13,16 +13,16 @@ const MAPPED = 0xffff;
 const MAPPED_BITS = 96;
 
 export class Address implements contract.Address {
-  // `Uint32Array.of` takes longer.
+  // `Uint32Array.of` is slower.
   readonly words = new Uint32Array(WORDS);
 
-  /** Of an IPv4 address in host order. */
+  /** `ipv4`: an IPv4 address in host order. */
   constructor(ipv4 = 0) {
     this.words[2] = MAPPED;
     this.words[3] = ipv4;
   }
 
-  /** The address that `text` is; null: it is none. */
+  /** Parses `text`; null if it is not an address. */
   static parse(text: string): Address | null {
     const word = parseAddress(text);
     return word < 0 ? null : new Address(word);
@@ -33,7 +33,7 @@ export class Address implements contract.Address {
     return (words[0] | words[1] | (words[2] ^ MAPPED)) === 0;
   }
 
-  /** As a word in host order. Throws RangeError for an address that is none of IPv4. */
+  /** The IPv4 address as a word in host order. Throws RangeError for other addresses. */
   get ipv4(): number {
     if (!this.isIPv4) throw new RangeError(`${[...this.words]}: only IPv4 addresses are supported`);
     return this.words[3];
@@ -98,13 +98,13 @@ export class Address implements contract.Address {
     return `${this}`;
   }
 
-  /** What `console` writes. */
+  /** The text for `console`. */
   [Symbol.for("Deno.customInspect")](): string {
     return `${this}`;
   }
 }
 
-/** The word of an IPv4 address in host order. Throws TypeError, or RangeError, if it is none. */
+/** The word of an IPv4 address in host order. Throws TypeError or RangeError if it is not one. */
 export function toIPv4(address: contract.Address): number {
   const { ipv4 } = address as Partial<Address>;
   if (ipv4 !== undefined) return ipv4;
@@ -121,7 +121,7 @@ export class Prefix implements contract.Prefix {
     this.length = length;
   }
 
-  /** `198.51.100.0/24`, or a bare address; null: it is no prefix. Bits beyond its length do not count. */
+  /** Parses `198.51.100.0/24`, or a bare address; null if it is neither. Host bits are ignored. */
   static parse(text: string): Prefix | null {
     const [first, length = "32", ...more] = text.split("/");
     const address = Address.parse(first);
@@ -137,7 +137,7 @@ export class Prefix implements contract.Prefix {
     return `${this}`;
   }
 
-  /** What `console` writes. */
+  /** The text for `console`. */
   [Symbol.for("Deno.customInspect")](): string {
     return `${this}`;
   }

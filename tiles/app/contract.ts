@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * An app is a module with a service in it. The short form is one function from a request to its answer:
+ * An app is a module that implements a service. The short form is one function from a request to its answer:
  *
  * ```ts
  * export function answer({ payload, address }: Request) {
@@ -8,10 +8,10 @@
  * }
  * ```
  *
- * The fast form is a default export that is given its context and returns an {@linkcode App}, which
- * reads bursts of datagrams in place and writes answers where they are sent from. Everything is
- * synchronous, nothing is copied without need, and nothing is allocated per datagram except by the app
- * itself.
+ * The fast form is a default export that takes a context and returns an {@linkcode App}, which
+ * reads bursts of datagrams in place and writes answers directly into the send buffer. All calls
+ * are synchronous. Payloads are not copied without need, and only the app itself allocates per
+ * datagram.
  *
  * @example
  * ```ts
@@ -54,11 +54,11 @@ export interface Address {
   /** Whether `prefix` covers it. */
   isIn(prefix: Prefix): boolean;
   /**
-   * A hash of 32 bits. If strangers choose the keys of a table, `key` must be a secret random word. Then
-   * nobody can choose addresses that collide.
+   * A hash of 32 bits. If strangers choose the keys of a table, `key` must be a secret random word,
+   * so that they cannot choose colliding addresses.
    */
   hash(key: number): number;
-  /** Becomes the address whose words begin at `at`, and returns itself. */
+  /** Loads the address whose words begin at `at`, and returns itself. */
   load(words: ArrayLike<number>, at?: number): this;
   /** Writes its words from `at` on. */
   store(words: Uint32Array, at?: number): void;
@@ -86,23 +86,23 @@ export interface HeaderFields {
 }
 
 /**
- * A burst of received datagrams. `next` makes the next one current; all else is about the current one.
- * Valid only during the call of `receive` that it is given to.
+ * A burst of received datagrams. `next` makes the next one current; all other members describe the
+ * current one. Valid only during the call of `receive`.
  */
 export interface Datagrams {
   /** Makes the next datagram current; false when there is none. */
   next(): boolean;
   /**
-   * The memory that payloads are in, read-only: a store into it ends the process. It has no data of
-   * other apps: if this app is the only one, it is the net tile's frames, headers included; else it is
-   * memory to which payloads of this app are copied.
+   * The memory with the payloads, read-only: a store into it ends the process. It has no data of
+   * other apps: for a single app it is the net tile's frames, with headers; otherwise this app's
+   * payloads are copied to it.
    */
   readonly bytes: Uint8Array;
   /** Where the payload begins in `bytes`. */
   readonly offset: number;
   /** Bytes of the payload, 0 to 65,507. */
   readonly size: number;
-  /** The address that the datagram came from. */
+  /** The datagram's source address. */
   readonly sourceAddress: Address;
   /** UDP port that it came from. */
   readonly sourcePort: number;
@@ -124,7 +124,7 @@ export interface Datagrams {
   readonly receivedAt: number;
 }
 
-/** Where to send a datagram that is not an answer. */
+/** The destination of a datagram that is not an answer. */
 export interface Destination extends HeaderFields {
   readonly address: Address;
   readonly port: number;
@@ -135,8 +135,8 @@ export interface Destination extends HeaderFields {
 }
 
 /**
- * Where answers are written. An answer that does not fit is dropped and counted; nothing blocks. `reply`
- * and `reflect` throw TypeError when no datagram is current: before `next`, and in `tick`.
+ * The buffer for answers. An answer that does not fit is dropped and counted; no call blocks.
+ * `reply` and `reflect` throw TypeError if no datagram is current: before `next`, and in `tick`.
  */
 export interface Answers {
   /** The memory to write payloads into, at offsets that `reserve` gave. */
@@ -147,55 +147,55 @@ export interface Answers {
    */
   readonly room: number;
   /**
-   * Reserves `size` consecutive bytes and returns their offset in `bytes`, a multiple of four, or -1 when
-   * there is no room now, which is counted. They are the app's until it reserves again. They are not
-   * cleared: bytes that the app sends without having written them are whatever was there before. The app
-   * must not change them once they are sent. Until the handler returns, it can send the same bytes to
-   * others: a payload for many peers is written once.
+   * Reserves `size` consecutive bytes and returns their offset in `bytes`, a multiple of four, or
+   * -1 if there is no room, which is counted. They belong to the app until it reserves again. They
+   * are not cleared: bytes that the app sends without writing them have old content. The app must
+   * not change them after sending. Until the handler returns, it can send the same bytes to other
+   * peers, so a payload for many peers is written once.
    */
   reserve(size: number): number;
   /** Copies the payload of the current datagram to `offset` in `bytes`. */
   copy(offset: number): void;
   /**
-   * Sends `size` bytes at `offset` to the current datagram's sender, from the address and port that it was
-   * sent to. Like `send`, it throws RangeError and sends nothing if a byte was not reserved, if other bytes
-   * of the same reservation were sent before, or if a field or a port is out of range.
+   * Sends `size` bytes at `offset` to the current datagram's sender, from its destination address
+   * and port. Like `send`, it throws RangeError and sends nothing if a byte was not reserved, if
+   * other bytes of the same reservation were sent before, or if a field or a port is out of range.
    */
   reply(offset: number, size: number, fields?: HeaderFields): void;
   /**
-   * Sends the payload of the current datagram back to its sender unchanged, without a copy where possible.
-   * What was reserved and not sent is taken back.
+   * Sends the payload of the current datagram back to its sender unchanged, without a copy where
+   * possible. A reservation that was not sent is released.
    */
   reflect(): void;
   /**
-   * Sends `size` bytes at `offset` to an address that a datagram came from before, or that the
-   * configuration lets the app send to (`send_to`). To others they are dropped and counted.
+   * Sends `size` bytes at `offset` to an address from which a datagram came before, or which the
+   * configuration allows (`send_to`). Datagrams to other addresses are dropped and counted.
    */
   send(destination: Destination, offset: number, size: number): void;
-  /** The same with a payload of its own, which is copied. */
+  /** Copies a payload and sends it. */
   send(destination: Destination, payload: Uint8Array | string): void;
 }
 
 /**
- * A service. Handlers are synchronous and return soon. An error that one throws costs the current
- * datagram, or the tick; it is counted, and logged the first time.
+ * A service. Handlers are synchronous and must return soon. If a handler throws, the current
+ * datagram or the tick is lost; the error is counted, and logged the first time.
  */
 export interface App {
   /** Handles a burst of datagrams. */
   receive(requests: Datagrams, out: Answers): void;
   /**
-   * Called once, before the first datagram: when the app has been made and its predecessor has ended. An
-   * error that it throws ends the app's start.
+   * Called once, before the first datagram, when the app has been created and its predecessor has
+   * ended. If it throws, the start fails.
    */
   begin?(): void;
   /**
-   * Called after a handler found no room: `room` was 0 at its end, or `reserve` gave -1. By now there is room
-   * for half of the app's `depth` (inline: for 64). The app continues with what did not fit.
+   * Called when there is room again after a handler found none: `room` was 0 at its end, or `reserve` returned
+   * -1. There is now room for half of the app's `depth` (inline: for 64), so that the app can send the rest.
    */
   drain?(out: Answers): void;
-  /** Called between bursts with each mail of the app's slow side; the bytes are a copy, the app's to keep. */
+  /** Called between bursts with each message of the app's slow side; the app may keep the bytes, which are a copy. */
   mail?(bytes: Uint8Array<ArrayBuffer>, out: Answers): void;
-  /** Called about every `tickMillis`, for unsolicited datagrams; further timers: `context.every`. */
+  /** Called about every `tickMillis`, for unsolicited datagrams; for further timers use `context.every`. */
   tick?: Timed;
   /** Milliseconds between two calls of `tick`, 1 or more; 1000 when left out. */
   readonly tickMillis?: number;
@@ -206,9 +206,9 @@ export type Timed = (out: Answers, now: number) => void;
 
 /** A request in the short form. */
 export interface Request {
-  /** The payload: a copy, the app's to keep. */
+  /** The payload, a copy that the app may keep. */
   readonly payload: Uint8Array<ArrayBuffer>;
-  /** The address that it came from. The app may keep it. */
+  /** Its source address. The app may keep it. */
   readonly address: Address;
   /** UDP port that it came from. */
   readonly port: number;
@@ -224,7 +224,7 @@ export interface Request {
   readonly receivedAt: number;
 }
 
-/** An answer in the short form, with header fields of its own. */
+/** An answer in the short form with header fields. */
 export interface Reply extends HeaderFields {
   readonly payload: Uint8Array | string;
 }
@@ -232,48 +232,48 @@ export interface Reply extends HeaderFields {
 /** The short form. It may have `begin`, `tick`, `drain` and `mail` too, as an {@linkcode App}. */
 export interface PlainApp extends Pick<App, "begin" | "drain" | "tick" | "tickMillis" | "mail"> {
   /**
-   * Returns the answer, as bytes or text; nothing: no answer. `out` sends to others. It is not called for a
-   * datagram whose answer could start a loop (see {@linkcode AppContext.mayLoop}).
+   * Returns the answer, as bytes or text, or nothing for no answer. `out` sends to other peers. It is
+   * not called for a datagram whose answer could start a loop (see {@linkcode AppContext.mayLoop}).
    */
   answer(request: Request, out: Answers): Uint8Array | string | Reply | null | undefined | void;
 }
 
-/** A number that an app publishes among the metrics, under a name of its own. */
+/** A number that an app publishes among the metrics. */
 export interface Metric {
   value: number;
 }
 
-/** How often values fell into each of some ranges. */
+/** Counts values by range. */
 export interface Histogram {
   /** Counts a value. */
   observe(value: number): void;
 }
 
 /**
- * Labels of a metric: letters, digits and underscores for the names, except `app`, `tile`, `name` and `le`;
- * any text for the values. Each combination is a metric of its own, so values are to be few.
+ * Labels of a metric: letters, digits and underscores for the names, except `app`, `tile`, `name` and
+ * `le`; any text for the values. Each combination is a separate metric, so there should be few values.
  */
 export type MetricLabels = Readonly<Record<string, string>>;
 
 /**
- * Memory of an app's own that its successor finds unchanged, after a reload, a crash or a kill. Its
- * content survives neither a restart of Tegula nor a change of its size. It may be used from `begin` on.
+ * An app's memory that its successor finds unchanged after a reload, a crash or a kill. Its content
+ * does not survive a restart of Tegula or a change of its size. It may be used from `begin` on.
  */
 export interface State {
   /** The bytes, zeros at first. Typed arrays over `view.buffer` begin at `view.byteOffset`. */
   readonly view: Uint8Array<SharedArrayBuffer>;
-  /** The last version that any process of this app has set; 0: none yet. */
+  /** The last version that a process of this app has set; 0: none yet. */
   readonly version: number;
   /**
-   * Sets which layout the bytes have: a whole number of 32 bits. An app can be ended at any moment and
-   * leave them half written: set 0 before a change that must be whole, and the version after it.
+   * Sets the version of the bytes' layout: a whole number of 32 bits. An app can be killed at any moment
+   * and leave the bytes half written: set 0 before a change that must be atomic, and the version after it.
    */
   setVersion(version: number): void;
 }
 
 /** The host's clock, for an app that was granted it (`clock = true`). */
 export interface Clock {
-  /** Nanoseconds since 1970 UTC now, as in {@linkcode Datagrams.receivedAt}. */
+  /** The current time in nanoseconds since 1970 UTC, as in {@linkcode Datagrams.receivedAt}. */
   now(): number;
   /**
    * The kernel's clock status (adjtimex(2)): whether something keeps it synchronised, its largest error
@@ -286,15 +286,15 @@ export interface Clock {
   };
 }
 
-/** What an app is given. */
+/** The context of an app. */
 export interface AppContext {
   /** The app's name, as in the configuration. */
   readonly name: string;
   /** The ports that this app answers on. Its instances share them by flow: source address and ports. */
   readonly ports: readonly number[];
   /**
-   * This instance's share of `own_ports`. No other instance receives at these ports or sends from them, so
-   * what answers a datagram that was sent from one comes here.
+   * This instance's share of `own_ports`. No other instance receives at these ports or sends from
+   * them, so answers to datagrams from these ports come here.
    */
   readonly ownPorts: readonly number[];
   /** The number of this instance, from 0 on: `NAME.1` in the log is 0. Inline: that of the net tile. */
@@ -307,7 +307,7 @@ export interface AppContext {
   readonly clock?: Clock;
   /** Only for apps with `state`, such as `state = "64M"`. */
   readonly state?: State;
-  /** Only for apps with a slow side (`beside`): what goes to its `mail`. */
+  /** Only for apps with a slow side (`beside`): posts messages to its `mail`. */
   readonly mailbox?: Mailbox;
   /**
    * Whether to leave the current datagram unanswered: its source port is one of `refuse_sources`, or its
@@ -316,9 +316,9 @@ export interface AppContext {
    */
   refuses(requests: Datagrams): boolean;
   /**
-   * The same for an app that answers any datagram, even another server's answers: two such apps would
-   * answer each other without end. It refuses source ports that are served here, too. It counts and uses
-   * up answers as `refuses` does: call one of the two, once for each datagram.
+   * Like `refuses`, for an app that answers any datagram, even another server's answers: two such
+   * apps would answer each other without end. It also refuses source ports that are served here. It
+   * counts and uses up answers as `refuses` does: call one of the two, once for each datagram.
    */
   mayLoop(requests: Datagrams): boolean;
   /**
@@ -328,74 +328,74 @@ export interface AppContext {
    */
   metric(name: string, kind: "counter" | "gauge", labels?: MetricLabels): Metric | null;
   /**
-   * The histogram `name` with these upper bounds, 1 to 32 and ascending; what is above the last is counted
-   * too. It takes the place of up to six metrics. Otherwise as `metric`. Throws RangeError for other bounds.
+   * The histogram `name` with these upper bounds, 1 to 32 and ascending; values above the last are counted
+   * too. It counts as up to six metrics. Otherwise as `metric`. Throws RangeError for other bounds.
    */
   histogram(name: string, bounds: readonly number[], labels?: MetricLabels): Histogram | null;
   /**
-   * Calls `handler` about every `millis` milliseconds from now on, and returns a function that ends this. It
-   * may be called anywhere. No call comes early; one is late by up to a millisecond while the app is idle,
-   * and by the handling of up to 1,024 datagrams while it is busy. Calls that were missed are not made up
-   * for. Throws RangeError for less than 1 ms.
+   * Calls `handler` about every `millis` milliseconds, and returns a function that stops it. It may
+   * be called anywhere. Calls are never early. They are late by up to a millisecond in an idle app,
+   * and by the handling of up to 1,024 datagrams in a busy one. Missed calls are not repeated.
+   * Throws RangeError for less than 1 ms.
    */
   every(millis: number, handler: Timed): () => void;
-  /** The address that `text` is, of IPv4 today; null: it is none. */
+  /** Parses an address, of IPv4 today; null if `text` is not one. */
   parseAddress(text: string): Address | null;
-  /** The prefix that `text` is: an address, or one with a length as `198.51.100.0/24`; null: it is none. */
+  /** Parses a prefix such as `198.51.100.0/24`, or an address; null if `text` is neither. */
   parsePrefix(text: string): Prefix | null;
-  /** Writes a line to the log, in the app's name; at most 50 a second, as `console` does. */
+  /** Writes a line to the log under the app's name, at most 50 a second, as `console` does. */
   log(message: string): void;
 }
 
 /**
- * The default export of an app module. It may be async: the app starts with what it was granted, and
- * when it has been made, its thread is confined.
+ * The default export of an app module. It may be async: the app starts with its grants, and its
+ * thread is confined when the app has been created.
  */
 export type AppFactory = (context: AppContext) => App | PlainApp | Promise<App | PlainApp>;
 
 /** One direction between an app and its slow side. */
 export interface Mailbox {
   /**
-   * Posts a copy of the bytes, at most 65,536. False if the mailbox is full: it holds 1,024 mails or 1 MiB.
-   * It never waits. Throws RangeError for more bytes, and TypeError for anything but a Uint8Array.
+   * Posts a copy of the bytes, at most 65,536. Returns false if the mailbox is full: it holds 1,024 messages
+   * or 1 MiB. It never blocks. Throws RangeError for more bytes, and TypeError for anything but a Uint8Array.
    */
   post(bytes: Uint8Array): boolean;
 }
 
-/** TCP on one port of the app at one address that `tcp` grants. */
+/** A TCP listener on one port of the app at one address that `tcp` grants. */
 export interface TcpListener {
   /** Address and port that it listens on, such as `198.18.0.1` and 53. */
   readonly address: string;
   readonly port: number;
   /**
-   * Starts to accept connections by a server of `node:net` or `node:http`. Call it once, in `begin` or
+   * Makes a server of `node:net` or `node:http` accept connections. Call it once, in `begin` or
    * later: until then the predecessor accepts connections from the same socket.
    */
   accept(server: { listen(options: { fd: number }): unknown }): void;
 }
 
-/** What a slow side is given. */
+/** The context of a slow side. */
 export interface BesideContext
   extends
     Pick<AppContext, "name" | "ports" | "options" | "metric" | "histogram" | "log">,
     Pick<AppContext, "parseAddress" | "parsePrefix"> {
-  /** What goes to `mail` of the app. */
+  /** Posts messages to `mail` of the app. */
   readonly mailbox: Mailbox;
-  /** What the configuration grants by `tcp`. */
+  /** The listeners that the configuration grants by `tcp`. */
   readonly listeners: readonly TcpListener[];
 }
 
 /**
- * The slow side of an app: a module that runs beside it (`beside = "./beside.ts"`) with Deno's event loop and
- * the app's grants, for what needs TCP, HTTP, a database or a file watch. An error that it does not catch ends
- * it; it is started again, alone.
+ * The slow side of an app: a module that runs beside it (`beside = "./beside.ts"`) with Deno's
+ * event loop and the app's grants, for work with TCP, HTTP, a database or a file watch. An uncaught
+ * error ends the slow side, and only it is restarted.
  */
 export interface Beside {
   /** Called once, when its predecessor has ended. */
   begin?(): void | Promise<void>;
-  /** Called with each mail of the app; the bytes are a copy, its to keep. */
+  /** Called with each message of the app; it may keep the bytes, which are a copy. */
   mail?(bytes: Uint8Array<ArrayBuffer>): void;
-  /** Called when it must end. The process ends when the promise settles, or after a second. Mail arrives until then. */
+  /** Called when it must end. The process exits when the promise settles, or after a second; messages still arrive. */
   end?(): void | Promise<void>;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Runs an app alone, without root or network, for its tests: the real app side of a link, with memory in
- * place of a net tile at the other end. Datagrams go in, answers come out.
+ * Runs an app for its tests, without root or network: the real app side of a link, with memory
+ * instead of a net tile at the other end.
  *
  * @example
  * ```ts
@@ -40,7 +40,7 @@ import {
   stateRegionBytes,
 } from "./regions.ts";
 
-/** Bytes of the memory that stands for a UMEM: the payloads of a burst. */
+/** Bytes of the memory that simulates a UMEM: the payloads of a burst. */
 const UMEM_BYTES = 1 << 22;
 /** Answers that a net tile would drop, by its counters. */
 const NOT_DROPPED = {
@@ -49,7 +49,7 @@ const NOT_DROPPED = {
   tx_drop_unsolicited: 0,
 };
 
-/** What the harness provides in place of the host. All have a default. */
+/** Settings that the harness provides instead of the host. All have defaults. */
 export interface HarnessOptions extends
   Partial<
     Pick<AppContext, "ports" | "ownPorts" | "instance" | "instances" | "options" | "clock">
@@ -57,7 +57,7 @@ export interface HarnessOptions extends
   RefusalSetup {
   /** Every port that is served; the app's own when left out. */
   readonly served?: readonly number[];
-  /** Where it may send unsolicited datagrams to, as `send_to` of the configuration. */
+  /** Prefixes to which it may send unsolicited datagrams, as `send_to` of the configuration. */
   readonly sendTo?: readonly string[];
   /** The module of its slow side, which runs in this process and gets no listeners. */
   readonly beside?: { default?: unknown };
@@ -72,7 +72,7 @@ export interface HarnessOptions extends
 /** A datagram to give to the app. */
 export interface Asked extends HeaderFields {
   readonly payload: Uint8Array | string;
-  /** The address that it comes from; 198.18.0.2 when left out. */
+  /** Its source address; 198.18.0.2 when left out. */
   readonly sourceAddress?: string;
   readonly sourcePort?: number;
   /** Our address; 198.18.0.1 when left out. */
@@ -145,7 +145,7 @@ export class AppHarness {
     };
   }
 
-  /** Starts the app of `module` as its process would. Error: what is wrong with it. */
+  /** Starts the app of `module` as its process would. Throws Error if the app is wrong. */
   static async start(
     module: { default?: unknown; answer?: unknown },
     options: HarnessOptions = {},
@@ -185,9 +185,9 @@ export class AppHarness {
   }
 
   /**
-   * Gives the app a burst of at most its `depth`, 64 datagrams at a time, and returns what it sent, without
-   * what a net tile would drop and count. There is room again only after the whole burst. What the app sends
-   * when it is told so is returned, too.
+   * Gives the app a burst of at most its `depth`, 64 datagrams at a time, and returns the sent
+   * datagrams, without those that a net tile would drop and count. There is room again only after
+   * the whole burst. The datagrams that the app then sends in `drain` are returned, too.
    */
   ask(...burst: readonly Asked[]): Answered[] {
     let offset = 0;
@@ -201,17 +201,17 @@ export class AppHarness {
     return this.#sent();
   }
 
-  /** The time as the app is told it: nanoseconds since 1970 UTC. Only `tick` and `advance` change it. */
+  /** The app's time in nanoseconds since 1970 UTC. Only `tick` and `advance` change it. */
   get now(): number {
     return this.#millis * 1e6;
   }
 
-  /** Goes on to when the next timer of the app is due, such as its tick, and returns what it sent. */
+  /** Advances to the app's next timer, such as its tick, and returns the sent datagrams. */
   tick(): Answered[] {
     return this.advance(Math.max(0, this.#service.nextDue(this.#millis)));
   }
 
-  /** Goes on by `millis` milliseconds, calls each timer when it is due, and returns what was sent. */
+  /** Advances by `millis` milliseconds, calls each timer when due, and returns the sent datagrams. */
   advance(millis: number): Answered[] {
     const end = this.#millis + millis;
     const sent: Answered[] = [];
@@ -228,7 +228,7 @@ export class AppHarness {
     return sent;
   }
 
-  /** Gives the app and its slow side their mail until none waits, and returns what the app sent. */
+  /** Delivers all messages of the app and its slow side, and returns the datagrams that the app sent. */
   deliver(): Answered[] {
     const { own, ofBeside } = this.#mailbox!;
     const { answers } = this.#side;
@@ -264,7 +264,7 @@ export class AppHarness {
     return { ...readCounters("app", this.#counters), ...this.#dropped, ...Object.fromEntries(own) };
   }
 
-  /** Writes a request, its payload at `offset`, and returns the bytes that this takes. */
+  /** Writes a request, its payload at `offset`, and returns its size in bytes. */
   #push(asked: Asked, offset: number): number {
     const { payload, sourceAddress = "198.18.0.2", sourcePort = 40_000 } = asked;
     const { receivedAt = this.now } = asked;
@@ -334,7 +334,7 @@ export class AppHarness {
     };
   }
 
-  /** The reason for which an answer is dropped; null: it is sent. */
+  /** The drop reason of an answer; null if it is sent. */
   #refused({ address, port, sourcePort }: Answered): keyof typeof NOT_DROPPED | null {
     if (!this.#served.includes(sourcePort)) return "tx_drop_port_not_owned";
     if (port === 0) return "tx_drop_port_zero";
@@ -364,7 +364,7 @@ export class AppHarness {
   }
 }
 
-/** The header fields that a net tile makes of a word as in `Descriptor.tosTtl`. */
+/** The header fields of a word as in `Descriptor.tosTtl`. */
 function fieldsOf(tosTtl: number): Required<HeaderFields> {
   return { ttl: tosTtl & 0xff || 64, dscp: tosTtl >>> 10, ecn: (tosTtl >>> 8) & 3 };
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Hosts an app, in a process of its own or inside a net tile: makes it from its module, calls it with
- * bursts and ticks, and survives what it throws. For one in its own process it has the other end of the
- * links with net tiles (`NetSide`). And makes its slow side, in a process of its own with an event loop.
+ * Hosts an app in its own process or inside a net tile: creates it from its module, calls it with
+ * bursts and ticks, and handles its exceptions. For an app's process it has the app's end of the
+ * links with net tiles (`NetSide`). It also creates slow sides, in processes with event loops.
  */
 
 import { inWords } from "../../ffi/library.ts";
@@ -42,7 +42,7 @@ import type {
 import type { MailboxEnd } from "./mailbox.ts";
 import { MetricsWriter } from "./regions.ts";
 
-/** Kinds of error that are logged; further ones are only counted. */
+/** The most kinds of error that are logged; further ones are only counted. */
 const MOST_KINDS = 64;
 
 /** Which datagrams an app leaves unanswered. Missing fields are as in a configuration without them. */
@@ -52,7 +52,7 @@ export interface RefusalSetup {
   readonly mostPerSecond?: number;
 }
 
-/** What the configuration says of an app. Plain data. */
+/** The configuration of an app, as plain data. */
 export interface ServiceSetup
   extends
     Pick<AppContext, "name" | "ports" | "options">,
@@ -67,9 +67,9 @@ export interface ServiceSetup
 
 interface ServiceHost extends Pick<AppContext, "clock" | "state"> {
   readonly log: Log;
-  /** Of the tile region that stands for the app, in the order of `APP`. */
+  /** The counters of the app's tile region, in the order of `APP`. */
   readonly counters: Float64Array;
-  /** Where its metrics are, if not yet in the region for them. */
+  /** The writer of its metrics, if they are not yet in their region. */
   readonly metrics?: MetricsWriter;
   /** Its end of the mailbox, if it has a slow side. */
   readonly mailbox?: MailboxEnd;
@@ -79,11 +79,11 @@ interface ServiceHost extends Pick<AppContext, "clock" | "state"> {
   readonly now?: () => number;
   /** Milliseconds since 1970; `Date.now` when left out. */
   readonly date?: () => number;
-  /** Has V8 free what was allocated lately and is no longer used. Left out: V8 decides when. */
+  /** Makes V8 free recent garbage. Left out: V8 decides when. */
   readonly collect?: () => void;
 }
 
-/** Imports the app's module and makes the app. AppError: what is wrong with it. */
+/** Imports the app's module and creates the app. Throws AppError if the app is wrong. */
 export async function loadService(setup: ServiceSetup, host: ServiceHost): Promise<Service> {
   try {
     const module = await import(setup.module).catch((error) => {
@@ -98,13 +98,13 @@ export async function loadService(setup: ServiceSetup, host: ServiceHost): Promi
   }
 }
 
-/** Where the app threw an error: ` at ` and the place; "" if it was thrown by this program or by Deno. */
+/** Where the app threw an error: ` at ` and the place; "" if this program or Deno threw it. */
 function placeOf(error: unknown): string {
   const [place = PROGRAM] = /file:\S+:\d+:\d+/.exec(frameOf(readThrown(error)) ?? "") ?? [];
   return place.startsWith(PROGRAM) ? "" : ` at ${place}`;
 }
 
-/** The first frame of a stack. The words before it may have lines of a stranger that look like one. */
+/** The first frame of a stack. The message before it may contain untrusted lines that look like one. */
 function frameOf({ message, stack }: { message: string; stack: string }): string | undefined {
   const words = stack.indexOf(message);
   const frames = words < 0 ? stack : stack.slice(words + message.length);
@@ -114,7 +114,7 @@ function frameOf({ message, stack }: { message: string; stack: string }): string
 /** The folder with this program's modules. */
 const PROGRAM = new URL("../../", import.meta.url).href;
 
-/** Makes the app of a module that is loaded. */
+/** Creates the app of a loaded module. */
 export async function makeService(
   module: { default?: unknown; answer?: unknown },
   setup: Omit<ServiceSetup, "module">,
@@ -145,7 +145,7 @@ export async function makeService(
   return service;
 }
 
-/** What an app's tile and its slow side are given alike. */
+/** The common context of an app's tile and its slow side. */
 function commonContext(metrics: MetricsWriter, say: ReturnType<typeof bounded>) {
   return {
     metric: metrics.metric.bind(metrics),
@@ -156,15 +156,15 @@ function commonContext(metrics: MetricsWriter, say: ReturnType<typeof bounded>) 
   };
 }
 
-/** What a slow side is told. Plain data. */
+/** The setup of a slow side, as plain data. */
 export interface BesideSetup {
   /** URL of its module. */
   readonly module: string;
-  /** Where it gets listening sockets. */
+  /** The addresses of its listening sockets. */
   readonly tcp: readonly { readonly address: string; readonly port: number }[];
 }
 
-/** Makes the slow side of a module that is loaded. */
+/** Creates the slow side of a loaded module. */
 export async function makeBeside(
   module: { default?: unknown },
   { name, ports, options }: Pick<AppContext, "name" | "ports" | "options">,
@@ -186,7 +186,7 @@ export async function makeBeside(
   throw new TypeError(`what its default export makes is ${typeof made}, no object`);
 }
 
-/** The handler of `made` for datagrams. TypeError: it has none, or a handler is `async`. `isMade`: by a default export. */
+/** The handler of `made` for datagrams. Throws TypeError without one, or for an `async` one. `isMade`: by a default export. */
 function formOf(made: Partial<App & PlainApp> | undefined, isMade: boolean): "receive" | "answer" {
   const form = (["receive", "answer"] as const).find((name) => typeof made?.[name] === "function");
   if (form === undefined) {
@@ -204,17 +204,17 @@ function formOf(made: Partial<App & PlainApp> | undefined, isMade: boolean): "re
 
 const AsyncFunction = (async () => {}).constructor;
 
-/** What is said of an `async` handler: each call would leave a promise that never settles. */
+/** The error for an `async` handler: each call would leave a promise that never settles. */
 function asyncError(name: string): TypeError {
   return new TypeError(`its ${name}() must not be async: a promise never settles there`);
 }
 
 const ENCODER = new TextEncoder();
 
-/** `collect`, which takes a tenth of a millisecond, is called after so many bytes. V8 itself would let 64 MiB pile up. */
+/** `collect`, which takes a tenth of a millisecond, is called after this many bytes. V8 waits for 64 MiB. */
 export const COLLECT_BYTES = 8 << 20;
 
-/** An app that gives each datagram to `answer`, except those that could start a loop. */
+/** Makes an app that passes each datagram to `answer`, except those that could start a loop. */
 function fromPlain(app: PlainApp, context: AppContext, collect?: () => void): App {
   let allocated = 0;
   return {
@@ -245,21 +245,21 @@ function fromPlain(app: PlainApp, context: AppContext, collect?: () => void): Ap
   };
 }
 
-/** TypeError, which begins with `what`: it is neither bytes nor a string. */
+/** Throws TypeError, which begins with `what`, unless `payload` is bytes or a string. */
 function toBytes(payload: unknown, what: string): Uint8Array {
   if (typeof payload === "string") return ENCODER.encode(payload);
   if (payload instanceof Uint8Array) return payload;
   throw new TypeError(`${what} ${typeof payload}; it is to be bytes or a string`);
 }
 
-/** Copies a payload into reserved room and returns where; -1: there is none. */
+/** Copies a payload into reserved room and returns its offset, or -1 without room. */
 function put(out: Answers, payload: Uint8Array): number {
   const at = out.reserve(payload.length);
   if (at >= 0) out.bytes.set(payload, at);
   return at;
 }
 
-/** Sends a payload that is not in `out` yet. */
+/** Sends a payload that is not yet in `out`. */
 export function sendPayload(out: Answers, destination: Destination, payload: unknown): void {
   const bytes = toBytes(payload, "send() was given");
   const at = put(out, bytes);
@@ -276,13 +276,13 @@ export function tosTtlOf({ ttl = 64, dscp = 0, ecn = 0 }: HeaderFields): number 
   );
 }
 
-/** Throws RangeError if one of these has more bits than a port. */
+/** Throws RangeError if a value has more bits than a port. */
 export function checkPorts(port: number, sourcePort: number): void {
   if (((port | sourcePort) & ~0xffff) === 0) return;
   throw new RangeError(`port ${port}, source port ${sourcePort}: they go from 1 to 65535`);
 }
 
-/** The current datagram for the short form. Addresses are made when they are asked for: that takes a while. */
+/** The current datagram for the short form. Address objects are expensive, so they are created on demand. */
 class PlainRequest implements Request {
   readonly payload: Uint8Array<ArrayBuffer>;
   readonly port: number;
@@ -379,7 +379,7 @@ export class Service {
   /** The name of the handler that runs, or of the one for datagrams. */
   handler: string;
   readonly #app: App;
-  /** Its handler for datagrams, as its author knows it. */
+  /** The name of its handler for datagrams. */
   readonly #form: "receive" | "answer";
   readonly #timers: Timers;
   readonly #host: Pick<ServiceHost, "counters" | "log" | "date">;
@@ -400,12 +400,12 @@ export class Service {
     timers.add(tickMillis, (out, now) => app.tick?.(out, now), "tick");
   }
 
-  /** Tells the app that its predecessor has ended. Call it once, before all else. Throws what the app throws. */
+  /** Calls the app's `begin`, after its predecessor has ended. Must be the first call. Throws the app's errors. */
   begin(): void {
     this.#app.begin?.();
   }
 
-  /** Gives it a burst. An error costs the datagram it is thrown at, and none of the `left` ones after it. */
+  /** Passes a burst to the app. An error loses only the current datagram, not the `left` ones after it. */
   receive(requests: Datagrams & { readonly left: number }, out: Answers): void {
     for (;;) {
       const before = requests.left;
@@ -421,7 +421,7 @@ export class Service {
     }
   }
 
-  /** Whether the app has a handler for when there is room again. */
+  /** Whether the app has a `drain` handler. */
   get drains(): boolean {
     return this.#app.drain !== undefined;
   }
@@ -444,12 +444,12 @@ export class Service {
     return true;
   }
 
-  /** Gives it what waits in its mailbox. Returns how many mails. */
+  /** Passes the messages in its mailbox to the app. Returns their number. */
   mail(mailbox: MailboxEnd, out: Answers): number {
     return mailbox.take((bytes) => this.#call("mail", () => this.#app.mail?.(bytes, out)));
   }
 
-  /** Calls a handler. An error costs this call and no other. */
+  /** Calls a handler. An error affects only this call. */
   #call(name: string, handler: () => unknown): void {
     this.handler = name;
     try {
@@ -461,9 +461,9 @@ export class Service {
     this.handler = this.#form;
   }
 
-  /** Counts a promise that a handler returned, as a function can that is not declared `async`. It is not waited for. */
+  /** Counts a promise that a handler returned, which is not awaited. Functions without `async` can also return one. */
   #refuse(promise: Promise<unknown>): void {
-    // If it settles after all, in a test or at the end, its outcome is ignored.
+    // If it settles anyway, in a test or at the end, its result is ignored.
     promise.catch(() => {});
     const line =
       `its ${this.handler}() gave a promise: it must not be async, for a promise never settles there`;
@@ -483,7 +483,7 @@ export class Service {
     if (this.#seen.size >= MOST_KINDS) return;
     const thrown = readThrown(error);
     const { name, message } = thrown;
-    // Two errors are the same by their class and where they were thrown, not by their words.
+    // Errors are the same if their class and place are the same; messages may differ.
     const kind = name === undefined ? typeof error : `${name} ${frameOf(thrown) ?? message}`;
     this.#say(kind, () => {
       const explained = explainDenials(
@@ -498,14 +498,14 @@ export class Service {
 /** Deno's sentence about a permission that a configuration can grant. */
 const DENIED =
   /(?:NotCapable: )?Requires (read|write|env|net) access to (".*?"), run again with the \S+ flag/;
-/** The same about one that no app can be granted. */
+/** Deno's sentence about a permission that no app can be granted. */
 const NEVER_GRANTED =
   /(?:NotCapable: )?Requires (run|ffi|sys|import) access(?: to (".*?"))?, run again with the \S+ flag/;
-/** What the system refuses: by the confinement of the process, or by a file's mode. */
+/** Refusals of the system: by the confinement of the process, or by a file's mode. */
 const REFUSED =
   /(?:Permission denied|Operation not permitted) \(os error (?:1|13)\)(?:: (\w+) '(.*?)')?/;
 
-/** Says for an operator what an app was denied. `grant` says it of a permission: $1 its kind, $2 what it is for. */
+/** Explains to an operator what an app was denied. `grant` explains a permission: $1 its kind, $2 its object. */
 export function explainDenials(text: string, grant: string): string {
   const explained = text
     .replace(NEVER_GRANTED, (_, kind, what) => {
@@ -536,7 +536,7 @@ export function checkWithin(
   );
 }
 
-/** Throws RangeError unless the bytes are those that were sent from the reserved room before. */
+/** Throws RangeError unless the same bytes of the reservation were sent before. */
 export function checkSame(offset: number, size: number, sentAt: number, sentSize: number): void {
   if (offset === sentAt && size === sentSize) return;
   throw new RangeError(
@@ -544,29 +544,29 @@ export function checkSame(offset: number, size: number, sentAt: number, sentSize
   );
 }
 
-/** Counts a payload that is longer than any datagram's, and returns what `reserve` then does. */
+/** Counts a payload that is too long for a datagram, and returns the result of `reserve`. */
 export function tooLong(counters: Float64Array): -1 {
   counters[APP.index.tx_drop_too_long]++;
   return -1;
 }
 
-/** What `call` throws when no datagram is current. */
+/** The error of `call` if no datagram is current. */
 export function noDatagram(call: "reply" | "reflect"): TypeError {
   return new TypeError(
     `${call}() is about the current datagram, and there is none: next() makes one current, in receive()`,
   );
 }
 
-/** The well-known ports (RFC 6335 §6), which echo and the like answer from, but DNS and NTP, which clients use. */
+/** The well-known ports (RFC 6335 §6), from which services like echo answer, except DNS and NTP, which clients use. */
 const WELL_KNOWN_PORTS: readonly PortRange[] = [[0, 52], [54, 122], [124, 1023]];
 
 /** Bits of a port. */
 const [REFUSED_PORT, SERVED_PORT] = [1, 2];
 
 /**
- * Decides which datagrams an app leaves unanswered, so that two servers do not answer each other without
- * end: those from ports that no client uses, and those of senders that have had their answers of this
- * second. `served`: every port served here.
+ * Decides which datagrams an app leaves unanswered, so that two servers do not answer each other
+ * without end: those from ports that no client uses, and those of senders that already got their
+ * answers of this second. `served`: every port served here.
  */
 export function refusals(
   { refuseSources = WELL_KNOWN_PORTS, mostPerSecond = 0, served }: RefusalSetup & {
@@ -574,7 +574,7 @@ export function refusals(
   },
   counters: Float64Array,
 ): Pick<AppContext, "refuses" | "mayLoop"> {
-  // A table, since a set takes three times as long.
+  // A table is three times as fast as a set.
   const ports = new Uint8Array(65_536);
   for (const [first, last] of refuseSources) ports.fill(REFUSED_PORT, first, last + 1);
   for (const port of served) ports[port] |= SERVED_PORT;
@@ -599,7 +599,7 @@ export function refusals(
 const [SLOT_BITS, SLOT_WORDS] = [16, 4];
 const Word = { address: 0, ports: 1, second: 2, count: 3 } as const;
 
-/** Counts answers to each sender in this second. A keyed hash names its only slot, which a new sender replaces. */
+/** Counts answers to each sender in this second. A keyed hash gives its only slot; a new sender replaces an old one. */
 export class RecentAnswers {
   readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
   readonly #key: Uint32Array;
@@ -611,7 +611,7 @@ export class RecentAnswers {
     this.#most = most;
   }
 
-  /** Counts an answer to the current datagram. False when its sender has had all its answers. */
+  /** Counts an answer to the current datagram. Returns false if its sender already got all its answers. */
   take(
     requests: Pick<Datagrams, "sourceAddress" | "sourcePort" | "destinationPort" | "receivedAt">,
   ): boolean {
@@ -639,41 +639,41 @@ export class RecentAnswers {
   }
 }
 
-// One net tile as an app sees it: the batch that came from it, and the memory in which answers are written.
-// All that the net tile wrote is checked before an app sees it, and the net tile checks all that the app
-// passes.
+// An app's view of one net tile: the current batch from it, and the memory for answers. All data
+// from the net tile is checked before the app sees it, and the net tile checks all data from the
+// app.
 
-// V8 folds a module's own constants into the code; imported ones it loads and checks at each use.
+// V8 folds a module's own constants into the code, but loads and checks imported ones at each use.
 const { Descriptor, DESCRIPTOR_WORDS, LARGEST_PAYLOAD, NO_DESCRIPTOR, PAYLOAD_MARGIN } = link;
 const { REFLECTED } = link;
 const COUNT = APP.index;
 
-/** The longest batch given to an app at once. */
+/** The longest batch for an app. */
 const BATCH = 64;
 
-/** One net tile, as an app tile is joined to it. */
+/** The connection of an app tile to one net tile. */
 interface NetJoin {
   readonly own: View;
-  /** The region that net tile writes for this app. */
+  /** The region that the net tile writes for this app. */
   readonly peer: View;
-  /** Where the payloads of its requests are: in `peer` (`requestRing`), or that net tile's UMEM. */
+  /** The memory of request payloads: in `peer` (`requestRing`), or the net tile's UMEM. */
   readonly payloads: View;
   readonly shape: link.LinkShape;
-  /** That net tile's region, for its sleep word. */
+  /** The net tile's region, for its sleep word. */
   readonly tile: View;
 }
 
 /**
- * The current batch: descriptors of a link and the memory that their payloads are in. Fields are read
- * from the descriptors in place. Offset and size are bounded each time they are read, so that they stay
- * inside the memory even if the net tile changes them meanwhile: no payload begins in its last
- * `PAYLOAD_MARGIN` bytes.
+ * The current batch: descriptors of a link and the memory of their payloads. Fields are read from
+ * the descriptors in place. Each read limits offset and size, so that they stay inside the memory
+ * even if the net tile changes them meanwhile: no payload begins in its last `PAYLOAD_MARGIN`
+ * bytes.
  */
 class Requests implements Datagrams {
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   readonly words: Uint32Array<SharedArrayBuffer>;
   readonly #descriptors: Uint32Array;
-  /** Of the current datagram, once they were asked for. */
+  /** Addresses of the current datagram, loaded on demand. */
   readonly #source = new Address();
   readonly #destination = new Address();
   /** Word indices: first descriptor of the ring, its end, the current one, the one after that. */
@@ -683,7 +683,7 @@ class Requests implements Datagrams {
   #following = 0;
   #left = 0;
 
-  /** `descriptors`: the region of which some are of a link with this shape. */
+  /** `descriptors`: the region with the link of this shape. */
   constructor(memory: View, descriptors: Uint32Array, shape: link.LinkShape) {
     this.bytes = u8(memory);
     this.words = u32(memory);
@@ -700,7 +700,7 @@ class Requests implements Datagrams {
     this.#left = count;
   }
 
-  /** Ends the batch: its datagrams are not the app's any more. */
+  /** Ends the batch: its datagrams no longer belong to the app. */
   end(): void {
     this.#at = NO_DESCRIPTOR;
     this.#left = 0;
@@ -710,7 +710,7 @@ class Requests implements Datagrams {
     return this.#at !== NO_DESCRIPTOR;
   }
 
-  /** Datagrams that `next` has not gone to yet. */
+  /** The number of datagrams that `next` has not reached. */
   get left(): number {
     return this.#left;
   }
@@ -764,7 +764,7 @@ class Requests implements Datagrams {
   }
 }
 
-/** The answers' memory: the payload ring of the app's region. */
+/** The memory of answers: the payload ring of the app's region. */
 class Replies implements Answers {
   readonly bytes: Uint8Array;
   readonly #words: Uint32Array;
@@ -772,17 +772,17 @@ class Replies implements Answers {
   readonly #requests: Requests;
   readonly #counters: Float64Array;
   readonly #ring: link.PayloadRing;
-  /** The cursor of the link when this side joined. A predecessor sent what is older. */
+  /** The cursor of the link when this side joined. Older answers are a predecessor's. */
   readonly #joined: number;
   readonly #firstPort: number;
-  /** Where the room begins that was reserved last, and its bytes; -1: nothing is reserved. */
+  /** Offset and size of the last reservation; -1: none. */
   #at = 0;
   #room = -1;
-  /** Which bytes of it were sent; a size of -1: none yet. */
+  /** Offset and size of its bytes that were sent; a size of -1: none yet. */
   #sentAt = 0;
   #sentSize = -1;
   #isFull = false;
-  /** The request that was sent back last: its frame leaves, and cannot leave twice. */
+  /** The request that was reflected last: its frame cannot be sent twice. */
   #reflected = -1;
 
   constructor(join: NetJoin, answers: link.LinkProducer, { requests, counters, firstPort }: {
@@ -811,7 +811,7 @@ class Replies implements Answers {
     return (this.#link.pushed - this.#joined) >>> 0;
   }
 
-  /** Reads how far the net tile is, once per batch. Throws Error: the app has written over its own cursor. */
+  /** Reads the net tile's cursor, once per batch. Throws Error if the app has overwritten its own cursor. */
   refresh(): void {
     this.#link.refresh();
     if (this.#link.corrupt === 0) return;
@@ -830,12 +830,12 @@ class Replies implements Answers {
     return this.#isFull || this.#link.free === 0;
   }
 
-  /** Whether there is enough room, as of the last `refresh()`, for a call of the app to be worth it. */
+  /** Whether there was enough room at the last `refresh()` to call the app. */
   get hasRoom(): boolean {
     return this.room >= this.#link.depth >>> 1;
   }
 
-  /** Ends a handler: what it has sent cannot be sent again. */
+  /** Ends a handler: its sent bytes cannot be sent again. */
   end(): void {
     if (this.#sentSize >= 0) this.#room = -1;
     this.#isFull = this.isFull;
@@ -851,7 +851,7 @@ class Replies implements Answers {
     const { free, pushed, depth } = this.#link;
     const outstanding = depth - free;
     if (size > LARGEST_PAYLOAD) return tooLong(this.#counters);
-    // Where the payloads of a predecessor are is not known: the net tile has to read them first.
+    // The places of a predecessor's payloads are unknown, so wait until the net tile has read them.
     if (free === 0 || outstanding > this.#answered) return this.#noRoom();
     const at = this.#ring.reserve(size, pushed, outstanding);
     if (at < 0) return this.#noRoom();
@@ -906,7 +906,7 @@ class Replies implements Answers {
 
   send(destination: Destination, offset: number | Uint8Array | string, size = 0): void {
     if (typeof offset !== "number") return sendPayload(this, destination, offset);
-    // All of these may throw, so nothing is taken before.
+    // All of these may throw, so take nothing before.
     const { address, port, sourcePort = this.#firstPort, sourceAddress } = destination;
     checkPorts(port, sourcePort);
     const peer = toIPv4(address);
@@ -921,7 +921,7 @@ class Replies implements Answers {
     this.#push(slot, offset, size, 0, tosTtl);
   }
 
-  /** The next descriptor, for bytes of the reserved room; -1: none is free, or no room. Throws RangeError for others. */
+  /** The next descriptor, for reserved bytes; -1 if none is free, or no room. Throws RangeError for other bytes. */
   #slot(offset: number, size: number): number {
     const room = this.#room;
     if (room < 0 || this.#link.free === 0) return this.#noRoom();
@@ -968,10 +968,10 @@ export class NetSide {
 
   constructor(join: NetJoin, { counters, firstPort, wake, handedOver = false }: {
     counters: Float64Array;
-    /** The port that it sends from where it names none. */
+    /** The default source port. */
     firstPort: number;
     wake: () => void;
-    /** Whether a predecessor left between two batches: then we answer what it has not read. */
+    /** Whether a predecessor left between two batches: then unread requests are answered here. */
     handedOver?: boolean;
   }) {
     this.#counters = counters;
@@ -989,14 +989,14 @@ export class NetSide {
     return this.#consumer.available() > 0;
   }
 
-  /** Whether the app found no room here, and there is some again. */
+  /** Whether the app found no room here, and there is room again. */
   get drains(): boolean {
     if (!this.answers.isFull) return false;
     this.answers.refresh();
     return this.answers.hasRoom;
   }
 
-  /** Has the app continue with what found no room. */
+  /** Calls the app's `drain`. */
   drain(service: Service): void {
     this.answers.beginDrain();
     service.drain(this.answers);
@@ -1008,7 +1008,7 @@ export class NetSide {
     let count = Math.min(this.#consumer.available(), BATCH);
     if (count > 0) this.answers.refresh();
     if (this.#follows && count > 0) {
-      // None while their answers would find no room.
+      // Take none while there is no room for answers.
       this.#follows = this.answers.isForeign;
       if (this.#follows) count = 0;
     }
@@ -1017,10 +1017,10 @@ export class NetSide {
     return count;
   }
 
-  /** Publishes the answers, passes the batch, and wakes the net tile if it sleeps. */
+  /** Publishes the answers, releases the batch, and wakes the net tile if it sleeps. */
   finish(): void {
     this.#counters[COUNT.requests] += this.#taken;
-    // Both before the wake-up: the net tile sees answers and passed requests at once.
+    // Both before the wake-up, so that the net tile sees answers and released requests together.
     const published = this.#producer.publish();
     if (this.#taken > 0) this.#consumer.release(this.#taken);
     this.#taken = 0;
@@ -1030,10 +1030,10 @@ export class NetSide {
   }
 }
 
-/** How soon an app that waits for room looks for it: nothing wakes it for that. */
+/** The interval at which an app that needs room polls for it: there is no wake-up for room. */
 export const DRAIN_MILLIS = 1;
 
-/** The app as a tile's loop sees it, with a side for each net tile. */
+/** The app for a tile's loop, with a side for each net tile. */
 export function appTile(
   service: Service,
   sides: readonly NetSide[],

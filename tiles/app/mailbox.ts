@@ -6,7 +6,7 @@
  *     page 0    tile region of the writer, of which the other reads the sleep word
  *     page 1 …  a link as between net and app tiles: cursors, descriptors, payload ring
  *
- * Mail is copied in and out. A full mailbox refuses: nobody waits.
+ * Messages are copied in and out. A full mailbox refuses messages, so that no side waits.
  */
 
 import { slice, type View } from "../../ffi/region.ts";
@@ -26,12 +26,12 @@ const SHAPE: LinkShape = { depth: 1024, payloadBytes: 1 << 20 };
 /** Bytes of either side's region. */
 export const MAILBOX_BYTES = TILE_REGION_BYTES + appLinkBytes(SHAPE);
 export const LONGEST_MAIL = 65_536;
-/** Mail that is taken at once. */
+/** The most messages that are taken at once. */
 const MOST_AT_ONCE = 64;
 
 /** One side's end. */
 export class MailboxEnd implements Mailbox {
-  /** Its own sleep word. The app's tile has another, in its tile region, and leaves this one alone. */
+  /** The region with its sleep word, which the app's tile does not use: its own is in its tile region. */
   readonly region: TileRegion;
   readonly #producer: LinkProducer;
   readonly #consumer: LinkConsumer;
@@ -39,10 +39,10 @@ export class MailboxEnd implements Mailbox {
   readonly #room: Uint8Array;
   readonly #received: Uint8Array;
   readonly #waker: Waker;
-  /** The cursor of its queue when it joined. A predecessor posted what is older. */
+  /** The cursor of its queue when it joined. Older messages are a predecessor's. */
   readonly #joined: number;
 
-  /** What waits was posted to a predecessor, and is skipped. `sleeper` has the other side's sleep word; `wake` wakes it. */
+  /** Skips waiting messages, which are a predecessor's. `sleeper` has the other side's sleep word; `wake` wakes it. */
   constructor(
     { own, peer, sleeper = peer }: { own: View; peer: View; sleeper?: View },
     wake: () => void,
@@ -67,7 +67,7 @@ export class MailboxEnd implements Mailbox {
     }
     const producer = this.#producer;
     const outstanding = producer.depth - producer.refresh();
-    // Where the mail of a predecessor is in the ring is not known: the other side has to pass it first.
+    // The places of a predecessor's messages in the ring are unknown: the other side must take them first.
     const posted = (producer.pushed - this.#joined) >>> 0;
     if (outstanding === producer.depth || outstanding > posted) return false;
     const at = this.#ring.reserve(size, producer.pushed, outstanding);
@@ -87,7 +87,7 @@ export class MailboxEnd implements Mailbox {
     return this.#consumer.available() > 0;
   }
 
-  /** Gives copies of what waits to `read`, at most `MOST_AT_ONCE`; returns how many. One that throws is passed, too. */
+  /** Passes copies of at most `MOST_AT_ONCE` messages to `read`; returns how many, also those for which it threw. */
   take(read: (bytes: Uint8Array<ArrayBuffer>) => void): number {
     const consumer = this.#consumer;
     const count = Math.min(consumer.available(), MOST_AT_ONCE);

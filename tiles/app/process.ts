@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * An app's process, which `../../master/app_process.ts` starts confined (`../../ffi/process.ts`). It maps the
- * regions that it was handed (`../runtime/handed.ts`), makes the app, waits for its turn, and runs the app
- * tile's loop: bursts of datagrams from each net tile's link go to the app, and its answers go back. The app
- * sees the memory with the datagrams, never the links. Like a tile of the appliance, the process gives up
- * what only its start needs.
+ * An app's process, which `../../master/app_process.ts` starts confined (`../../ffi/process.ts`).
+ * It maps its regions (`../runtime/handed.ts`), creates the app, waits for `go`, and runs the app
+ * tile's loop, which passes bursts of datagrams from each net tile's link to the app, and its
+ * answers back. The app accesses the memory with the datagrams, but not the links. Like a tile of
+ * the appliance, the process gives up all that only its start needs.
  *
- * A predecessor may still run on the same regions: nothing of them is touched before the master's `go`. There
- * is one isolate, whose event loop runs until then, and never again.
+ * A predecessor may still run on the same regions, so they are not touched before the master's
+ * `go`. There is one isolate; its event loop runs only until then.
  *
- * The process of an app's slow side (`makeBeside` in `host.ts`) starts alike, but its event loop runs on.
+ * The process of an app's slow side (`makeBeside` in `host.ts`) starts likewise, but its event loop keeps running.
  */
 
 import { libraryPath, pollSet } from "../../ffi/library.ts";
@@ -46,41 +46,41 @@ import {
 import { MailboxEnd } from "./mailbox.ts";
 import { AppState, METRICS_BYTES, MetricsWriter } from "./regions.ts";
 
-/** What an app's process is told, besides its descriptors. */
+/** The setup of an app's process, besides its descriptors. */
 export interface ProcessSetup {
-  /** Of the instance; its regions have it in their names. */
+  /** The name of the instance, which the names of its regions contain. */
   readonly name: string;
   readonly service: Omit<ServiceSetup, "metrics">;
-  /** Of every link. */
+  /** The shape of every link. */
   readonly shape: LinkShape;
   readonly nets: readonly string[];
   /** Idle turns before its loop blocks. */
   readonly spinTurns: number;
   readonly clock: boolean;
-  /** Whether it keeps what it was granted once it runs. */
+  /** Whether it keeps its grants once it runs. */
   readonly keep: boolean;
   /** Whether there is time to warm up: its predecessor serves meanwhile. */
   readonly warmUp: boolean;
-  /** If it is the slow side of the app. */
+  /** Set for the slow side of the app. */
   readonly beside?: BesideSetup;
 }
 
-/** What an app's process says. The master checks all of it. */
+/** Reports of an app's process. The master checks all of them. */
 export type AppReport =
-  /** The app is made, except for what its predecessor still has. */
+  /** The app is created, except for resources that its predecessor still has. */
   | { readonly type: "ready" }
   | { readonly type: "running" }
-  /** Its event loop runs: once a second while it is made, and of a slow side until it ends. */
+  /** Its event loop runs: once a second during the start, for a slow side until it ends. */
   | { readonly type: "beat" }
   | { readonly type: "failed"; readonly message: string }
   | { readonly type: "log"; readonly line: string; readonly level?: number }
-  /** Its loop has ended, as it was told. */
+  /** Its loop has ended as ordered. */
   | { readonly type: "left" };
 
 export type AppOrder =
-  /** Take the regions. `handedOver`: what waits in the links is its own to answer. */
+  /** Take the regions. `handedOver`: it answers the datagrams that wait in the links. */
   | { readonly type: "go"; readonly handedOver: boolean }
-  /** To a slow side. A tile reads it in its control region. */
+  /** For a slow side. A tile reads the order in its control region. */
   | { readonly type: "leave" };
 
 const BEAT_MILLIS = 1000;
@@ -97,13 +97,13 @@ const { symbols } = Deno.dlopen(libraryPath(), {
 const exit = Deno.exit.bind(Deno);
 const revoke = Deno.permissions.revokeSync.bind(Deno.permissions);
 const interval = setInterval(() => report({ type: "beat" }), BEAT_MILLIS);
-// V8's `gc`. Apps are not promised it, and it cannot be deleted from the global object.
+// V8's `gc`, which cannot be deleted from the global object. It is not part of the app contract.
 const shared = globalThis as { gc?: (options: { type: "minor" }) => void };
 const gc = shared.gc!;
 shared.gc = undefined;
 const stopSaying = clearInterval.bind(globalThis, interval);
 
-/** Tells the master. A log line is lost when the channel is full; other reports are sent while it is empty. */
+/** Reports to the master. A log line is lost if the channel is full; other reports are sent while it is empty. */
 function report(what: AppReport): void {
   messages.send(what);
 }
@@ -113,7 +113,7 @@ async function live(): Promise<void> {
     const failed = uncaught(new AbortController().signal);
     const run = await Promise.race([start(), failed]);
     const beside = run();
-    // A promise beside a tile's loop would seem to be the app's.
+    // A promise that exists during a tile's loop would be attributed to the app.
     if (beside !== undefined) await Promise.race([beside, failed]);
     report({ type: "left" });
     exit(0);
@@ -124,7 +124,7 @@ async function live(): Promise<void> {
   }
 }
 
-/** Makes the app, or its slow side, and returns what runs it until it is told to end. */
+/** Creates the app, or its slow side, and returns a function that runs it until it is ordered to end. */
 async function start(): Promise<() => void | Promise<void>> {
   const library = openTile();
   const regions = openRegions();
@@ -136,7 +136,7 @@ async function start(): Promise<() => void | Promise<void>> {
 
   const log: Log = (line, level) => report({ type: "log", line: clipped(line), level });
   Object.assign(console, consoleTo(log));
-  // V8 remembers time zone data from now on, while files can be read.
+  // Make V8 cache time zone data while files can be read.
   new Date().getTimezoneOffset();
   new Intl.DateTimeFormat().format();
   takeAway();
@@ -165,9 +165,9 @@ async function start(): Promise<() => void | Promise<void>> {
     const ofNet = { tile: handed.view(`tile ${net}`), eventfd: handed.fd(`eventfd ${net}`) };
     return { own, peer, payloads, shape, ...ofNet };
   });
-  // The region for metrics is the predecessor's until it has ended.
+  // The predecessor owns the metrics region until it has ended.
   const metrics = new MetricsWriter(heapView(METRICS_BYTES));
-  // Before the app's code runs, which may replace what this calls. Only a process with a predecessor needs the module.
+  // Before the app's code runs, which may replace built-ins. Without a predecessor the module is not needed.
   if (warmUp) await (await import("./warm_up.ts")).warmUp({ shape, spinTurns, library });
   const service = await loadService({ ...setup, metrics: metricsView }, {
     ...{ counters, metrics, log, state, mailbox, clock, hasPredecessor: true },
@@ -212,7 +212,7 @@ async function go(): Promise<boolean> {
   }
 }
 
-/** Makes the slow side of the app and returns what gives it its mail until it is told to end. */
+/** Creates the slow side and returns a function that delivers its messages until it is ordered to end. */
 async function startBeside(
   { module, tcp }: BesideSetup,
   { handed, log, library }: { handed: Handed<ProcessSetup>; log: Log; library: TileLibrary },
@@ -247,7 +247,7 @@ async function startBeside(
     while (!hasEnded) {
       const order = messages.receive();
       if (order === undefined) exit(1);
-      // It has its mail until then: the app may be answering it.
+      // Messages are delivered until it ends: the app may be answering it.
       if (order?.type === "leave") void end();
       const count = mailbox.take((bytes) => beside.mail?.(bytes));
       mailbox.region.fallAsleep();
@@ -260,22 +260,21 @@ async function startBeside(
 }
 
 /*
- * No event loop runs in a handler, so promises do not settle and timers do not fire. What follows names
- * those that an app starts anyway, each kind once.
+ * No event loop runs in a handler, so promises do not settle and timers do not fire. The following
+ * code logs those that an app starts anyway, each kind once.
  *
- * V8 has a hook for the creation of promises. It is called for no other reason, so it costs neither the
- * loop nor a handler that makes none, and it sees all that is made of promises: fetch, files,
- * crypto.subtle, async functions. Timers are not, so the functions that start them are replaced before the
- * app is loaded.
+ * V8 has a hook for the creation of promises. Without promises it costs nothing. It notices all
+ * APIs with promises: fetch, files, crypto.subtle, async functions. Timers have no promises, so the
+ * functions that start them are replaced before the app is loaded.
  */
 
-/** Functions that start something without a promise, and those that end it. */
+/** Functions that start timers without a promise, and those that stop them. */
 const TIMERS = ["setTimeout", "setInterval", "setImmediate", "queueMicrotask"] as const;
 const ENDS = ["clearTimeout", "clearInterval", "clearImmediate"] as const;
 
 type Starter = (callback: (...given: unknown[]) => void, ...rest: unknown[]) => unknown;
 
-/** V8's hooks as Deno has them; unstable, so they may be missing. */
+/** V8's hooks in Deno; unstable, so they may be missing. */
 const core = (Deno as unknown as Record<symbol, {
   core?: {
     setPromiseHooks?(...hooks: (((promise: Promise<unknown>) => void) | undefined)[]): void;
@@ -283,12 +282,12 @@ const core = (Deno as unknown as Record<symbol, {
 }>)[(Deno as unknown as { internal: symbol }).internal]?.core;
 
 /**
- * Notes timers that are started. What it returns logs from its call on what the handlers of an app start in vain:
- * no event loop runs again.
+ * Records timers that are started. Returns a function that starts logging promises and timers of an
+ * app's handlers, which no event loop will run.
  */
 function watchTimers(): (service: Pick<Service, "handler">, say: Log) => void {
   const scope = globalThis as unknown as Record<string, Starter & ((id: unknown) => void)>;
-  /** Where each timer was started that has neither fired nor been cleared. */
+  /** The places where pending timers were started. */
   const running = new Map<unknown, { name: string; at: Error }>();
   let frozen: ((name: string) => void) | undefined;
   for (const name of TIMERS) {
@@ -322,7 +321,7 @@ function watchTimers(): (service: Pick<Service, "handler">, say: Log) => void {
         `create() left a timer running (${where}), which never fires again: no event loop runs now`,
       );
     }
-    /** Logs the first time what a handler did, and that this is in vain. */
+    /** Logs a useless call of a handler, the first time. */
     const inVain = (what: (call: string, place: string, name: unknown) => string) => {
       let isSaid = false;
       return (name: unknown) => {
@@ -347,7 +346,7 @@ function watchTimers(): (service: Pick<Service, "handler">, say: Log) => void {
 const OWN = new URL("./", import.meta.url).href;
 const RUNNERS = ["process", "host"].map((name) => `${OWN}${name}.`);
 
-/** From a stack: ` at FILE:LINE` of the app, and what it called there. */
+/** From a stack: ` at FILE:LINE` of the app, and the function called there. */
 function placeOf(stack = ""): { place: string; call: string } {
   const frames = stack.split("\n").filter((line) => line.startsWith("    at "));
   const isOurs = (frame: string) => RUNNERS.some((runner) => frame.includes(runner));

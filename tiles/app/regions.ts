@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The regions of an app's own: its metrics and its state.
+ * The regions of an app: its metrics and its state.
  *
  * Metrics: the app tile writes them and the status tile reads them. A header with the number of records,
  * then the records; a record is written before the count that includes it is published, and its key never
@@ -12,7 +12,7 @@
  *
  * A key is the name, then each label's name and value, with NUL between all.
  *
- * State: it lives longer than the app's process.
+ * State: it outlasts the app's process.
  *
  *     word 0       version: 0 until the app has set one
  *     byte 4096 …  the app's bytes
@@ -37,7 +37,7 @@ export const METRICS_BYTES = RECORDS_AT + MOST_METRICS * RECORD_BYTES;
 
 const KINDS = ["counter", "gauge", "histogram"] as const;
 
-/** Names of labels that Tegula has taken. */
+/** Label names that Tegula uses. */
 const TAKEN = ["app", "tile", "name", "le"];
 const LABEL = /^[a-zA-Z_][a-zA-Z0-9_]*$/;
 
@@ -45,12 +45,12 @@ function isLabel(name: string): boolean {
   return LABEL.test(name) && !name.startsWith("__") && !TAKEN.includes(name);
 }
 
-/** Records of a metric: one, and those with the bounds and buckets of a histogram. */
+/** The number of records of a metric: one, and those with the bounds and buckets of a histogram. */
 function recordsOf(bounds: number): number {
   return 1 + (bounds === 0 ? 0 : Math.ceil((2 * bounds + 1) / RECORD_DOUBLES));
 }
 
-/** The key of a metric; null: it has a NUL in it. Throws TypeError. */
+/** The key of a metric; null if it would contain NUL. Throws TypeError. */
 function keyOf(name: string, labels: MetricLabels = {}): string | null {
   const wrong = Object.keys(labels).find((label) => !isLabel(label));
   if (wrong !== undefined) {
@@ -63,7 +63,7 @@ function keyOf(name: string, labels: MetricLabels = {}): string | null {
   return parts.some((part) => part.includes("\0")) ? null : parts.join("\0");
 }
 
-/** A metric in the region: a value, and of a histogram its buckets. */
+/** A metric in the region: a value, and a histogram's buckets. */
 class Cell implements Metric, Histogram {
   #values: Float64Array;
   #at: number;
@@ -93,7 +93,7 @@ class Cell implements Metric, Histogram {
     return this.#at + RECORD_DOUBLES + this.#bounds.length;
   }
 
-  /** Moves to where `other` is, and adds to what is there; a gauge replaces that. */
+  /** Moves to the place of `other`, and adds to its values; a gauge replaces them. */
   become(other: Cell, isGauge: boolean): void {
     other.value = this.value + (isGauge ? 0 : other.value);
     if (this.#bounds.length > 0) {
@@ -106,7 +106,7 @@ class Cell implements Metric, Histogram {
   }
 }
 
-/** A metric of an app, as the status tile reads it. */
+/** A metric of an app for the status tile. */
 type AppMetric =
   & { readonly name: string; readonly labels: MetricLabels }
   & (
@@ -119,7 +119,7 @@ type AppMetric =
     }
   );
 
-/** The app tile's side. A successor goes on with the metrics in the region. */
+/** The app tile's side. A successor continues with the metrics in the region. */
 export class MetricsWriter {
   #words!: Uint32Array;
   #bytes!: Uint8Array;
@@ -146,7 +146,7 @@ export class MetricsWriter {
     }
   }
 
-  /** Moves to a region that a predecessor has left: counters and histograms are added there, gauges replaced. */
+  /** Moves to the region of an ended predecessor: adds counters and histograms, and replaces gauges. */
   move(view: View): void {
     const early = [...this.#cells.values()];
     this.#cells.clear();
@@ -202,7 +202,7 @@ export class MetricsWriter {
   }
 }
 
-/** All metrics as of now; of histograms that differ in bounds alone the newest. The app may have written anything. */
+/** All current metrics; the newest of histograms that differ only in bounds. The app may have written any bytes. */
 export function readMetrics(view: View): AppMetric[] {
   const metrics = readRecords(view).map(({ key, ...metric }) =>
     [`${metric.kind} ${key}`, metric] as const
@@ -219,7 +219,7 @@ function readRecords(view: View): (AppMetric & { readonly key: string })[] {
     const at = RECORDS_AT + i * RECORD_BYTES;
     const head = words[(at + HEAD_AT) >>> 2];
     const end = at + KEY_AT + Math.min(head & 0xffff, LONGEST_KEY);
-    // A copy: decoders do not take shared memory.
+    // Copy, because decoders do not accept shared memory.
     const key = new TextDecoder().decode(bytes.slice(at + KEY_AT, end));
     const [name, ...parts] = key.split("\0");
     const labels = Object.fromEntries(

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * V8 interprets code until it is hot, but an app's process that takes over has its first datagrams at once. So before
- * its turn its loop runs on links of its own, with an app that stands for the real one, until V8 has compiled it. The
- * real app sees nothing of that.
+ * V8 interprets code until it is hot, but an app's process that takes over gets datagrams at once.
+ * So before it takes over, its loop runs on private links with a substitute app, until V8 has
+ * compiled it. The real app is not involved.
  */
 
 import { heapView } from "../../ffi/region.ts";
@@ -20,9 +20,9 @@ import { METRICS_BYTES } from "./regions.ts";
 const BURSTS = 3000;
 const BURSTS_AT_ONCE = 8;
 const MOST_MILLIS = 1500;
-/** Of the loop that is compiled first, to show V8 which kinds of value there are. */
+/** Bursts before the first compilation, so that V8 sees all kinds of values. */
 const FIRST_BURSTS = 100;
-/** Datagrams that come together, burst after burst. */
+/** The sizes of successive bursts. */
 const SIZES = [64, 1, 8, 2, 32, 4];
 const PORT = 7;
 const PEER = 0xc6130000;
@@ -35,14 +35,14 @@ interface Shape {
   readonly library: TileLibrary;
 }
 
-/** Runs the loop of an app's tile, with payloads where links of this shape have them. Takes at most some seconds. */
+/** Runs the loop of an app's tile on links of the same kind. Takes at most some seconds. */
 export async function warmUp(like: Shape): Promise<void> {
   await run(like, FIRST_BURSTS);
   await run(like, BURSTS);
 }
 
 async function run({ shape: asServed, spinTurns, library }: Shape, bursts: number): Promise<void> {
-  // Of the usual depth: links of the deepest, twice, would be more than an app's memory.
+  // With the default depth: two links of the largest depth would exceed an app's memory.
   const shape = linkShapeOf(LINK_DEPTH, { isAlone: asServed.requestBytes === undefined });
   const [peer, own] = [heapView(link.netLinkBytes(shape)), heapView(link.appLinkBytes(shape))];
   const payloads = link.requestRing(peer, shape) ?? heapView(2 * link.PAYLOAD_MARGIN);
@@ -63,7 +63,7 @@ async function run({ shape: asServed, spinTurns, library }: Shape, bursts: numbe
   };
   const region = new TileRegion(heapView(TILE_REGION_BYTES));
   const { counters } = region;
-  // Nobody wakes this tile: what it waits for are its timers.
+  // Only timers wake this tile.
   const eventfd = -1;
   const service = await makeService(
     { default: (context: AppContext) => standIn(context, () => done % BURSTS_AT_ONCE > 0, next) },
@@ -81,7 +81,7 @@ async function run({ shape: asServed, spinTurns, library }: Shape, bursts: numbe
   runLoop({ tile, region, control: new ControlReader(controlView), index: APP.index, spinTurns });
 }
 
-/** An app that answers in each way that there is. `next` has the next burst sent. */
+/** An app that answers in each possible way. `next` sends the next burst. */
 function standIn(context: AppContext, goesOn: () => boolean, next: () => void): App {
   context.every(1, next);
   let count = 0;
