@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A load balancer for UDP. A client's datagrams go to one backend as long as its session lasts, from a port
- * of ours that is the session's own at this backend, so that the backend's answers find the client. New
- * clients are spread by consistent hashing (Maglev), in proportion to weights. `docs/apps.md` has its options.
+ * A load balancer for UDP. During a session, a client's datagrams go to one backend, from a local
+ * port that identifies the session at this backend, so that answers find the client. New clients are
+ * spread by consistent hashing (Maglev), in proportion to weights. `docs/apps.md` has its options.
  *
- * Its own ports (`own_ports`) face the backends, the last one of each instance for probes. With `state`,
+ * Its own ports (`own_ports`) face the backends; the last one of each instance is for probes. With `state`,
  * sessions survive a reload, a crash and a kill. The slow side (`balance_beside.ts`) may post other backends.
  */
 
@@ -26,16 +26,16 @@ const MOST_BACKENDS = 256;
 /** Version of the state's layout: address (four words) and port of each backend, and the table of sessions. */
 const LAYOUT = 3;
 const [ADDRESS_WORDS, BACKEND_WORDS] = [4, 5];
-/** Sessions without `state`, unless the backends need more: 72 MiB, of which only what is used takes memory. */
+/** Sessions without `state`, unless the backends need more: 72 MiB, of which only used pages take memory. */
 const USUAL_SESSIONS = 1 << 20;
 /** Ports that a new session tries, if the first ones are taken. */
 const MOST_TRIES = 64;
-/** Sessions that one tick looks at: a fraction of a millisecond. */
+/** Sessions that one tick examines, in a fraction of a millisecond. */
 const EXPIRED_AT_ONCE = 1 << 16;
-/** What a port of ours is for, if it is not the port of sessions with its index. */
+/** The use of a local port, if it is not a session port with an index. */
 const [LISTENER, PROBE] = [-1, -2];
 
-/** What the slow side posts, in JSON: the backends, or the names of those that fail their checks. */
+/** Messages of the slow side, in JSON: the backends, or the names of those that fail their checks. */
 export type Mail =
   | { readonly backends: readonly unknown[] }
   | { readonly failing: readonly string[] };
@@ -49,7 +49,7 @@ interface Configured {
 }
 
 interface Backend extends Configured {
-  /** Probes that it has not answered, in a row. */
+  /** Consecutive probes that it did not answer. */
   failures: number;
   /** Whether it fails the checks of the slow side. */
   isFailing: boolean;
@@ -68,22 +68,22 @@ class Balancer implements App {
   readonly tickMillis: number;
   readonly #context: AppContext;
   readonly #options: Options;
-  /** By port of ours: its index among the ports of sessions, `LISTENER` or `PROBE`. */
+  /** By local port: its index among the session ports, `LISTENER` or `PROBE`. */
   readonly #kinds = new Int32Array(0x10000).fill(LISTENER);
   /** Ports of all our addresses: session N has port N % #ports at backend N / #ports. */
   readonly #ports: number;
-  /** How many there are of each address. */
+  /** The number of ports of each address. */
   readonly #portsEach: number;
   readonly #limit: TokenBuckets | null;
   readonly #maglev = new Maglev();
-  /** By slot; null: free. */
+  /** Backends by slot; null: free. */
   readonly #backends: (Backend | null)[] = Array(MOST_BACKENDS).fill(null);
   /** The slot of each backend, as the session of its address and port. */
   readonly #slots = new SessionTable(
     new Uint8Array(SessionTable.bytesFor(MOST_BACKENDS)),
     MOST_BACKENDS,
   );
-  /** Slots that new sessions go to, in the order of Maglev's indices. */
+  /** Slots for new sessions, in the order of Maglev's indices. */
   #open: number[] = [];
   #nextPort = 0;
   #sessions!: SessionTable;
@@ -116,7 +116,7 @@ class Balancer implements App {
     this.#drops = Object.fromEntries(drops) as Record<typeof DROPS[number], Metric>;
   }
 
-  /** Takes over the sessions in the state, as far as their backends are still there. */
+  /** Takes over the sessions in the state whose backends still exist. */
   begin(): void {
     const { state, log } = this.#context;
     const head = BACKEND_WORDS * MOST_BACKENDS;
@@ -147,7 +147,7 @@ class Balancer implements App {
       const name = `${address}:${port}`;
       this.#place(slot, { name, address, port, weight: 1, drain: false });
     }
-    // Until the slow side says what they are, those in the state stay.
+    // The backends in the state stay until the slow side posts others.
     if (this.#options.backends.length > 0) this.#setBackends(this.#options.backends);
     else this.#spread();
     if (this.#sessions.count > 0) log(`continues with ${this.#sessions.count} sessions`);
@@ -169,7 +169,7 @@ class Balancer implements App {
     }
   }
 
-  /** Ends the sessions of backends that are not among these, and goes on with these. */
+  /** Replaces the backends, and ends sessions of removed ones. */
   #setBackends(backends: readonly Configured[]): void {
     const slotOf = ({ address, port }: Configured) => this.#slots.find(address, port);
     const kept = new Set(backends.map(slotOf));
@@ -191,13 +191,13 @@ class Balancer implements App {
     this.#spread();
   }
 
-  /** Puts a backend into a slot that is free, or has it. */
+  /** Puts a backend into a slot that is free or already has it. */
   #place(slot: number, configured: Configured): void {
     const { name, address, port } = configured;
     const before = this.#backends[slot];
     address.store(this.#placed, BACKEND_WORDS * slot);
     this.#placed[BACKEND_WORDS * slot + ADDRESS_WORDS] = port;
-    // An app has a bounded number of metrics, and names may resolve to ever other addresses.
+    // An app's metrics are limited, and names may keep resolving to new addresses.
     const metricOf = (of: string, kind: "counter" | "gauge") =>
       this.#context.metric(`balance.${of}`, kind, { backend: name }) ?? { value: 0 };
     const backend = {
@@ -322,7 +322,7 @@ class Balancer implements App {
     return true;
   }
 
-  /** The first of the ports of this address of ours. What comes to another finds the first address's session. */
+  /** The first port of this local address. Datagrams to unknown addresses use the first address's sessions. */
   #firstPortOf(address: Address): number {
     const { addresses } = this.#options;
     for (let i = 1; i < addresses.length; i++) {
@@ -331,7 +331,7 @@ class Balancer implements App {
     return 0;
   }
 
-  /** A session that is free at the backend of this slot; -1 if none of those that it tries is. */
+  /** A free session at the backend of this slot; -1 if all that it tries are taken. */
   #freeSession(slot: number, now: number): number {
     for (let tries = Math.min(MOST_TRIES, this.#ports); tries > 0; tries--) {
       const session = slot * this.#ports + this.#nextPort;
@@ -378,7 +378,7 @@ class Balancer implements App {
   }
 }
 
-/** Why a datagram goes nowhere. */
+/** Reasons for which a datagram is dropped. */
 const DROPS = [
   ...["not_allowed", "rate_limited", "no_backend", "no_port", "no_room", "no_session"] as const,
   "not_a_backend",
@@ -398,7 +398,7 @@ function parseOptions(context: AppContext) {
     if (Array.isArray(value)) return value as unknown[];
     throw new TypeError(`options.${name}: must be a list`);
   };
-  // Names, and what is in a file, the slow side says.
+  // The slow side posts backends with names or from a file.
   const isStatic = options.resolve === undefined && options.backends_file === undefined;
   const backends = isStatic ? parseBackends(list("backends"), parseAddress) : [];
   const parsed = <Made>(name: string, parse: (text: string) => Made | null, what: string) =>
@@ -412,7 +412,7 @@ function parseOptions(context: AppContext) {
     throw new TypeError("options.probe: must be up to 512 bytes in hexadecimal");
   }
   return {
-    /** Ports towards the backends, the last one for probes; our addresses, or none: the kernel's choice. */
+    /** Ports towards the backends, the last one for probes; local addresses, or none: the kernel's choice. */
     ...{ upstream, backends },
     addresses: parsed("addresses", parseAddress, "IPv4 address"),
     allow: parsed("allow", parsePrefix, "IPv4 address or prefix"),
@@ -424,7 +424,7 @@ function parseOptions(context: AppContext) {
   };
 }
 
-/** How often backends are probed or checked, and how many failures are too many. Throws TypeError. */
+/** The interval of probes or checks, and the number of failures that are too many. Throws TypeError. */
 export function probingOf(options: AppContext["options"]) {
   return {
     probeSeconds: numberOption(options, "probe_seconds", { usual: 1, least: 0.1, most: 60 }),

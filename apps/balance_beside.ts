@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The slow side of `balance.ts`: reads backends from a file, looks up their names, and checks whether they are
- * well (`backends_file`, `resolve` and `check` in `docs/apps.md`). What is wrong with a file or a name later on
- * is logged, and the backends stay as they were.
+ * The slow side of `balance.ts`: reads backends from a file, looks up their names, and checks their
+ * health (`backends_file`, `resolve` and `check` in `docs/apps.md`). Later errors of the file or a
+ * name are logged, and the backends stay unchanged.
  */
 
 import { lookup } from "node:dns/promises";
@@ -10,16 +10,16 @@ import type { Beside, BesideContext } from "../tiles/app/contract.ts";
 import { type Mail, parseBackends, probingOf } from "./balance.ts";
 import { numberOption, wholeOption } from "./options.ts";
 
-/** How often the file is looked at. A watch would end as the file is replaced, or need its whole folder. */
+/** The interval of polling the file. A watch would end when the file is replaced, or need its whole folder. */
 const LOOK_MILLIS = 1000;
 const CHECK_MILLIS = 2000;
 
-/** A backend as it is configured, by an address. */
+/** A configured backend, by address. */
 interface Listed {
   readonly address: string;
 }
 
-/** Makes the slow side of the balancer. Throws what is wrong with its options, its file or its names. */
+/** Makes the slow side of the balancer. Throws errors of its options, its file or its names. */
 export default async function create(context: BesideContext): Promise<Beside> {
   const { options, mailbox, log } = context;
   const lookUps = { usual: 30, least: 1, most: 86_400 };
@@ -70,7 +70,7 @@ export default async function create(context: BesideContext): Promise<Beside> {
       const isWell = await passes(name, check as string, checkPort);
       failures.set(name, isWell ? 0 : (failures.get(name) ?? 0) + 1);
     }));
-    // Each time, as the app may have other backends by now.
+    // Post each time, as the app may have other backends by now.
     post({ failing: names.filter((name) => failures.get(name)! >= probeFailures) });
   };
   return {
@@ -113,7 +113,7 @@ async function readBackends(
   return all.flat();
 }
 
-/** What changes whenever the file does. */
+/** A text that changes with the file. */
 async function stampOf(file: unknown): Promise<string> {
   if (typeof file !== "string") return "";
   try {

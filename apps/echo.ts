@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Echo (RFC 862): every datagram goes back as it came. */
+/** Echo (RFC 862): returns every datagram unchanged. */
 
 import type { App, AppContext } from "../tiles/app/contract.ts";
 

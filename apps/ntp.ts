@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A time server (NTP, RFC 5905, server mode) that serves the kernel's clock, which chrony, ntpd or a
- * hardware clock synchronises. If the kernel reports that it is not synchronised, so do the answers.
- * `docs/apps.md` has the options.
+ * A time server (NTP, RFC 5905, server mode) that serves the kernel's clock, which chrony, ntpd or
+ * a hardware clock synchronises. If the kernel reports that its clock is not synchronised, the
+ * answers do so, too. `docs/apps.md` has the options.
  */
 
 import type { App, AppContext } from "../tiles/app/contract.ts";
@@ -18,7 +18,7 @@ const [CLIENT, SERVER] = [3, 4];
 const UNSYNCHRONISED = { leap: 3, stratum: 0 };
 /** Kiss codes (RFC 5905 §7.4), as reference IDs. */
 const [INIT, RATE] = [0x494e4954, 0x52415445];
-/** One limited request of so many gets a kiss-o'-death packet. */
+/** One of this many limited requests gets a kiss-o'-death packet. */
 const KISS_EVERY = 4;
 /** About a microsecond, the time it takes to read the clock, as a power of two seconds. */
 const PRECISION = -20;
@@ -62,7 +62,7 @@ export default function create(context: AppContext): App {
         out.bytes[at + 1] = told;
         out.bytes[at + 2] = bytes[offset + 2];
         out.bytes[at + 3] = PRECISION;
-        put(out.bytes, at + 4, 0); // root delay: only the sum of all errors is known
+        put(out.bytes, at + 4, 0); // root delay: unknown, as only the sum of all errors is known
         put(out.bytes, at + 8, Math.min(state.maxErrorMicros / 1e6 * 0x10000, 0xffffffff));
         put(out.bytes, at + 12, isLimited ? RATE : state.synchronised ? referenceId : INIT);
         if (isServed) putTime(out.bytes, at + 16, updated);

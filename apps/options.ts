@@ -3,7 +3,7 @@
 
 import type { AppContext } from "../tiles/app/contract.ts";
 
-/** What a number may be, both ends included, and what it is if the configuration does not say. */
+/** The inclusive range of a number, and its default. */
 interface Bounds {
   readonly usual: number;
   readonly least: number;

@@ -17,7 +17,7 @@ interface ShippedApp {
   readonly packetTimes?: true;
 }
 
-/** All of them, in the order in which help and errors list them. */
+/** All apps, in the order of help texts and errors. */
 export const APPS: Readonly<Record<string, ShippedApp>> = {
   balance: {
     module: "apps/balance.ts",

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A StatsD sink. A datagram has one or more lines `name:value|type`, with `|@rate` behind them for sampled
- * values; tags (`|#…`) are dropped, and so is anything else that follows. Counters (`c`), gauges (`g`; a sign
- * makes the value a difference), timers, histograms and distributions (`ms`, `h`, `d`: all the same) and sets
- * (`s`) appear in the metrics. A timer has a count and a sum, and for each interval the median, the 99th
- * percentile and the maximum; a set has the number of different values of the interval, right to about 2 %.
- * Option: `interval` in seconds, 10 by default.
+ * A StatsD sink. A datagram has one or more lines `name:value|type`, followed by `|@rate` for
+ * sampled values; tags (`|#…`) and other suffixes are dropped. Counters (`c`), gauges (`g`; a sign
+ * makes the value a difference), timers, histograms and distributions (`ms`, `h`, `d`: all the
+ * same) and sets (`s`) appear in the metrics. A timer has a count and a sum, and for each interval
+ * the median, the 99th percentile and the maximum; a set has the number of different values of the
+ * interval, accurate to about 2 %. Option: `interval` in seconds, 10 by default.
  *
  * A line whose name was seen before allocates nothing, so lines are handled at line rate.
  */
@@ -77,10 +77,10 @@ class Line {
   /** The value, if it is a number. */
   value = 0;
   signed = false;
-  /** How many values this one stands for, by its sample rate. */
+  /** The number of values that this one represents, by its sample rate. */
   weight = 1;
   hasTags = false;
-  /** Why it is refused, of `Wrong`; below 0: it is not. */
+  /** The reason for refusing it, of `Wrong`; below 0: accepted. */
   wrong = -1;
   #cursor = 0;
 
@@ -115,7 +115,7 @@ class Line {
     this.#cursor = this.nameEnd + 1;
     this.signed = bytes[this.#cursor] === PLUS || bytes[this.#cursor] === MINUS;
     this.value = this.#number(bytes);
-    // A sum that is not finite would stay so. All sums except gauges only grow.
+    // A sum that is not finite would never recover. All sums except gauges only grow.
     const least = this.type === G ? -MOST : 0;
     const isRight = this.#cursor === this.valueEnd && this.value >= least &&
       this.value * this.weight <= MOST;
@@ -226,21 +226,21 @@ class UniqueValues {
     const sum = this.#registers.reduce((sum, rank) => sum + 2 ** -rank, 0);
     const empty = this.#registers.reduce((count, rank) => count + Number(rank === 0), 0);
     const estimate = BIAS * REGISTERS ** 2 / sum;
-    // Few values are counted by the registers that none has come to.
+    // Small numbers of values are estimated from the empty registers.
     const isFew = estimate <= 2.5 * REGISTERS && empty > 0;
     this.#shown.value = Math.round(isFew ? REGISTERS * Math.log(REGISTERS / empty) : estimate);
     this.#registers.fill(0);
   }
 }
 
-/** How many names may share a hash. More would take knowledge of its key. */
+/** How many names may share a hash. More would require knowledge of its key. */
 const MOST_ALIKE = 4;
 
 export class Names {
-  /** Those with metrics of an interval. */
+  /** Series with metrics of an interval. */
   readonly ofIntervals: (Timer | UniqueValues)[] = [];
   readonly #context: AppContext;
-  /** By a keyed hash of name and type, as clients choose names. Those of one hash are compared by name. */
+  /** Series by a keyed hash of name and type, as clients choose names. Names resolve collisions. */
   readonly #series = new Map<number, { name: Uint8Array; type: number; series: Series }[]>();
 
   readonly #start: number;
@@ -307,7 +307,7 @@ export class Names {
   }
 }
 
-/** A hash of which each bit depends on all of the other's: the finaliser of MurmurHash3. */
+/** Mixes a hash so that each bit depends on all bits: the finaliser of MurmurHash3. */
 function spread(hash: number): number {
   let mixed = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
   mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `tegula demo`: shows Tegula at work between network namespaces of its own, scene by scene.
+ * `tegula demo`: shows Tegula at work between new network namespaces, scene by scene.
  */
 
 import {
@@ -19,8 +19,7 @@ import { command, Exit, selfCommand, UserError, VERSION, wholeNumber } from "../
 export default command({
   name: "demo",
   usage: ["[OPTIONS]"],
-  about:
-    "Shows Tegula answering while the network changes under it, in network namespaces of its own. " +
+  about: "Shows Tegula answering while the network changes, in new network namespaces. " +
     "Needs root, and changes nothing outside these namespaces.",
   options: {
     seconds: {
@@ -48,7 +47,7 @@ export default command({
 }, async ({ values }, args) => {
   const seconds = wholeNumber(values.seconds, { option: "seconds", least: 1, most: 3600 });
   if (!insideLaboratory()) return await enterLaboratory([...selfCommand(), "demo", ...args]);
-  // From here on this process is in namespaces that end with it, whatever happens.
+  // From here on this process is in namespaces that end with it.
   const { provider, json, hold } = values;
   const say = json ? () => {} : (line: string) => console.log(line);
   let holding = false;
@@ -60,7 +59,7 @@ export default command({
   });
   say(opening(stage));
   const outcomes = await playScenes(stage, say);
-  // An appliance that does not end with status 0 is an error that is thrown last.
+  // If the appliance does not end with status 0, throw this error last.
   const end = hold ? null : await stage.appliance.stop().then(() => null, (error) => {
     if (error instanceof UserError) return error;
     throw error;

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A laboratory of network namespaces joined by veth pairs, and a `tegula run` in one of them, for the demo,
- * for tests on the real kernel and for benchmarks. It lives in a mount, network and PID namespace of its own
- * (`enterLaboratory`), with a private `/run`. When the first process in there ends, or the one that started
- * it, the kernel removes every namespace, interface, XDP program and process of it.
+ * A laboratory of network namespaces joined by veth pairs, and a `tegula run` in one of them, for
+ * the demo, for tests on the real kernel and for benchmarks. It runs in new mount, network and PID
+ * namespaces (`enterLaboratory`), with a private `/run`. When its first process ends, or the process
+ * that started that, the kernel removes all its namespaces, interfaces, XDP programs and processes.
  */
 
 import { Exit, linesOf, selfCommand, UserError } from "../cli/command.ts";
 import { attempt } from "../ffi/library.ts";
 import { within } from "../tiles/runtime/tile.ts";
 
-/** Set in the environment of the process that runs inside. */
+/** The environment variable that marks the process inside. */
 const INSIDE = "TEGULA_LABORATORY";
 
-/** The environment variable with the pid of the first process inside, as seen from outside. */
+/** The environment variable with the outer PID of the first process inside. */
 export const OUTER_PID = "TEGULA_OUTER_PID";
 
 /**
@@ -23,11 +23,11 @@ export const OUTER_PID = "TEGULA_OUTER_PID";
 const PRIVATE = `read -r ${OUTER_PID} rest </proc/self/stat && export ${OUTER_PID} && ` +
   "mount -t proc none /proc && mount -t tmpfs none /run && mkdir /run/netns";
 
-/** Throws UserError if no laboratory can be made. */
+/** Throws UserError if a laboratory cannot be made. */
 export function checkLaboratory(): void {
   if (Deno.uid() !== 0) {
     throw new UserError(
-      "network namespaces can only be made by root: use sudo",
+      "only root can make network namespaces: use sudo",
       Exit.privilege,
     );
   }
@@ -103,7 +103,7 @@ export class LabProcess {
 }
 
 export class Namespace {
-  /** The name that `ip netns` knows. */
+  /** Its name for `ip netns`. */
   readonly name: string;
   readonly #processes: LabProcess[];
 
@@ -167,7 +167,7 @@ export class Lab implements AsyncDisposable {
     return this.#name(name, "add");
   }
 
-  /** Gives a name to the namespace that this process is in. */
+  /** Names the namespace of this process. */
   here(name: string): Promise<Namespace> {
     return this.#name(name, "attach", `${Deno.pid}`);
   }
@@ -270,7 +270,7 @@ export class Appliance {
       if (!stderr.ended) throw error;
       const { code } = await this.process.ended();
       const sentence = stderr.all.find((line) => line.startsWith("tegula: "))?.slice(8);
-      const said = sentence ?? (stderr.all.join("\n") || "it said nothing");
+      const said = sentence ?? (stderr.all.join("\n") || "it printed nothing");
       throw new UserError(`the appliance did not start: ${said}`, code || Exit.failure);
     }
   }

@@ -8,7 +8,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { Appliance, type Counters, type Lab } from "./lab.ts";
 import { flood, nowMillis, startTraffic } from "./traffic.ts";
 
-// The network: three namespaces, of which the client's is this process's own.
+// The network: three namespaces; this process is in the client's.
 //
 //     host                                   client
 //       eth0 198.18.0.1/16  ───────────────  eth0 198.18.0.2/16, .3, .4
@@ -21,11 +21,11 @@ import { flood, nowMillis, startTraffic } from "./traffic.ts";
 
 /** Datagrams per second of a scene's traffic. */
 const RATE = 500;
-/** How long to wait for late answers. The neighbour of a held datagram may need a second request. */
+/** How long to wait for late answers. The neighbour of a queued datagram may need a second request. */
 const LINGER_MILLIS = 1500;
 /** How much longer a scene may take while nothing is answered: the largest bound of any scene. */
 const RECOVERY_MILLIS = 2000;
-/** How often to check for that. */
+/** The interval of checks for answers. */
 const LOOK_MILLIS = 5;
 
 export const ECHO_PORT = 7;
@@ -72,8 +72,8 @@ export async function buildStage(lab: Lab, options: StageOptions) {
 }
 
 /**
- * Sends from `sources` for the duration of a scene, and until answers come back after the last of `steps`,
- * which are done meanwhile.
+ * Sends from `sources` for the duration of a scene while `steps` are done, and until answers come
+ * back after the last step.
  */
 async function observe(
   stage: Stage,
@@ -104,7 +104,7 @@ async function observe(
     ...result,
     /** When each step began, milliseconds since the epoch. */
     steps: began,
-    /** By how much the appliance's counters grew, without those that did not. */
+    /** The increase of the appliance's counters, without zeros. */
     counted,
     /** Packets that the router received from the host. */
     byRouter: await throughRouter(stage) - routed,
@@ -140,7 +140,7 @@ async function network(lab: Lab) {
     { namespace: router, name: "eth1", addresses: ["198.51.100.1/24"] },
     { namespace: client, name: "eth1", addresses: ["198.51.100.2/24"] },
   );
-  // Answers take another path than requests, on purpose.
+  // Answers deliberately take another path than requests.
   const rpFilter = ["all", "eth0", "eth1"].map((name) => [`conf/${name}/rp_filter`, 0]);
   for (const namespace of [host, client, router]) {
     await namespace.sysctl(Object.fromEntries(rpFilter));
@@ -163,13 +163,13 @@ async function network(lab: Lab) {
 export type Outcome = ReturnType<typeof judge>;
 
 export interface Scene {
-  /** Its name, also in the JSON output, where it must not change. */
+  /** Its name, also in the JSON output, so it must not change. */
   readonly name: string;
   readonly change: string;
   play(stage: Stage): Promise<Outcome>;
 }
 
-/** How long before the first step a datagram may have been sent that it loses. */
+/** A datagram sent less than this before the first step may be lost by it. */
 const IN_FLIGHT_MILLIS = 250;
 const SPOOFED_SOURCES = 4000;
 /** Half of the kernel's default gc_thresh3, which all namespaces of a host share. */
@@ -250,7 +250,7 @@ export const SCENES: readonly Scene[] = [
       await stage.host.ip(`route replace ${VIA_CLIENT}`);
       await unpinHost(stage);
       return judge(observed, 2000, [
-        [observed.answered < observed.sent, "the interface was down and nothing was lost"],
+        [observed.answered < observed.sent, "the interface was down but nothing was lost"],
       ]);
     },
   },
@@ -269,8 +269,8 @@ export const SCENES: readonly Scene[] = [
       const counted = count("tx_drop_blackhole") +
         (stage.usesXdp ? 0 : count("tx_drop_socket_error"));
       return judge(observed, 500, [
-        [lost > 0, "the blackhole stood and nothing was lost"],
-        [counted === lost, `${lost} answers were lost, ${counted} counted as that`],
+        [lost > 0, "the blackhole route existed but nothing was lost"],
+        [counted === lost, `${lost} answers were lost, but ${counted} were counted as blackholed`],
       ]);
     },
   },
@@ -309,7 +309,10 @@ type Condition = readonly [holds: boolean, failure: string];
 
 /** Whether answers went through the router while its route was set. */
 function tookRouter({ answered, byRouter }: Observation): Condition {
-  return [byRouter > answered / 5, `only ${byRouter} of ${answered} answers went by the router`];
+  return [
+    byRouter > answered / 5,
+    `only ${byRouter} of ${answered} answers went through the router`,
+  ];
 }
 
 /**

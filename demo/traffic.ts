@@ -52,7 +52,7 @@ export async function startTraffic({ flows, rate }: TrafficOptions) {
   const noise = crypto.getRandomValues(new Uint8Array(LARGEST_BYTES * 2));
   // Two buffers, because an answer may be checked while a datagram is being sent.
   const [outgoing, expected] = [Buffer.alloc(LARGEST_BYTES), Buffer.alloc(LARGEST_BYTES)];
-  /** By sequence number, as the round trip times, which are 0 where there was no answer. */
+  /** Send times by sequence number, like the round trip times, which are 0 without an answer. */
   const sentAt: number[] = [];
   const rttMillis: number[] = [];
   let [answered, mismatched] = [0, 0];
@@ -74,7 +74,7 @@ export async function startTraffic({ flows, rate }: TrafficOptions) {
     const payload = payloadIn(outgoing, sequence);
     sentAt.push(nowMillis());
     rttMillis.push(0);
-    // What the kernel refuses to send, for lack of a route, counts as lost.
+    // Datagrams that the kernel refuses to send, for lack of a route, count as lost.
     await send(sockets[turn], payload, flows[turn]).catch(() => {});
   }
 
@@ -130,7 +130,7 @@ export async function startTraffic({ flows, rate }: TrafficOptions) {
       const [first, last] = [rttMillis.indexOf(0), rttMillis.lastIndexOf(0)];
       return {
         ...progress(),
-        /** Answers that differ from what was sent, came from elsewhere, or came twice. */
+        /** Answers that differ from the request, came from elsewhere, or came twice. */
         mismatched,
         rttMicros: rttMillis.filter((rtt) => rtt > 0).map((rtt) => Math.round(rtt * 1000)),
         /**

@@ -1,17 +1,17 @@
-# SPDX-License-Identifier: Apache-2.0
-# `deno task build`: the native library, build/libtegula.so, and the one that confined processes start
-# with, build/libtegula_seal.so, from ffi/*.c. libxdp and its dependencies are linked in, so that a built tree
-# needs only libc of the host. Symbols that no binding names are hidden. Also builds the modules of confined
-# processes as JavaScript, build/program/.
+# SPDX-License-Identifier: Apache-2.0 `deno task build`: the native library, build/libtegula.so, and
+# the preloaded library of confined processes, build/libtegula_seal.so, from ffi/*.c. libxdp and its
+# dependencies are linked in, so that a built tree needs only libc of the host. Symbols that no
+# binding names are hidden. Also builds the modules of confined processes as JavaScript,
+# build/program/.
 
 WARNINGS = -Wall -Wextra -Werror
-# Reproducible, wherever the tree is.
+# Builds are reproducible in any folder.
 NO_PATHS = -ffile-prefix-map=$(CURDIR)=.
 CFLAGS = -std=gnu11 -O2 -g1 $(WARNINGS) $(NO_PATHS) -fvisibility=hidden -fPIC -shared \
 	-fstack-protector-strong -D_FORTIFY_SOURCE=2
 LDFLAGS = -Wl,--exclude-libs,ALL,--gc-sections,-z,defs,-z,now,-z,relro
 FILTER = build/xdp_filter.bpf.o
-# Written aside and renamed, so that a running program keeps the old one.
+# Writes a temporary file and renames it, so that a running program keeps the old one.
 INTO_PLACE = -o $@.$$$$ && mv $@.$$$$ $@ && echo built $@ >&2
 
 PROGRAM = build/program/imports.json
@@ -20,7 +20,7 @@ DENO ?= deno
 
 all: build/libtegula.so build/libtegula_seal.so $(PROGRAM) build/commit
 
-# Where this is no clone it stays as it is, or empty.
+# Outside a clone of the repository it stays unchanged, or empty.
 build/commit: FORCE | build
 	git rev-parse --short=12 HEAD >$@.$$$$ 2>/dev/null && mv $@.$$$$ $@ || { rm $@.$$$$; touch $@; }
 FORCE:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `deno task compile`: makes `dist/tegula`, one executable file that needs no Deno, no node_modules and
- * no compiler where it runs. Two ways:
+ * `deno task compile`: makes `dist/tegula`, one executable file that runs without Deno,
+ * node_modules and a compiler. Two ways:
  *
  * - `deno compile`, where Deno's base binary `denort` is at hand: DENORT_BIN names it, or Deno has
  *   downloaded it before (`--denort` lets it do so now).
@@ -24,7 +24,7 @@ const OUTPUT = `${ROOT}dist/tegula`;
 const LEFT_OUT = [
   ...["*.[ch]", "node_modules/*.*ts", "zod/src", "fast-check*", "statsd-client*"],
   ...["esbuild*", "@esbuild*"],
-  // What browsers get of it is among the program's files.
+  // The program's files include its part for browsers.
   ...["uplot@*", "node_modules/uplot"],
 ];
 
@@ -39,7 +39,7 @@ function run(program: string, args: string[]): string {
   return execFileSync(program, args, { cwd: ROOT, encoding: "utf8", stdio: "pipe" });
 }
 
-/** Whether the base binary of `deno compile` is named, or where Deno would have put it. */
+/** Whether DENORT_BIN names the base binary of `deno compile`, or Deno has downloaded it. */
 function hasDenort(): boolean {
   if (Deno.env.get("DENORT_BIN") !== undefined) return true;
   const { denoDir } = JSON.parse(run(Deno.execPath(), ["info", "--json"]));
@@ -77,7 +77,7 @@ function pack(): void {
     .replace("@VERSION@", createHash("sha256").update(payload).digest("hex"))
     .replace("@BYTES@", String(payload.length))
     .replace("@FLAGS@", DENO_FLAGS.join(" "));
-  // Written aside and renamed, so that a running program keeps its file.
+  // Write a temporary file and rename it, so that a running program keeps its file.
   const fresh = `${OUTPUT}.${Deno.pid}`;
   Deno.writeTextFileSync(fresh, launcher, { mode: 0o755 });
   Deno.writeFileSync(fresh, payload, { append: true });

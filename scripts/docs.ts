@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `deno task docs`: writes the parts of the documentation that are made from the source. Tests compare them.
+ * `deno task docs`: generates parts of the documentation from the source. Tests compare them.
  *
  * - `docs/app_contract.txt`: the types of an app as `deno doc` prints them, from `tiles/app/contract.ts`.
  * - `docs/testing.md`, below its heading "Inventory": the names of all tests, from the test files.
@@ -18,7 +18,7 @@ import type { TileKind } from "../tiles/runtime/tile.ts";
 
 export const CONTRACT = `${ROOT}docs/app_contract.txt`;
 
-/** The text that belongs there. Throws Error with what `deno doc` said if it failed. */
+/** The text of `docs/app_contract.txt`. Throws Error with the errors of `deno doc`. */
 export function contractText(): string {
   const text = execFileSync(Deno.execPath(), ["doc", "tiles/app/contract.ts"], {
     ...{ cwd: ROOT, env: { ...Deno.env.toObject(), NO_COLOR: "1" } },
@@ -31,7 +31,7 @@ export function contractText(): string {
 export const TESTING = `${ROOT}docs/testing.md`;
 const INVENTORY = "## Inventory\n";
 
-/** What `docs/testing.md` has to be: the part written by hand as it is, and the inventory. */
+/** The text of `docs/testing.md`: the current handwritten part, and the inventory. */
 export function testingText(): string {
   const [byHand] = Deno.readTextFileSync(TESTING).split(INVENTORY);
   const files = testFiles("tests").map((path) => {

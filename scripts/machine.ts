@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The machine, as far as results depend on it: the CPU, the clock source, the kernel, Deno. */
+/** Properties of the machine that affect results: the CPU, the clock source, the kernel, Deno. */
 
 import { attempt } from "../ffi/library.ts";
 
-/** This machine. What cannot be found out is "unknown". */
+/** This machine. Properties that cannot be determined are "unknown". */
 export function machine() {
   const cpuinfo = read("/proc/cpuinfo");
   const clocksource = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
@@ -29,7 +29,7 @@ export function pku(cpuinfo: string): "yes" | "no" | "unknown" {
 
 /** The kernel's landlock version, "none", or "unknown". */
 export function landlock(): string {
-  // landlock_create_ruleset(2), the same number on all architectures, with the flag that asks.
+  // landlock_create_ruleset(2), with the same number on all architectures, and the flag for a query.
   const [SYS_LANDLOCK_CREATE_RULESET, LANDLOCK_CREATE_RULESET_VERSION] = [444n, 1];
   return attempt(() => {
     const libc = Deno.dlopen("libc.so.6", {

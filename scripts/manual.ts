@@ -12,7 +12,7 @@ import { type Declaration, EXIT_STATUSES, optionText } from "../cli/command.ts";
 import { announceSchema, appSchema, CONFIG_OPTIONS, configSchema, keyOf } from "../cli/config.ts";
 import { ABOUT, commandOf, COMMANDS, OTHER_COMMANDS, SUMMARIES } from "../cli/main.ts";
 
-/** Names, each with what it means. */
+/** Names with their meanings. */
 type List = readonly (readonly [name: string, help: string])[];
 
 /** All files, by their paths below /usr/share. */
@@ -31,7 +31,7 @@ export async function manual(): Promise<Record<string, string>> {
   };
 }
 
-/** Escapes a text for troff: no character is a request, and `-` is the ASCII one. */
+/** Escapes a text for troff: no character starts a request, and `-` stays ASCII. */
 function roff(text: string): string {
   return text.replaceAll("\\", "\\e").replaceAll("-", "\\-").replaceAll("…", "...")
     .replaceAll(/^([.'])/gm, "\\&$1");
@@ -66,7 +66,7 @@ function commandPage({ name, usage, about, words = {}, options, status }: Declar
   const flags = Object.entries(options).map(([name, option]) =>
     [optionText(name, option), option.help] as const
   );
-  const exits = status ?? "0 done, else that of the error, as in tegula(8).";
+  const exits = status ?? "0 done, else the status of the error, as in tegula(8).";
   return page(`tegula-${name}`, 8, [
     ["NAME", `tegula\\-${name} \\- ${roff(COMMANDS[name][0])}`],
     ["SYNOPSIS", ways],
@@ -87,7 +87,7 @@ function programPage(): string {
       paragraphs(
         "Tegula serves UDP and bypasses the kernel's socket layer. Interfaces, addresses, routes and neighbours " +
           "are configured as before. Packets that are not for its ports go to the kernel unchanged.\n\nNames of " +
-          "commands and of what they show may be abbreviated, as for ip(8).",
+          "commands and of their topics may be abbreviated, as for ip(8).",
       ),
     ],
     [
@@ -130,9 +130,9 @@ function configPage(): string {
     [
       "DESCRIPTION",
       paragraphs(
-        "A file in TOML, that 'tegula run --config FILE' reads. Options of tegula-run(8) override it, " +
-          "except that interfaces and ports are added to its own. Relative paths begin at the file's " +
-          "folder. 'tegula check --config FILE' says what is wrong in it; 'tegula reload' applies it.",
+        "A file in TOML that 'tegula run --config FILE' reads. Options of tegula-run(8) override it, " +
+          "except that they add interfaces and ports. Relative paths begin at the file's " +
+          "folder. 'tegula check --config FILE' reports its errors; 'tegula reload' applies it.",
       ),
     ],
     ["KEYS", list(keys(configSchema.shape))],
@@ -156,7 +156,7 @@ function completed(value: string, { files, interfaces, words }: Ways): string {
   return words(/^[a-z]/.test(value) ? value.split("|") : []);
 }
 
-/** An option as it is written on a command line. */
+/** The forms of an option on a command line. */
 function flagsOf(name: string, { short }: { short?: string }): string[] {
   return [`--${name}`, ...short === undefined ? [] : [`-${short}`]];
 }

@@ -17,7 +17,7 @@ import { MUTANTS } from "../tests/mutants.ts";
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 /** The time limit for the tests of one mutant. */
 const LIMIT_SECONDS = 120;
-/** Not copied: history, and files that are built or downloaded. */
+/** Folders that are not copied: history, and built or downloaded files. */
 const NOT_COPIED = [".git", "dist", "node_modules"];
 
 /** One way to break the program. */
@@ -124,7 +124,7 @@ class Copy implements Disposable {
     const signal = AbortSignal.timeout(LIMIT_SECONDS * 1000);
     const child = this.#child = new Deno.Command(Deno.execPath(), {
       args: ["run", "--allow-all", "scripts/test.ts", ...words],
-      // The same random cases each time, so that no mutant lives by chance.
+      // Use the same random cases each time, so that no mutant survives by chance.
       env: { TEGULA_FAIL_FAST: "1", TEGULA_SEED: "1" },
       ...{ cwd: this.folder, stdin: "null", stdout: "piped", stderr: "null", signal },
     }).spawn();

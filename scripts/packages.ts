@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The npm packages of the program, in a folder of their own. */
+/** The npm packages of the program, in a separate folder. */
 
 import { execFileSync } from "node:child_process";
 import project from "../deno.json" with { type: "json" };
 import { ROOT } from "../ffi/library.ts";
 
 /**
- * Installs them into `folder`/node_modules, with a deno.json beside it. All imports are named there, also those of
- * tests: only then the lock file fits, and the registry is not asked again. `workspace`: Deno looks no further up for
- * one, where others may be able to write.
+ * Installs them into `folder`/node_modules, with a deno.json that names all imports, also those of
+ * tests: otherwise the lock file would not match, and Deno would query the registry again.
+ * `workspace` keeps Deno from searching for one in parent folders, where others may be able to write.
  */
 export function installPackages(folder: string): void {
   const { version, workspace, unstable, imports } = project;

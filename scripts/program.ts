@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Makes `build/program/`: the modules that run in confined processes (`ffi/process.ts`) as JavaScript, with the packages
- * that they use. From TypeScript Deno would compile at each start, since such a process has no cache.
+ * Makes `build/program/`: the modules that run in confined processes (`ffi/process.ts`) as JavaScript, with
+ * the packages that they use. Such a process has no cache, so Deno would compile TypeScript at each start.
  *
  *     build/program/apps/… ffi/… netbase/… tiles/…    each module; its imports name .js files
  *     build/program/imports.json               the import map of apps: packages, and apps/library/
@@ -19,12 +19,12 @@ import { PROGRAM, ROOT } from "../ffi/library.ts";
 import { installPackages } from "./packages.ts";
 
 const FOLDERS = ["apps", "ffi", "netbase", "tiles"];
-/** What browsers get. Its modules import packages as files beside them. */
+/** The files for browsers. Its modules import packages as files of the same folder. */
 const PAGE = "tiles/status/page";
 /** Names of packages in imports. A path within the package may follow. */
 const PACKAGES = Object.keys(project.imports);
 
-/** The text with imports of files in the program's folder. Adds imported packages to `packages`. */
+/** Rewrites imports in `text` to files in the program's folder. Adds imported packages to `packages`. */
 function rewritten(path: string, text: string, packages: Set<string>): string {
   return text.replaceAll(/^((?:import|export)\b.*from |import )"(.*)";$/gm, (all, before, name) => {
     if (name.startsWith(".")) return `${before}"${name.replace(/\.ts$/, ".js")}";`;
@@ -60,7 +60,7 @@ function addPackages(packages: ReadonlySet<string>): void {
   addPage(`${installed}/uplot/dist`);
 }
 
-/** Adds to the page's modules its other files, and uPlot, minified, as a module; and each compressed. */
+/** Adds the page's other files, and minified uPlot as a module, and a compressed copy of each. */
 function addPage(uplot: string): void {
   const page = `${fresh}/${PAGE}`;
   for (const name of ["index.html", "page.css"]) {
@@ -75,7 +75,7 @@ function addPage(uplot: string): void {
   }
 }
 
-/** Copies the package at `path`, and its dependencies, which Deno has beside it. */
+/** Copies the package at `path`, and its dependencies, which Deno stores beside it. */
 function addPackage(name: string, path: string, place: string): void {
   const from = Deno.realPathSync(path);
   const description = JSON.parse(Deno.readTextFileSync(`${from}/package.json`));
@@ -90,7 +90,7 @@ function addPackage(name: string, path: string, place: string): void {
   }
 }
 
-/** What authors import by name, as `apps/library/imports.json` says, to the modules of the program. */
+/** The imports of authors by name, from `apps/library/imports.json`, and the program's modules. */
 function libraryImports(): [name: string, path: string][] {
   return Object.entries(library.imports).flatMap(([name, target]): [string, string][] => {
     const path = normalize(`apps/library/${target}`);
@@ -115,7 +115,7 @@ try {
     `${fresh}/imports.json`,
     JSON.stringify({ imports: Object.fromEntries([...imports, ...libraryImports()]) }),
   );
-  // The old one is replaced as a whole, since processes may use it.
+  // Replace the old folder atomically, since processes may use it.
   const old = `${fresh}.old`;
   if (existsSync(PROGRAM)) Deno.renameSync(PROGRAM, old);
   Deno.renameSync(fresh, PROGRAM);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `deno task test [WORD…]`: builds, checks, and runs every test. Words select test files by path. Each file runs in a
- * process of its own, so that a crash affects one file. Files of `tests/netns` and `tests/attacks` also have network,
- * mount and process namespaces of their own, so that nothing outlasts them. Two of all these files run at a time, if there
- * are as many processors; the output of a file stays together. Each file of `tests/vm` runs in a virtual machine
- * (`scripts/vm`), if TEGULA_VM=1.
+ * `deno task test [WORD…]`: builds, checks, and runs every test. Words select test files by path.
+ * Each file runs in its own process, so that a crash affects one file. Files of `tests/netns` and
+ * `tests/attacks` also have their own network, mount and process namespaces, so that nothing
+ * outlasts them. On two or more processors two files run at a time; the output of a file stays
+ * together. Each file of `tests/vm` runs in a virtual machine (`scripts/vm`), if TEGULA_VM=1.
  *
  * The first line describes the machine. The last line is `N passed, N failed`, followed by `, N skipped` if tests were
  * skipped. `tests/skips.txt` lists the tests that may be skipped, with reasons. Any other skip is a failure, except
@@ -22,7 +22,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const WITH_MACHINES = Deno.env.get("TEGULA_VM") === "1";
 /** Whether this x86 CPU has no memory protection keys. */
 const LACKS_KEYS = Deno.build.arch === "x86_64" && Deno.uid() === 0 && machine().pku === "no";
-/** The test of an appliance on a CPU that has them. */
+/** The test of an appliance on a CPU with protection keys. */
 const LIFE = "tests/vm/life_test.ts";
 /** The time limit of a step. The long modes of some tests (docs/testing.md) need more. */
 const STEP_MINUTES = Number(
@@ -121,8 +121,8 @@ async function step(name: string, command: string[]): Promise<boolean> {
 }
 
 /**
- * One run of `deno test` by `command`. Returns whether it counts. It does not if a test failed while the run
- * `isBeside` another: then it is to be repeated alone.
+ * Makes one run of `deno test` by `command`. Returns whether it counts. It does not count if a test
+ * failed while the run `isBeside` another; then it must be repeated alone.
  */
 async function tests(
   name: string,
@@ -139,7 +139,7 @@ async function tests(
   for (const test of outcome.skipped) {
     const reason = skips.get(test);
     if (reason === undefined) {
-      fail(1, `${name}: "${test}" was skipped, and does not stand in tests/skips.txt`);
+      fail(1, `${name}: "${test}" was skipped, but is not listed in tests/skips.txt`);
     } else {
       total.skipped++;
       total.remarks.push(`skipped: ${test}: ${reason}`);
@@ -149,8 +149,8 @@ async function tests(
 }
 
 /**
- * Runs these files, `LANES` at a time, each by `command`. A file that fails while another runs is named, and is run
- * again alone afterwards, since some tests time out on a busy machine. Only the second run counts then.
+ * Runs these files, `LANES` at a time, each by `command`. A file that fails while another runs is reported, and
+ * is run again alone afterwards, since some tests time out on a busy machine. Only the second run counts then.
  */
 async function inLanes(
   files: readonly string[],
@@ -202,16 +202,16 @@ async function main(words: string[]): Promise<number> {
     await inLanes(netns, [...IN_NAMESPACES, ...DENO_TEST], skips);
   }
   const vm = chosenFiles("tests/vm", words);
-  // Most CPUs have protection keys. If this one has none, one machine that has them is booted.
+  // Most CPUs have protection keys. If this one has none, boot a machine that has them.
   const isWanted = (file: string) => WITH_MACHINES || (file === LIFE && LACKS_KEYS);
   leaveOut(
     vm.filter((file) => !isWanted(file)),
-    "it takes a virtual machine: set TEGULA_VM=1, and be root",
+    "it needs a virtual machine: set TEGULA_VM=1, and run as root",
   );
   for (const file of built ? vm.filter(isWanted) : []) {
     await tests(file, [`${ROOT}scripts/vm`, ...DENO_TEST, file], skips);
   }
-  if (total.failed > 0) total.remarks.push(`random cases were those of TEGULA_SEED=${SEED}`);
+  if (total.failed > 0) total.remarks.push(`the random cases used TEGULA_SEED=${SEED}`);
   console.log(["", ...total.remarks].join("\n"));
   const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : "";
   console.log(`${total.passed} passed, ${total.failed} failed${skipped}`);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Answers, made in advance: dns-packet encodes the records, and `compress` compresses their names
- * (RFC 1035 §4.1.4). To send one costs a copy. If the name in the question is longer or shorter than the one
- * that the answer was made for, its compression pointers are adjusted.
+ * Answers, prepared in advance: dns-packet encodes the records, and `compress` compresses their
+ * names (RFC 1035 §4.1.4). Sending one costs a copy. If the name in the question is longer or
+ * shorter than the one that the answer was made for, its compression pointers are adjusted.
  */
 
 import type { Buffer } from "node:buffer";
@@ -22,7 +22,7 @@ const OPT_TYPE = 41;
 /** The DNSSEC OK bit in the upper half of an OPT record's flags (RFC 3225), and an option (RFC 5001). */
 const [DNSSEC_OK, NSID] = [0x80, 3];
 
-/** Lower case of every octet. Lengths of labels are smaller than letters, so they are unchanged. */
+/** Lower case of every octet. Label lengths are smaller than letters, so they do not change. */
 export const LOWER = Uint8Array.from(
   { length: 256 },
   (_, octet) => octet >= 0x41 && octet <= 0x5a ? octet | 0x20 : octet,
@@ -41,14 +41,14 @@ export class Question {
   isMalformed = false;
   hasEdns = false;
   ednsVersion = 0;
-  /** The DNSSEC OK bit as it was sent, 0x80 or 0. */
+  /** The DNSSEC OK bit of the query, 0x80 or 0. */
   dnssecOk = 0;
-  /** Whether the client asks which server it has reached. */
+  /** Whether the client requests the server's identifier. */
   wantsNsid = false;
   /** The largest answer that the client accepts. */
   payloadBytes = LEAST_PAYLOAD;
 
-  /** Parses `size` bytes. Returns false if they are no query and must not be answered. */
+  /** Parses `size` bytes. Returns false if they are not a query and must not be answered. */
   read(bytes: Uint8Array, offset: number, size: number): boolean {
     if (size < HEADER_BYTES || (bytes[offset + 2] & RESPONSE) !== 0) return false;
     this.bytes = bytes;
@@ -93,7 +93,7 @@ export class Question {
     for (let length = bytes[offset + at]; length !== 0; length = bytes[offset + at]) {
       // It ends within its name.
       if (at >= size) return false;
-      // A pointer is larger than any length, and has nothing to point to before the question.
+      // A pointer is larger than any length, and there are no names before the question.
       if (length > MOST_LABEL_BYTES) return false;
       labels[count++] = at;
       at += length + 1;
@@ -122,7 +122,7 @@ export class Question {
       const next = fixed + 10 + this.#word(fixed + 8);
       if (next > size) return false;
       if (this.#word(fixed) === OPT_TYPE) {
-        // RFC 6891 §6.1.1: there is only one, an additional record of the root.
+        // RFC 6891 §6.1.1: there may be only one, an additional record of the root.
         if (this.hasEdns || fixed !== at + 1 || left > this.#word(10)) isGood = false;
         this.hasEdns = true;
         this.payloadBytes = Math.max(LEAST_PAYLOAD, this.#word(fixed + 2));
@@ -162,7 +162,7 @@ export class Question {
 
 /** The largest answer that we send by UDP, and the size that we advertise. No network fragments it. */
 export const PAYLOAD_BYTES = 1232;
-/** What goes with a query by TCP as mail and comes back with its answer, and the largest answer to one. */
+/** The ticket that the mail of a TCP query and of its answer contain, and the largest answer by TCP. */
 export const [TICKET_BYTES, MOST_STREAM_BYTES] = [4, 65_532];
 /** Bits AA and TC of the header's third byte. */
 export const [AUTHORITATIVE, TRUNCATED] = [0x04, 0x02];
@@ -179,7 +179,7 @@ export const Field = {
   /** Bytes of all records, and of the records that must not be left out. */
   whole: 5,
   required: 6,
-  /** End of the question that the pointers are made for, and the number of pointers. */
+  /** End of the question for which the pointers were made, and the number of pointers. */
   questionEnd: 7,
   pointers: 8,
   /** Offsets of the pointers, without those to the whole name of the question; then the records. */
@@ -240,9 +240,9 @@ function keep(
 const LEAST_BYTES = 1 << 16;
 
 /**
- * Growing memory for names and answers, as 32-bit words, as 16-bit halves and as bytes. It is filled when the
- * server starts, and keeps together what is used together. As objects, each answer would be spread over the
- * heap, and the cache misses would cost more than all the computation for a question.
+ * Growing memory for names and answers, as 32-bit words, as 16-bit halves and as bytes. It is filled when
+ * the server starts, and stores data that is used together in one place. As objects, each answer would be
+ * spread over the heap, and cache misses would cost more than all the computation for a question.
  */
 export class Memory {
   words = new Int32Array(LEAST_BYTES >>> 2);
@@ -278,7 +278,7 @@ const POINTER = 0xc000;
 /** Pointers have 14 bits, and may be moved by the length of a name. */
 const LAST_PLACE = 0x3fff - 255;
 
-/** Where types of RFC 1035 have names: bytes before them, and how many. Others get no pointers (RFC 3597 §4). */
+/** Names in types of RFC 1035: bytes before them, and their number. Other types get no pointers (RFC 3597 §4). */
 const NAMES: Readonly<Record<number, readonly [before: number, count: number]>> = {
   2: [0, 1], // NS
   5: [0, 1], // CNAME
@@ -368,7 +368,7 @@ export class Writer {
     this.#named = nsid.length === 0 ? OPT : optRecord(0, 3, 0, nsid.length, ...nsid);
   }
 
-  /** Bytes of an answer of which at most `most` are accepted. `isCut`: it is truncated even if it fits. */
+  /** Bytes of an answer with at most `most` bytes. `isCut`: it is truncated even if it fits. */
   sizeOf(question: Question, answer: number, most: number, isCut: boolean): number {
     const fixed = question.end + (question.hasEdns ? this.#opt(question).length : 0);
     return fixed + this.#recordBytes(answer, Math.min(most, this.#most) - fixed, isCut);
@@ -381,14 +381,14 @@ export class Writer {
   /** Bytes of the records that fit into `room`. */
   #recordBytes(answer: number, room: number, isCut: boolean): number {
     const halves = this.#halves;
-    // RFC 2181 §9: leave out optional records before truncating. The records of a truncated answer would
-    // be ignored, so it has none.
+    // RFC 2181 §9: leave out optional records before truncating. Clients ignore the records of a
+    // truncated answer, so it has none.
     let size = halves[answer + Field.whole];
     if (size > room) size = halves[answer + Field.required];
     return size > room || isCut ? 0 : size;
   }
 
-  /** Writes such an answer of `total` bytes, as `sizeOf` says, to `at` in `bytes`. */
+  /** Writes the answer, whose size `total` is from `sizeOf`, to `at` in `bytes`. */
   write(
     question: Question,
     answer: number,
@@ -411,7 +411,7 @@ export class Writer {
     bytes[opt + FLAGS_AT] = question.dnssecOk;
   }
 
-  /** Writes the header except its ID, which is there already. `size`: bytes of the records. */
+  /** Writes the header except its ID, which is already written. `size`: bytes of the records. */
   #header(question: Question, answer: number, size: number, bytes: Uint8Array, at: number): void {
     const halves = this.#halves;
     const isWhole = size === halves[answer + Field.whole];

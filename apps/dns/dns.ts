@@ -3,7 +3,7 @@
  * An authoritative name server (RFC 1035) for zone files. Its slow side (`tcp.ts`) has TCP: it passes queries
  * here, and answers back. `docs/apps.md` has the options.
  *
- * All answers are made by dns-packet when it starts. A question then costs a lookup (`names.ts`) and a copy.
+ * It makes all answers with dns-packet at the start. A question then costs a lookup (`names.ts`) and a copy.
  */
 
 import { Buffer } from "node:buffer";
@@ -41,7 +41,7 @@ export default async function create(context: AppContext): Promise<App> {
   const ratelimit = wholeOption(options, "rrl_ratelimit", { usual: 200, least: 0, most: 1e9 });
   const slip = wholeOption(options, "rrl_slip", { usual: 2, least: 0, most: 10 });
   const limit = ratelimit === 0 ? null : new RateLimit({ ratelimit, slip });
-  // What does not fit a datagram can only be asked for by TCP.
+  // Answers that do not fit a datagram are only available by TCP.
   const { mailbox } = context;
   const memory = new Memory(mailbox === undefined ? PAYLOAD_BYTES : MOST_STREAM_BYTES);
   const codes = Array.from({ length: BADVERS + 1 }, (_, rcode) => keepCode(memory, rcode));
@@ -84,7 +84,7 @@ export default async function create(context: AppContext): Promise<App> {
         out.reply(at, total);
       }
     },
-    // A query by TCP: a ticket, which goes back with the answer, and the message. Its source is no forged one.
+    // A query by TCP: a ticket, which is returned with the answer, and the message. Its source is not forged.
     mail(mail) {
       let size = 0;
       if (question.read(mail, TICKET_BYTES, mail.length - TICKET_BYTES)) {
@@ -100,15 +100,15 @@ export default async function create(context: AppContext): Promise<App> {
   };
 }
 
-/** Types that are counted by their names; the others are `other`. */
+/** Types that are counted by name; the others count as `other`. */
 const TYPES = "A NS CNAME SOA PTR MX TXT AAAA SRV DS DNSKEY SVCB HTTPS ANY".split(" ");
-/** Response codes by their numbers; no other is given. */
+/** Response codes by number; others are not used. */
 const CODES = ["NOERROR", "FORMERR", "", "NXDOMAIN", "NOTIMP", "REFUSED"];
 
 /** Queries by type, and answers by response code. */
 class Counts {
   readonly #types: readonly Metric[];
-  /** Which of these counts a type, by its number below 256. */
+  /** The index of a type's counter, by its number below 256. */
   readonly #byType = new Uint8Array(256).fill(TYPES.length);
   readonly #codes: readonly Metric[];
 
@@ -142,7 +142,7 @@ function complaintAbout(question: Question): number {
   return type === IXFR || type === AXFR ? NOTIMP : 0;
 }
 
-/** The answers that tell the version, and the names in wire format that ask for it; none without a text. */
+/** The answers with the version, and the names in wire format that request it; none without a text. */
 function keepVersions(memory: Memory, text: Uint8Array) {
   return VERSION_NAMES.slice(0, text.length === 0 ? 0 : undefined).map((name) => {
     const record = { line: 0, name, ttl: 0, type: "TXT", class: "CH", data: Buffer.from(text) };
@@ -159,7 +159,7 @@ function keepVersions(memory: Memory, text: Uint8Array) {
   });
 }
 
-/** The bytes of a text option, none if it is not set. Throws TypeError if it is no text, or too long. */
+/** The bytes of a text option, none if it is not set. Throws TypeError if it is not a text, or too long. */
 function textOption(options: AppContext["options"], name: string): Uint8Array {
   const { [name]: value = "" } = options;
   const bytes = new TextEncoder().encode(String(value));
@@ -189,16 +189,16 @@ async function loadZones({ options, log }: AppContext): Promise<Zone[]> {
 // IPv6) and per answer. All names that do not exist in a zone share one answer, and so do all names that one wildcard or one
 // delegation covers.
 //
-// The rate is smoothed: half of the previous second's rate is added to the count of this second. Above the
-// limit answers are dropped, except that every `slip`-th is sent truncated, which tells a resolver to ask over
-// TCP or to ask another server. Queries above the limit count towards the rate too.
+// The rate is smoothed: half of the previous second's rate is added to the count of this second. Above
+// the limit answers are dropped, except that every `slip`-th is sent truncated, so that a resolver
+// retries over TCP or with another server. Queries above the limit count towards the rate too.
 
 export const Verdict = { send: 0, drop: 1, truncate: 2 } as const;
 
 interface Limits {
   /** Answers a second, 1 or more. */
   readonly ratelimit: number;
-  /** One in so many limited answers is truncated instead of dropped; 0: none. */
+  /** One of this many limited answers is truncated instead of dropped; 0: none. */
   readonly slip: number;
 }
 
@@ -209,9 +209,9 @@ const Word = { prefix: 0, answer: 1, second: 2, rate: 3, count: 4, limited: 5 } 
 const FORGOTTEN = 16;
 
 /**
- * The rates. The hash of a prefix and an answer names their only slot; a new pair replaces the one in
- * it, so the table never grows. A pair that a flood of forged addresses replaces starts again from
- * zero. The hash is keyed, so nobody can choose which pair to replace.
+ * The rates. The hash of a prefix and an answer gives their only slot; a new pair replaces the old
+ * one, so the table never grows. A pair that a flood of forged addresses replaces starts again from
+ * zero. The hash is keyed, so attackers cannot choose which pair to replace.
  */
 export class RateLimit {
   readonly #words = new Uint32Array(SLOT_WORDS << SLOT_BITS);
@@ -250,7 +250,7 @@ export class RateLimit {
     const rate = words[at + Word.rate];
     const count = ++words[at + Word.count];
     const half = rate >>> 1;
-    // The rate now, or the least that it will be at the end of this second.
+    // The current rate, or the least rate at the end of this second.
     if ((count > half ? count + half : rate) < this.#most) return Verdict.send;
     const limited = ++words[at + Word.limited];
     return this.#slip > 0 && limited % this.#slip === 0 ? Verdict.truncate : Verdict.drop;
@@ -262,7 +262,7 @@ export class RateLimit {
     return (Math.imul(words[0], this.#key[1] | 1) + (words[1] >>> 8)) >>> 0;
   }
 
-  /** Where the slot of a pair begins. */
+  /** The beginning of a pair's slot. */
   #slot(prefix: number, answer: number): number {
     const key = this.#key;
     let hash = Math.imul(prefix + key[0], key[1] | 1);

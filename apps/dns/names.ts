@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The names of all zones with their answers, and the lookup of a question: from the root down to the last
- * name that exists, label by label. All is made before the first question. A name that a stranger makes up
- * costs a step for each label that it shares with a zone, and leaves nothing behind.
+ * The names of all zones with their answers, and the lookup of a question: from the root down to
+ * the last existing name, label by label. All names are made before the first question. An invented
+ * name costs a step for each label that it shares with a zone, and stores nothing.
  */
 
 import types from "dns-packet/types.js";
@@ -10,7 +10,7 @@ import { keepReply, LOWER, Memory, type Question } from "./answer.ts";
 import { parentOf, type Replies, type Reply, strangerBelow, type Zone } from "./zone.ts";
 
 const DS = types.toType("DS");
-/** Slots that a name may be in, from its hash on. The table is so large that each finds a free one. */
+/** Slots of a name, from its hash on. The table is large enough for each name to find a free one. */
 const MOST_PROBES = 32;
 
 /** Words of a name: the one above it, its hash, and lists of answers. Then comes its first label. */
@@ -24,12 +24,12 @@ const Word = {
   label: 4,
 } as const;
 
-/** Words of a list of answers: how many types, the answer for all others; then type, answer, and so on. */
+/** Words of a list of answers: the number of types, the answer for all others; then type, answer, and so on. */
 const List = { count: 0, others: 1, types: 2 } as const;
 
 /**
- * The names, in an open-addressed table. Strangers choose what is looked up, so the hash is keyed: they
- * cannot choose names with long probe sequences.
+ * The names, in an open-addressed table. Strangers choose the names that are looked up, so the hash
+ * is keyed: they cannot choose names with long probe sequences.
  */
 export class Names {
   readonly #memory: Memory;
@@ -38,13 +38,13 @@ export class Names {
   readonly #strangers: number;
   /** Hash and index of each name, in turn. Index 0: the slot is free. */
   readonly #slots: Int32Array;
-  /** The names as they are made, by the index of the name above and the label. */
+  /** The names during construction, by the index of the name above and the label. */
   readonly #made = new Map<string, number>();
   readonly #start: number;
   readonly #multiplier: number;
 
   /**
-   * Stores all in `memory`. `unknown` answers questions outside all `zones`. `key`: two random words.
+   * Stores all names in `memory`. `unknown` answers questions outside all `zones`. `key`: two random words.
    */
   constructor(
     memory: Memory,
@@ -59,7 +59,7 @@ export class Names {
     memory.words.set([0, unknown], this.#strangers);
     this.#root = this.#keep(0, new Uint8Array(1));
     memory.words.set([this.#strangers, this.#strangers], this.#root + Word.own);
-    // A zone comes after the one above it, and hides that one's records.
+    // A zone comes after its parent zone, and hides the parent's records.
     const sorted = zones.toSorted((a, b) => a.origin.length - b.origin.length);
     for (const [i, zone] of sorted.entries()) {
       if (sorted.findIndex(({ origin }) => origin === zone.origin) < i) {
@@ -171,13 +171,13 @@ export class Names {
     };
     const answers = [...byType].flatMap(([type, reply]) => [types.toType(type), answer(reply)]);
     const count = byType.size + more.length / 2;
-    // Making an answer may move the memory, so write to it only afterwards.
+    // Making an answer may reallocate the memory, so write to it only afterwards.
     const words = [count, answer(others), ...more, ...answers];
     memory.words.set(words, list);
     return list;
   }
 
-  /** The name `name`, in lower case, made if it does not exist. `isNew`: without what is below it now. */
+  /** The name `name`, in lower case, created if missing. `isNew`: without the current names below it. */
   #name(name: string, { isNew = false } = {}): number {
     if (name === "") return this.#root;
     const parent = this.#name(parentOf(name));

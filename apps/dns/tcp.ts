@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * DNS over TCP (RFC 7766): the slow side of `dns.ts`. It reads queries from connections, gives them to the app
- * by mail, and writes the answers back, those of each connection in the order of its queries.
+ * DNS over TCP (RFC 7766): the slow side of `dns.ts`. It reads queries from connections, passes them
+ * to the app by mail, and writes the answers back, on each connection in the order of its queries.
  *
- * What strangers can use up is bounded. At most `tcp_count` connections are open (100 by default). Beyond, one
- * of the network with most of them is closed, the one that has been idle longest. A connection is closed when
- * it has asked nothing for `tcp_timeout` seconds (10 by default), or does not take its answers. The app has
- * few queries at once, of each connection in turn.
+ * Resources for strangers are limited. At most `tcp_count` connections are open (100 by default).
+ * For a further one, the longest idle connection of the network with the most connections is
+ * closed. A connection is closed if it sends no query for `tcp_timeout` seconds (10 by default), or
+ * does not read its answers. The app gets few queries at a time, from each connection in turn.
  */
 
 import { Buffer } from "node:buffer";
@@ -19,15 +19,15 @@ import { TICKET_BYTES } from "./answer.ts";
 const LENGTH_BYTES = 2;
 /** Queries that the app has at once. Their answers fit the mailbox, whatever their size. */
 const MOST_ASKED = 8;
-/** Bytes of answers that wait for a client; beyond, its queries wait. */
+/** Bytes of answers that may wait for a client; above this, its queries wait. */
 const MOST_UNSENT = 128 << 10;
 /** The longest query: more than any question with EDNS has. A longer one closes the connection. */
 const MOST_QUERY_BYTES = 4096;
-/** How long connections are served on when this side is to end: a next query may be on its way. */
+/** How long connections are still served when this side must end: the next query may be in flight. */
 const LINGER_MILLIS = 100;
-/** How long a new connection is kept then that has not asked anything yet. It is ended after a second. */
+/** How long a new connection without a query is then kept. The process is killed after a second. */
 const FIRST_QUERY_MILLIS = 600;
-/** How often idle connections are looked for. */
+/** The interval of checks for idle connections. */
 const LOOK_MILLIS = 1000;
 
 interface Limits {
@@ -67,11 +67,11 @@ class Streams {
   readonly #post: (mail: Uint8Array) => boolean;
   readonly #limits: Limits;
   readonly #open = new Set<Stream>();
-  /** Those with a query to be asked, in turn. */
+  /** Connections with a query for the app, in turn. */
   readonly #waiting = new Set<Stream>();
-  /** What the app has now, by ticket: who asked it, and when. */
+  /** Queries that the app has, by ticket: the connection, and the time. */
   readonly #asked = new Map<number, { stream: Stream; at: number }>();
-  /** Not those of a predecessor, whose queries the app may still answer. */
+  /** Random, unlike the tickets of a predecessor, whose queries the app may still answer. */
   #ticket = crypto.getRandomValues(new Uint32Array(1))[0];
 
   constructor(post: (mail: Uint8Array) => boolean, limits: Limits) {
@@ -99,7 +99,7 @@ class Streams {
     crowd.reduce((one, other) => other.since < one.since ? other : one).close();
   }
 
-  /** Asks as many queries as the app may have. */
+  /** Passes as many queries to the app as it may have. */
   #ask(): void {
     while (this.#asked.size < MOST_ASKED) {
       const [stream] = this.#waiting;
@@ -112,18 +112,18 @@ class Streams {
       new DataView(mail.buffer).setUint32(0, this.#ticket);
       mail.set(query, TICKET_BYTES);
       if (!this.#post(mail)) {
-        // The app does not take its mail just now. `expire` tries again.
+        // The mailbox is full. `expire` tries again.
         this.#waiting.add(stream);
         return;
       }
       stream.passed();
       this.#asked.set(this.#ticket, { stream, at: performance.now() });
-      // It goes to the end of the line.
+      // Move it to the end of the queue.
       if (stream.next() !== null) this.#waiting.add(stream);
     }
   }
 
-  /** The app's answer, empty to what is no query. */
+  /** Takes the app's answer, which is empty if the message was not a query. */
   answer(mail: Uint8Array<ArrayBuffer>): void {
     if (mail.length < TICKET_BYTES) return;
     const ticket = new DataView(mail.buffer).getUint32(0);
@@ -134,7 +134,7 @@ class Streams {
     this.#ask();
   }
 
-  /** Ends all connections when their queries are answered and sent, a young one after its first query. */
+  /** Ends all connections when their answers are sent, a new one after its first query. */
   async finish(firstQueryMillis: number): Promise<void> {
     const pause = (millis: number) => new Promise((resolve) => setTimeout(resolve, millis));
     await pause(LINGER_MILLIS);
@@ -146,7 +146,7 @@ class Streams {
     }));
   }
 
-  /** Closes connections that are idle, and those whose queries the app never answers. */
+  /** Closes idle connections, and those whose queries the app does not answer. */
   expire(now: number): void {
     const { timeoutMillis } = this.#limits;
     for (const [ticket, { stream, at }] of this.#asked) {
@@ -160,17 +160,17 @@ class Streams {
 }
 
 class Stream {
-  /** Its client's network, in which one client may have many addresses. */
+  /** Its client's network, since one client may have many addresses. */
   readonly network: string;
-  /** When it last asked, or was opened. */
+  /** The time of its last query, or when it was opened. */
   since = performance.now();
   readonly #first = Promise.withResolvers<void>();
-  /** Resolves when the app has its first query, or there is none to come. */
+  /** Resolves when the app has its first query, or no query can follow. */
   readonly hasAsked = this.#first.promise;
-  /** Resolves when all is sent, or nothing more can be. */
+  /** Resolves when all answers are sent, or no more can be sent. */
   readonly sent: Promise<unknown>;
   readonly #socket: Socket;
-  /** The next query, null until all of it is here, and its length, 0 until that is. Others wait in the socket. */
+  /** The next query, null until complete, and its length, 0 until known. Others wait in the socket. */
   #query: Buffer | null = null;
   #length = 0;
   #isEnding = false;
@@ -189,7 +189,7 @@ class Stream {
     });
   }
 
-  /** Reads the next query, if all of it is here. At its end a socket gives less than it is asked for. */
+  /** Reads the next query, if it is complete. At its end a socket returns fewer bytes than requested. */
   #read(): void {
     if (this.#length === 0) {
       const length: Buffer | null = this.#socket.read(LENGTH_BYTES);
@@ -203,13 +203,13 @@ class Stream {
     this.#length = 0;
   }
 
-  /** The next query; null: it is not here yet, or the client does not take its answers. */
+  /** The next query; null if it is incomplete, or the client does not read its answers. */
   next(): Uint8Array | null {
     if (this.#query === null) this.#read();
     return this.#socket.writableLength <= MOST_UNSENT ? this.#query : null;
   }
 
-  /** The app has the next query. */
+  /** Called when the app has the next query. */
   passed(): void {
     this.#query = null;
     this.since = performance.now();

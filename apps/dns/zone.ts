@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A zone and its answers (RFC 1034 §4.3.2), with wildcards (RFC 4592) and negative answers (RFC 2308). Each
- * name is looked up here once, before the first question (`names.ts`).
+ * A zone and its answers (RFC 1034 §4.3.2), with wildcards (RFC 4592) and negative answers (RFC
+ * 2308). `names.ts` looks up each name here once, before the first question.
  */
 
 import { Buffer } from "node:buffer";
@@ -19,19 +19,19 @@ export interface Reply {
   readonly additionals: readonly ZoneRecord[];
 }
 
-/** The answers for a name: to questions of the types that it has, and to all others. */
+/** The answers for a name: to questions for its types, and to all others. */
 export interface Replies {
   readonly byType: ReadonlyMap<string, Reply>;
   readonly others: Reply;
 }
 
 const DS = rawType(43);
-/** SVCB and HTTPS, and where the target's name is in their data (RFC 9460 §2.2). */
+/** SVCB and HTTPS, and the offset of the target's name in their data (RFC 9460 §2.2). */
 const [SERVICE_TYPES, SERVICE_TARGET] = [[rawType(64), rawType(65)], 2];
 /** The most aliases that are followed. */
 const LONGEST_CHAIN = 8;
 
-/** A name right below `name` that no zone file can have, so it exists by a wildcard or not at all. */
+/** A name directly below `name` that no zone file can have, so it exists only by a wildcard. */
 export function strangerBelow(name: string): string {
   return below("\0", name);
 }
@@ -39,10 +39,10 @@ export function strangerBelow(name: string): string {
 export class Zone {
   /** Its own name, in lower case. */
   readonly origin: string;
-  /** Answers for a name that does not exist, and for one without records of the type. */
+  /** Answers for a missing name, and for a name without records of the type. */
   readonly missing: Reply;
   readonly empty: Reply;
-  /** Records by lower-case owner and type; names between owners and the origin are there, empty. */
+  /** Records by lower-case owner and type. Names between owners and the origin are included, empty. */
   readonly #nodes = new Map<string, Map<string, ZoneRecord[]>>();
 
   /** Throws SyntaxError if the records do not form a zone. */
@@ -87,9 +87,9 @@ export class Zone {
   }
 
   /**
-   * All names that exist in it, in lower case. Then targets of aliases that exist by a wildcard which is an
-   * alias, too. The answer for all names of the wildcard contains the alias of such a target, so that a
-   * question about the target itself would be answered with the same record twice.
+   * All existing names, in lower case. Then alias targets that exist only by a wildcard that is
+   * itself an alias. The answer for all names of the wildcard contains the alias of such a target,
+   * so the answer to a question about the target would have the same record twice.
    */
   names(): Iterable<string> {
     const names = new Set(this.#nodes.keys());
@@ -108,7 +108,7 @@ export class Zone {
     const passed = new Set<string>();
     for (let at = name; links.length < LONGEST_CHAIN && this.#has(at.toLowerCase());) {
       const asked = at.toLowerCase();
-      // In a loop of aliases each is sent once.
+      // Send each alias of a loop once.
       if (passed.has(asked)) break;
       passed.add(asked);
       const { node, delegation } = this.#find(asked);
@@ -142,7 +142,7 @@ export class Zone {
     return { byType, others: this.#positive(links) };
   }
 
-  /** The node of `name`, one that a wildcard stands for, or the delegation that it is below. */
+  /** The node of `name` or of its wildcard, or the delegation that it is below. */
   #find(name: string): { node: Map<string, ZoneRecord[]> | null; delegation: ZoneRecord[] | null } {
     const above: string[] = [];
     for (let at = name; at !== this.origin; at = parentOf(at)) above.unshift(at);
@@ -163,7 +163,7 @@ export class Zone {
     return { rcode: "NOERROR", authoritative: true, answers, authorities: [], additionals };
   }
 
-  /** Addresses that the zone has of the hosts that `records` name. */
+  /** The zone's addresses of the hosts that `records` name. */
   #addresses(records: readonly ZoneRecord[]): ZoneRecord[] {
     const hosts = new Set(records.map(hostOf).filter((host) => host !== null));
     return [...hosts].flatMap((host) => {
@@ -178,7 +178,7 @@ function after(links: readonly ZoneRecord[], negative: Reply): Reply {
   return links.length === 0 ? negative : { ...negative, answers: links };
 }
 
-/** Makes of a node's records what RFC 2181 §5 wants: each there once, all of a type with one TTL. */
+/** Normalises a node's records (RFC 2181 §5): no duplicates, and one TTL for each type. */
 function tidy(node: Map<string, ZoneRecord[]>): void {
   for (const [type, records] of node) {
     const ttl = records.reduce((least, { ttl }) => Math.min(least, ttl), Infinity);
@@ -203,7 +203,7 @@ function hostOf({ type, data }: ZoneRecord): string | null {
   return target === "." ? null : target;
 }
 
-/** The name that `name` is right below; of the root and of what is below it the root, "". */
+/** The name directly above `name`; for the root and names directly below it the root, "". */
 export function parentOf(name: string): string {
   const dot = name.indexOf(".");
   return dot < 0 ? "" : name.slice(dot + 1);
@@ -308,7 +308,7 @@ function record({ words, owned, line }: Entry, state: State): ZoneRecord | null 
   const fields = new Fields(rest, state);
   const data = rest[0]?.text === "\\#" ? unknownForm(type, fields) : read(fields);
   if (rest.length > 0) throw new Error(`'${rest[0].text}' is too much for type ${type}`);
-  // A missing TTL is that of $TTL (RFC 2308 §4), else that of the last record (RFC 1035 §5.1).
+  // The default TTL is from $TTL (RFC 2308 §4), else from the last record (RFC 1035 §5.1).
   const used = ttl ?? state.ttl ?? state.lastTtl;
   if (used === null) throw new Error("no TTL: give one, or $TTL before it");
   state.lastTtl = used;
@@ -324,7 +324,7 @@ function directive(words: Word[], state: State): void {
   else throw new Error(`${name} ${value.text} is not understood; $ORIGIN and $TTL are`);
 }
 
-/** Characters of names. An escaped dot dns-packet would take for a dot, and letters beyond ASCII are many bytes. */
+/** Characters of names. dns-packet would treat an escaped dot as a dot, and non-ASCII letters have several bytes. */
 const NAME = /^[!-[\]-~]+$/;
 
 function absolute({ text, quoted }: Word, { origin }: State): string {
@@ -373,7 +373,7 @@ class Fields {
   name(): string {
     return absolute(this.#next("a name"), this.#state);
   }
-  /** A mail box as a name: the dots of its first label are escaped, and dns-packet knows that. */
+  /** A mailbox as a name. dns-packet handles escaped dots in its first label. */
   mailbox(): string {
     const [word] = this.#words;
     const dots = word?.text.match(/^([^.\\]+\\\.)+/)?.[0] ?? "";
@@ -414,7 +414,7 @@ class Fields {
     if (/^([\da-f]{2})+$/i.test(digits)) return Buffer.from(digits, "hex");
     throw new Error(`'${digits}' are no hexadecimal digits of whole bytes`);
   }
-  /** A key with a value, or alone; the value may be quoted, which makes it a word of its own. */
+  /** A key with an optional value; a quoted value is a separate word. */
   parameter(): { key: string; value: string } {
     const { text } = this.#next("a parameter");
     const [, key, equals, plain] = /^([^=]*)(=?)([^]*)$/.exec(text)!;
@@ -427,13 +427,13 @@ class Fields {
   }
 }
 
-/** A type as npm's dns-packet names it, and how its data is read. */
+/** dns-packet's name of a type, and the reader of its data. */
 interface RecordType {
   readonly type: string;
   readonly read: (fields: Fields) => unknown;
 }
 
-/** Type codes that no zone has: OPT and those of questions (RFC 6895 §3.1). */
+/** Type codes that cannot be in a zone: OPT and types of questions (RFC 6895 §3.1). */
 const isMeta = (code: number) => code === 0 || code === 41 || (code >= 128 && code <= 255);
 
 /** The type that `text` names: by its mnemonic, or by its number as TYPE65 (RFC 3597 §5). */
@@ -465,7 +465,7 @@ function rawType(code: number): string {
   return `UNKNOWN_${code}`;
 }
 
-/** Data in the form for unknown types, \# and a length and hexadecimal digits (RFC 3597 §5). */
+/** Data in the form for unknown types: \#, a length and hexadecimal digits (RFC 3597 §5). */
 function unknownForm(type: string, fields: Fields): unknown {
   fields.text();
   const length = fields.number();
@@ -487,7 +487,7 @@ function unknownForm(type: string, fields: Fields): unknown {
 /** Reads a service binding (RFC 9460 §2.1): priority, target and parameters in the order of their keys. */
 function serviceBinding(fields: Fields): Buffer {
   const [priority, target] = [u16(fields.number()), packet.name.encode(fields.name())];
-  // dns-packet leaves a byte too many after the root.
+  // dns-packet leaves an extra byte after the root.
   const head = [priority, target.subarray(0, packet.name.encode.bytes)];
   const parameters = new Map<number, Buffer>();
   while (!fields.isEmpty) {
@@ -518,7 +518,7 @@ function serviceKey(name: string): number {
   );
 }
 
-/** How the values of known keys are made, by number; others are taken as bytes. */
+/** Encoders of the values of known keys, by number; other values are taken as bytes. */
 const SERVICE_VALUES: Record<number, (text: string) => Buffer> = {
   0: (text) =>
     Buffer.concat(items(text).map((key) => u16(serviceKey(`${key}`))).sort(Buffer.compare)),
@@ -539,7 +539,7 @@ function items(text: string): Buffer[] {
   return items.map((item) => octets(item.replace(/\\\\([,\\])/g, "\\$1")));
 }
 
-/** A list of addresses, each without the length that a record's data has in front. */
+/** A list of addresses, each without the length prefix of a record's data. */
 function addresses(
   text: string,
   isGood: (text: string) => boolean,
@@ -550,7 +550,7 @@ function addresses(
   return Buffer.concat(texts.map((each) => codec.encode(matching(each, isGood, what)).subarray(2)));
 }
 
-/** The same text. Throws Error unless it is a good one. */
+/** Returns `text`. Throws Error unless it is valid. */
 function matching(text: string, isGood: (text: string) => boolean, what: string): string {
   if (isGood(text)) return text;
   throw new Error(`'${text}' is no ${what}`);
@@ -570,7 +570,7 @@ function u16(number: number): Buffer {
   return Buffer.of(number >>> 8, number & 0xff);
 }
 
-/** How the data of each type is read. */
+/** Readers of each type's data. */
 const TYPES: Record<string, (fields: Fields) => unknown> = {
   A: (fields) => fields.matching(isIPv4, "IPv4 address"),
   AAAA: (fields) => fields.matching(isAddress6, "IPv6 address"),
@@ -601,7 +601,7 @@ const TYPES: Record<string, (fields: Fields) => unknown> = {
   }),
 };
 
-/** Reads numbers of so many bytes, and hexadecimal digits after them. */
+/** Reads numbers of these sizes in bytes, and then hexadecimal digits. */
 function digest(...sizes: readonly (1 | 2)[]): (fields: Fields) => Buffer {
   return (fields) => {
     const numbers = sizes.map((size) => u16(fields.number(2 ** (8 * size) - 1)).subarray(2 - size));
@@ -609,7 +609,7 @@ function digest(...sizes: readonly (1 | 2)[]): (fields: Fields) => Buffer {
   };
 }
 
-/** Types whose data dns-packet does not know, or not whole: their code, and how their bytes are made. */
+/** Types that dns-packet does not fully support: their codes, and the encoders of their data. */
 const RAW_TYPES: Record<string, { code: number; read: (fields: Fields) => Buffer }> = {
   DS: { code: 43, read: digest(2, 1, 1) }, // RFC 4034 §5.3
   SSHFP: { code: 44, read: digest(1, 1) }, // RFC 4255 §3.2

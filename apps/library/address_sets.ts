@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Entries by address in memory of fixed size: each address has four places where it may be. For tables of which
- * strangers choose the keys.
+ * Entries by address in memory of fixed size: each address has four possible places. For tables
+ * whose keys strangers choose.
  */
 
 import type { Address } from "../../tiles/app/contract.ts";
 
-/** Entries that an address may be in: as many from the first one on, which is a multiple of it. */
+/** The number of consecutive entries that an address may use; the first is a multiple of it. */
 export const WAYS = 4;
 const WORDS = 4;
 
@@ -16,7 +16,7 @@ export class AddressSets {
   readonly #key: number;
   readonly #mask: number;
 
-  /** `key`: a random word, so that nobody can choose addresses that share entries. Throws RangeError. */
+  /** `key`: a random word, so that attackers cannot choose addresses that share entries. Throws RangeError. */
   constructor(entries: number, key: number) {
     if (entries < 2 * WAYS || (entries & (entries - 1)) !== 0) {
       throw new RangeError(`entries must be a power of two from ${2 * WAYS} on, not ${entries}`);
@@ -41,7 +41,7 @@ export class AddressSets {
     return ~first;
   }
 
-  /** Makes an entry, one of those that `find` named, this address's. */
+  /** Assigns an entry, one of those that `find` returned, to this address. */
   store(entry: number, address: Address): void {
     address.store(this.#addresses, entry * WORDS);
   }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * A map of fixed size from an address and a word to the number of an entry, under which its user keeps what it
- * knows. A full one forgets an entry that was not found lately: as Clock does, which is nearly LRU and writes one
- * word for each entry found (Corbató, "A Paging Experiment with the Multics System", 1968).
+ * A map of fixed size from an address and a word to the number of an entry, under which its user keeps data.
+ * A full map replaces an entry that was not used recently, by the Clock algorithm, which is nearly LRU and
+ * writes one word for each entry found (Corbató, "A Paging Experiment with the Multics System", 1968).
  */
 
 import type { Address } from "../../tiles/app/contract.ts";
 import { SessionTable } from "./session_table.ts";
 
-/** Whether the clock's hand takes an entry: it was not found since it last passed, or was. */
+/** Whether an entry was found since the clock's hand last passed. The hand takes unused ones. */
 const [UNUSED, USED] = [1, 2];
-/** Entries that the hand passes at most until it takes one all the same. */
+/** The most used entries that the hand passes before it takes one anyway. */
 const MOST_PASSED = 64;
 
 /** Entries by an address and a word. Nothing is allocated after the constructor. */
@@ -37,7 +37,7 @@ export class ClockMap {
     return entry;
   }
 
-  /** Gives an address and a word an entry, which may have been another's: what is kept under it is void. */
+  /** Assigns an entry, which may be a reused one: the data kept under it is then void. */
   insert(address: Address, word: number): number {
     const table = this.#table;
     let entry = this.#hand;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Consistent hashing with Maglev's lookup table: if a backend goes, its clients move to others, and nearly
- * all other clients stay where they are. Each machine with the same backends builds the same table.
- * "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4.
+ * Consistent hashing with Maglev's lookup table: if a backend is removed, its clients move to
+ * others, and nearly all other clients stay. Each machine with the same backends builds the same
+ * table. "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4.
  */
 
 import type { Address } from "../../tiles/app/contract.ts";
@@ -10,7 +10,7 @@ import type { Address } from "../../tiles/app/contract.ts";
 /** Slots of the table: a prime, so that every step visits all of them. */
 const SLOTS = 65_537;
 
-/** A backend. Its address decides which slots it prefers, so it keeps them whatever the order. */
+/** A backend. Its preferred slots depend on its address, not on the order of backends. */
 export interface Weighted {
   readonly address: Address;
   readonly port: number;
@@ -34,7 +34,7 @@ export class Maglev {
     if (turns.length === 0) return;
     for (let filled = 0; filled < SLOTS;) {
       for (const turn of turns) {
-        // One with half of the largest weight takes a slot in every second round.
+        // A backend with half of the largest weight takes a slot in every second round.
         turn.credit += turn.share;
         if (turn.credit < 1 || filled === SLOTS) continue;
         turn.credit--;
@@ -51,7 +51,7 @@ export class Maglev {
   }
 }
 
-/** A hash of an address and a port, 32 bits. It is the same everywhere, so it has no key. */
+/** A 32-bit hash of an address and a port, without a key, so that all machines agree. */
 export function mix(address: Address, port: number, salt: number): number {
   let hash = address.hash(salt) ^ Math.imul(port + salt, 0xc2b2ae35);
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);

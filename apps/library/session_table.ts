@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * A table of sessions in memory of fixed size, for example an app's `state`. A session has a number that
- * its user chooses, is found by an address and a word, and ends when nothing has come for some time.
+ * its user chooses, is found by an address and a word, and ends when it has been idle for some time.
  */
 
 import type { Address } from "../../tiles/app/contract.ts";
 
-/** Words of a cache line, of which each session has one or more: finding it costs the index and one more. */
+/** Words of a cache line. A session has its own lines, so finding it costs the index and one more line. */
 const LINE_WORDS = 16;
 const HEADER_WORDS = LINE_WORDS;
 /**
- * Words of the header: the version of the layout, the number of sessions, the hash's key, how many sessions
- * there are, and 1 while that and the index are being changed.
+ * Words of the header: the version of the layout, the capacity, the hash's key, the number of
+ * sessions, and 1 while the number and the index are being changed.
  */
 const Header = { version: 0, sessions: 1, multiplier: 2, count: 3, changing: 4 } as const;
 const VERSION = 3;
 const ADDRESS_WORDS = 4;
-/** Words of a session: its address, its word, the second when it was last used (0: it is free), its user's. */
+/** Words of a session: its address, its word, the second of its last use (0: free), its user's words. */
 const Word = { address: 0, word: 4, used: 5, own: 6 } as const;
 
 /** Slots of the index: at least twice as many as sessions, so that searches stay short. */
@@ -26,14 +26,14 @@ function slotsFor(sessions: number): number {
 
 /** Sessions by an address and a word. Nothing is allocated after the constructor. */
 export class SessionTable {
-  /** All sessions: what is at `own` of one is its user's. */
+  /** All sessions. Words at `own` of a session belong to its user. */
   readonly words: Uint32Array;
   readonly #header: Uint32Array;
   readonly #sessions: number;
   /** Open-addressed with linear probing: number of a session plus one; 0: free. */
   readonly #index: Int32Array;
   readonly #mask: number;
-  /** Where `expire` goes on. */
+  /** Where `expire` continues. */
   #hand = 0;
 
   /** Bytes of memory for so many sessions. */
@@ -42,8 +42,8 @@ export class SessionTable {
   }
 
   /**
-   * Uses `memory`, a multiple of four bytes into its buffer and `bytesFor(sessions)` long. Sessions of a
-   * predecessor with as many are kept; other content is cleared, unless it begins with a zero word. `key`: a random word for the hash.
+   * Uses `memory`, which is aligned to four bytes and `bytesFor(sessions)` long. Keeps the sessions of a predecessor
+   * with the same capacity; clears other content, unless it begins with a zero word. `key`: a random word for the hash.
    */
   constructor(
     memory: Uint8Array,
@@ -68,12 +68,12 @@ export class SessionTable {
       if (header[Header.changing] !== 0) this.#rebuild();
       return;
     }
-    // Zeros that nobody has touched take no memory yet.
+    // Untouched zero pages take no memory, so do not write them.
     if (header[Header.version] !== 0) memory.fill(0, 0, SessionTable.bytesFor(sessions));
     header.set([VERSION, sessions, key | 1]);
   }
 
-  /** Makes the index anew: a predecessor has ended in the middle of a change. */
+  /** Rebuilds the index, after a predecessor ended in the middle of a change. */
   #rebuild(): void {
     const { words } = this;
     this.#index.fill(0);
@@ -82,7 +82,7 @@ export class SessionTable {
       const at = session * LINE_WORDS;
       if (words[at + Word.used] === 0) continue;
       const slot = this.#slot(words, at, words[at + Word.word]);
-      // Whatever the memory holds, no two sessions have the same key.
+      // Free sessions with duplicate keys, in case the memory is corrupt.
       if (this.#index[slot] !== 0) words[at + Word.used] = 0;
       else {
         this.#index[slot] = session + 1;
@@ -93,7 +93,7 @@ export class SessionTable {
     this.#setChanging(0);
   }
 
-  /** Atomics keep the order of these stores and those between, should the process be killed there. */
+  /** Atomics keep the order of stores, in case the process is killed between them. */
   #setChanging(changing: 0 | 1): void {
     Atomics.store(this.#header, Header.changing, changing);
   }
@@ -107,7 +107,7 @@ export class SessionTable {
     return this.#index[this.#slot(address.words, 0, word)] - 1;
   }
 
-  /** Begins a free session for an address and word that have none, in this second since 1970. */
+  /** Begins a free session for an address and word without a session, in this second since 1970. */
   begin(session: number, address: Address, word: number, now: number): void {
     const slot = this.#slot(address.words, 0, word);
     const { words } = this;
@@ -124,12 +124,12 @@ export class SessionTable {
     this.#setChanging(0);
   }
 
-  /** Notes that a session was used in this second. */
+  /** Records that a session was used in this second. */
   touch(session: number, now: number): void {
     this.words[session * LINE_WORDS + Word.used] = now;
   }
 
-  /** The index in `words` of the session's ten words that are its user's. */
+  /** The index in `words` of the ten words of the session's user. */
   own(session: number): number {
     return session * LINE_WORDS + Word.own;
   }
@@ -156,7 +156,7 @@ export class SessionTable {
     this.#setChanging(1);
     words[at + Word.used] = 0;
     this.#header[Header.count]--;
-    // Move back what would not be found beyond the hole.
+    // Move back entries that lookups would not find beyond the hole.
     for (let slot = (hole + 1) & this.#mask; index[slot] !== 0; slot = (slot + 1) & this.#mask) {
       const other = index[slot] - 1;
       const home = this.#hash(words, other * LINE_WORDS, words[other * LINE_WORDS + Word.word]);
@@ -180,7 +180,7 @@ export class SessionTable {
     }
   }
 
-  /** The slot of `word` and the address at `from` of `address`, or the free one where they would be. */
+  /** The slot of `word` and the address at `from` of `address`, or the free slot for them. */
   #slot(address: Uint32Array, from: number, word: number): number {
     const { words } = this;
     const index = this.#index;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Limits by address within a sliding window of time, in memory of fixed size. Each address has two counts, of
- * this window and of the one before, which counts in proportion to how much of it the sliding window covers.
- * That is exact if what came in it came evenly. If it did not, bounds remain, as long as the address is
- * remembered and the clock is not set back: fewer than twice the limit are let through within any window, and
- * an address is never refused that had less than the limit within the last two. A token bucket forgets a
- * burst as soon as it is paid back; a window lets an address that is over its limit wait until less has come.
+ * Limits by address within a sliding window of time, in memory of fixed size. Each address has two
+ * counts, of this window and of the previous one, which is weighted by how much of it the sliding window
+ * covers. This is exact if requests come evenly. Otherwise two bounds hold, as long as the address is
+ * remembered and the clock is not set back: any window passes fewer than twice the limit, and an address
+ * with less than the limit within the last two windows is never refused. A token bucket forgets a burst
+ * as soon as it is paid back; here an address above its limit waits until its rate has fallen.
  */
 
 import type { Address } from "../../tiles/app/contract.ts";
@@ -13,13 +13,13 @@ import { AddressSets, WAYS } from "./address_sets.ts";
 
 /** How much each address may do. */
 export interface Limit {
-  /** The most within a window, if they come evenly; within any window it is less than twice as many. */
+  /** The limit within a window for even traffic; any window passes less than twice as many. */
   readonly most: number;
   /** The length of the window. */
   readonly millis: number;
   /**
-   * How many addresses are remembered, a power of two. If more are active, the one that did nothing for the longest
-   * time, and of those the one that did least, is forgotten. An entry has 32 bytes.
+   * How many addresses are remembered, a power of two. If more are active, the longest idle one is
+   * forgotten, and among equals the least active. An entry has 32 bytes.
    */
   readonly entries?: number;
 }
@@ -27,14 +27,14 @@ export interface Limit {
 /** A window for each address. Nothing is allocated after the constructor. */
 export class SlidingWindows {
   readonly #sets: AddressSets;
-  /** By entry: the number of its window, what came in it, and in the one before. */
+  /** By entry: the number of its window, the count in it, and in the previous one. */
   readonly #windows: Float64Array;
   readonly #counts: Uint32Array;
   readonly #before: Uint32Array;
   readonly #most: number;
   readonly #millis: number;
 
-  /** `key`: a random word, so that nobody can choose addresses that share entries. */
+  /** `key`: a random word, so that attackers cannot choose addresses that share entries. */
   constructor(
     { most, millis, entries = 1 << 16 }: Limit,
     key: number = crypto.getRandomValues(new Uint32Array(1))[0],
@@ -47,7 +47,7 @@ export class SlidingWindows {
     this.#millis = millis;
   }
 
-  /** Counts one of `address` at `now`, in milliseconds. Returns false, and counts nothing, if it is one too many. */
+  /** Counts a request of `address` at `now`, in milliseconds. Returns false, without counting, above the limit. */
   take(address: Address, now: number): boolean {
     const time = now / this.#millis;
     const window = Math.floor(time);
@@ -60,14 +60,14 @@ export class SlidingWindows {
       counts[entry] = 0;
       windows[entry] = window;
     }
-    // A clock that was set back does not make it look further back.
+    // If the clock was set back, do not cover more than the previous window.
     const covered = Math.min(1, windows[entry] + 1 - time);
     if (before[entry] * covered + counts[entry] + 1 > this.#most) return false;
     counts[entry]++;
     return true;
   }
 
-  /** The entry of an address, or the one of its set that is forgotten for it. */
+  /** The entry of an address, or the entry of its set to replace. */
   #entry(address: Address): number {
     const found = this.#sets.find(address);
     if (found >= 0) return found;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Token buckets by address, in memory of fixed size, for apps that limit what one client may ask.
+ * Token buckets by address, in memory of fixed size, for apps that limit the rate of one client.
  * https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm
  */
 
@@ -11,11 +11,11 @@ import { AddressSets, WAYS } from "./address_sets.ts";
 export interface Rate {
   /** Tokens a second, on average. */
   readonly perSecond: number;
-  /** Tokens that an address which has been silent may take at once. */
+  /** Tokens that an idle address may take at once. */
   readonly burst: number;
   /**
-   * How many addresses are remembered, a power of two. If more are active, the one that has been silent for
-   * the longest time is forgotten, and may take a burst again. An entry has 24 bytes.
+   * How many addresses are remembered, a power of two. If more are active, the longest idle one is
+   * forgotten, and may take a burst again. An entry has 24 bytes.
    */
   readonly entries?: number;
 }
@@ -28,7 +28,7 @@ export class TokenBuckets {
   readonly #interval: number;
   readonly #tolerance: number;
 
-  /** `key`: a random word, so that nobody can choose addresses that share entries. */
+  /** `key`: a random word, so that attackers cannot choose addresses that share entries. */
   constructor(
     { perSecond, burst, entries = 1 << 16 }: Rate,
     key: number = crypto.getRandomValues(new Uint32Array(1))[0],
@@ -39,7 +39,7 @@ export class TokenBuckets {
     this.#tolerance = (burst - 1) * this.#interval;
   }
 
-  /** Takes a token of `address` at `now`, in milliseconds. Returns false, and takes nothing, if there is none. */
+  /** Takes a token of `address` at `now`, in milliseconds. Returns false, and takes none, if the bucket is empty. */
   take(address: Address, now: number): boolean {
     const full = this.#full;
     const at = this.#entry(address);
@@ -49,7 +49,7 @@ export class TokenBuckets {
     return true;
   }
 
-  /** The entry of an address, or the one of its set that is full for the longest time, made its own. */
+  /** The entry of an address, which replaces the entry of its set that has been full for the longest time. */
   #entry(address: Address): number {
     const found = this.#sets.find(address);
     if (found >= 0) return found;

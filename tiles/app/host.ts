@@ -186,7 +186,7 @@ export async function makeBeside(
   throw new TypeError(`what its default export makes is ${typeof made}, no object`);
 }
 
-/** The handler of `made` for datagrams. Throws TypeError without one, or for an `async` one. `isMade`: by a default export. */
+/** The handler of `made`, made by a default export if `isMade`. Throws TypeError without one, or for an `async` one. */
 function formOf(made: Partial<App & PlainApp> | undefined, isMade: boolean): "receive" | "answer" {
   const form = (["receive", "answer"] as const).find((name) => typeof made?.[name] === "function");
   if (form === undefined) {
