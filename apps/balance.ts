@@ -405,7 +405,7 @@ function parseOptions(context: AppContext) {
     list(name).map((value) => {
       const made = parse(String(value));
       if (made !== null) return made;
-      throw new TypeError(`options.${name}: '${value}' is no ${what}`);
+      throw new TypeError(`options.${name}: '${value}' is not ${what}`);
     });
   const { probe = "" } = options;
   if (typeof probe !== "string" || !/^([\da-f]{2}){0,512}$/i.test(probe)) {
@@ -414,8 +414,8 @@ function parseOptions(context: AppContext) {
   return {
     /** Ports towards the backends, the last one for probes; local addresses, or none: the kernel's choice. */
     ...{ upstream, backends },
-    addresses: parsed("addresses", parseAddress, "IPv4 address"),
-    allow: parsed("allow", parsePrefix, "IPv4 address or prefix"),
+    addresses: parsed("addresses", parseAddress, "an IPv4 address"),
+    allow: parsed("allow", parsePrefix, "an IPv4 address or prefix"),
     probe: Buffer.from(probe, "hex"),
     ...probingOf(options),
     idleSeconds: numberOption(options, "idle_timeout", { usual: 60, least: 1, most: 86_400 }),
@@ -454,7 +454,7 @@ function parseBackend(value: unknown, parseAddress: AppContext["parseAddress"]):
   const address = parseAddress(host);
   if (address === null || Number(port) < 1 || Number(port) > 0xffff) {
     throw new TypeError(
-      `options.backends: '${name}' is no address:port; a name needs resolve, the seconds between look-ups`,
+      `options.backends: '${name}' is not address:port; a name needs resolve, the seconds between look-ups`,
     );
   }
   if (typeof weight !== "number" || !(weight >= 0 && weight <= 1000)) {

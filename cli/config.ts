@@ -202,7 +202,7 @@ export const appSchema = z.strictObject({
     parsed(wants('a text such as "198.51.100.0/24"'), (text) => {
       const prefix = parsePrefix(text);
       if (prefix !== null) return prefix;
-      const what = "is no IPv4 address or prefix, for example 198.51.100.0/24";
+      const what = "is not an IPv4 address or prefix, for example 198.51.100.0/24";
       throw new UserError(`'${excerpt(text)}' ${what}`);
     }),
     wants('a list such as ["198.51.100.0/24"]'),

@@ -1,8 +1,8 @@
-# SPDX-License-Identifier: Apache-2.0 `deno task build`: the native library, build/libtegula.so, and
-# the preloaded library of confined processes, build/libtegula_seal.so, from ffi/*.c. libxdp and its
-# dependencies are linked in, so that a built tree needs only libc of the host. Symbols that no
-# binding names are hidden. Also builds the modules of confined processes as JavaScript,
-# build/program/.
+# SPDX-License-Identifier: Apache-2.0
+# `deno task build`: the native library, build/libtegula.so, and the preloaded library of confined
+# processes, build/libtegula_seal.so, from ffi/*.c. libxdp and its dependencies are linked in, so that a
+# built tree needs only libc of the host. Symbols that no binding names are hidden. Also builds the modules
+# of confined processes as JavaScript, build/program/.
 
 WARNINGS = -Wall -Wextra -Werror
 # Builds are reproducible in any folder.

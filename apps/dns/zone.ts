@@ -328,7 +328,7 @@ function directive(words: Word[], state: State): void {
 const NAME = /^[!-[\]-~]+$/;
 
 function absolute({ text, quoted }: Word, { origin }: State): string {
-  if (quoted || !NAME.test(text)) throw new Error(`'${text}' is no name that can be served`);
+  if (quoted || !NAME.test(text)) throw new Error(`'${text}' is not a name that can be served`);
   if (text.endsWith(".")) return checked(text.slice(0, -1));
   if (origin === null) throw new Error(`'${text}' is relative, and there is no $ORIGIN before it`);
   return text === "@" ? origin : checked(origin === "" ? text : `${text}.${origin}`);
@@ -336,7 +336,9 @@ function absolute({ text, quoted }: Word, { origin }: State): string {
 
 function checked(name: string): string {
   const right = name.split(".").every((label) => label.length > 0 && label.length < 64);
-  if (name !== "" && (!right || name.length > 253)) throw new Error(`'${name}' is no domain name`);
+  if (name !== "" && (!right || name.length > 253)) {
+    throw new Error(`'${name}' is not a domain name`);
+  }
   return name;
 }
 
@@ -351,7 +353,7 @@ function octets(text: string): Buffer {
   return Buffer.concat(parts.map((part) => {
     if (!/^\\\d/.test(part)) return Buffer.from(part.replace(/^\\/, ""));
     const octet = Number(part.slice(1));
-    if (octet > 255) throw new Error(`'${part}' is no octet`);
+    if (octet > 255) throw new Error(`'${part}' is not an octet`);
     return Buffer.of(octet);
   }));
 }
@@ -395,13 +397,13 @@ class Fields {
   number(most = 0xffff): number {
     const { text } = this.#next("a number");
     if (!/^\d{1,10}$/.test(text) || Number(text) > most) {
-      throw new Error(`'${text}' is no number up to ${most}`);
+      throw new Error(`'${text}' is not a number up to ${most}`);
     }
     return Number(text);
   }
   seconds(): number {
     const { text } = this.#next("a time");
-    if (!TTL.test(text)) throw new Error(`'${text}' is no time`);
+    if (!TTL.test(text)) throw new Error(`'${text}' is not a time`);
     return seconds(text);
   }
   matching(isGood: (text: string) => boolean, what: string): string {
@@ -412,7 +414,7 @@ class Fields {
     let digits = this.#next("hexadecimal data").text;
     while (!this.isEmpty) digits += this.#next("").text;
     if (/^([\da-f]{2})+$/i.test(digits)) return Buffer.from(digits, "hex");
-    throw new Error(`'${digits}' are no hexadecimal digits of whole bytes`);
+    throw new Error(`'${digits}' are not hexadecimal digits of whole bytes`);
   }
   /** A key with an optional value; a quoted value is a separate word. */
   parameter(): { key: string; value: string } {
@@ -439,7 +441,7 @@ const isMeta = (code: number) => code === 0 || code === 41 || (code >= 128 && co
 /** The type that `text` names: by its mnemonic, or by its number as TYPE65 (RFC 3597 §5). */
 function typeOf(text: string): RecordType {
   const code = Number(/^TYPE(\d{1,5})$/.exec(text)?.[1] ?? -1);
-  if (code > 0xffff || isMeta(code)) throw new Error(`'${text}' is no type of a record`);
+  if (code > 0xffff || isMeta(code)) throw new Error(`'${text}' is not a record type`);
   const name = code < 0
     ? text
     : Object.keys(RAW_TYPES).find((name) => RAW_TYPES[name].code === code) ?? types.toString(code);
@@ -481,7 +483,7 @@ function unknownForm(type: string, fields: Fields): unknown {
     // Reported below.
   }
   if (data !== undefined && codec.encode(data).equals(whole)) return data;
-  throw new Error(`the data is none of type ${type}`);
+  throw new Error(`the data is not valid for type ${type}`);
 }
 
 /** Reads a service binding (RFC 9460 §2.1): priority, target and parameters in the order of their keys. */
@@ -514,7 +516,7 @@ function serviceKey(name: string): number {
   const code = known >= 0 ? known : Number(/^key(\d{1,5})$/.exec(name)?.[1] ?? NaN);
   if (code < 0xffff) return code;
   throw new Error(
-    `'${name}' is no key of a service parameter; others are written as key and number`,
+    `'${name}' is not a key of a service parameter; others are written as key and number`,
   );
 }
 
@@ -525,17 +527,17 @@ const SERVICE_VALUES: Record<number, (text: string) => Buffer> = {
   1: (text) => Buffer.concat(items(text).flatMap((id) => [Buffer.of(id.length), id])),
   2: (text) => empty(text, "no-default-alpn"),
   3: (text) =>
-    u16(Number(matching(text, (port) => /^\d+$/.test(port) && Number(port) <= 0xffff, "port"))),
-  4: (text) => addresses(text, isIPv4, "IPv4 address", packet.a),
+    u16(Number(matching(text, (port) => /^\d+$/.test(port) && Number(port) <= 0xffff, "a port"))),
+  4: (text) => addresses(text, isIPv4, "an IPv4 address", packet.a),
   5: (text) => Buffer.from(`${octets(text)}`, "base64"),
-  6: (text) => addresses(text, isAddress6, "IPv6 address", packet.aaaa),
+  6: (text) => addresses(text, isAddress6, "an IPv6 address", packet.aaaa),
   8: (text) => empty(text, "ohttp"),
 };
 
 /** The items of a list, at least one. A comma in an item is escaped twice (RFC 9460 §A.1). */
 function items(text: string): Buffer[] {
   const items = `${text},`.match(/(?:\\\\.|\\[^]|[^\\,])+(?=,)/g) ?? [];
-  if (items.join(",") !== text || items.length === 0) throw new Error(`'${text}' is no list`);
+  if (items.join(",") !== text || items.length === 0) throw new Error(`'${text}' is not a list`);
   return items.map((item) => octets(item.replace(/\\\\([,\\])/g, "\\$1")));
 }
 
@@ -553,7 +555,7 @@ function addresses(
 /** Returns `text`. Throws Error unless it is valid. */
 function matching(text: string, isGood: (text: string) => boolean, what: string): string {
   if (isGood(text)) return text;
-  throw new Error(`'${text}' is no ${what}`);
+  throw new Error(`'${text}' is not ${what}`);
 }
 
 function empty(text: string, key: string): Buffer {
@@ -572,8 +574,8 @@ function u16(number: number): Buffer {
 
 /** Readers of each type's data. */
 const TYPES: Record<string, (fields: Fields) => unknown> = {
-  A: (fields) => fields.matching(isIPv4, "IPv4 address"),
-  AAAA: (fields) => fields.matching(isAddress6, "IPv6 address"),
+  A: (fields) => fields.matching(isIPv4, "an IPv4 address"),
+  AAAA: (fields) => fields.matching(isAddress6, "an IPv6 address"),
   NS: (fields) => fields.name(),
   CNAME: (fields) => fields.name(),
   PTR: (fields) => fields.name(),

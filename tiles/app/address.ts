@@ -108,7 +108,7 @@ export class Address implements contract.Address {
 export function toIPv4(address: contract.Address): number {
   const { ipv4 } = address as Partial<Address>;
   if (ipv4 !== undefined) return ipv4;
-  throw new TypeError(`'${address}' is no address: context.parseAddress() makes one of a text`);
+  throw new TypeError(`'${address}' is not an address: context.parseAddress() makes one of a text`);
 }
 
 /** A prefix: the addresses whose first `length` bits are those of `address`. */

@@ -124,7 +124,9 @@ export class AppHarness {
     this.state = typeof state === "number" ? heapView(stateRegionBytes(state)) : state;
     this.#sendTo = (options.sendTo ?? []).map((text) => {
       const prefix = Prefix.parse(text);
-      if (prefix === null) throw new RangeError(`sendTo: '${text}' is no IPv4 address or prefix`);
+      if (prefix === null) {
+        throw new RangeError(`sendTo: '${text}' is not an IPv4 address or prefix`);
+      }
       return prefix;
     });
     const shape = this.#shape = linkShapeOf(options.depth ?? LINK_DEPTH, { isAlone: true });
@@ -269,7 +271,7 @@ export class AppHarness {
     const { payload, sourceAddress = "198.18.0.2", sourcePort = 40_000 } = asked;
     const { receivedAt = this.now } = asked;
     const [source, destination] = [sourceAddress, asked.address ?? "198.18.0.1"].map((text) => {
-      if (parseAddress(text) < 0) throw new RangeError(`'${text}' is no IPv4 address`);
+      if (parseAddress(text) < 0) throw new RangeError(`'${text}' is not an IPv4 address`);
       return parseAddress(text);
     });
     const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;

@@ -183,7 +183,7 @@ export async function makeBeside(
     mailbox: { post: (bytes) => mailbox.post(bytes) },
   });
   if (typeof made === "object" && made !== null) return made;
-  throw new TypeError(`what its default export makes is ${typeof made}, no object`);
+  throw new TypeError(`the result of its default export is ${typeof made}, not an object`);
 }
 
 /** The handler of `made`, made by a default export if `isMade`. Throws TypeError without one, or for an `async` one. */
@@ -192,7 +192,7 @@ function formOf(made: Partial<App & PlainApp> | undefined, isMade: boolean): "re
   if (form === undefined) {
     throw new TypeError(
       isMade
-        ? "what its default export makes has neither receive() nor answer()"
+        ? "the result of its default export has neither receive() nor answer()"
         : "its module exports neither a function as its default nor one called answer",
     );
   }
@@ -249,7 +249,7 @@ function fromPlain(app: PlainApp, context: AppContext, collect?: () => void): Ap
 function toBytes(payload: unknown, what: string): Uint8Array {
   if (typeof payload === "string") return ENCODER.encode(payload);
   if (payload instanceof Uint8Array) return payload;
-  throw new TypeError(`${what} ${typeof payload}; it is to be bytes or a string`);
+  throw new TypeError(`${what} ${typeof payload}; it must be bytes or a string`);
 }
 
 /** Copies a payload into reserved room and returns its offset, or -1 without room. */
@@ -339,13 +339,13 @@ class Timers {
   add(millis: number, handler: Timed, name: Timer["name"] = "every"): () => void {
     const what = name === "tick" ? "its tickMillis" : "the interval of every()";
     if (typeof millis !== "number" || Number.isNaN(millis)) {
-      throw new TypeError(`${what} is to be a number of milliseconds`);
+      throw new TypeError(`${what} must be a number of milliseconds`);
     }
     if (millis < SHORTEST_MILLIS) {
       throw new RangeError(`${what} is ${millis} ms: the shortest is ${SHORTEST_MILLIS} ms`);
     }
     if (typeof handler !== "function") {
-      throw new TypeError(`the handler of ${name}() is no function`);
+      throw new TypeError(`the handler of ${name}() is not a function`);
     }
     if (handler instanceof AsyncFunction) throw asyncError("every");
     const period = Math.min(millis, LONGEST_MILLIS);
@@ -466,7 +466,7 @@ export class Service {
     // If it settles anyway, in a test or at the end, its result is ignored.
     promise.catch(() => {});
     const line =
-      `its ${this.handler}() gave a promise: it must not be async, for a promise never settles there`;
+      `its ${this.handler}() returned a promise: it must not be async, because promises never settle there`;
     this.#host.counters[APP.index.errors]++;
     this.#say(line, () => line);
   }
@@ -488,7 +488,7 @@ export class Service {
     this.#say(kind, () => {
       const explained = explainDenials(
         clipped(thrown.stack),
-        "what [apps] grants ends with its start, unless keep = true",
+        "its grants in [apps] end with its start, unless keep = true",
       );
       return `the app threw, which cost a datagram; said once: ${explained}`;
     });
@@ -516,7 +516,7 @@ export function explainDenials(text: string, grant: string): string {
       REFUSED,
       (_, call, path) =>
         path === undefined
-          ? "permission denied: what it does is not within what [apps] grants it"
+          ? "permission denied: [apps] does not grant this"
           : `permission denied: ${call} '${path}': [apps] has to grant it (read, write), and the app's user to ` +
             "be allowed it by the file's mode",
     )
@@ -532,7 +532,7 @@ export function checkWithin(
 ): void {
   if (offset >= at && size >= 0 && offset - at + size <= room) return;
   throw new RangeError(
-    `an answer of ${size} bytes at ${offset} is not within what was reserved: ${room} at ${at}`,
+    `an answer of ${size} bytes at ${offset} is outside the reservation: ${room} at ${at}`,
   );
 }
 
@@ -816,7 +816,7 @@ class Replies implements Answers {
     this.#link.refresh();
     if (this.#link.corrupt === 0) return;
     throw new Error(
-      "it wrote outside of what reserve() gave it, over its link (out.bytes begins at " +
+      "it wrote outside of its reservation, over its link (out.bytes begins at " +
         `${this.bytes.byteOffset} of its buffer)`,
     );
   }

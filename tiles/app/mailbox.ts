@@ -60,7 +60,7 @@ export class MailboxEnd implements Mailbox {
   }
 
   post(bytes: Uint8Array): boolean {
-    if (!(bytes instanceof Uint8Array)) throw new TypeError("a mail is to be a Uint8Array");
+    if (!(bytes instanceof Uint8Array)) throw new TypeError("a mail must be a Uint8Array");
     const size = bytes.length;
     if (size > LONGEST_MAIL) {
       throw new RangeError(`a mail has at most ${LONGEST_MAIL} bytes, not ${size}`);

@@ -58,7 +58,7 @@ function keyOf(name: string, labels: MetricLabels = {}): string | null {
   }
   const parts = [name, ...Object.entries(labels).sort(([a], [b]) => a < b ? -1 : 1).flat()];
   if (parts.some((part) => typeof part !== "string")) {
-    throw new TypeError(`the name and the labels of a metric are to be texts: ${parts.join(", ")}`);
+    throw new TypeError(`the name and the labels of a metric must be texts: ${parts.join(", ")}`);
   }
   return parts.some((part) => part.includes("\0")) ? null : parts.join("\0");
 }
@@ -169,7 +169,7 @@ export class MetricsWriter {
       Number.isFinite(bound) && (i === 0 || bound > bounds[i - 1])
     );
     if (!isAscending || bounds.length === 0 || bounds.length > MOST_BOUNDS) {
-      throw new RangeError(`the bounds of ${name} are to be 1 to ${MOST_BOUNDS} ascending numbers`);
+      throw new RangeError(`the bounds of ${name} must be 1 to ${MOST_BOUNDS} ascending numbers`);
     }
     const key = keyOf(name, labels);
     return key === null ? null : this.#cell("histogram", key, [...bounds]);
@@ -281,13 +281,13 @@ export class AppState implements State {
   setVersion(version: number): void {
     this.#expectOpen();
     if (!Number.isInteger(version) || version < 0 || version > 0xffff_ffff) {
-      throw new RangeError(`the version of its state is to be a whole number of 32 bits`);
+      throw new RangeError(`the version of its state must be a whole number of 32 bits`);
     }
     Atomics.store(this.#words, 0, version);
   }
 
   #expectOpen(): void {
     if (this.#isOpen) return;
-    throw new Error("its state may still be its predecessor's: it is to be used from begin() on");
+    throw new Error("its state may still be its predecessor's: use it only from begin() on");
   }
 }

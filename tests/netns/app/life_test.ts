@@ -339,7 +339,7 @@ labTest("an app that reads a file too late is told that grants end with the star
   const said = await appliance.process.stderr.find("late: the app threw");
   assert.match(
     said,
-    /it has no read access to "\/etc\/hostname": what \[apps\] grants ends with its start, unless keep = true$/,
+    /it has no read access to "\/etc\/hostname": its grants in \[apps\] end with its start, unless keep = true$/,
   );
 });
 

@@ -534,7 +534,7 @@ Deno.test("state outlives its process, killed or handed over, and is its predece
   await link.settle(PATIENCE_MS / 1000);
   await app.stop();
   link.close();
-  const early = "own: its state may still be its predecessor's: it is to be used from begin() on";
+  const early = "own: its state may still be its predecessor's: use it only from begin() on";
   const begun = (n: number) => `own: version ${n}, ${65_536 - 4096} bytes, first ${n}`;
   assert.deepEqual(lines.filter((line) => !line.includes("SIGKILL")), [
     ...[early, begun(0), early, begun(1), early, begun(2)],

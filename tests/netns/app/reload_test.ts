@@ -230,12 +230,15 @@ labTest("a mistake in a zone, a module or the configuration leaves all as it was
   }
 
   Deno.writeTextFileSync(file, `${zone("198.18.0.81")}ftp A 198.18.0.300\n`);
-  await fails(/: \/.*: line 7: '198.18.0.300' is no IPv4/);
+  await fails(/: \/.*: line 7: '198.18.0.300' is not an IPv4/);
   assert.equal(await lookUp(asker), "198.18.0.80");
   // Who asks for it is told the same.
   const asked = host.spawn([...selfCommand(), "reload"]);
   assert.equal((await asked.ended()).code, 2);
-  assert.match(asked.stderr.all.join("\n"), /^tegula: .*: line 7: '198.18.0.300' is no IPv4.*$/);
+  assert.match(
+    asked.stderr.all.join("\n"),
+    /^tegula: .*: line 7: '198.18.0.300' is not an IPv4.*$/,
+  );
   Deno.writeTextFileSync(file, zone("198.18.0.80"));
 
   const mistakes = {

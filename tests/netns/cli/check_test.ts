@@ -371,7 +371,7 @@ const REFUSALS: Record<string, {
   },
   "a zone with a mistake": {
     ...{ config: withZone(BAD_ZONE), subject: "app dns", status: 2 },
-    says: /^the app dns: .*\.zone: line 5: '198.18.0.300' is no IPv4 address/,
+    says: /^the app dns: .*\.zone: line 5: '198.18.0.300' is not an IPv4 address/,
   },
   "an app that throws": {
     ...{ config: `listen = ["7=${THROWS}"]`, subject: `app ${THROWS}`, status: 2 },

@@ -101,6 +101,6 @@ Deno.test("what is no address is refused where one is sent to, with what makes o
       answer: (_: unknown, out: Answers) => out.send({ address, port: 9 }, "x"),
     });
     assert.deepEqual(harness.ask({ payload: "" }), []);
-    assert.match(harness.logged.join(), /is no address: context\.parseAddress\(\) makes one/);
+    assert.match(harness.logged.join(), /is not an address: context\.parseAddress\(\) makes one/);
   }
 });

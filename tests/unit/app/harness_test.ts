@@ -109,7 +109,10 @@ Deno.test("there is room for as many datagrams of 1,500 bytes as the app's link 
 });
 
 Deno.test("the harness refuses a sendTo that is no prefix", async () => {
-  await assert.rejects(outcome(() => {}, { sendTo: ["here/33"] }), /'here\/33' is no IPv4 address/);
+  await assert.rejects(
+    outcome(() => {}, { sendTo: ["here/33"] }),
+    /'here\/33' is not an IPv4 address/,
+  );
 });
 
 /** Counts its lives in its state; each datagram is answered with their number. */

@@ -273,7 +273,7 @@ Deno.test("an app that writes over its link ends with a sentence, and its succes
   ask(requests, {});
   assert.throws(
     () => answer(side),
-    /^Error: it wrote outside of what reserve\(\) gave it, over its link/,
+    /^Error: it wrote outside of its reservation, over its link/,
   );
   // Wherever the cursor of what it has taken is.
   u32(app)[16] = 9999;

@@ -157,7 +157,7 @@ Deno.test("a handler that gives a promise is named once, and counted each time t
     if (name === "tick") assert.deepEqual([...harness.tick(), ...harness.tick()], []);
     assert.equal(harness.counters.errors, 2);
     assert.deepEqual(harness.logged, [
-      `its ${name}() gave a promise: it must not be async, for a promise never settles there`,
+      `its ${name}() returned a promise: it must not be async, because promises never settle there`,
     ]);
   }
 });
@@ -307,7 +307,7 @@ Deno.test("a module without an app is refused with what it lacks", async () => {
 Deno.test("an app whose tickMillis is no number does not start", async () => {
   for (const tickMillis of [NaN, "x", null]) {
     const app = { tickMillis, receive() {}, tick() {} };
-    await assert.rejects(AppHarness.start({ default: () => app }), /tickMillis is to be a number/);
+    await assert.rejects(AppHarness.start({ default: () => app }), /tickMillis must be a number/);
   }
 });
 
@@ -328,7 +328,7 @@ Deno.test("a timer of less than a millisecond is refused by a sentence", async (
   await assert.rejects(AppHarness.start(every(0.9)), short);
   await assert.rejects(AppHarness.start(every(5, async () => {})), /every\(\) must not be async/);
   const nothing = every(5, null as unknown as () => void);
-  await assert.rejects(AppHarness.start(nothing), /the handler of every\(\) is no function/);
+  await assert.rejects(AppHarness.start(nothing), /the handler of every\(\) is not a function/);
   await AppHarness.start(every(1));
 });
 
@@ -490,7 +490,7 @@ Deno.test("labels tell metrics of one name apart, in whatever order they are giv
   }
   for (const value of [200, null, undefined]) {
     const labels = { status: value } as unknown as MetricLabels;
-    assert.throws(() => writer.metric("asked", "gauge", labels), /are to be texts: asked, status/);
+    assert.throws(() => writer.metric("asked", "gauge", labels), /must be texts: asked, status/);
   }
   assert.equal(writer.metric("asked", "gauge", { a: "\0b" }), null);
   assert.equal(writer.metric("asked", "gauge", { a: "x".repeat(105) }), null);

@@ -225,14 +225,14 @@ Deno.test("a client's rate is limited, and others' is not", async () => {
 Deno.test("wrong options are refused by name", async () => {
   const wrong: [Record<string, unknown>, RegExp][] = [
     [{ backends: [] }, /options\.backends: must be 1 to 256/],
-    [{ backends: ["198.18.5.1"] }, /'198\.18\.5\.1' is no address:port/],
-    [{ backends: ["198.18.5.1:0"] }, /is no address:port/],
+    [{ backends: ["198.18.5.1"] }, /'198\.18\.5\.1' is not address:port/],
+    [{ backends: ["198.18.5.1:0"] }, /is not address:port/],
     [{ backends: ["198.18.5.1:53", "198.18.5.1:53"] }, /198\.18\.5\.1:53 comes twice/],
     [{ backends: [{ address: "198.18.5.1:53", weigth: 2 }] }, /not weigth/],
     [{ backends: [{ address: "198.18.5.1:53", weight: -1 }] }, /the weight of 198\.18\.5\.1:53/],
     [{ probe: "abc" }, /options\.probe/],
-    [{ allow: ["198.18.0.0/33"] }, /options\.allow: '198\.18\.0\.0\/33' is no IPv4/],
-    [{ addresses: ["eth1"] }, /options\.addresses: 'eth1' is no IPv4 address/],
+    [{ allow: ["198.18.0.0/33"] }, /options\.allow: '198\.18\.0\.0\/33' is not an IPv4/],
+    [{ addresses: ["eth1"] }, /options\.addresses: 'eth1' is not an IPv4 address/],
     [{ idle_timeout: 0 }, /options\.idle_timeout: must be a number from 1/],
     [{ probe_failures: 1.5 }, /options\.probe_failures: must be a whole number from 1 to 100$/],
     [{ probe_failures: 101 }, /options\.probe_failures: must be a whole number from 1 to 100$/],

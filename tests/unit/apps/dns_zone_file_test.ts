@@ -7,8 +7,8 @@ Deno.test("a zone file that is wrong is refused with its line", () => {
   const refused = (text: string, sentence: RegExp) =>
     assert.throws(() => new Zone(parseZoneFile(text)), sentence);
   refused("www A 198.18.0.1", /^SyntaxError: line 1: 'www' is relative/);
-  refused(`${soa}www A 198.18.0.256`, /line 3: '198.18.0.256' is no IPv4 address/);
-  refused(`${soa}www A`, /line 3: IPv4 address is missing/);
+  refused(`${soa}www A 198.18.0.256`, /line 3: '198.18.0.256' is not an IPv4 address/);
+  refused(`${soa}www A`, /line 3: an IPv4 address is missing/);
   refused(`${soa}www A 198.18.0.1 more`, /line 3: 'more' is too much/);
   refused(`${soa}\n\nwww ( MX \n 10`, /a parenthesis is not closed/);
   refused(`${soa}www TXT "open`, /line 3: " has no end/);
@@ -21,7 +21,7 @@ Deno.test("a zone file that is wrong is refused with its line", () => {
   for (const name of ["a\\.b", "a\\000b", "caf\u00e9", "a\0", '"a"', "x".repeat(64), "a..b"]) {
     refused(
       `${soa}${name} A 198.18.0.1`,
-      /line 3: '.*' is no (name that can be served|domain name)/,
+      /line 3: '.*' is not a (name that can be served|domain name)/,
     );
   }
 });
@@ -62,20 +62,20 @@ Deno.test("data of later types is that of their RFCs, and any type may be writte
   assert.equal(hex("TYPE65 1 ."), "UNKNOWN_65 000100");
   for (
     const [line, sentence] of [
-      ["HTTPS 1 . port=65536", /'65536' is no port/],
-      ["HTTPS 1 . port=53,54", /'53,54' is no port/],
-      ["HTTPS 1 . alpn", /'' is no list/],
+      ["HTTPS 1 . port=65536", /'65536' is not a port/],
+      ["HTTPS 1 . port=53,54", /'53,54' is not a port/],
+      ["HTTPS 1 . alpn", /'' is not a list/],
       ["HTTPS 1 . no-default-alpn=x", /no-default-alpn takes no value/],
-      ["HTTPS 1 . ipv4hint=198.18.0.256", /is no IPv4 address/],
-      ["HTTPS 1 . color=red", /'color' is no key of a service parameter/],
+      ["HTTPS 1 . ipv4hint=198.18.0.256", /is not an IPv4 address/],
+      ["HTTPS 1 . color=red", /'color' is not a key of a service parameter/],
       ["HTTPS 1 . port=1 port=2", /port comes twice/],
-      ["A \\# 3 C61200", /the data is none of type A/],
+      ["A \\# 3 C61200", /the data is not valid for type A/],
       ["TYPE777 x", /the data of TYPE777 must be written as \\#/],
       ["TYPE777 \\# 2 aa", /says 2 bytes, but has 1/],
-      ["TYPE252 \\# 0", /'TYPE252' is no type of a record/],
-      ["TYPE65536 \\# 0", /'TYPE65536' is no type of a record/],
-      ["TLSA 3 1 1 abc", /are no hexadecimal digits of whole bytes/],
-      ["AAAA fe80::1%eth0", /is no IPv6 address/],
+      ["TYPE252 \\# 0", /'TYPE252' is not a record type/],
+      ["TYPE65536 \\# 0", /'TYPE65536' is not a record type/],
+      ["TLSA 3 1 1 abc", /are not hexadecimal digits of whole bytes/],
+      ["AAAA fe80::1%eth0", /is not an IPv6 address/],
     ] as const
   ) assert.throws(() => hex(line), sentence);
 });

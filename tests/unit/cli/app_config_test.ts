@@ -253,7 +253,7 @@ Deno.test("what is wrong in an app's configuration is said with its place", asyn
   await refused(`${listen}[apps.echo]\nread = "x"`, /apps\.echo\.read: must be a list such as/);
   await refused(`${listen}[apps.echo]\nsend_to = [1]`, /apps\.echo\.send_to\[0\]: must be a text/);
   await refused(`${listen}[apps]\necho = 1`, /apps\.echo: must be a table, not 1/);
-  await refused(`${listen}[apps.echo]\nsend_to = ["x"]`, /'x' is no IPv4 address or prefix/);
+  await refused(`${listen}[apps.echo]\nsend_to = ["x"]`, /'x' is not an IPv4 address or prefix/);
   for (const wrong of ['env = ["A=B"]', 'env = [""]', 'read = [""]', "write = [1]"]) {
     await refused(`${listen}[apps.echo]\n${wrong}`, /\[0\]: must be a text such as ".*", not ./);
   }

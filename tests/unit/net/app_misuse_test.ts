@@ -48,7 +48,7 @@ for (const place of PLACES) {
     wrong = (out, at) => {
       assert.throws(() => out.reply(at, 9), {
         name: "RangeError",
-        message: `an answer of 9 bytes at ${at} is not within what was reserved: 8 at ${at}`,
+        message: `an answer of 9 bytes at ${at} is outside the reservation: 8 at ${at}`,
       });
       out.reply(at, 8);
     };
