@@ -17,7 +17,7 @@ const RUNS = 5;
 const PORT = 7;
 const MORE = 4;
 const LOAD = { window: 64, millis: 500, port: PORT } as const;
-/** Time for the work that a start leaves behind; then the program gives back what it needed for that. */
+/** Time for the work after a start; then the program frees the memory that it needed for that. */
 const SETTLE_MILLIS = 7000;
 
 type Cost = Memory & { readonly startMs: number };

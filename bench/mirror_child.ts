@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Measurements of the mirror in a process of its own, in which nothing has been compiled, cached or allocated:
+ * Measurements of the mirror in its own process, in which nothing has been compiled, cached or allocated:
  *
  *     mirror_child.ts sync       a mirror's first full copy; prints its milliseconds
  *     mirror_child.ts idle       four idle workers; prints a line and waits

@@ -16,7 +16,7 @@ export const ADDRESS = "198.18.0.1";
 export const GATEWAY = 0xc6120002;
 const GATEWAYS = 200;
 const FIRST_NEIGHBOR = 0xc6120100;
-/** The folder of batch files: in memory, and gone with the laboratory. */
+/** The folder of batch files: in memory, and removed with the laboratory. */
 const FOLDER = "/run";
 
 /** Runs `ip` with the words of `command` and returns its output. Throws Error. */

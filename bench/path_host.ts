@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The host of the path benchmark: AF_XDP rings made of arrays, the requests that come by them, and a netbase with every
- * peer.
+ * The host of the path benchmark: AF_XDP rings made of arrays, the requests on them, and a netbase with
+ * every peer.
  */
 
 import { heapView, type View } from "../ffi/region.ts";
@@ -65,7 +65,7 @@ export function peerAddresses({ peers, farPeers }: HostSize): Uint32Array {
 /** Frames of requests in sequence, all of a size. */
 export interface Requests {
   readonly units: Uint16Array;
-  /** Of one. */
+  /** Bytes of one frame. */
   readonly bytes: number;
 }
 
@@ -139,7 +139,7 @@ export class MemoryXsk implements Xsk {
       descriptors[2 + 2 * i] = filled[(tail + i) & (RING_ENTRIES - 1)];
       descriptors[3 + 2 * i] = this.#requestBytes;
     }
-    // Some time, so that answers are timed.
+    // A small delay, so that answers are timed.
     if (count > 0) descriptors[1] = 1;
     this.#fillTail = tail + count;
     return count;

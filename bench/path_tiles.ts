@@ -41,11 +41,11 @@ export interface PathShape extends HostSize {
   readonly inline: boolean;
   /** Whether an app in its own process gets copies of its payloads. */
   readonly apart?: boolean;
-  /** What is configured of the app, which answers each request; echo when left out. */
+  /** The app's configuration, which answers each request; by default echo. */
   readonly app?: Pick<ServiceSetup, "module"> & Partial<ServiceSetup>;
   /** The payload of each request; see `makeRequests`. */
   readonly payload?: readonly number[];
-  /** Where the app may send to besides, by default nowhere. */
+  /** Additional destinations of the app; by default none. */
   readonly sendTo?: PeerSetup["sendTo"];
 }
 
@@ -136,7 +136,7 @@ export class Path {
     const configured = { ...setupOf(ports, setup), ...peers };
     const requests = heapView(requestsBytes(shape));
     const tileOfApp = heapView(TILE_REGION_BYTES);
-    // To the net tile of a process, own ports are ports like others.
+    // For the net tile of a process, own ports are like any others.
     const apart = {
       ...configured,
       ports: configured.served,
@@ -193,13 +193,13 @@ export class Path {
       millis += performance.now() - begin;
       done += count;
     }
-    // Ten times a second the neighbours in use are checked, and the app's right to send to them.
+    // Ten times a second the neighbours in use are checked, and the app's permission to send to them.
     this.#tile.housekeeping!(performance.now());
     if (this.#dropped() !== "") throw new Error(`the path dropped packets: ${this.#dropped()}`);
     return millis * 1e6 / done;
   }
 
-  /** Names of the counters that say why something was dropped. */
+  /** Names of the drop counters. */
   #dropped(): string {
     return Object.keys(NET.help).filter((name, i) =>
       name.includes("_drop_") && this.#counters[i] > 0

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * One contestant of the path benchmark, in a worker of its own like a net tile of the appliance, so that V8 sees nothing
- * of the other cases.
+ * One contestant of the path benchmark, in its own worker like a net tile of the appliance, so that V8
+ * sees nothing of the other cases.
  */
 
 import { Path, type PathSetup } from "./path_tiles.ts";

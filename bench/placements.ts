@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Contests in which Tegula takes part twice: with the app in a process of its own, and inside the net tile. Each case is
- * about one of the two, beside all others.
+ * Contests in which Tegula takes part twice: with the app in its own process, and inside the net tile.
+ * Each case compares one of the two with all others.
  */
 
 import { isWanted, type Samples, type Selection, TEGULA, type Unit } from "./harness.ts";

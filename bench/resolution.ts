@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * From an address to a finished header, in bursts, as the net tile does it: the route cache, the resolver for what is not
- * in it, and the headers' words written into frames.
+ * From an address to a finished header, in bursts, as in the net tile: the route cache, the resolver
+ * for misses, and the headers' words written into frames.
  */
 
 import { heapView } from "../ffi/region.ts";

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * The program under test as its operator sees it: a configuration file, a control socket, commands that change it while it
- * runs, and its processes. Nothing here knows its internals, so it may be another commit's (`TEGULA_TREE`, which
- * `--against` sets for these benchmarks).
+ * The program under test as its operator sees it: a configuration file, a control socket, commands that
+ * change it while it runs, and its processes. Nothing here depends on its internals, so it may be
+ * another commit's (`TEGULA_TREE`, which `--against` sets for these benchmarks).
  */
 
 import { DENO_FLAGS, selfCommand } from "../cli/command.ts";
@@ -180,8 +180,8 @@ export class Service {
   }
 
   /**
-   * Ends it by `signal`, waits for its end and `pauseMs`, and starts it again: it is ready. `after` is what
-   * the unit does in between.
+   * Ends it by `signal`, waits for its end and `pauseMs`, starts it again and waits until it is ready.
+   * `after` does what the unit does in between.
    */
   async restart(
     signal: Deno.Signal = "SIGTERM",

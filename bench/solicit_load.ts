@@ -81,7 +81,7 @@ scope.onmessage = ({ data }) => {
 /** Something that is timed repeatedly. */
 interface Probe {
   readonly name: ProbeName;
-  /** Makes it unknown, or whatever it begins with. */
+  /** Makes it unknown, or restores another initial state. */
   prepare(): void;
   prepared(): boolean;
   begin(): void;
@@ -206,7 +206,7 @@ class Load {
           return this.#reader.nextHops.gateway(id) === turns[this.#turn & 1];
         },
       },
-      // What the kernel tells when a client's ARP request has come.
+      // The kernel's event when a client's ARP request has arrived.
       { name: "client", ...unknown(client), begin: () => this.#neighbor(client, MAC) },
       {
         name: "gateway",
@@ -234,7 +234,7 @@ class Load {
     return {
       name: "twice",
       prepare: () => {
-        // Deletes the one before, or they would fill the kernel's table.
+        // Deletes the previous one. Otherwise they would fill the kernel's table.
         if (address > 0) this.#forget(address);
         this.#forget(address = first + this.#strangers++ % count);
       },

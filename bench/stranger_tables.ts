@@ -38,9 +38,9 @@ import { TILE_COUNTERS } from "../tiles/runtime/tile.ts";
 
 /** A table in use. */
 export interface OpenTable {
-  /** Does what one datagram with this key causes. The key is a 32-bit word, or a name made of one. */
+  /** Does what one datagram with this key triggers. The key is a 32-bit word, or a name made of one. */
   use(key: number): void;
-  /** Whether the key is in it, or is counted as one that is. */
+  /** Whether the key is in it, or is counted as one in it. */
   has(key: number): boolean;
 }
 
@@ -51,9 +51,9 @@ export interface StrangerTable {
   /** The largest number of words read by one use, if it is made of typed arrays. */
   readonly mostReads: number;
   make(seed: number): OpenTable;
-  /** The first slot of a key in a table with this seed; left out if it cannot be found by trial. */
+  /** The first slot of a key in a table with this seed; absent if it cannot be found by trial. */
   readonly place?: (seed: number) => (key: number) => number;
-  /** The same as an attacker computes it who knows everything but the seed. */
+  /** The same for an attacker who knows everything but the seed. */
   readonly known: (key: number) => number;
 }
 
@@ -186,7 +186,7 @@ export const STRANGER_TABLES: readonly StrangerTable[] = [
   },
   {
     name: "neighbours that were asked for",
-    // Bits of two windows: the more keys are in it, the more other keys are taken for such.
+    // Bits of two windows: the more keys are in it, the more false positives.
     most: Infinity,
     mostReads: 16,
     make(seed) {

@@ -84,7 +84,9 @@ export function takeOver({ umem, xdpSockets, apps, record }: {
     let others = 0;
     for (let i = 0; i < frames.length; i++) others += frames[i];
     if (held + others !== umem.frameCount) {
-      throw new RingsLost(`of ${umem.frameCount} frames the kernel has ${held}, not all others`);
+      throw new RingsLost(
+        `${umem.frameCount} frames, but ${held} in the kernel and ${others} elsewhere`,
+      );
     }
     free.set(frames);
   }
@@ -108,7 +110,7 @@ function invisible(umem: Umem, xdpSockets: readonly XdpSocket[]): Uint8Array {
   const look = () => {
     for (const socket of xdpSockets) {
       const isSane = socket.forEachVisible((offset) => frames[umem.indexOf(offset)] = 0);
-      if (!isSane) throw new RingsLost("the rings' cursors are nonsense");
+      if (!isSane) throw new RingsLost("the rings' cursors are invalid");
     }
   };
   // The first look sees frames that the kernel takes off a ring from now on, the second those it had before.

@@ -103,7 +103,7 @@ export function create(context: TileContext<NetSetup>): Tile | Promise<Tile> {
   const { setup: { inline = [], ...setup }, libraries: { xsk, udp } } = context;
   if (xsk === undefined || udp === undefined) throw new TypeError("a net tile needs xsk and udp");
   if (setup.frames < framesNeeded(setup)) {
-    throw new RangeError(`${setup.frames} frames are too few, it takes ${framesNeeded(setup)}`);
+    throw new RangeError(`${setup.frames} frames are too few, ${framesNeeded(setup)} are needed`);
   }
   if (setup.sockets.length > MOST_XDP_SOCKETS) {
     throw new RangeError(`${setup.sockets.length} queues are more than ${MOST_XDP_SOCKETS}`);

@@ -49,7 +49,8 @@ function table<const Name extends string>(
 
 const DECLARED = {
   ...table({ from: "the setup of the status tile", labels: ["version", "commit", "deno", "v8"] }, {
-    tegula_build_info: "1. What runs: the version, the commit if known, and those of Deno and V8.",
+    tegula_build_info:
+      "1. The running version, its commit if known, and the versions of Deno and V8.",
   }),
   ...table({ from: HEALTH }, {
     tegula_config_hash: "Hash of the configuration that is served.",
@@ -73,14 +74,13 @@ const DECLARED = {
       "Times that a process, or a tile of the appliance, was started again after a failure.",
   }),
   ...table({ from: "the regions for refused calls", labels: ["tile", "call"] }, {
-    tegula_refused_calls_total:
-      "System calls refused by the tile's seccomp filter that nobody expected.",
+    tegula_refused_calls_total: "Unexpected system calls refused by the tile's seccomp filter.",
   }),
   ...table({ from: HEALTH }, {
     tegula_ready: "1: Tegula is ready. 0: it is starting, draining or unwell.",
   }),
   ...table({ from: HEALTH, labels: ["reason"] }, {
-    tegula_unwell: "How many things are wrong, by the reason; any makes Tegula unwell.",
+    tegula_unwell: "Number of problems, by the reason; any makes Tegula unwell.",
   }),
   ...table({ from: "netbase", labels: ["state"] }, {
     tegula_sync_state:
