@@ -356,7 +356,7 @@ labTest("what an app cannot be granted is refused in a sentence that mends it", 
   const sentences: [grants: string, RegExp][] = [
     [
       `read = ${JSON.stringify(files)}`,
-      /what \[apps\] grants it by name is more than .* the folder/,
+      /the list of files that \[apps\] grants is too long for a command line; grant the folder/,
     ],
     ['read = ["/srv/none.zone"]', /there is no \/srv\/none\.zone, which \[apps\] grants it/],
     [`read = ["${closed}"]`, /its user \(\d+\) may not read \/.*: chmod a\+r \//],

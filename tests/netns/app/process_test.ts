@@ -256,7 +256,7 @@ Deno.test("what never ends in a handler is named once, with its place", async ()
   const patterns = [
     `^honest: answer\\(\\) started a timer \\(setTimeout at ${place}:17\\), which never fires there: `,
     `^honest: answer\\(\\) made a promise \\(fetch at ${place}:18\\), which never settles there: `,
-    `^honest: the app threw.*: it has no read access to "${file}": what \\[apps\\] grants ends with`,
+    `^honest: the app threw.*: it has no read access to "${file}": its grants in \\[apps\\] end with`,
     `^honest: the app threw.*as I was told(.|\\n)*${place}:21`,
   ];
   for (const [i, pattern] of patterns.entries()) {

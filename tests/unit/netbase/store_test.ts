@@ -144,7 +144,7 @@ Deno.test("a writer that dies at any store of a batch leaves every answer old or
 function succeed(view: View, wanted: string[]): void {
   const standing = new StandingReader();
   const options = { readers: [standing], neighborSlots: 64, seed: 2 };
-  assert.throws(() => new NetbaseWriter(view, options), /must wait/);
+  assert.throws(() => new NetbaseWriter(view, options), /readers still use memory/);
   const successor = new NetbaseWriter(view, { ...options, wait: () => standing.burst++ });
   standing.asleep = true;
   const routes = () => answers(view).slice(0, PROBES.length);
