@@ -147,7 +147,7 @@ labTest("threads that are too few are named, status 7", async (lab) => {
   const { code, said } = await refused(host, ["run", ...args], limited(20));
   assert.equal(code, 7, said);
   const sentence =
-    /1 port and 10 tiles take (\d+) threads .*, and (\d+) are allowed: a higher 'ulimit -u', or TasksMax=/;
+    /1 port and 10 tiles need (\d+) more threads, and (\d+) are allowed: a higher 'ulimit -u', or TasksMax=/;
   const [, wanted, got] = sentence.exec(said) ?? assert.fail(said);
   // With as many more it runs.
   const enough = 20 + Number(wanted) - Number(got);
