@@ -93,7 +93,7 @@ const FAULTS: Record<string, { make(mirrored: Mirrored): void; found: number[]; 
       rib.add({ ...route, destination: addr("203.0.113.0"), prefixLength: 24 }, NLM_F_APPEND);
     },
     found: [0, 1, 0],
-    named: /route 203\.0\.113\.0\/24 was not/,
+    named: /route 203\.0\.113\.0\/24 differed/,
   },
   "a route that is missing": {
     make: ({ writer: { rib } }) => {
@@ -101,7 +101,7 @@ const FAULTS: Record<string, { make(mirrored: Mirrored): void; found: number[]; 
       assert.ok(rib.remove(route));
     },
     found: [0, 1, 0],
-    named: /local route .* was not/,
+    named: /local route .* differed/,
   },
   "a route whose way is another": {
     make: ({ writer: { rib } }) => {
@@ -113,7 +113,7 @@ const FAULTS: Record<string, { make(mirrored: Mirrored): void; found: number[]; 
       assert.equal(count, 1);
     },
     found: [0, 1, 0],
-    named: /route default was not/,
+    named: /route default differed/,
   },
   "routes in another order": {
     make: ({ writer: { rib } }) => {
@@ -122,14 +122,14 @@ const FAULTS: Record<string, { make(mirrored: Mirrored): void; found: number[]; 
       rib.add(first, NLM_F_APPEND);
     },
     found: [0, 1, 0],
-    named: /route default was not/,
+    named: /route default differed/,
   },
   "an interface with another MTU": {
     make: ({ writer: { interfaces } }) => {
       interfaces.put({ ...interfaces.get(indexOf("v0"))!, mtu: 1400 });
     },
     found: [1, 0, 0],
-    named: /interface \d+ was not/,
+    named: /interface \d+ differed/,
   },
   "an address that is missing": {
     make: ({ writer: { interfaces } }) => {
@@ -137,7 +137,7 @@ const FAULTS: Record<string, { make(mirrored: Mirrored): void; found: number[]; 
       interfaces.put({ ...entry, addresses: entry.addresses.slice(1) });
     },
     found: [1, 0, 0],
-    named: /interface \d+ was not/,
+    named: /interface \d+ differed/,
   },
   "a neighbour with another's MAC": {
     make: ({ writer: { neighbors } }) => {
@@ -147,7 +147,7 @@ const FAULTS: Record<string, { make(mirrored: Mirrored): void; found: number[]; 
       });
     },
     found: [0, 0, 1],
-    named: /neighbour 198\.18\.0\.9 on interface \d+ was not/,
+    named: /neighbour 198\.18\.0\.9 on interface \d+ differed/,
   },
   "a neighbour that is missing": {
     make: ({ writer: { neighbors } }) => {
