@@ -226,7 +226,7 @@ labTest("where it cannot listen is named with its option, status 2 or 5", async 
   Deno.writeTextFileSync(`${folder}/file`, "");
   const places: [option: string, place: string, why: RegExp, status: number][] = [
     ["--control", `${folder}/none/x.sock`, /ENOENT, not found/, 2],
-    ["--control", `${folder}/file`, /no socket/, 2],
+    ["--control", `${folder}/file`, /ENOTSOCK, not a socket/, 2],
     ["--control", `${folder}/${"x".repeat(108)}`, /ENAMETOOLONG, the path is too long/, 2],
     ["--metrics", "192.0.2.7:9464", /EADDRNOTAVAIL, address not available/, 5],
   ];
