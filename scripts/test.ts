@@ -3,7 +3,7 @@
  * `deno task test [WORD…]`: builds, checks, and runs every test. Words select test files by path.
  * Each file runs in its own process, so that a crash affects one file. Files of `tests/netns` and
  * `tests/attacks` also have their own network, mount and process namespaces, so that nothing
- * outlasts them. On two or more processors two files run at a time; the output of a file stays
+ * outlasts them. Up to three files run at a time; the output of a file stays
  * together. Each file of `tests/vm` runs in a virtual machine (`scripts/vm`), if TEGULA_VM=1.
  *
  * The first line describes the machine. The last line is `N passed, N failed`, followed by `, N skipped` if tests were
@@ -46,8 +46,8 @@ const IN_NAMESPACES = laboratoryCommand([
 /** Whether to stop at the first failure, as `scripts/mutants` does. */
 const FAIL_FAST = Deno.env.has("TEGULA_FAIL_FAST");
 
-/** How many test files run at a time. */
-const LANES = FAIL_FAST ? 1 : Math.min(2, navigator.hardwareConcurrency);
+/** How many test files run at a time: up to three, one more than processors, as tests wait a part of their time. */
+const LANES = FAIL_FAST ? 1 : Math.min(2, navigator.hardwareConcurrency) + 1;
 
 /** The results so far. `remarks` are printed at the end, before the last line. */
 const total = { passed: 0, failed: 0, skipped: 0, remarks: [] as string[] };
