@@ -358,7 +358,7 @@ labTest("what an app cannot be granted is refused in a sentence that mends it", 
       `read = ${JSON.stringify(files)}`,
       /the list of files that \[apps\] grants is too long for a command line; grant the folder/,
     ],
-    ['read = ["/srv/none.zone"]', /there is no \/srv\/none\.zone, which \[apps\] grants it/],
+    ['read = ["/srv/none.zone"]', /\[apps\] grants it \/srv\/none\.zone, which does not exist/],
     [`read = ["${closed}"]`, /its user \(\d+\) may not read \/.*: chmod a\+r \//],
   ];
   for (const [grants, sentence] of sentences) {
