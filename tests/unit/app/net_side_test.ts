@@ -7,6 +7,7 @@ import { APP } from "../../../tiles/runtime/counters.ts";
 import {
   appLinkBytes,
   Descriptor,
+  LARGEST_PAYLOAD,
   LinkConsumer,
   LinkProducer,
   type LinkShape,
@@ -192,7 +193,9 @@ Deno.test("offsets and sizes that leave their memory are bounded whatever the ne
       ask(requests, { offset, length });
       side.take();
       assert.ok(side.requests.next());
-      const end = side.requests.offset + side.requests.size;
+      const { size } = side.requests;
+      assert.ok(size <= LARGEST_PAYLOAD, `${size} bytes are more than a datagram has`);
+      const end = side.requests.offset + size;
       assert.ok(end <= UMEM_BYTES, `${length} bytes at ${offset} end at ${end}`);
       side.finish();
     }
