@@ -101,6 +101,8 @@ class Copy implements Disposable {
   #child: Deno.ChildProcess | undefined;
 
   constructor() {
+    // Apps run as other users, and have to read their modules here.
+    Deno.chmodSync(this.folder, 0o755);
     for (const { name, isSymlink } of Deno.readDirSync(ROOT)) {
       if (NOT_COPIED.includes(name) || name === ".deno") continue;
       if (!isSymlink) execFileSync("cp", ["--archive", ROOT + name, `${this.folder}/${name}`]);
