@@ -264,6 +264,12 @@ export class AppLink implements Recipient, Sender {
   ) {
     const { net, app, shape } = setup;
     const { depth } = shape;
+    if (
+      app.byteLength < link.appLinkBytes(shape) || net.byteLength < link.netLinkBytes(shape) ||
+      setup.requests.byteLength < requestsBytes(shape)
+    ) {
+      throw new RangeError("a region of an app's link is too small");
+    }
     this.index = index;
     this.answers = new link.LinkConsumer(net, app, shape);
     this.#requests = new link.LinkProducer(net, app, shape);
