@@ -317,7 +317,7 @@ function addTraffic({ nets, interfaces, tiles, listen }: StatusView, add: Add): 
 }
 
 /** Served ports, individually up to `MOST_SINGLE_PORTS` of an app, and the others of that app together. */
-export function portGroups(
+function portGroups(
   listen: readonly Listening[],
 ): { readonly app: string; readonly port: string; readonly ports: readonly number[] }[] {
   return appNames(listen).flatMap((app) => {
